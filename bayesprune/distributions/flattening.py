@@ -1,0 +1,193 @@
+"""The flattening hyper-prior on inclusion probabilities, accurate from log γ = 1e-6 to 1e5.
+
+With L = log γ the density is p(π | γ) = (γ − 1) / (L · (1 + (γ − 1) π)) on [0, 1] (Guenter & Sideris 2022,
+arXiv 2205.04650; 2024, arXiv 2406.04549). γ overflows from L = 89 (float32) and L = 710 (float64) on, so everything is
+written in two functions of L that do not,
+
+    f(L)    = log((1 − e^−L) / L)              the log-density at π = 1; f' = −mean
+    g(π, L) = log(π + (1 − π) e^−L)            so that log p = f − g, and the CDF is 1 + g / L
+
+and near L = 0, where f and the moments are differences of large numbers, in the series with Bernoulli numbers B_k
+
+    (½ − mean) / L = variance = Σ_{k=2,4,…} B_k L^(k−2) / k!
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from bayesprune.errors import ConfigError
+
+_BERNOULLI = (
+    1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330, 854513 / 138
+)  # fmt: skip
+_SERIES = [(k, b / math.factorial(k)) for k, b in zip(range(2, 24, 2), _BERNOULLI, strict=True)]
+# Below this L the series above is used: its first term left out is 2 / (2π)^24 = 1e-19 here.
+_SERIES_BELOW = 1.0
+
+
+def _polynomial(z: Tensor, coefficients: list[float]) -> Tensor:
+    """Σ_j coefficients[j] z^j by Horner's rule."""
+    total = torch.full_like(z, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * z + coefficient
+    return total
+
+
+def _largest_exponent(dtype: torch.dtype) -> float:
+    """The largest L for which e^−L is a normal number, so that neither it nor e^L has lost digits or overflowed."""
+    return -math.log(torch.finfo(dtype).tiny)
+
+
+def _log_density_at_one(log_gamma: Tensor) -> Tensor:
+    """f(L) = log((1 − e^−L) / L) for L ≥ 0; f(0) = 0."""
+    small, large = log_gamma.clamp(max=_SERIES_BELOW), log_gamma.clamp(min=_SERIES_BELOW)
+    series = small * (small * _polynomial(small.square(), [c / k for k, c in _SERIES]) - 0.5)
+    return torch.where(log_gamma < _SERIES_BELOW, series, torch.log(-torch.expm1(-large) / large))
+
+
+def _log_mixture(value: Tensor, log_gamma: Tensor) -> Tensor:
+    """g(π, L) = log(π + (1 − π) e^−L) for π in [0, 1], with its gradients at both ends of either argument."""
+    value, log_gamma = torch.broadcast_tensors(value, log_gamma)
+    dtype = torch.result_type(value, log_gamma)
+    limit = _largest_exponent(dtype)
+
+    small = torch.log1p(torch.expm1(-log_gamma.clamp(max=1.0)) * (1 - value))
+    # The two terms are positive, so nothing cancels: π + (1 − π) e^−L = (1 − e^−L) π + e^−L.
+    middle_l = log_gamma.clamp(1.0, limit)
+    middle = torch.log(torch.exp(-middle_l) - torch.expm1(-middle_l) * value)
+    # Here 1 − e^−L is 1, and the slope at π = 0, which is γ − 1, saturates at the largest float.
+    at_zero = value <= 0
+    large = torch.logaddexp(torch.log(value.masked_fill(at_zero, 1.0)), -log_gamma)
+    large = torch.where(at_zero, value * torch.finfo(dtype).max - log_gamma, large)
+    return torch.where(log_gamma <= 1, small, torch.where(log_gamma <= limit, middle, large))
+
+
+def _as_valid(log_gamma: Tensor | float, validate: bool) -> Tensor:
+    """``log_gamma`` as a floating-point tensor, checked to be positive and finite."""
+    tensor = torch.as_tensor(log_gamma)
+    if not tensor.is_floating_point():
+        tensor = tensor.to(torch.get_default_dtype())
+    if validate:
+        good = torch.isfinite(tensor) & (tensor > 0)
+        if not bool(good.all()):
+            found = tensor.detach()[~good].flatten()[0].item()
+            raise ConfigError(
+                f"FlatteningPrior: log_gamma must be positive and finite, got {found} in shape {tuple(tensor.shape)}; "
+                "it is log γ in nats for the whole data set, try values between 1 and 1000; log_gamma -> 0 is "
+                "Uniform(0, 1), so for no pressure to prune pass a small one such as 1e-6"
+            )
+    return tensor
+
+
+class FlatteningPrior(TorchDistribution):
+    """Prior p(π | γ) = (γ − 1) / (log γ · (1 + (γ − 1) π)) of an inclusion probability π ∈ [0, 1], γ > 1.
+
+    It puts mass near 0, and log γ → 0 gives Uniform(0, 1). Eliminating π turns the KL term of a gate into one that is
+    linear in its posterior inclusion probability θ, see `penalty`. All methods are elementwise and differentiable,
+    accurate in value and gradient for log γ from 1e-6 to 1e5 in float32 and float64. For large log γ most samples are
+    smaller than the smallest positive float and come out as 0.
+
+    Source: Guenter & Sideris 2022, arXiv 2205.04650.
+
+    Args:
+        log_gamma: log γ > 0 in nats for the whole data set; any shape, which is the batch shape.
+        validate_args: Whether to check ``log_gamma`` and the values given to `log_prob`; by default ``log_gamma`` is
+            always checked and values are when Pyro's validation is on.
+
+    Raises:
+        ConfigError: if ``log_gamma`` is not positive, NaN or infinite.
+    """
+
+    arg_constraints = {"log_gamma": constraints.positive}  # noqa: RUF012
+    support = constraints.unit_interval
+    has_rsample = True
+
+    def __init__(self, log_gamma: Tensor | float, validate_args: bool | None = None):
+        self.log_gamma = _as_valid(log_gamma, validate=validate_args is not False)
+        super().__init__(self.log_gamma.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlatteningPrior:
+        """The same law with ``log_gamma`` expanded to ``batch_shape``."""
+        new = self._get_checked_instance(FlatteningPrior, _instance)
+        new.log_gamma = self.log_gamma.expand(Size(batch_shape))
+        super(FlatteningPrior, new).__init__(new.log_gamma.shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density log p(value | γ) in nats; ``value`` in [0, 1], broadcast against the batch shape."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return _log_density_at_one(self.log_gamma) - _log_mixture(value, self.log_gamma)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Exact samples of shape ``sample_shape + batch_shape``, differentiable in ``log_gamma``."""
+        shape = self._extended_shape(Size(sample_shape))
+        return self.icdf(torch.rand(shape, dtype=self.log_gamma.dtype, device=self.log_gamma.device))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(π ≤ value) = log(1 + (γ − 1) value) / log γ; 0 below and 1 above the support."""
+        value, log_gamma = value.clamp(0, 1), self.log_gamma
+        limit = _largest_exponent(torch.result_type(value, log_gamma))
+        representable = torch.log1p(torch.expm1(log_gamma.clamp(max=limit)) * value) / log_gamma
+        return torch.where(log_gamma <= limit, representable, 1 + _log_mixture(value, log_gamma) / log_gamma)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile (γ^u − 1) / (γ − 1) of u = ``value`` in [0, 1]."""
+        log_gamma = self.log_gamma
+        log_ratio = _log_density_at_one(value * log_gamma) - _log_density_at_one(log_gamma)
+        return (value * torch.exp(log_ratio - (1 - value) * log_gamma)).clamp(max=1)
+
+    @property
+    def mean(self) -> Tensor:
+        """1 / log γ − 1 / (γ − 1), of the batch shape."""
+        small, large = self.log_gamma.clamp(max=_SERIES_BELOW), self.log_gamma.clamp(min=_SERIES_BELOW)
+        series = 0.5 - small * _polynomial(small.square(), [c for _, c in _SERIES])
+        return torch.where(self.log_gamma < _SERIES_BELOW, series, 1 / large + torch.exp(-large) / torch.expm1(-large))
+
+    @property
+    def variance(self) -> Tensor:
+        """(½ − mean) / log γ, of the batch shape."""
+        series = _polynomial(self.log_gamma.clamp(max=_SERIES_BELOW).square(), [c for _, c in _SERIES])
+        return torch.where(self.log_gamma < _SERIES_BELOW, series, (0.5 - self.mean) / self.log_gamma)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy in nats, −f(log γ) − ½ log γ, of the batch shape; never positive."""
+        return -_log_density_at_one(self.log_gamma) - self.log_gamma / 2
+
+    @property
+    def log_normalizer(self) -> Tensor:
+        """log((γ − 1) / log γ), the log-density at 0, in nats; of the batch shape. It is −const(γ) in `penalty`."""
+        return self.log_gamma + _log_density_at_one(self.log_gamma)
+
+    def optimal(self, theta: Tensor) -> Tensor:
+        """π*(θ) = θ / (θ + γ (1 − θ)), the π that `penalty` is reached at; exactly 0 at 0 and 1 at 1.
+
+        Args:
+            theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.
+        """
+        log_gamma, at_one = self.log_gamma, theta >= 1
+        inside = theta.masked_fill(at_one, 0.5)
+        half = torch.exp(-log_gamma / 2)  # twice half the exponent: the product underflows only where the odds do
+        odds = half * (inside / (1 - inside)) * half
+        limit = _largest_exponent(torch.result_type(theta, log_gamma))
+        return torch.where(at_one, 1 - (1 - theta) * torch.exp(log_gamma.clamp(max=limit)), odds / (1 + odds))
+
+    def penalty(self, theta: Tensor) -> Tensor:
+        """min_π [KL(Bern(θ) ‖ Bern(π)) − log p(π | γ)] = θ log γ − log((γ − 1) / log γ).
+
+        In nats for the whole data set: the term that a gate adds to the negative ELBO once q(π) is eliminated, linear
+        in θ with slope log γ.
+
+        Args:
+            theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.
+        """
+        return -(1 - theta) * self.log_gamma - _log_density_at_one(self.log_gamma)

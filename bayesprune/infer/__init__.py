@@ -1,0 +1,20 @@
+"""Inference: the Bayesian network as a Pyro model and guide, its ELBO, and the estimators of the gates' gradient."""
+
+from bayesprune.infer.draws import GateDraws
+from bayesprune.infer.elbo import GateELBO
+from bayesprune.infer.estimators import ESTIMATORS, get_estimator
+from bayesprune.infer.likelihoods import LIKELIHOODS, Likelihood
+from bayesprune.infer.net import BayesianNet, Prediction
+from bayesprune.infer.objective import BatchObjective
+
+__all__ = [
+    "ESTIMATORS",
+    "LIKELIHOODS",
+    "BatchObjective",
+    "BayesianNet",
+    "GateDraws",
+    "GateELBO",
+    "Likelihood",
+    "Prediction",
+    "get_estimator",
+]

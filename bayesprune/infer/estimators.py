@@ -1,0 +1,195 @@
+"""Estimators of ∂L/∂θ, L(θ) = E_{ξ~Bern(θ)}[C(ξ)] + Σ_s ρ_s θ_s, all of one signature.
+
+C(ξ) is the mean negative log-likelihood of a batch with gates ξ, ρ_s the price of a gate; both in nats per example. An estimator
+returns a scalar whose *value* is C(ξ) + Σ_s ρ_s θ_s at the sample and whose *gradient* with respect to θ is its estimate (with respect to the weights, the
+plain gradient of C(ξ)). L is multilinear in θ, so ∂L/∂θ_s = E[C | ξ_s=1] − E[C | ξ_s=0] + ρ_s.
+
+To add one, write a function of this signature, enter it in ``ESTIMATORS`` and in the table of ``tests/infer/test_estimators.py``, which
+checks all of them against enumeration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bayesprune.errors import ConfigError
+
+MAX_ENUMERATED = 16
+FLOOR = 0.05
+"""Smallest probability of an outcome by which a derivative seen at that outcome is divided."""
+
+
+class Objective(Protocol):
+    """A batch and a network, waiting for gate values."""
+
+    shared: int
+    """How many leading gates have one value for the whole batch."""
+
+    def __call__(self, xi: Tensor, *, skip: bool = False) -> Tensor:
+        """Negative log-likelihood of every example, shape ``(B,)``, differentiable; ``skip``: do not compute branches that are off."""
+
+    def again(self, xi: Tensor) -> Tensor:
+        """The same without gradient, with the dropout masks of the first call, leaving running statistics as they are."""
+
+
+Estimator = Callable[[Objective, Tensor, Tensor, Tensor], Tensor]
+"""(objective, θ of shape (S,), ξ of shape (rows, S) drawn from θ, ρ of shape (S,)) → scalar loss, nats per example."""
+
+
+class _WeightedDerivative(torch.autograd.Function):
+    """Pass ξ on; as the gradient of θ_s return Σ_rows (on_s if ξ_s else off_s) · ∂C/∂ξ_s."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, xi: Tensor, on: Tensor, off: Tensor) -> Tensor:
+        ctx.save_for_backward(xi, on, off)
+        return xi.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        xi, on, off = ctx.saved_tensors
+        return off * grad.sum(0) + (on - off) * (grad * xi).sum(0), None, None, None
+
+
+def _trapezoid(theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of a derivative seen at ξ = 1 and at ξ = 0; the two expected weights add up to 1."""
+    on, off = theta.clamp(min=FLOOR), (1 - theta).clamp(min=FLOOR)
+    return (1 - 0.5 * (1 - theta) / off) / on, (1 - 0.5 * theta / on) / off
+
+
+def _with_gradient(theta: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar of value 0 whose gradient with respect to θ is ``gradient``."""
+    return (gradient * (theta - theta.detach())).sum()
+
+
+def exact(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
+    """Enumeration of all 2^S gate vectors: the exact loss and gradient, the oracle of every other estimator.
+
+    Raises:
+        ConfigError: for more than 16 gates.
+    """
+    if theta.numel() > MAX_ENUMERATED:
+        raise ConfigError(
+            f"estimator 'exact' enumerates 2^S gate vectors; it takes at most {MAX_ENUMERATED} gates, the network has {theta.numel()}; use 'auto'"
+        )
+    total = (price * theta).sum()
+    for values in product((0.0, 1.0), repeat=theta.numel()):
+        vector = theta.new_tensor(values)
+        probability = (vector * theta + (1 - vector) * (1 - theta)).prod()
+        total = total + probability * objective(vector[None]).mean()
+    return total
+
+
+def straight_through(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
+    """First order: ∂C/∂ξ_s at the sample (Bengio et al. 2013). Biased where C is curved in ξ_s; no extra pass."""
+    ones = torch.ones_like(theta)
+    return objective(_WeightedDerivative.apply(theta, xi, ones, ones)).mean() + (price * theta).sum()
+
+
+def second_order(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
+    """Trapezoid rule for C(1) − C(0): the mean of ∂C/∂ξ_s at ξ_s = 1 and at ξ_s = 0 (Liu et al. 2023, ReinMax).
+
+    The derivative at the sample is weighted by ½/θ_s if ξ_s = 1 and by ½/(1−θ_s) if ξ_s = 0. Exact where C is quadratic in each ξ_s and
+    θ_s is in [``FLOOR``, 1 − ``FLOOR``]. Nearer to an end, the weight of the rare outcome is capped and what it lacks goes to the common one, so that at θ_s = 0
+    or 1 an estimate still exists: the derivative at the only sampled end.
+    """
+    on, off = _trapezoid(theta.detach())
+    return objective(_WeightedDerivative.apply(theta, xi, on, off)).mean() + (price * theta).sum()
+
+
+def _flip_one(objective: Objective, losses: Tensor, theta: Tensor, xi: Tensor, price: Tensor, count: int) -> Tensor:
+    """Unbiased gradient from flipping one of the first ``count`` gates: only its entry is not 0, rescaled by ``count``.
+
+    The price enters at the visited gate only, so a gate at 0 or 1 that the data want there does not move between visits.
+    """
+    chosen = int(torch.randint(count, ()))
+    flipped = xi.detach().clone()
+    flipped[:, chosen] = 1 - flipped[:, chosen]
+    sign = 2 * xi[:, chosen].detach() - 1
+    difference = (sign * (losses.detach() - objective.again(flipped))).mean()
+    gradient = torch.zeros_like(theta)
+    gradient[chosen] = count * (difference + price[chosen])
+    return gradient
+
+
+def paired(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
+    """C(ξ_s=1) − C(ξ_s=0) on the same batch and the same other gates, for one gate s drawn at random, times S.
+
+    Unbiased at every θ, 0 and 1 included; one extra pass without gradient, in which, as in the first, branches that are off are not
+    computed.
+    """
+    losses = objective(xi, skip=True)
+    gradient = _flip_one(objective, losses, theta, xi, price, theta.numel())
+    return losses.mean() + (price * theta.detach()).sum() + _with_gradient(theta, gradient)
+
+
+def disarm(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
+    """Antithetic pair of gate vectors, all gates at once (Dong, Mnih & Tucker 2020); unbiased for θ in (0, 1), one extra pass.
+
+    With ξ = 1[u < θ] and ξ' = 1[u > 1−θ], the estimate is ½ (C(ξ) − C(ξ')) (ξ_s − ξ'_s) / min(θ_s, 1−θ_s). Its variance grows with S. A gate
+    within 10^-3 of 0 or 1 is still flipped in the second vector once in a thousand draws, so that an estimate exists there.
+    """
+    p, value = theta.detach(), xi.detach()
+    least = torch.minimum(p, 1 - p)
+    # The antithetic partner given ξ: it differs with this probability where ξ has the rarer outcome's complement.
+    rare = torch.where(p < 0.5, value, 1 - value)
+    differs = torch.where(rare > 0.5, torch.ones_like(value), (least / (1 - least)).expand_as(value))
+    edge = least < 1e-3
+    differs = torch.where(edge, torch.full_like(value, 1e-3), differs)
+    flip = torch.rand_like(differs) < differs
+    if objective.shared and len(value) > 1:
+        flip[:, : objective.shared] = flip[:1, : objective.shared]
+    partner = torch.where(flip, 1 - value, value)
+    losses = objective(xi, skip=True)
+    difference = losses.detach() - objective.again(partner)
+    weight = torch.where(edge, torch.full_like(p, 1e3), 0.5 / least.clamp(min=1e-3))
+    signs = value - partner
+    if len(value) == 1:
+        gradient = difference.mean() * signs[0]
+    else:
+        gradient = (difference[:, None] * signs).mean(0)
+        if objective.shared:
+            gradient[: objective.shared] = difference.mean() * signs[0, : objective.shared]
+    return losses.mean() + (price * theta).sum() + _with_gradient(theta, gradient * weight)
+
+
+def auto(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
+    """`paired` for the gates that a batch shares (branches), `second_order` for those each example draws (units)."""
+    shared = objective.shared
+    if shared == theta.numel():
+        return paired(objective, theta, xi, price)
+    if shared == 0:
+        return second_order(objective, theta, xi, price)
+    on, off = _trapezoid(theta.detach())
+    on[:shared] = off[:shared] = 0
+    losses = objective(_WeightedDerivative.apply(theta, xi, on, off), skip=True)
+    gradient = _flip_one(objective, losses, theta, xi, price, shared)
+    units = (price[shared:] * theta[shared:]).sum() + (price[:shared] * theta[:shared].detach()).sum()
+    return losses.mean() + units + _with_gradient(theta, gradient)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "auto": auto,
+    "disarm": disarm,
+    "exact": exact,
+    "paired": paired,
+    "second_order": second_order,
+    "straight_through": straight_through,
+}
+
+
+def get_estimator(estimator: str | Estimator) -> Estimator:
+    """The estimator of that name, or the function itself.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if callable(estimator):
+        return estimator
+    if estimator not in ESTIMATORS:
+        raise ConfigError(f"unknown estimator {estimator!r}; known are {', '.join(sorted(ESTIMATORS))}")
+    return ESTIMATORS[estimator]

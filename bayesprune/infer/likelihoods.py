@@ -1,0 +1,145 @@
+"""What a network's outputs say about the targets."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bayesprune.errors import ConfigError, DataError
+
+
+class Likelihood(ABC):
+    """p(y | outputs), one factor an example."""
+
+    @abstractmethod
+    def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
+        """The law of the targets, batch shape ``(B,)``."""
+
+    @abstractmethod
+    def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """−log p(y | outputs), shape ``(B,)``, nats; the same numbers as ``distribution``, by the shortest way."""
+
+    @abstractmethod
+    def mean(self, outputs: Tensor) -> Tensor:
+        """The mean prediction: class probabilities, success probabilities or means, shaped as ``outputs``."""
+
+    def check(self, outputs: Tensor, y: Tensor) -> None:
+        """Raise `DataError` if targets and outputs do not fit together. Reads values: not for the training step."""
+        if len(outputs) != len(y):
+            raise DataError(f"the network gives {len(outputs)} outputs for {len(y)} targets; they must be equally many")
+
+
+class Categorical(Likelihood):
+    """Class labels; outputs are logits, shape ``(B, K)``, targets integers in [0, K), shape ``(B,)``."""
+
+    def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Categorical(softmax(outputs))."""
+        return dist.Categorical(logits=outputs)
+
+    def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy of each example."""
+        return F.cross_entropy(outputs, y, reduction="none")
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Class probabilities."""
+        return outputs.softmax(-1)
+
+    def check(self, outputs: Tensor, y: Tensor) -> None:
+        """Labels must be integers in [0, K)."""
+        super().check(outputs, y)
+        if outputs.dim() != 2:
+            raise DataError(f"categorical likelihood: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}")
+        if y.dtype not in (torch.int64, torch.int32, torch.uint8) or y.dim() != 1:
+            raise DataError(
+                f"categorical likelihood: expected integer labels of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}"
+            )
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= outputs.shape[1]:
+            raise DataError(
+                f"categorical likelihood: labels run from {low} to {high}, but the network has {outputs.shape[1]} outputs, so they must "
+                f"be in [0, {outputs.shape[1] - 1}]; give the network as many outputs as there are classes"
+            )
+
+
+class Gaussian(Likelihood):
+    """Real targets with known noise; outputs are means, shape ``(B,)`` or ``(B, D)``, and targets have the same shape.
+
+    Args:
+        scale: Standard deviation of the noise.
+    """
+
+    def __init__(self, scale: float = 1.0):
+        if not (math.isfinite(scale) and scale > 0):
+            raise ConfigError(f"gaussian likelihood: the noise scale must be positive and finite, got {scale}")
+        self.scale = scale
+
+    def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Normal(outputs, scale), independent over the dimensions of a target."""
+        return dist.Normal(outputs, self.scale).to_event(outputs.dim() - 1)
+
+    def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """½((y − outputs)/scale)² + log(scale √(2π)), summed over the dimensions of a target."""
+        per_entry = 0.5 * ((y - outputs) / self.scale).square() + math.log(self.scale * math.sqrt(2 * math.pi))
+        return per_entry.flatten(1).sum(1) if outputs.dim() > 1 else per_entry
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """The outputs themselves."""
+        return outputs
+
+    def check(self, outputs: Tensor, y: Tensor) -> None:
+        """Targets must have the outputs' shape (no silent broadcasting)."""
+        super().check(outputs, y)
+        _check_same_shape("gaussian", outputs, y)
+
+
+class Bernoulli(Likelihood):
+    """Binary targets 0 or 1; outputs are logits, shape ``(B,)`` or ``(B, D)``, and targets have the same shape."""
+
+    def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Bernoulli(sigmoid(outputs)), independent over the dimensions of a target."""
+        return dist.Bernoulli(logits=outputs).to_event(outputs.dim() - 1)
+
+    def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Binary cross-entropy, summed over the dimensions of a target."""
+        per_entry = F.binary_cross_entropy_with_logits(outputs, y.to(outputs.dtype), reduction="none")
+        return per_entry.flatten(1).sum(1) if outputs.dim() > 1 else per_entry
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Success probabilities."""
+        return outputs.sigmoid()
+
+    def check(self, outputs: Tensor, y: Tensor) -> None:
+        """Targets must be 0 or 1, in the outputs' shape."""
+        super().check(outputs, y)
+        _check_same_shape("bernoulli", outputs, y)
+        if not bool(((y == 0) | (y == 1)).all()):
+            raise DataError("bernoulli likelihood: targets must be 0 or 1; for several classes use likelihood='categorical'")
+
+
+def _check_same_shape(name: str, outputs: Tensor, y: Tensor) -> None:
+    if outputs.shape != y.shape:
+        raise DataError(
+            f"{name} likelihood: targets have shape {tuple(y.shape)}, the network's outputs {tuple(outputs.shape)}; reshape the targets (for "
+            "one target an example: y[:, None])"
+        )
+
+
+LIKELIHOODS = {"bernoulli": Bernoulli, "categorical": Categorical, "gaussian": Gaussian}
+
+
+def get_likelihood(likelihood: str | Likelihood) -> Likelihood:
+    """The likelihood of that name, or the object itself.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if isinstance(likelihood, Likelihood):
+        return likelihood
+    if likelihood not in LIKELIHOODS:
+        raise ConfigError(f"unknown likelihood {likelihood!r}; known are {', '.join(sorted(LIKELIHOODS))}, or pass a Likelihood object")
+    return LIKELIHOODS[likelihood]()

@@ -1,0 +1,273 @@
+"""A gated network as a Bayesian model: Pyro model, guide and predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from bayesprune.distributions import FlatteningPrior
+from bayesprune.errors import ConfigError, DataError
+from bayesprune.graph import check_gates, gates_of
+from bayesprune.infer.draws import GateDraws
+from bayesprune.infer.likelihoods import Likelihood, get_likelihood
+from bayesprune.layers import Draw, Gate
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Posterior predictive summary.
+
+    Attributes:
+        mean: Class probabilities, success probabilities or means, averaged over samples; shape of the network's outputs.
+        samples: The same for each posterior sample, shape ``(num_samples, ...)``.
+    """
+
+    mean: Tensor
+    samples: Tensor
+
+
+class BayesianNet(nn.Module):
+    """Network, prior and likelihood, as ordinary Pyro callables ``model(x, y=None)`` and ``guide(x, y=None)``.
+
+    The model (method page, section "Model"): π_s ~ FlatteningPrior(log γ_s), ξ_s ~ Bernoulli(π_s), weights ~ Normal(0, 1/λ),
+    y_i ~ likelihood(net(x_i; ξ)). The guide: ξ_s ~ Bernoulli(θ_s), π a point mass at its optimum given θ, weights a point mass.
+    All gates of the network are one sample site, ``gates``. Both callables are scaled by 1/N, so that every loss built on them is in nats
+    per example.
+
+    Args:
+        net: Gated network, inputs ``(B, ...)``.
+        likelihood: ``"categorical"``, ``"gaussian"``, ``"bernoulli"`` or a `Likelihood`.
+        num_data: N, the number of training examples.
+        prior: FlatteningPrior; ``log_gamma`` a scalar, or one entry a gate in the order of `gate_names`.
+        weight_precision: λ, the precision of the slab.
+
+    Attributes:
+        net: The gated network. In eval mode, without a draw, it uses the mode of its gates.
+
+    Raises:
+        ConfigError: for N < 1, λ < 0, or a prior that does not fit the gates.
+        GateError: for a network without a gate, or with a gate in a place where switching it off is not removal.
+        TraceError: for a network whose forward pass cannot be followed.
+    """
+
+    log_gamma: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        likelihood: str | Likelihood = "categorical",
+        *,
+        num_data: int,
+        prior: FlatteningPrior | None = None,
+        weight_precision: float = 1.0,
+    ):
+        super().__init__()
+        if num_data < 1:
+            raise ConfigError(f"BayesianNet: num_data must be the number of training examples, at least 1, got {num_data}")
+        if not (math.isfinite(weight_precision) and weight_precision >= 0):
+            raise ConfigError(f"BayesianNet: weight_precision must be finite and not negative, got {weight_precision}")
+        check_gates(net)
+        self.net = net
+        self.likelihood = get_likelihood(likelihood)
+        self.num_data = int(num_data)
+        self.weight_precision = float(weight_precision)
+        self._connect()
+        prior = FlatteningPrior(18.0) if prior is None else prior
+        try:
+            log_gamma = prior.log_gamma.detach().to(torch.float32).expand(self.num_gates).clone()
+        except RuntimeError:
+            raise ConfigError(
+                f"BayesianNet: prior.log_gamma has shape {tuple(prior.log_gamma.shape)}, but the network has {self.num_gates} gates; "
+                "give one number, or one a gate in the order of gate_names"
+            ) from None
+        self.register_buffer("log_gamma", log_gamma.to(self.theta.device))
+
+    # gates ---------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Give every gate its slot. Gates with one number a batch come first, so that the host can know them as one list."""
+        named = gates_of(self.net)
+        branch = {name: gate.per_batch and gate.size == 1 for name, gate in named.items()}
+        names = sorted(named, key=lambda name: (not branch[name], not named[name].per_batch))
+        self._gates: dict[str, Gate] = {name: named[name] for name in names}
+        self._module_order = list(named)
+        self.draw = Draw([gate.size for gate in self._gates.values()])
+        for slot, gate in enumerate(self._gates.values()):
+            gate.connect(self.draw, slot)
+        self.num_branches = sum(branch.values())
+        self.num_shared = sum(gate.size for gate in named.values() if gate.per_batch)
+        self._flatten()
+
+    def _flatten(self) -> None:
+        """Let the θ of all gates be views of one vector, so that a step on θ is one operation however many gates there are."""
+        flat = torch.cat([gate.theta.detach().reshape(-1) for gate in self._gates.values()])
+        for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
+            gate.theta.data = part
+        self._theta = flat.requires_grad_(True)
+
+    @property
+    def theta(self) -> Tensor:
+        """Posterior inclusion probabilities of all gates, shape ``(S,)``: a leaf whose storage the gates' ``theta`` share."""
+        first = next(iter(self._gates.values())).theta
+        if first.data_ptr() != self._theta.data_ptr():  # copied, moved or cast since
+            self._flatten()
+        return self._theta
+
+    @property
+    def num_gates(self) -> int:
+        """S, the number of gates now in the network."""
+        return self._theta.numel()
+
+    @property
+    def gate_names(self) -> list[str]:
+        """Names of the gated modules, in the order of their entries in `theta` and ``log_gamma``."""
+        return list(self._gates)
+
+    @property
+    def price(self) -> Tensor:
+        """ρ_s = log γ_s / N, shape ``(S,)``: what keeping structure s costs, in nats per example."""
+        return self.log_gamma / self.num_data
+
+    def gate_probs(self) -> dict[str, Tensor]:
+        """Posterior inclusion probabilities by name of the gated module, in the order of the network's modules."""
+        return {name: self._gates[name].theta.detach().clone() for name in self._module_order}
+
+    def by_gate(self, values: Tensor) -> dict[str, Tensor]:
+        """Cut a vector of shape ``(S,)``, ordered as `theta`, into one part for each gated module."""
+        return dict(zip(self._gates, values.split(self.draw.sizes), strict=True))
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """All parameters of the network but its gates', by name."""
+        thetas = {id(gate.theta) for gate in self._gates.values()}
+        return {name: p for name, p in self.net.named_parameters() if id(p) not in thetas}
+
+    def gated_network(self) -> nn.Module:
+        """The gated network itself."""
+        return self.net
+
+    def replace(self, net: nn.Module, log_gamma: Tensor) -> None:
+        """Go on with another, smaller gated network.
+
+        Args:
+            net: The network.
+            log_gamma: Its prices, shape ``(S,)``, ordered as its gates will be in `gate_names`.
+        """
+        self.net = net
+        self._connect()
+        self.log_gamma = log_gamma
+
+    # forward -------------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, xi: Tensor | None = None, *, skip: bool = False) -> Tensor:
+        """Outputs of the network with the given gate values.
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            xi: Gate values, shape ``(S,)``, ``(1, S)`` or ``(B, S)``, ordered as `theta`; ``None`` for the mode.
+            skip: Whether branches whose gates are off are left out of the computation (they then get no derivative).
+        """
+        if xi is None:
+            xi, skip = (self.theta.detach() > 0.5).to(self.theta.dtype), True
+        leading = xi if xi.dim() == 1 else xi[0]
+        known = (leading[: self.num_branches] > 0.5).tolist() if skip and self.num_branches else ()
+        with self.draw.use(xi, known):
+            return self.net(x)
+
+    def rows(self, x: Tensor) -> int:
+        """How many draws a batch takes: one an example, or one in all if every gate is shared by the batch."""
+        return 1 if self.num_shared == self.num_gates else len(x)
+
+    def sample_gates(self, x: Tensor) -> Tensor:
+        """Gate values drawn from the guide for a batch, shape ``(rows, S)``."""
+        return GateDraws(self.theta.detach(), self.rows(x), self.num_shared, validate_args=False).sample()
+
+    @contextmanager
+    def frozen_statistics(self) -> Iterator[None]:
+        """Undo, on leaving, what passes within the context do to the running statistics of normalisations."""
+        live = [b for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._NormBase) for b in m.buffers()]
+        saved = [b.clone() for b in live]
+        try:
+            yield
+        finally:
+            for buffer, value in zip(live, saved, strict=True):
+                buffer.copy_(value)
+
+    # Pyro ----------------------------------------------------------------------------------------------------------
+
+    def prior(self) -> FlatteningPrior:
+        """The hyper-prior on π, batch shape ``(S,)``."""
+        return FlatteningPrior(self.log_gamma)
+
+    def slab_penalty(self) -> Tensor:
+        """λ/(2N) ‖M‖², the negative log density of the weights up to a constant, nats per example."""
+        total = sum((p.float().square().sum() for p in self.weights().values()), torch.zeros((), device=self.theta.device))
+        return total * (self.weight_precision / (2 * self.num_data))
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Pyro model with sample sites ``inclusion`` (π), ``gates`` (ξ) and ``obs`` (y), and the factor ``slab``.
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            y: Targets, first dimension B; ``None`` to sample them.
+
+        Returns:
+            The network's outputs.
+        """
+        pyro.module("net", self.net)
+        with poutine.scale(scale=1 / self.num_data):
+            pi = pyro.sample("inclusion", self.prior().to_event(1))
+            xi = pyro.sample("gates", GateDraws(pi, self.rows(x), self.num_shared))
+            pyro.factor("slab", -self.num_data * self.slab_penalty())
+            outputs = self(x, xi)
+            with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=self.num_data / len(x)):
+                pyro.sample("obs", self.likelihood.distribution(outputs), obs=y)
+        return outputs
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). θ is the param ``theta``, kept in [0, 1] by `ProjectedSGD`.
+
+        Raises:
+            ConfigError: if Pyro's parameter store holds the θ of another network.
+        """
+        theta = pyro.param("theta", self.theta)
+        if theta is not self.theta:
+            raise ConfigError(
+                "guide: Pyro's parameter store holds 'theta' of another (or an earlier, larger) network; call pyro.clear_param_store() "
+                "before training a new one"
+            )
+        with poutine.scale(scale=1 / self.num_data):
+            pyro.sample("inclusion", dist.Delta(self.prior().optimal(theta)).to_event(1))
+            pyro.sample("gates", GateDraws(theta, self.rows(x), self.num_shared))
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, num_samples: int = 32) -> Prediction:
+        """Posterior predictive in eval mode, gates drawn from the guide, one draw a sample for the whole batch.
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            num_samples: Number of posterior samples; 0 uses the mode of the gates alone.
+
+        Raises:
+            ConfigError: for a negative ``num_samples``.
+            DataError: for inputs that are not finite.
+        """
+        if num_samples < 0:
+            raise ConfigError(f"predict: num_samples must not be negative, got {num_samples}")
+        if not bool(torch.isfinite(x).all()):
+            raise DataError("predict: the inputs hold NaN or infinite values; remove or impute them")
+        was_training = self.training
+        self.eval()
+        try:
+            draws = [GateDraws(self.theta.detach()).sample() for _ in range(num_samples)] or [None]
+            samples = torch.stack([self.likelihood.mean(self(x, xi, skip=xi is not None)) for xi in draws])
+        finally:
+            self.train(was_training)
+        return Prediction(samples.mean(0), samples)

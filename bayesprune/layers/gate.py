@@ -1,0 +1,122 @@
+"""The one concept behind all pruning: a gate that multiplies a structure's output by 0 or 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.errors import ConfigError, GateError
+
+INITIAL_THETA = 0.9
+
+
+class Draw:
+    """The gate values that all gates of one network use in the present forward pass.
+
+    They are handed in as one tensor for the whole network and cut into one slice a gate by a single ``split``, so handing
+    them in takes no Python per gate.
+
+    Args:
+        sizes: Number of gates of every `Gate`, in the order of their slots.
+    """
+
+    def __init__(self, sizes: Sequence[int]):
+        self.sizes = list(sizes)
+        self.slices: tuple[Tensor, ...] | None = None
+        self.known: Sequence[bool] = ()
+
+    @contextmanager
+    def use(self, xi: Tensor, known: Sequence[bool] = ()) -> Iterator[None]:
+        """Let the gates multiply by ``xi`` within the context.
+
+        Args:
+            xi: Gate values, shape ``(S,)`` (one draw for the batch) or ``(B, S)`` (one draw an example).
+            known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for the whole
+                batch and known to the host. A branch known to be off is not computed, one known to be on not multiplied.
+        """
+        before = self.slices, self.known
+        self.slices, self.known = xi.split(self.sizes, dim=-1), known
+        try:
+            yield
+        finally:
+            self.slices, self.known = before
+
+
+class Gate(nn.Module):
+    """Multiplies its input by gate values ξ ∈ {0, 1}: one for each index of one dimension, or one for the whole tensor.
+
+    Its only parameter is ``theta``, the posterior inclusion probabilities θ ∈ [0, 1]. A gate knows nothing of probability: it
+    multiplies by the ξ handed to it through a `Draw`; without one it uses the mode of its gates, ξ = 1[θ > ½].
+
+    Args:
+        size: Number of gates. One gate multiplies the whole tensor.
+        dim: Dimension of the input that the gates run along: 1 for features of ``(B, F)`` and channels of ``(B, C, ...)``,
+            -1 for the last. Without meaning when ``size`` is 1.
+        per_batch: Whether one draw serves a whole batch, so that what it gates can be skipped when it is off (branches);
+            otherwise every example gets its own draw (units).
+        theta: Initial inclusion probability.
+
+    Shape:
+        input ``(B, ...)``, output the same.
+
+    Raises:
+        ConfigError: if ``size`` < 1 or ``theta`` is outside [0, 1].
+        GateError: in forward, if the input does not have ``size`` entries along ``dim``.
+    """
+
+    theta: nn.Parameter
+
+    def __init__(self, size: int, *, dim: int = 1, per_batch: bool = False, theta: float = INITIAL_THETA):
+        super().__init__()
+        if size < 1:
+            raise ConfigError(f"Gate: size must be at least 1, got {size}")
+        if not 0 <= theta <= 1:
+            raise ConfigError(f"Gate: the initial theta must be in [0, 1], got {theta}")
+        self.size = size
+        self.dim = dim
+        self.per_batch = per_batch
+        self.theta = nn.Parameter(torch.full((size,), float(theta)))
+        self.draw: Draw | None = None
+        self.slot = 0
+
+    def connect(self, draw: Draw, slot: int) -> None:
+        """Take gate values from slice ``slot`` of ``draw`` from now on."""
+        self.draw, self.slot = draw, slot
+
+    def mode(self) -> Tensor:
+        """The most probable gate values, shape ``(size,)``, 0 or 1 in the dtype of ``theta``."""
+        return (self.theta.detach() > 0.5).to(self.theta.dtype)
+
+    def state(self) -> bool | None:
+        """Whether the whole gate is known to be on (True) or off (False) in this pass; None if it varies or is not known.
+
+        Without a draw this reads θ, which waits for the device.
+        """
+        if self.draw is not None and self.draw.slices is not None:
+            return self.draw.known[self.slot] if self.slot < len(self.draw.known) else None
+        return bool(self.theta > 0.5) if self.size == 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` times the gate values, broadcast over all dimensions but ``dim`` (and the batch, for a draw an example)."""
+        drawn = self.draw is not None and self.draw.slices is not None
+        if drawn and self.state():
+            return x
+        xi = self.draw.slices[self.slot] if drawn else self.mode()  # type: ignore[union-attr, index]
+        dim = self.dim % x.dim()
+        if self.size != 1 and x.shape[dim] != self.size:
+            raise GateError(
+                f"Gate of size {self.size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, which has "
+                f"{x.shape[dim]} there; make the gate's size equal to the number of features or channels it gates"
+            )
+        shape = [1] * x.dim()
+        shape[dim] = self.size
+        if xi.dim() == 2:
+            shape[0] = xi.shape[0]
+        return x * xi.view(shape).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Size, dimension and how draws are shared."""
+        return f"{self.size}, dim={self.dim}" + (", per_batch=True" if self.per_batch else "")

@@ -1,0 +1,83 @@
+"""Linear and convolution layers whose units or filters carry gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from bayesprune.errors import ConfigError
+from bayesprune.layers.gate import INITIAL_THETA, Gate
+
+
+def _gate(kind: str | None, size: int, dim: int, theta: float, where: str) -> Gate | None:
+    """The gate that ``kind`` names, for a layer of ``size`` outputs."""
+    if kind is None:
+        return None
+    if kind == "unit":
+        return Gate(size, dim=dim, theta=theta)
+    if kind == "layer":
+        return Gate(1, per_batch=True, theta=theta)
+    raise ConfigError(f"{where}: gate must be 'unit', 'layer' or None, got {kind!r}")
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` with a gate on every output unit (``gate="unit"``), on the whole layer (``"layer"``) or none.
+
+    Shape:
+        input ``(B, ..., in_features)``, output ``(B, ..., out_features)``.
+
+    Raises:
+        ConfigError: for an unknown ``gate``.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any
+    ):
+        super().__init__(in_features, out_features, bias, **kwargs)
+        self.gate = _gate(gate, out_features, -1, theta, "Linear")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ξ ∘ (Wx + b)."""
+        y = super().forward(x)
+        return y if self.gate is None else self.gate(y)
+
+
+class Conv1d(nn.Conv1d):
+    """`torch.nn.Conv1d` with a gate on every filter (``gate="unit"``), on the whole layer (``"layer"``) or none.
+
+    Shape:
+        input ``(B, in_channels, L)``, output ``(B, out_channels, L')``.
+
+    Raises:
+        ConfigError: for an unknown ``gate``.
+    """
+
+    def __init__(self, *args: Any, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.gate = _gate(gate, self.out_channels, 1, theta, "Conv1d")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ξ ∘ (W ∗ x + b)."""
+        y = super().forward(x)
+        return y if self.gate is None else self.gate(y)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` with a gate on every filter (``gate="unit"``), on the whole layer (``"layer"``) or none.
+
+    Shape:
+        input ``(B, in_channels, H, W)``, output ``(B, out_channels, H', W')``.
+
+    Raises:
+        ConfigError: for an unknown ``gate``.
+    """
+
+    def __init__(self, *args: Any, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.gate = _gate(gate, self.out_channels, 1, theta, "Conv2d")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ξ ∘ (W ∗ x + b)."""
+        y = super().forward(x)
+        return y if self.gate is None else self.gate(y)

@@ -1,0 +1,45 @@
+"""A gated branch with a linear by-pass around it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bayesprune.errors import GateError
+from bayesprune.layers.gate import INITIAL_THETA, Gate
+
+
+class Residual(nn.Module):
+    """y = shortcut(x) + ξ · body(x): one gate on a whole branch (Guenter & Sideris 2024, section 2).
+
+    A branch whose gate is known to be off is not computed, forward or backward; when θ reaches 0 it is removed and the by-pass stays.
+
+    Args:
+        body: The branch F. Its last operation may be a normalisation; the gate multiplies after it.
+        shortcut: The linear by-pass P; ``None`` for the identity, which needs a body that keeps the shape.
+        theta: Initial inclusion probability.
+
+    Shape:
+        input ``(B, ...)``; output that of ``body`` and of ``shortcut``, which must be equal.
+
+    Raises:
+        GateError: in forward, if by-pass and branch do not have the same shape.
+    """
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, *, theta: float = INITIAL_THETA):
+        super().__init__()
+        self.body = body
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+        self.gate = Gate(1, per_batch=True, theta=theta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The by-pass, plus the branch if its gate is not off."""
+        bypass = self.shortcut(x)
+        if self.gate.state() is False:
+            return bypass
+        branch = self.gate(self.body(x))
+        if branch.shape != bypass.shape:
+            raise GateError(
+                f"Residual: the branch gives shape {tuple(branch.shape)}, its by-pass {tuple(bypass.shape)}; pass "
+                "shortcut= a linear map (a 1x1 convolution or a Linear) that gives the branch's shape"
+            )
+        return bypass + branch

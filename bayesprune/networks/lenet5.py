@@ -1,0 +1,44 @@
+"""LeNet-5 in its 'Caffe' form 20-50-500, with gates on maps, flattened features and hidden units."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from bayesprune.errors import ConfigError
+from bayesprune.layers import Conv2d, Gate, Linear
+
+
+def lenet5(
+    input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, widths: tuple[int, int, int] = (20, 50, 500)
+) -> nn.Sequential:
+    """Gated LeNet-5, logits ``(B, num_classes)`` from images ``(B, *input_shape)``.
+
+    Args:
+        input_shape: ``(channels, height, width)``.
+        num_classes: Number of outputs.
+        widths: Maps of the two convolutions and units of the hidden layer.
+
+    Raises:
+        ConfigError: for inputs that are not images, or too small for two 5x5 convolutions with pooling.
+    """
+    if len(input_shape) != 3 or min(input_shape[1:]) < 16:
+        raise ConfigError(
+            f"lenet5: expected images (channels, height, width) of at least 16x16, got {input_shape}; use lenet300 or resmlp for smaller inputs"
+        )
+    channels, *size = input_shape
+    first, second, hidden = widths
+    height, width = (((side - 4) // 2 - 4) // 2 for side in size)
+    features = second * height * width
+    return nn.Sequential(
+        Conv2d(channels, first, 5, gate="unit"),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        Conv2d(first, second, 5, gate="unit"),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        Gate(features),
+        Linear(features, hidden, gate="unit"),
+        nn.ReLU(),
+        nn.Linear(hidden, num_classes),
+    )

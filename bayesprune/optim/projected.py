@@ -1,0 +1,72 @@
+"""Projected SGD for inclusion probabilities, as a torch optimiser and as a Pyro one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from bayesprune.errors import ConfigError
+
+
+class ProjectedGateSGD(torch.optim.Optimizer):
+    """θ ← Proj_[0,1](θ − η ĝ): a gradient step on inclusion probabilities, clamped, so that θ can reach 0 and 1 exactly.
+
+    Args:
+        params: Inclusion probabilities.
+        lr: Step size η; a number, or a tensor of θ's shape for one step size a gate.
+
+    Raises:
+        ConfigError: for a step size that is negative or not finite.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float | Tensor):
+        if not isinstance(lr, Tensor) and not (math.isfinite(lr) and lr >= 0):
+            raise ConfigError(f"ProjectedGateSGD: lr must be finite and not negative, got {lr}")
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step and project."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for theta in group["params"]:
+                if theta.grad is not None:
+                    theta.sub_(theta.grad * group["lr"]).clamp_(0, 1)
+        return loss
+
+
+class ProjectedSGD(PyroOptim):
+    """Pyro-style optimiser for `BayesianNet`: gates by projected SGD, everything else by a torch optimiser.
+
+    Args:
+        optim_args: Arguments of the projected SGD on θ, ``{"lr": η}``.
+        weights: Constructor of the torch optimiser for all other parameters.
+        weights_args: Its arguments.
+
+    Example:
+        ``SVI(bnn.model, bnn.guide, ProjectedSGD({"lr": 0.1}), loss=GateELBO())``
+    """
+
+    def __init__(
+        self,
+        optim_args: dict[str, Any],
+        weights: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        weights_args: dict[str, Any] | None = None,
+    ):
+        super().__init__(weights, {"lr": 1e-3} if weights_args is None else weights_args)
+        self.gate_args = optim_args
+        ProjectedGateSGD([torch.zeros(1)], **optim_args)  # refuse bad arguments now, not at the first step
+
+    def _get_optim(self, param: Tensor) -> torch.optim.Optimizer:
+        if pyro.get_param_store().param_name(param) == "theta":
+            return ProjectedGateSGD([param], **self.gate_args)
+        return super()._get_optim(param)

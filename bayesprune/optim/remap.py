@@ -1,0 +1,43 @@
+"""Carry an optimiser's state over to a smaller network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.types import IndexMap
+
+
+def remap_optimizer(
+    optimizer: torch.optim.Optimizer, old: Mapping[str, nn.Parameter], new: Mapping[str, nn.Parameter], index: IndexMap
+) -> None:
+    """Let ``optimizer`` go on with the parameters of the smaller network, its per-entry state following the survivors.
+
+    State tensors shaped as their parameter (momentum, first and second moments) are selected as the parameter was; others (step counts) are kept. For
+    element-wise optimisers a step then commutes with the removal of entries that are off.
+
+    Args:
+        optimizer: An optimiser over (some of) the parameters ``old``; edited in place.
+        old: Parameters before the removal, by name.
+        new: Parameters after it, by name.
+        index: Which entries were kept.
+    """
+    name_of = {id(p): name for name, p in old.items()}
+    for group in optimizer.param_groups:
+        survivors = []
+        for parameter in group["params"]:
+            state = optimizer.state.pop(parameter, {})
+            name = name_of.get(id(parameter))
+            if name is None:
+                raise KeyError("remap_optimizer: the optimiser holds a parameter that is not in the old network")
+            if name not in new:
+                continue
+            survivors.append(new[name])
+            if state:
+                optimizer.state[new[name]] = {
+                    key: index.select(name, value) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+                    for key, value in state.items()
+                }
+        group["params"] = survivors

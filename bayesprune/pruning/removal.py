@@ -1,0 +1,45 @@
+"""When a structure may be removed during training (Guenter & Sideris 2024, section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RemovalMonitor:
+    """Watches every gate and names those whose structures may go.
+
+    A structure may be removed when, at ``patience`` consecutive checks, (1) θ_s is exactly 0 after projection, so it is never sampled on and
+    removing it changes no output, and (2) the latest estimate of E[C | ξ_s=1] − E[C | ξ_s=0] + ρ_s is positive, so the data do not want it
+    back. Patience guards against premature pruning.
+
+    Args:
+        num_gates: S.
+        patience: How many consecutive checks must agree.
+        device: Where θ lies.
+    """
+
+    def __init__(self, num_gates: int, patience: int = 2, device: torch.device | None = None):
+        self.patience = patience
+        self.agreed = torch.zeros(num_gates, dtype=torch.long, device=device)
+
+    def check(self, theta: Tensor, gain: Tensor) -> Tensor:
+        """Take one look.
+
+        Args:
+            theta: θ, shape ``(S,)``.
+            gain: Latest estimates of ∂L/∂θ, shape ``(S,)``, nats per example.
+
+        Returns:
+            Which structures may be removed now, bool, shape ``(S,)``.
+        """
+        self.agreed = torch.where((theta == 0) & (gain > 0), self.agreed + 1, 0)
+        return self.agreed >= self.patience
+
+    def keep(self, kept: Tensor) -> None:
+        """Go on with the gates of these indices."""
+        self.agreed = self.agreed[kept]
+
+    def reset(self) -> None:
+        """Forget all checks."""
+        self.agreed.zero_()

@@ -1,0 +1,67 @@
+"""Small records that cross the borders between rooms."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        params: Number of parameters (weights and biases; no gates, no buffers).
+        macs: Multiply-adds of one forward pass for one example.
+    """
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One structure that was removed during training, with the evidence for it.
+
+    Attributes:
+        step: Optimisation step after which it was removed.
+        gate: Name of the gated module, as in `BayesianNet.gate_probs`.
+        index: Index of the structure in that gate as it was when training started.
+        theta: θ at removal.
+        gain: Latest estimate of E[C | ξ=1] − E[C | ξ=0] + ρ in nats per example; positive: the data do not want it back.
+        weight_norm: Euclidean norm of the parameters that went with it alone (its rows of the writing layer), 0 for an input.
+    """
+
+    step: int
+    gate: str
+    index: int
+    theta: float
+    gain: float
+    weight_norm: float
+
+    def as_dict(self) -> dict[str, object]:
+        """The record as a dictionary, one entry a column."""
+        return asdict(self)
+
+
+@dataclass
+class IndexMap:
+    """Which entries of each old parameter and buffer the smaller network kept.
+
+    Attributes:
+        kept: By name of the tensor in the *new* network (names are those of the old one): for every dimension the indices that were kept, or ``None`` for
+            all of them. A name of the old network that is missing here was removed whole.
+        folded: Names of tensors whose values are not a selection of the old ones, because a constant was folded into
+            them (their optimiser state is still selected by ``kept``).
+    """
+
+    kept: dict[str, tuple[Tensor | None, ...]] = field(default_factory=dict)
+    folded: set[str] = field(default_factory=set)
+
+    def select(self, name: str, tensor: Tensor) -> Tensor:
+        """The part of ``tensor`` (shaped as the old ``name``) that the smaller network kept."""
+        for dim, index in enumerate(self.kept[name]):
+            if index is not None:
+                tensor = tensor.index_select(dim, index.to(tensor.device))
+        return tensor
