@@ -13,11 +13,11 @@ class Cost:
 
     Attributes:
         params: Number of parameters (weights and biases; no gates, no buffers).
-        macs: Multiply-adds of one forward pass for one example.
+        macs: Multiply-adds of one forward pass for one example; ``None`` if they were not counted.
     """
 
     params: int
-    macs: int
+    macs: int | None
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ def check_inputs(x: Tensor, where: str) -> None:
     if bad.any():
         rows = bad.reshape(len(x), -1).any(dim=1).nonzero()
         raise DataError(
-            f"{where}: expected finite inputs, found {int(bad.sum())} NaN or infinite values in {len(rows)} of {len(x)} "
-            f"examples, first in example {int(rows[0])}; drop or impute those examples"
+            f"{where}: expected finite inputs, found {int(bad.sum())} NaN or infinite values in {len(rows)} of "
+            f"{len(x)} examples, first in example {int(rows[0])}; drop or impute those examples"
         )
 
 
@@ -52,8 +52,8 @@ def check_labels(y: Tensor, num_classes: int, where: str) -> None:
     """
     if y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise DataError(
-            f"{where}: expected integer labels, found {y.dtype}; convert class numbers with .long(), and use a Gaussian "
-            "or Bernoulli likelihood for targets that are not classes"
+            f"{where}: expected integer labels, found {y.dtype}; convert class numbers with .long(), and use a "
+            "Gaussian or Bernoulli likelihood for targets that are not classes"
         )
     if y.dim() != 1 or y.numel() == 0:
         raise DataError(
@@ -88,8 +88,8 @@ def check_classes(train: Sequence[str], test: Sequence[str], where: str) -> None
     only_train, only_test = set(train) - set(test), set(test) - set(train)
     if only_train or only_test:
         raise DataError(
-            f"{where}: expected the same classes in the training and the test split, found {_names(only_train)} only in "
-            f"training and {_names(only_test)} only in test; rename or remove these classes"
+            f"{where}: expected the same classes in the training and the test split, found {_names(only_train)} only "
+            f"in training and {_names(only_test)} only in test; rename or remove these classes"
         )
     if len(train) < 2:
         raise DataError(f"{where}: expected at least two classes, found {_names(set(train))}; add the other classes")

@@ -59,9 +59,9 @@ def _decode(listing: ImageFolder) -> Raw:
         pixels = _pixels(listing, number)
         if pixels.shape != first.shape:
             raise DataError(
-                f"imagefolder: expected images of one size, found {first.shape[1]}x{first.shape[0]} (width x height) in "
-                f"{listing.samples[0][0]} and {pixels.shape[1]}x{pixels.shape[0]} in {path}; resize the images to one "
-                "size"
+                f"imagefolder: expected images of one size, found {first.shape[1]}x{first.shape[0]} (width x height) "
+                f"in {listing.samples[0][0]} and {pixels.shape[1]}x{pixels.shape[0]} in {path}; resize the images to "
+                "one size"
             )
         images[number] = pixels
     return Raw(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)

@@ -41,6 +41,15 @@ def _polynomial(z: Tensor, coefficients: list[float]) -> Tensor:
     return total
 
 
+def _split(log_gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether the series serves, ``log_gamma`` for it, and for the direct formula; each 1 where the other is used.
+
+    By ``where``, not ``clamp``, whose gradient at the bound itself depends on the version of torch.
+    """
+    series = log_gamma < _SERIES_BELOW
+    return series, torch.where(series, log_gamma, _SERIES_BELOW), torch.where(series, _SERIES_BELOW, log_gamma)
+
+
 def _largest_exponent(dtype: torch.dtype) -> float:
     """The largest L for which e^−L is a normal number, so that neither it nor e^L has lost digits or overflowed."""
     return -math.log(torch.finfo(dtype).tiny)
@@ -48,9 +57,9 @@ def _largest_exponent(dtype: torch.dtype) -> float:
 
 def _log_density_at_one(log_gamma: Tensor) -> Tensor:
     """f(L) = log((1 − e^−L) / L) for L ≥ 0; f(0) = 0."""
-    small, large = log_gamma.clamp(max=_SERIES_BELOW), log_gamma.clamp(min=_SERIES_BELOW)
+    is_small, small, large = _split(log_gamma)
     series = small * (small * _polynomial(small.square(), [c / k for k, c in _SERIES]) - 0.5)
-    return torch.where(log_gamma < _SERIES_BELOW, series, torch.log(-torch.expm1(-large) / large))
+    return torch.where(is_small, series, torch.log(-torch.expm1(-large) / large))
 
 
 def _log_mixture(value: Tensor, log_gamma: Tensor) -> Tensor:
@@ -59,15 +68,17 @@ def _log_mixture(value: Tensor, log_gamma: Tensor) -> Tensor:
     dtype = torch.result_type(value, log_gamma)
     limit = _largest_exponent(dtype)
 
-    small = torch.log1p(torch.expm1(-log_gamma.clamp(max=1.0)) * (1 - value))
+    is_small, small_l, middle_l = _split(log_gamma)
+    is_large = log_gamma > limit
+    small = torch.log1p(torch.expm1(-small_l) * (1 - value))
     # The two terms are positive, so nothing cancels: π + (1 − π) e^−L = (1 − e^−L) π + e^−L.
-    middle_l = log_gamma.clamp(1.0, limit)
+    middle_l = torch.where(is_large, 1.0, middle_l)
     middle = torch.log(torch.exp(-middle_l) - torch.expm1(-middle_l) * value)
     # Here 1 − e^−L is 1, and the slope at π = 0, which is γ − 1, saturates at the largest float.
     at_zero = value <= 0
     large = torch.logaddexp(torch.log(value.masked_fill(at_zero, 1.0)), -log_gamma)
     large = torch.where(at_zero, value * torch.finfo(dtype).max - log_gamma, large)
-    return torch.where(log_gamma <= 1, small, torch.where(log_gamma <= limit, middle, large))
+    return torch.where(is_small, small, torch.where(is_large, large, middle))
 
 
 def _as_valid(log_gamma: Tensor | float, validate: bool) -> Tensor:
@@ -135,29 +146,32 @@ class FlatteningPrior(TorchDistribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(π ≤ value) = log(1 + (γ − 1) value) / log γ; 0 below and 1 above the support."""
-        value, log_gamma = value.clamp(0, 1), self.log_gamma
-        limit = _largest_exponent(torch.result_type(value, log_gamma))
-        representable = torch.log1p(torch.expm1(log_gamma.clamp(max=limit)) * value) / log_gamma
-        return torch.where(log_gamma <= limit, representable, 1 + _log_mixture(value, log_gamma) / log_gamma)
+        log_gamma = self.log_gamma
+        value = torch.where(value < 0, 0.0, torch.where(value > 1, 1.0, value))
+        is_large = log_gamma > _largest_exponent(torch.result_type(value, log_gamma))
+        direct = torch.log1p(torch.expm1(torch.where(is_large, 1.0, log_gamma)) * value) / log_gamma
+        return torch.where(is_large, 1 + _log_mixture(value, log_gamma) / log_gamma, direct)
 
     def icdf(self, value: Tensor) -> Tensor:
         """The quantile (γ^u − 1) / (γ − 1) of u = ``value`` in [0, 1]."""
         log_gamma = self.log_gamma
         log_ratio = _log_density_at_one(value * log_gamma) - _log_density_at_one(log_gamma)
-        return (value * torch.exp(log_ratio - (1 - value) * log_gamma)).clamp(max=1)
+        quantile = value * torch.exp(log_ratio - (1 - value) * log_gamma)
+        return torch.where(quantile > 1, 1.0, quantile)  # by rounding
 
     @property
     def mean(self) -> Tensor:
         """1 / log γ − 1 / (γ − 1), of the batch shape."""
-        small, large = self.log_gamma.clamp(max=_SERIES_BELOW), self.log_gamma.clamp(min=_SERIES_BELOW)
+        is_small, small, large = _split(self.log_gamma)
         series = 0.5 - small * _polynomial(small.square(), [c for _, c in _SERIES])
-        return torch.where(self.log_gamma < _SERIES_BELOW, series, 1 / large + torch.exp(-large) / torch.expm1(-large))
+        return torch.where(is_small, series, 1 / large + torch.exp(-large) / torch.expm1(-large))
 
     @property
     def variance(self) -> Tensor:
         """(½ − mean) / log γ, of the batch shape."""
-        series = _polynomial(self.log_gamma.clamp(max=_SERIES_BELOW).square(), [c for _, c in _SERIES])
-        return torch.where(self.log_gamma < _SERIES_BELOW, series, (0.5 - self.mean) / self.log_gamma)
+        is_small, small, _ = _split(self.log_gamma)
+        series = _polynomial(small.square(), [c for _, c in _SERIES])
+        return torch.where(is_small, series, (0.5 - self.mean) / self.log_gamma)
 
     def entropy(self) -> Tensor:
         """Differential entropy in nats, −f(log γ) − ½ log γ, of the batch shape; never positive."""
@@ -175,11 +189,15 @@ class FlatteningPrior(TorchDistribution):
             theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.
         """
         log_gamma, at_one = self.log_gamma, theta >= 1
-        inside = theta.masked_fill(at_one, 0.5)
-        half = torch.exp(-log_gamma / 2)  # twice half the exponent: the product underflows only where the odds do
-        odds = half * (inside / (1 - inside)) * half
         limit = _largest_exponent(torch.result_type(theta, log_gamma))
-        return torch.where(at_one, 1 - (1 - theta) * torch.exp(log_gamma.clamp(max=limit)), odds / (1 + odds))
+        low = theta.masked_fill(at_one, 0.5)
+        half = torch.exp(-log_gamma / 2)  # twice half the exponent: no product underflows unless the odds do
+        odds = (half * low) * (half / (1 - low))
+        # Above ½ the odds against it are used, as 1 − π* has digits there that π* has not and its slope needs.
+        upper = at_one | (odds > 1)
+        high = torch.where(upper, theta, 1.0)
+        odds_against = (1 - high) / high * torch.exp(log_gamma.clamp(max=limit))
+        return torch.where(upper, 1 / (1 + odds_against), odds / (1 + odds))
 
     def penalty(self, theta: Tensor) -> Tensor:
         """min_π [KL(Bern(θ) ‖ Bern(π)) − log p(π | γ)] = θ log γ − log((γ − 1) / log γ).

@@ -12,6 +12,9 @@ from bayesprune.distributions.spike_and_slab import SpikeAndSlab
 def bernoulli_kl(theta: Tensor, pi: Tensor) -> Tensor:
     """KL(Bern(θ) ‖ Bern(π)) in nats, exact at 0 and 1 (0 · log 0 = 0) and for any positive π.
 
+    Its slope in θ is −∞ at 0 and +∞ at 1, that of the entropy; never NaN. For the flattening prior, whose penalty has
+    no such slope, use `FlatteningPrior.penalty`.
+
     Torch's own clamps π to the resolution of the dtype, 1e-7 in float32, while prior inclusion probabilities
     may be e^−50 and less; the KL is then −θ log π, and wrong by more than half.
 
@@ -19,9 +22,11 @@ def bernoulli_kl(theta: Tensor, pi: Tensor) -> Tensor:
         theta: Probabilities in [0, 1].
         pi: Probabilities in [0, 1], broadcast against ``theta``.
     """
-    on = torch.xlogy(theta, theta) - torch.xlogy(theta, pi)
-    off = torch.special.xlog1py(1 - theta, -theta) - torch.special.xlog1py(1 - theta, -pi)
-    return on + off
+    entropy = torch.special.entr(theta) + torch.special.entr(1 - theta)
+    # Where a term's weight is 0 it sees a harmless π: the slope of 0 · log π at π = 0 would be 0 / 0.
+    on = torch.xlogy(theta, torch.where(theta == 0, 1.0, pi))
+    off = torch.special.xlog1py(1 - theta, -torch.where(theta == 1, 0.0, pi))
+    return -entropy - on - off
 
 
 @register_kl(SpikeAndSlab, SpikeAndSlab)

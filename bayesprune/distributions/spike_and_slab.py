@@ -57,15 +57,22 @@ class SpikeAndSlab(TorchDistribution):
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log(1 − probs) where ``value`` is exactly 0, log probs + log Normal(value; 0, scale) elsewhere."""
+        """log(1 − probs) where ``value`` is exactly 0, log probs + log Normal(value; 0, scale) elsewhere.
+
+        An impossible value (0 at probs = 1, another at probs = 0) has −∞; its slope in ``probs`` is the largest float
+        rather than infinite, which would turn into NaN where the value is masked.
+        """
         if self._validate_args:
             self._validate_sample(value)
         in_atom = value == 0
-        # Each logarithm sees a harmless number where the other is used, so that no infinite slope meets a zero.
-        atom = torch.log1p(-torch.where(in_atom, self.probs, 0.0))
-        weight = torch.log(torch.where(in_atom, 1.0, self.probs))
+        likely = torch.where(in_atom, 1 - self.probs, self.probs)
+        impossible = likely == 0
+        # Each logarithm sees a harmless number where it is not used, so that no infinite slope meets a zero.
+        atom = torch.log1p(-torch.where(in_atom & ~impossible, self.probs, 0.0))
+        weight = torch.log(torch.where(in_atom | impossible, 1.0, self.probs))
         slab = weight - (value / self.scale).square() / 2 - torch.log(self.scale) - math.log(2 * math.pi) / 2
-        return torch.where(in_atom, atom, slab)
+        never = likely * torch.finfo(likely.dtype).max - math.inf
+        return torch.where(impossible, never, torch.where(in_atom, atom, slab))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Samples of shape ``sample_shape + batch_shape``; no gradient, ξ being discrete."""

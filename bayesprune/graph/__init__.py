@@ -1,6 +1,8 @@
-"""temporary"""
+"""The traced network: what its gates silence, what may be removed, and which gates cannot mean removal."""
+
+from bayesprune.graph.analysis import Analysis
+from bayesprune.graph.check import check_gates
+from bayesprune.graph.trace import Traced, trace
 from bayesprune.layers import gates_of
-def check_gates(net):
-    from bayesprune.errors import GateError
-    if not gates_of(net):
-        raise GateError("no gates")
+
+__all__ = ["Analysis", "Traced", "check_gates", "gates_of", "trace"]

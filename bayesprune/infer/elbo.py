@@ -63,8 +63,7 @@ class GateELBO(ELBO):
         theta, scale = gates["fn"].probs, gates["scale"]
         objective = _TracedObjective(net, model, guide_trace, args, kwargs)
         data = self.estimator(objective, theta, gates["value"], net.log_gamma * scale)
-        prior = net.prior()
-        constant = (prior.penalty(torch.zeros_like(net.log_gamma))).sum() * scale
+        constant = -net.prior().log_normalizer.sum() * scale
         return data + constant - objective.slab()
 
 

@@ -20,6 +20,9 @@ from torch import Tensor
 from bayesprune.errors import ConfigError
 
 MAX_ENUMERATED = 16
+NUDGE = 2.0**-20
+"""What stands for 0 where a derivative at ξ = 0 is taken. A gate may sit before its activation, and relu'(0) is 0 in torch, while the derivative that counts
+is the one from the right, which relu(ξ a) has at any ξ > 0."""
 FLOOR = 0.05
 """Smallest probability of an outcome by which a derivative seen at that outcome is divided."""
 
@@ -42,12 +45,12 @@ Estimator = Callable[[Objective, Tensor, Tensor, Tensor], Tensor]
 
 
 class _WeightedDerivative(torch.autograd.Function):
-    """Pass ξ on; as the gradient of θ_s return Σ_rows (on_s if ξ_s else off_s) · ∂C/∂ξ_s."""
+    """Pass ξ on, nudged off 0; as the gradient of θ_s return Σ_rows (on_s if ξ_s else off_s) · ∂C/∂ξ_s."""
 
     @staticmethod
     def forward(ctx: Any, theta: Tensor, xi: Tensor, on: Tensor, off: Tensor) -> Tensor:
         ctx.save_for_backward(xi, on, off)
-        return xi.clone()
+        return xi.clamp(min=NUDGE)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]

@@ -108,7 +108,8 @@ class BayesianNet(nn.Module):
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation however many gates there are."""
-        flat = torch.cat([gate.theta.detach().reshape(-1) for gate in self._gates.values()])
+        thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
+        flat = torch.cat(thetas) if thetas else next(self.net.parameters()).new_zeros(0)  # all branches may be gone
         for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
             gate.theta.data = part
         self._theta = flat.requires_grad_(True)
@@ -116,8 +117,8 @@ class BayesianNet(nn.Module):
     @property
     def theta(self) -> Tensor:
         """Posterior inclusion probabilities of all gates, shape ``(S,)``: a leaf whose storage the gates' ``theta`` share."""
-        first = next(iter(self._gates.values())).theta
-        if first.data_ptr() != self._theta.data_ptr():  # copied, moved or cast since
+        first = next(iter(self._gates.values()), None)
+        if first is not None and first.theta.data_ptr() != self._theta.data_ptr():  # copied, moved or cast since
             self._flatten()
         return self._theta
 

@@ -51,6 +51,8 @@ class Gate(nn.Module):
     Its only parameter is ``theta``, the posterior inclusion probabilities θ ∈ [0, 1]. A gate knows nothing of probability: it
     multiplies by the ξ handed to it through a `Draw`; without one it uses the mode of its gates, ξ = 1[θ > ½].
 
+    A gate that stands alone may also *select*: surgery gives it ``index``, the entries of its input that are left and multiplied.
+
     Args:
         size: Number of gates. One gate multiplies the whole tensor.
         dim: Dimension of the input that the gates run along: 1 for features of ``(B, F)`` and channels of ``(B, C, ...)``,
@@ -59,15 +61,20 @@ class Gate(nn.Module):
             otherwise every example gets its own draw (units).
         theta: Initial inclusion probability.
 
+    Attributes:
+        in_size: Number of entries that the input has along ``dim``.
+        index: Which of them are kept, shape ``(size,)``; ``None`` for all.
+
     Shape:
-        input ``(B, ...)``, output the same.
+        input ``(B, ...)``, output the same (``size`` entries along ``dim`` if it selects).
 
     Raises:
         ConfigError: if ``size`` < 1 or ``theta`` is outside [0, 1].
-        GateError: in forward, if the input does not have ``size`` entries along ``dim``.
+        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``.
     """
 
     theta: nn.Parameter
+    index: Tensor | None
 
     def __init__(self, size: int, *, dim: int = 1, per_batch: bool = False, theta: float = INITIAL_THETA):
         super().__init__()
@@ -79,6 +86,8 @@ class Gate(nn.Module):
         self.dim = dim
         self.per_batch = per_batch
         self.theta = nn.Parameter(torch.full((size,), float(theta)))
+        self.in_size = size
+        self.register_buffer("index", None)
         self.draw: Draw | None = None
         self.slot = 0
 
@@ -102,15 +111,17 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` times the gate values, broadcast over all dimensions but ``dim`` (and the batch, for a draw an example)."""
         drawn = self.draw is not None and self.draw.slices is not None
+        dim = self.dim % x.dim()
+        if self.in_size != 1 and x.shape[dim] != self.in_size:
+            raise GateError(
+                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, which has "
+                f"{x.shape[dim]} there; make the gate's size equal to the number of features or channels it gates"
+            )
+        if self.index is not None:
+            x = x.index_select(dim, self.index)
         if drawn and self.state():
             return x
         xi = self.draw.slices[self.slot] if drawn else self.mode()  # type: ignore[union-attr, index]
-        dim = self.dim % x.dim()
-        if self.size != 1 and x.shape[dim] != self.size:
-            raise GateError(
-                f"Gate of size {self.size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, which has "
-                f"{x.shape[dim]} there; make the gate's size equal to the number of features or channels it gates"
-            )
         shape = [1] * x.dim()
         shape[dim] = self.size
         if xi.dim() == 2:

@@ -1,0 +1,10 @@
+"""Surgery: when structures may go, how a network becomes smaller, what it costs, and the files it is kept in."""
+
+from bayesprune.pruning.compact import compact
+from bayesprune.pruning.cost import cost
+from bayesprune.pruning.export import export_onnx, export_torch
+from bayesprune.pruning.modelfile import load, save
+from bayesprune.pruning.removal import RemovalMonitor
+from bayesprune.pruning.shrink import shrink
+
+__all__ = ["RemovalMonitor", "compact", "cost", "export_onnx", "export_torch", "load", "save", "shrink"]

@@ -1,0 +1,17 @@
+"""Pictures and tables from plain records."""
+
+from bayesprune.reports.picture import draw_gates
+from bayesprune.reports.probabilities import draw_probabilities
+from bayesprune.reports.summary import GateSummary, summarize, total
+from bayesprune.reports.tables import gate_table, result_table, score_table
+
+__all__ = [
+    "GateSummary",
+    "draw_gates",
+    "draw_probabilities",
+    "gate_table",
+    "result_table",
+    "score_table",
+    "summarize",
+    "total",
+]

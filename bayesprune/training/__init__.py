@@ -1,0 +1,8 @@
+"""Training: the loop, its schedule, checkpoints and records."""
+
+from bayesprune.training.history import EpochRow, History
+from bayesprune.training.loop import Settings, fit
+from bayesprune.training.metrics import Score, evaluate
+from bayesprune.training.schedule import Schedule
+
+__all__ = ["EpochRow", "History", "Schedule", "Score", "Settings", "evaluate", "fit"]

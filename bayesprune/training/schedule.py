@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import cos, pi
 
 from bayesprune.errors import ConfigError
 
@@ -25,6 +26,7 @@ class Schedule:
         travel: How far the price alone takes θ during a phase.
         last: Step size at the end of a phase relative to its start; it falls linearly.
         checks_per_epoch: Exact evaluations an epoch while settling.
+        settle_batches: Batches of each evaluation.
 
     Raises:
         ConfigError: for fewer than one epoch or step, or fractions that do not fit.
@@ -36,7 +38,8 @@ class Schedule:
     settle: float = 0.3
     travel: float = 6.0
     last: float = 0.05
-    checks_per_epoch: int = 4
+    checks_per_epoch: int = 8
+    settle_batches: int = 8
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.steps_per_epoch < 1:
@@ -59,6 +62,12 @@ class Schedule:
         """First step after settling."""
         return round((self.sample + self.settle) * self.steps)
 
+    def phase(self, step: int) -> str:
+        """``sample``, ``settle`` or ``fine-tune``."""
+        if step < self.sample_end:
+            return "sample"
+        return "settle" if step < self.settle_end else "fine-tune"
+
     @property
     def settle_every(self) -> int:
         """Steps between exact evaluations."""
@@ -78,6 +87,4 @@ class Schedule:
 
     def learning_rate(self, step: int, warmup: int = 200) -> float:
         """Factor on the weights' learning rate: linear warm-up, then half a cosine down to 0."""
-        from math import cos, pi
-
         return min(1.0, (step + 1) / warmup) * 0.5 * (1 + cos(pi * step / self.steps))

@@ -1,0 +1,131 @@
+"""Which entries of which tensors may physically go when some gates are off, so that the outputs stay what they are.
+
+Forward: which entries are constant (0 where a gate is off, carried through what follows). Backward: which entries anything needs. An entry goes if,
+wherever it shows up, it is constant or not needed, and no operation wants it in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx
+
+from bayesprune.graph.features import Features, Step
+from bayesprune.graph.rules import Rules
+from bayesprune.graph.trace import Traced
+from bayesprune.layers import Gate
+
+
+class Analysis:
+    """The plan for one network with some of its gates off.
+
+    Args:
+        traced: The network.
+        off: Where gates are off, by gate, shape ``(size,)``, bool.
+
+    Attributes:
+        steps: What every operation does.
+        emptied: Layers that would be left without a single input, although something depends on them; one entry is kept for each.
+
+    Raises:
+        GateError: for a gate that does not fit what it gates.
+        TraceError: for a layer that does not fit its input.
+    """
+
+    def __init__(self, traced: Traced, off: Mapping[Gate, Tensor]):
+        self.traced = traced
+        rules = Rules(traced, off)
+        self.known: dict[fx.Node, Features | None] = {}
+        self.steps: dict[fx.Node, Step] = {}
+        for node in traced.graph.nodes:
+            step = self.steps[node] = rules.step(node, self.known)
+            self.known[node] = step.out
+        self._one = _join(rules.num_ids, [tie for step in self.steps.values() for tie in step.ties])
+        self._keep = torch.zeros(rules.num_ids, dtype=torch.bool)
+        self._need_backward()
+        self.emptied = self._find_emptied()
+        self._complete()
+
+    def kept(self, node: fx.Node, size: int) -> Tensor:
+        """Which of the ``size`` entries that the output of ``node`` has along its feature axis stay, shape ``(size,)``, bool."""
+        features = self.known[node]
+        if features is None:
+            return torch.ones(size, dtype=torch.bool)
+        return self._kept(features.ids)[features.entries(size, node.name)]
+
+    def constants(self, node: fx.Node, size: int) -> Tensor:
+        """The constants that entries of the output of ``node`` are, shape ``(size,)``, float64; 0 where they are not constant."""
+        features = self.known[node]
+        if features is None:
+            return torch.zeros(size, dtype=torch.float64)
+        return features.value[features.entries(size, node.name)].nan_to_num()
+
+    def _kept(self, ids: Tensor) -> Tensor:
+        return self._keep[self._one[ids]]
+
+    def _pin(self, ids: Tensor) -> None:
+        self._keep[self._one[ids]] = True
+
+    def _need_backward(self) -> None:
+        """From the outputs back: what is needed and not constant stays."""
+        self._live = {node: torch.zeros(len(f), dtype=torch.bool) for node, f in self.known.items() if f is not None}
+        for node in reversed(self.traced.graph.nodes):
+            step = self.steps[node]
+            for source in step.pins:
+                if source in self._live:
+                    self._live[source][:] = True
+                    self._pin(self.known[source].ids)  # type: ignore[union-attr]
+            if step.out is None:
+                continue
+            live = self._live[node] = self._live[node] & step.out.unknown
+            self._pin(step.out.ids[live])
+            for flow in step.flows:
+                self._live[flow.node][flow.src[live[flow.dst]]] = True
+            if not bool(live.any()):
+                continue
+            for read in step.reads:
+                self._live[read.node][:] = True
+                self._pin(self.known[read.node].ids[read.must])  # type: ignore[union-attr]
+
+    def _find_emptied(self) -> list[str]:
+        """Layers whose outputs are needed, with no input left that is not constant."""
+        emptied = []
+        for node, step in self.steps.items():
+            for read in step.reads:
+                if bool(self._live[node].any()) and not bool(self._kept(self.known[read.node].ids).any()):  # type: ignore[union-attr]
+                    emptied.append(str(node.target))
+        return emptied
+
+    def _complete(self) -> None:
+        """Keep at least one entry of every tensor, and under each entry that a gate keeps the one that it multiplies."""
+        before = -1
+        while before != int(self._keep.sum()):
+            before = int(self._keep.sum())
+            for node in reversed(self.traced.graph.nodes):
+                step = self.steps[node]
+                if step.out is None:
+                    continue
+                if not bool(self._kept(step.out.ids).any()):
+                    self._pin(step.out.ids[:1])
+                if step.selects:
+                    for flow in step.flows:
+                        kept = self._kept(step.out.ids)[flow.dst]
+                        self._pin(self.known[flow.node].ids[flow.src[kept]])  # type: ignore[union-attr]
+
+
+def _join(size: int, ties: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """For each id the smallest id that is tied to it, directly or through others, shape ``(size,)``."""
+    one = torch.arange(size)
+    changed = True
+    while changed:
+        before = one.clone()
+        for a, b in ties:
+            smaller = torch.minimum(one[a], one[b])
+            one.scatter_reduce_(0, one[a].clone(), smaller, "amin")
+            one.scatter_reduce_(0, one[b].clone(), smaller, "amin")
+            one.scatter_reduce_(0, a, smaller, "amin")
+            one.scatter_reduce_(0, b, smaller, "amin")
+        one = one[one]
+        changed = not torch.equal(one, before)
+    return one

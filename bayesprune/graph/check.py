@@ -1,0 +1,126 @@
+"""Refuse gates in places where switching them off would not equal removing what they gate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.errors import GateError
+from bayesprune.graph import operations as ops
+from bayesprune.graph.features import Features, Step
+from bayesprune.graph.rules import Rules
+from bayesprune.graph.trace import Traced, trace
+from bayesprune.layers import Gate, gates_of
+
+
+def check_gates(net: nn.Module) -> None:
+    """Follow the constant that each gate leaves behind when it is off, and make sure that it can be removed or folded exactly.
+
+    Raises:
+        GateError: for a network without a gate, a gate of the wrong size, or one whose constant reaches a normalisation, an output, a sum
+            with something it does not silence, or an operation that is not known.
+        TraceError: for a network whose forward pass cannot be followed.
+    """
+    gates = gates_of(net)
+    if not gates:
+        raise GateError(
+            "the network has no gate, so there is nothing to prune; use bayesprune.layers (Linear(..., gate='unit'), Residual, Gate)"
+        )
+    traced = trace(net)
+    names = {gate: name for name, gate in gates.items()}
+    rules = Rules(traced, {})
+    known: dict[fx.Node, Features | None] = {}
+    for node in traced.graph.nodes:
+        known[node] = rules.step(node, known).out
+    for node in traced.graph.nodes:
+        gate = _gate_of(traced, node)
+        if gate is not None:
+            off = torch.zeros(gate.size, dtype=torch.bool)
+            off[0] = True
+            _follow(traced, node, Rules(traced, {gate: off}), known, names.pop(gate, str(node.target)), gate.size == 1)
+    if names:
+        name = next(iter(names.values()))
+        raise GateError(f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward")
+
+
+def _gate_of(traced: Traced, node: fx.Node) -> Gate | None:
+    """The gate that a node holds."""
+    module = traced.module(node)
+    found = module if isinstance(module, Gate) else getattr(module, "gate", None)
+    return found if isinstance(found, Gate) else None
+
+
+def _follow(
+    traced: Traced, start: fx.Node, rules: Rules, known: dict[fx.Node, Features | None], name: str, whole: bool
+) -> None:
+    """Walk on from a gate that is off for as long as something is constant.
+
+    Args:
+        traced: The network.
+        start: The node that holds the gate.
+        rules: Rules with the gate's first entry off.
+        known: What is known of every tensor with all gates on.
+        name: The gate's name, for messages.
+        whole: Whether it gates a whole tensor.
+    """
+    first = rules.step(start, known)
+    if first.out is None:
+        if first.pins and not whole:
+            raise _refusal(name, first.reason)
+        return
+    changed: dict[fx.Node, Features | None] = {start: first.out}
+    node = start
+    while node.op != "output":
+        node = node.next
+        touched = [i for i in node.all_input_nodes if i in changed]
+        if not touched:
+            continue
+        step = rules.step(node, {**{i: known[i] for i in node.all_input_nodes}, **{i: changed[i] for i in touched}})
+        for source in touched:
+            _check_step(traced, node, step, source, changed[source], name, whole)  # type: ignore[arg-type]
+        if step.out is not None and not bool(step.out.unknown.all()):
+            changed[node] = step.out
+
+
+def _check_step(
+    traced: Traced, node: fx.Node, step: Step, source: fx.Node, x: Features, name: str, whole: bool
+) -> None:
+    """Refuse the gate ``name`` if ``node`` does not let the constants of its input ``x`` go."""
+    constant = ~x.unknown
+    module = traced.module(node)
+    if type(module) in ops.BATCH_NORMS:
+        raise _refusal(
+            name,
+            f"comes before {node.target}, a {type(module).__name__}, which turns its zeros into that layer's bias and takes them into its statistics",
+            "put a Gate after the normalisation and the activation, instead of a gate before it",
+        )
+    if source in step.pins and not (whole and node.target in ops.SUMS):
+        raise _refusal(name, step.reason)
+    for read in step.reads:
+        if read.node is source and bool((read.must & constant).any()):
+            level = float(x.value[constant][0])
+            raise _refusal(name, f"leaves the constant {level:.4g} (what the activation makes of 0), and {read.reason}")
+    for flow in step.flows:
+        if (
+            flow.node is source
+            and step.out is not None
+            and bool((constant[flow.src] & step.out.unknown[flow.dst]).any())
+        ):
+            if node.target in ops.SUMS:
+                if not whole:
+                    raise _refusal(
+                        name,
+                        "is added to a tensor that it does not silence, so its units would not be empty when it is off",
+                        "gate the whole branch instead (layers.Residual), or units inside the branch",
+                    )
+            else:
+                raise _refusal(name, f"leaves a constant that is not carried through {node.target}")
+
+
+def _refusal(name: str, reason: str, advice: str = "") -> GateError:
+    advice = advice or (
+        "put the gate right after an activation with f(0) = 0 and before a Linear or an ordinary convolution (reshape with torch.flatten(x, 1))"
+    )
+    return GateError(
+        f"gate {name!r}: what it gates {reason}; switched off it would not equal a removed structure. Instead, {advice}"
+    )

@@ -1,0 +1,114 @@
+"""What is known of one tensor of a network, entry by entry along its feature axis, and how one operation relates two tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, fx
+
+from bayesprune.errors import TraceError
+
+
+@dataclass(frozen=True)
+class Features:
+    """The entries of a tensor along its feature axis.
+
+    Attributes:
+        ids: Which physical entry each one is, shape ``(n,)``: entries with one id are kept or removed together.
+        value: The constant each entry is known to be, shape ``(n,)``, float64; NaN where it is not constant.
+        axis: 1 (channels, and features of ``(B, F)``) or -1 (features of ``(B, ..., F)``).
+        rank: Number of dimensions of the tensor, if known.
+        layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the tensor (``"blocks"``) or for every
+            n-th one (``"tiles"``), r being known once a layer of known size reads it.
+    """
+
+    ids: Tensor
+    value: Tensor
+    axis: int
+    rank: int | None = None
+    layout: str = "plain"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def unknown(self) -> Tensor:
+        """Where entries are not constant, shape ``(n,)``, bool."""
+        return self.value.isnan()
+
+    def along(self, axis: int) -> Features | None:
+        """The same entries seen along ``axis``; ``None`` if the features do not run along it.
+
+        A tensor of unknown rank whose last dimension holds features is taken for a matrix by layers that work along dimension 1.
+        """
+        return replace(self, axis=axis) if self.axis == axis or self.rank in (None, 2) else None
+
+    def entries(self, size: int, where: str) -> Tensor:
+        """Which of the n entries each of the ``size`` entries of the tensor is, shape ``(size,)``.
+
+        Raises:
+            TraceError: if the tensor cannot have ``size`` entries.
+        """
+        count, rest = divmod(size, len(self))
+        if rest or (self.layout == "plain" and count != 1):
+            raise TraceError(
+                f"{where} expects {size} features, but what it is given has {len(self)}{'·r' * (self.layout != 'plain')}"
+            )
+        index = torch.arange(len(self))
+        return index.repeat(count) if self.layout == "tiles" else index.repeat_interleave(count)
+
+    def resolved(self, size: int, where: str) -> Features:
+        """The features with one entry for each of the ``size`` entries of the tensor.
+
+        Raises:
+            TraceError: as `entries`.
+        """
+        index = self.entries(size, where)
+        return replace(self, ids=self.ids[index], value=self.value[index], layout="plain")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Entry ``dst[k]`` of an operation's output is computed from entry ``src[k]`` of its input ``node``, and from no other of it."""
+
+    node: fx.Node
+    src: Tensor
+    dst: Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """Every output depends on every entry of input ``node``; those in ``must``, shape ``(n,)``, must stay even if constant."""
+
+    node: fx.Node
+    must: Tensor
+    reason: str = ""
+
+
+@dataclass
+class Step:
+    """What one operation does.
+
+    Attributes:
+        out: Its output; ``None`` if nothing is known of it.
+        flows: Inputs that it treats entry by entry.
+        reads: Inputs whose entries it mixes.
+        pins: Inputs of which every entry must stay in place.
+        ties: Pairs of equally long ids that are one physical entry each.
+        selects: Whether it may keep fewer entries of its output than of its input (a gate that stands alone).
+        reason: Why it pins, in words that complete "it ...".
+    """
+
+    out: Features | None = None
+    flows: list[Flow] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    pins: list[fx.Node] = field(default_factory=list)
+    ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    selects: bool = False
+    reason: str = ""
+
+
+def barrier(node: fx.Node, reason: str) -> Step:
+    """The step of an operation of which nothing is known: every input entry stays."""
+    return Step(pins=list(node.all_input_nodes), reason=reason)

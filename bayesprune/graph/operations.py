@@ -1,0 +1,65 @@
+"""The operations that the analysis knows, grouped by what they do to the entries along a feature axis."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bayesprune import layers
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, layers.Conv1d, layers.Conv2d)
+LINEARS = (nn.Linear, layers.Linear)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+POINTWISE = (
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU, nn.LogSigmoid, nn.Mish,
+    nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink,
+)  # fmt: skip
+POOLS: dict[type[nn.Module], int] = {  # by the rank of their input
+    nn.MaxPool1d: 3, nn.AvgPool1d: 3, nn.AdaptiveAvgPool1d: 3, nn.AdaptiveMaxPool1d: 3,
+    nn.MaxPool2d: 4, nn.AvgPool2d: 4, nn.AdaptiveAvgPool2d: 4, nn.AdaptiveMaxPool2d: 4,
+}  # fmt: skip
+
+POINTWISE_FUNCTIONS: set[Callable[..., object]] = {
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.softplus, F.hardtanh, F.hardswish,
+    F.hardsigmoid, F.softsign, F.logsigmoid, torch.relu, torch.sigmoid, torch.tanh, torch.abs, torch.neg, torch.exp, torch.sqrt, torch.square,
+    torch.clamp, torch.sin, torch.cos, operator.neg, operator.pos, operator.pow, torch.pow,
+}  # fmt: skip
+POINTWISE_METHODS = {
+    "abs",
+    "clamp",
+    "clone",
+    "contiguous",
+    "exp",
+    "neg",
+    "pow",
+    "relu",
+    "sigmoid",
+    "sqrt",
+    "square",
+    "tanh",
+}
+BINARY_FUNCTIONS: set[Callable[..., object]] = {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.iadd, operator.isub, operator.imul, operator.itruediv,
+    torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum,
+}  # fmt: skip
+BINARY_METHODS = {"add", "sub", "mul", "div"}
+PRODUCTS: set[object] = {operator.mul, operator.imul, torch.mul, "mul"}
+SUMS: set[object] = {operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "sub"}
+CONCATENATIONS: set[Callable[..., object]] = {torch.cat, torch.concat, torch.concatenate}
+POOL_FUNCTIONS: dict[Callable[..., object], int] = {
+    F.max_pool1d: 3, F.avg_pool1d: 3, F.adaptive_avg_pool1d: 3, F.adaptive_max_pool1d: 3,
+    F.max_pool2d: 4, F.avg_pool2d: 4, F.adaptive_avg_pool2d: 4, F.adaptive_max_pool2d: 4,
+    torch.max_pool1d: 3, torch.max_pool2d: 4, torch.avg_pool1d: 3, torch.adaptive_avg_pool1d: 3,
+}  # fmt: skip
+REDUCTIONS: set[object] = {torch.mean, torch.amax, torch.amin, "mean", "amax", "amin"}
+DROPOUT_FUNCTIONS: set[Callable[..., object]] = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
+FLATTENS: set[object] = {torch.flatten, "flatten"}
+RESHAPES: set[object] = {torch.reshape, "reshape", "view"}
+INPLACE_OPERATORS: dict[object, Callable[..., object]] = {  # with what they do, out of place
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul, operator.itruediv: operator.truediv,
+}  # fmt: skip

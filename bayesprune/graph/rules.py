@@ -1,0 +1,208 @@
+"""What each operation of a traced network does to the entries of its inputs: one rule for each kind of operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.errors import GateError
+from bayesprune.graph import operations as ops
+from bayesprune.graph import entrywise as by
+from bayesprune.graph.calls import (
+    folds_constants,
+    is_depthwise,
+    is_flattening,
+    is_shape,
+    keeps_shape_free,
+    name_of,
+    overwritten,
+)
+from bayesprune.graph.entrywise import Known
+from bayesprune.graph.features import Features, Flow, Read, Step, barrier
+from bayesprune.graph.trace import Traced
+from bayesprune.layers import Gate
+
+
+class Rules:
+    """The rules for one network with some of its gates switched off.
+
+    Args:
+        traced: The network.
+        off: For gates that have entries switched off, where, shape ``(size,)``, bool.
+    """
+
+    def __init__(self, traced: Traced, off: Mapping[Gate, Tensor]):
+        self.traced = traced
+        self.off = off
+        self.num_ids = 0
+
+    def step(self, node: fx.Node, known: Known) -> Step:
+        """What ``node`` does, given what is known of its inputs.
+
+        Raises:
+            GateError: for a gate that does not fit what it gates.
+            TraceError: for a layer that does not fit its input.
+        """
+        if node.op in ("placeholder", "get_attr"):
+            return Step()
+        if node.op == "output":
+            return barrier(node, "is an output of the network")
+        if overwritten(self.traced, node):
+            return barrier(node, f"reaches {node.name}, whose output is overwritten in place while others read it")
+        if node.op == "call_module":
+            return self._module(node, known)
+        return self._function(node, known)
+
+    def fresh(self, size: int) -> Tensor:
+        """New ids for ``size`` physical entries."""
+        self.num_ids += size
+        return torch.arange(self.num_ids - size, self.num_ids)
+
+    # modules -------------------------------------------------------------------------------------------------------
+
+    def _module(self, node: fx.Node, known: Known) -> Step:
+        module, name = self.traced.module(node), str(node.target)
+        kind = type(module)
+        if name in self.traced.fixed:
+            return barrier(node, f"reaches {name}, which {self.traced.fixed[name]}")
+        if len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node):
+            return barrier(node, f"reaches {name}, which is not called with one tensor")
+        source = node.args[0]
+        x = known[source]
+        if isinstance(module, Gate):
+            return self._gate(node, module, source, x)
+        if isinstance(module, (*ops.LINEARS, *ops.CONVOLUTIONS)) and kind in (*ops.LINEARS, *ops.CONVOLUTIONS):
+            return self._layer(node, module, source, x)
+        if x is None:
+            return Step()
+        if kind in ops.BATCH_NORMS:
+            return by.batch_norm(node, module, source, x)  # type: ignore[arg-type]
+        if kind in ops.POINTWISE:
+            return by.pointwise(source, x, lambda value: module(value))  # type: ignore[misc]
+        if kind is nn.PReLU:
+            return by.prelu(node, module, source, x)  # type: ignore[arg-type]
+        if kind in ops.DROPOUTS:
+            return by.dropout(source, x, module.p)  # type: ignore[union-attr, arg-type]
+        if kind in ops.POOLS:
+            return by.pool(node, source, x, ops.POOLS[kind], vars(module))  # type: ignore[index]
+        if kind is nn.Flatten:
+            return by.flatten(node, source, x, module.start_dim, module.end_dim)  # type: ignore[union-attr, arg-type]
+        return barrier(node, f"reaches {name}, a {kind.__name__}, through which a removed structure cannot be followed")
+
+    def _gate(self, node: fx.Node, gate: Gate, source: fx.Node, x: Features | None) -> Step:
+        off = self.off.get(gate)
+        if gate.size == 1 and gate.index is None:
+            if x is None:
+                return Step()
+            value = torch.zeros_like(x.value) if off is not None and bool(off.all()) else x.value
+            return by.same(source, x, value)
+        if gate.dim not in (1, -1):
+            return barrier(node, f"is gated along dimension {gate.dim}; gates run along dimension 1 or -1")
+        value = torch.full((gate.size,), torch.nan, dtype=torch.float64)
+        if x is None:
+            return Step(Features(self.fresh(gate.size), by.silenced(value, off), gate.dim), selects=True)
+        seen = x.along(gate.dim)
+        if seen is None:
+            return barrier(
+                node, f"has its features along dimension {x.axis}, but the gate {node.target} runs along {gate.dim}"
+            )
+        src = self._gated_entries(node, gate, seen)
+        value = by.silenced(x.value[src], off)
+        rank = 2 if x.layout != "plain" else x.rank
+        out = Features(self.fresh(gate.size), value, gate.dim, rank)
+        return Step(out, flows=[Flow(source, src, torch.arange(gate.size))], selects=True)
+
+    def _gated_entries(self, node: fx.Node, gate: Gate, x: Features) -> Tensor:
+        """Which entry of ``x`` each of the gates multiplies."""
+        size = gate.in_size
+        count, rest = divmod(size, len(x))
+        if rest or (x.layout == "plain" and count != 1):
+            raise GateError(
+                f"gate {node.target!r} has {size} entries, but what it gates has {len(x)} features"
+                + (" (times the size of the map)" if x.layout != "plain" else "")
+                + "; make the gate's size equal to the number of features or channels before it"
+            )
+        entries = x.entries(size, str(node.target))
+        return entries if gate.index is None else entries[gate.index.cpu()]
+
+    def _layer(self, node: fx.Node, layer: nn.Module, source: fx.Node, x: Features | None) -> Step:
+        """A linear layer or a convolution, followed by its gate if it has one."""
+        if not all(isinstance(p, nn.Parameter) for p in (layer.weight, layer.bias) if p is not None):
+            return barrier(node, f"reaches {node.target}, whose weight is computed from other parameters")
+        if is_depthwise(layer):
+            step = by.depthwise(node, layer, source, x)
+        elif getattr(layer, "groups", 1) != 1:
+            return barrier(node, f"reaches {node.target}, a convolution in groups")
+        else:
+            step = self._dense(node, layer, source, x)
+        gate = getattr(layer, "gate", None)
+        if step.out is not None and gate is not None and gate in self.off:
+            off = self.off[gate].expand(len(step.out))
+            step.out = Features(step.out.ids, by.silenced(step.out.value, off), step.out.axis, step.out.rank)
+        return step
+
+    def _dense(self, node: fx.Node, layer: nn.Module, source: fx.Node, x: Features | None) -> Step:
+        if isinstance(layer, nn.Linear):
+            size, axis, outputs = layer.in_features, -1, layer.out_features
+            rank = None if x is None else 2 if x.layout != "plain" else x.rank
+            seen = None if x is None else x.along(-1)
+        else:
+            size, axis, outputs = layer.in_channels, 1, layer.out_channels  # type: ignore[assignment]
+            rank = layer.weight.dim()  # type: ignore[operator]
+            seen = x if x is not None and x.axis == 1 and x.rank in (None, rank) else None
+        out = Features(self.fresh(outputs), torch.full((outputs,), torch.nan, dtype=torch.float64), axis, rank)
+        if x is None:
+            return Step(out)
+        if seen is None:
+            return Step(out, pins=[source], reason=f"has its features along another dimension than {node.target} reads")
+        seen.entries(size, str(node.target))
+        must, reason = torch.zeros(len(x), dtype=torch.bool), ""
+        if layer.bias is None:
+            reason = f"{node.target} has no bias to take up the constant that is left"
+        elif not folds_constants(layer):
+            reason = f"{node.target} pads with zeros, so that the constant that is left does not fold into its bias"
+        if reason:
+            must = ~x.unknown & (x.value != 0)
+        return Step(out, reads=[Read(source, must, reason)])
+
+    # functions and methods -----------------------------------------------------------------------------------------
+
+    def _function(self, node: fx.Node, known: Known) -> Step:
+        inputs = node.all_input_nodes
+        features = [known[i] for i in inputs]
+        if is_shape(node):
+            return Step() if not inputs or keeps_shape_free(node) else barrier(node, "has its shape read in forward")
+        if all(f is None for f in features):
+            return Step()
+        rule = self._function_rule(node)
+        if rule is None:
+            return barrier(node, f"reaches {name_of(node)}, through which a removed structure cannot be followed")
+        return rule(node, known)
+
+    def _function_rule(self, node: fx.Node) -> Callable[[fx.Node, Known], Step] | None:
+        target: Any = node.target
+        one = len(node.all_input_nodes) == 1
+        if target in ops.BINARY_FUNCTIONS or (node.op == "call_method" and target in ops.BINARY_METHODS):
+            return by.elementwise if one else by.binary
+        if target in ops.CONCATENATIONS:
+            return by.concatenate
+        if is_flattening(node):
+            return lambda n, known: by.flatten(n, n.args[0], known[n.args[0]], 1, -1)  # type: ignore[arg-type, index]
+        if not one or not node.args or not isinstance(node.args[0], fx.Node):
+            return None
+        if target in ops.POINTWISE_FUNCTIONS or (node.op == "call_method" and target in ops.POINTWISE_METHODS):
+            return by.elementwise
+        if target in ops.POOL_FUNCTIONS:
+            return lambda n, known: by.pool(
+                n, n.args[0], known[n.args[0]], ops.POOL_FUNCTIONS[target], by.pool_arguments(n)
+            )  # type: ignore
+        if target in ops.DROPOUT_FUNCTIONS:
+            return lambda n, known: by.dropout(n.args[0], known[n.args[0]], 1.0)  # type: ignore[arg-type, index]
+        if target in ops.REDUCTIONS:
+            return by.reduce
+        if target in ops.FLATTENS:
+            return lambda n, known: by.flatten(n, n.args[0], known[n.args[0]], *by.flatten_dims(n))  # type: ignore[arg-type, index]
+        return None

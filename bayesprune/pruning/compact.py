@@ -1,0 +1,146 @@
+"""The plain, smaller PyTorch network that a gated network has become."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.graph import Traced, gates_of, trace
+from bayesprune.graph.calls import is_inplace
+from bayesprune.graph.operations import INPLACE_OPERATORS, SUMS
+from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.pruning.shrink import shrink
+
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {layer: layer.__bases__[0] for layer in GATED_LAYERS}
+
+
+def gated_network(model: nn.Module) -> nn.Module:
+    """The gated network within ``model``: what its method ``gated_network`` gives (a `BayesianNet`), or ``model`` itself."""
+    inner = getattr(model, "gated_network", None)
+    return inner() if callable(inner) else model
+
+
+def compact(model: nn.Module) -> nn.Module:
+    """Remove every structure whose gate is off (θ ≤ ½) and every gate, leaving a plain PyTorch network.
+
+    Its outputs are those of the gated network in eval mode (which uses the mode of its gates), up to rounding. ``model`` is not touched. Parameters keep
+    their names. Functions called with ``training=self.training`` are those of eval mode. A branch that is off is left out of a sum under the
+    assumption that it has the shape of what it is added to.
+
+    Args:
+        model: A `BayesianNet`, or a gated network.
+
+    Returns:
+        A ``torch.fx.GraphModule`` of torch's own modules and functions alone, in the training mode of ``model``.
+
+    Raises:
+        TraceError: if the forward pass cannot be followed.
+        GateError: for a gate that does not fit what it gates.
+    """
+    net = gated_network(model)
+    off = {name: gate.mode().detach().cpu() == 0 for name, gate in gates_of(net).items()}
+    smaller, _ = shrink(net, off, may_empty=True)
+    modes = {name: module.training for name, module in smaller.named_modules()}
+    traced = trace(smaller.eval())
+    for node, module in [(node, traced.module(node)) for node in traced.graph.nodes]:
+        if isinstance(module, Gate):
+            _lower_gate(traced, node, module)
+        elif isinstance(module, GATED_LAYERS):
+            _set_module(smaller, str(node.target), plain_layer(module))
+    plain = fx.GraphModule(smaller, traced.graph, class_name="CompactNet")
+    plain.graph.eliminate_dead_code()
+    plain.delete_all_unused_submodules()
+    plain.recompile()
+    for name, part in plain.named_modules():
+        part.training = modes.get(name, modes[""])
+    return plain
+
+
+@torch.no_grad()
+def plain_layer(layer: nn.Module) -> nn.Module:
+    """The torch layer that a gated layer is once its gates are fixed at their mode: rows of those that are off are 0."""
+    plain = copy.copy(layer)
+    plain.__dict__ = {
+        key: copy.copy(value) if isinstance(value, dict) else value for key, value in layer.__dict__.items()
+    }
+    plain.__class__ = PLAIN[type(layer)]
+    gate = plain._modules.pop("gate", plain.__dict__.pop("gate", None))
+    if isinstance(gate, Gate) and not bool(gate.mode().all()):
+        xi = gate.mode().to(layer.weight.dtype).expand(len(layer.weight))  # type: ignore[arg-type]
+        for name, parameter in layer._parameters.items():
+            if parameter is not None:
+                value = parameter * xi.view(-1, *[1] * (parameter.dim() - 1))
+                plain._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+    return plain
+
+
+def _lower_gate(traced: Traced, node: fx.Node, gate: Gate) -> None:
+    """Replace a gate that stands alone by what it does at its mode."""
+    source: Any = node.args[0]
+    on = gate.mode().bool()
+    with traced.graph.inserting_before(node):
+        if gate.index is not None:
+            source = traced.graph.call_function(
+                torch.index_select, (source, gate.dim, _buffer(traced, node, "index", gate.index))
+            )
+        if gate.size == 1 and not bool(on):
+            if _leave_sums(node):
+                return
+            source = traced.graph.call_function(torch.mul, (source, 0.0))
+        elif not bool(on.all()):
+            last = traced.graph.call_function(torch.transpose, (source, gate.dim, -1))
+            mask = _buffer(traced, node, "mask", on.to(gate.theta.dtype))
+            source = traced.graph.call_function(
+                torch.transpose, (traced.graph.call_function(torch.mul, (last, mask)), gate.dim, -1)
+            )
+    if source is node.args[0]:
+        _own_memory(traced, node)
+    node.replace_all_uses_with(source)
+    traced.graph.erase_node(node)
+
+
+def _leave_sums(node: fx.Node) -> bool:
+    """Take a branch that is off out of every sum that it is added in; whether nothing else used it."""
+    for user in list(node.users):
+        if user.target in SUMS and len(user.args) == 2 and not user.kwargs:
+            first, second = user.args
+            if second is node and isinstance(first, fx.Node):
+                user.replace_all_uses_with(first)
+            elif first is node and isinstance(second, fx.Node) and "sub" not in str(user.target):
+                user.replace_all_uses_with(second)
+            else:
+                continue
+            user.graph.erase_node(user)
+    return not node.users
+
+
+def _own_memory(traced: Traced, node: fx.Node) -> None:
+    """Let what reads a gate's output not write over it: without the gate it would write over the gate's input."""
+    for user in node.users:
+        if not is_inplace(traced, user) or user.args[:1] != (node,):
+            continue
+        module = traced.module(user)
+        if module is not None:
+            module.inplace = False  # type: ignore[assignment]
+        elif user.target in INPLACE_OPERATORS:
+            user.target = INPLACE_OPERATORS[user.target]
+        elif "inplace" in user.kwargs:
+            user.kwargs = {**user.kwargs, "inplace": False}
+        else:
+            user.target = str(user.target).rstrip("_")
+
+
+def _buffer(traced: Traced, node: fx.Node, kind: str, value: Tensor) -> fx.Node:
+    """A node that gives a tensor, kept as buffer ``kind`` of an empty module in the place of the gate."""
+    if isinstance(traced.module(node), Gate):
+        _set_module(traced.net, str(node.target), nn.Module())
+    traced.net.get_submodule(str(node.target)).register_buffer(kind, value.clone())
+    return traced.graph.get_attr(f"{node.target}.{kind}")
+
+
+def _set_module(net: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    net.get_submodule(parent).register_module(last, module)

@@ -1,0 +1,44 @@
+"""What a network costs: parameters, and multiply-adds for one example."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bayesprune.errors import ConfigError
+from bayesprune.layers import Gate
+from bayesprune.pruning.compact import gated_network
+from bayesprune.types import Cost
+
+
+def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
+    """Count parameters, and multiply-adds of matrix products and convolutions in eval mode.
+
+    Gates cost nothing; a gated network costs what it has without them (branches that are off by the mode of their gates are not computed, and
+    count as nothing in ``macs``). The model's mode and statistics stay as they are.
+
+    Args:
+        model: Any network, gated or not, or a `BayesianNet`.
+        example_input: Inputs, shape ``(B, ...)``; the first example is used. ``None`` leaves ``macs`` uncounted.
+
+    Raises:
+        ConfigError: for an ``example_input`` without examples.
+    """
+    net = gated_network(model)
+    gates = {id(p) for module in net.modules() if isinstance(module, Gate) for p in module.parameters(recurse=False)}
+    params = sum(p.numel() for p in net.parameters() if id(p) not in gates)
+    if example_input is None:
+        return Cost(params, None)
+    if example_input.dim() == 0 or len(example_input) == 0:
+        raise ConfigError(f"cost: example_input must hold at least one example, got shape {tuple(example_input.shape)}")
+    device = next((p.device for p in net.parameters()), example_input.device)
+    modes = {module: module.training for module in net.modules()}
+    try:
+        net.eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            net(example_input[:1].to(device))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return Cost(params, counter.get_total_flops() // 2)

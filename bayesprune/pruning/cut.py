@@ -1,0 +1,123 @@
+"""Cut entries out of the modules of a network, and note which were kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.graph import Analysis
+from bayesprune.graph.calls import is_depthwise
+from bayesprune.graph.operations import BATCH_NORMS, CONVOLUTIONS, LINEARS
+from bayesprune.layers import Gate
+
+
+class Cutter:
+    """Makes the modules of an analysed network smaller, in place.
+
+    Args:
+        analysis: What may go. Its network is edited.
+
+    Attributes:
+        kept: By name of a tensor that became smaller, the indices kept along every dimension; ``None`` for all.
+        folded: Names of biases that took up a constant.
+    """
+
+    def __init__(self, analysis: Analysis):
+        self.analysis = analysis
+        self.kept: dict[str, tuple[Tensor | None, ...]] = {}
+        self.folded: set[str] = set()
+
+    def cut(self) -> None:
+        """Cut every module that the analysis lets become smaller."""
+        traced = self.analysis.traced
+        for node in traced.graph.nodes:
+            module, name = traced.module(node), str(node.target)
+            if module is None or name in traced.fixed or self.analysis.known[node] is None:
+                continue
+            if isinstance(module, Gate):
+                self._gate(node, module, name)
+            elif type(module) in (*LINEARS, *CONVOLUTIONS):
+                self._layer(node, module, name)
+            elif type(module) in BATCH_NORMS:
+                self._batch_norm(node, module, name)
+            elif type(module) is nn.PReLU and module.num_parameters > 1:
+                self._tensor(name, module, "weight", self.analysis.kept(node, module.num_parameters))
+                module.num_parameters = module.weight.numel()
+
+    @torch.no_grad()
+    def _tensor(self, name: str, module: nn.Module, attribute: str, *masks: Tensor | None) -> None:
+        """Keep what ``masks``, one for each leading dimension, select of a parameter or buffer."""
+        old = getattr(module, attribute)
+        if old is None or all(mask is None or bool(mask.all()) for mask in masks):
+            return
+        index = [None if mask is None or bool(mask.all()) else mask.nonzero()[:, 0].to(old.device) for mask in masks]
+        value = old.detach()
+        for dim, chosen in enumerate(index):
+            if chosen is not None:
+                value = value.index_select(dim, chosen)
+        if isinstance(old, nn.Parameter):
+            setattr(module, attribute, nn.Parameter(value.clone(), requires_grad=old.requires_grad))
+        else:
+            setattr(module, attribute, value)
+        self.kept[f"{name}.{attribute}" if name else attribute] = (*index, *[None] * (old.dim() - len(index)))
+
+    def _layer(self, node: fx.Node, layer: Any, name: str) -> None:
+        linear = isinstance(layer, nn.Linear)
+        inputs, outputs = (layer.in_features, layer.out_features) if linear else (layer.in_channels, layer.out_channels)
+        stays = self.analysis.kept(node, outputs)
+        if is_depthwise(layer):
+            self._tensor(name, layer, "weight", stays)
+            layer.groups = layer.in_channels = layer.out_channels = len(layer.weight)
+        else:
+            read = self.analysis.kept(node.args[0], inputs) if self.analysis.steps[node].reads else None  # type: ignore[arg-type]
+            if read is not None:
+                self._fold(node, layer, name, inputs, read)
+            self._tensor(name, layer, "weight", stays, read)
+            sizes = layer.weight.shape
+            if linear:
+                layer.out_features, layer.in_features = sizes[0], sizes[1]
+            else:
+                layer.out_channels, layer.in_channels = sizes[0], sizes[1]
+        self._tensor(name, layer, "bias", stays)
+        gate = getattr(layer, "gate", None)
+        if gate is not None and gate.size == outputs:
+            self._own_gate(gate, f"{name}.gate", stays)
+
+    @torch.no_grad()
+    def _fold(self, node: fx.Node, layer: Any, name: str, inputs: int, read: Tensor) -> None:
+        """Add what the constants among the lost inputs contribute to the bias, in float64."""
+        constants = torch.where(read, 0.0, self.analysis.constants(node.args[0], inputs))  # type: ignore[arg-type]
+        if layer.bias is None or not bool(constants.any()):
+            return
+        taps = (
+            layer.weight.detach().double().flatten(2).sum(2)
+            if layer.weight.dim() > 2
+            else layer.weight.detach().double()
+        )
+        layer.bias.copy_(layer.bias.double() + taps @ constants.to(taps.device))
+        self.folded.add(f"{name}.bias" if name else "bias")
+
+    def _batch_norm(self, node: fx.Node, norm: Any, name: str) -> None:
+        mask = self.analysis.kept(node, norm.num_features)
+        for attribute in ("weight", "bias", "running_mean", "running_var"):
+            self._tensor(name, norm, attribute, mask)
+        norm.num_features = int(mask.sum())
+
+    def _own_gate(self, gate: Gate, name: str, mask: Tensor) -> None:
+        self._tensor(name, gate, "theta", mask)
+        gate.size = gate.in_size = len(gate.theta)
+
+    def _gate(self, node: fx.Node, gate: Gate, name: str) -> None:
+        """A gate that stands alone selects where its input keeps more entries than its output."""
+        if not self.analysis.steps[node].selects:
+            return
+        out = self.analysis.kept(node, gate.size)
+        source = self.analysis.kept(node.args[0], gate.in_size)  # type: ignore[arg-type]
+        index = torch.arange(gate.in_size) if gate.index is None else gate.index.cpu()
+        position = source.cumsum(0) - 1
+        chosen = position[index[out]]
+        self._tensor(name, gate, "theta", out)
+        gate.size, gate.in_size = int(out.sum()), int(source.sum())
+        gate.index = None if gate.size == gate.in_size else chosen.to(gate.theta.device)

@@ -1,0 +1,96 @@
+"""A smaller network of the same modules: what gates silence is cut out of every layer that holds a part of it."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.errors import ConfigError, GateError
+from bayesprune.graph import Analysis, gates_of, trace
+from bayesprune.layers import Gate, Residual
+from bayesprune.pruning.cut import Cutter
+from bayesprune.types import IndexMap
+
+
+def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False) -> tuple[nn.Module, IndexMap]:
+    """Remove what gates silence. The outputs stay what they are with these gates off; ``net`` is not touched.
+
+    Modules keep their names and classes, so that the forward pass of user modules still works. A `layers.Residual` whose gate is off becomes
+    a ``torch.nn.Sequential`` of its ``shortcut``. A gate that is off where its entry cannot go (it is added to something else, say) stays,
+    with θ = 0. Outputs are equal in eval mode; in training mode too, unless a constant other than 0 was folded through a BatchNorm.
+
+    Args:
+        net: Gated network.
+        off: By gate name (see `gates_of`), which of its gates to switch off, shape ``(size,)``, bool. Names may be missing.
+        may_empty: Whether a layer may lose all of its inputs; it then keeps one, which is zero. By default that is refused.
+
+    Returns:
+        The smaller network, disconnected from any `Draw`, and the index map from the old tensors to its own.
+
+    Raises:
+        ConfigError: for a name that is no gate, or a mask of another shape.
+        GateError: if a layer would be left without input.
+        TraceError: if the forward pass cannot be followed.
+    """
+    masks = _checked(net, off)
+    smaller = copy.deepcopy(net)
+    _drop_branches(smaller, masks)
+    gates = gates_of(smaller)
+    for gate in gates.values():
+        gate.draw, gate.slot = None, 0
+    silent = {gates[name]: mask for name, mask in masks.items() if name in gates and bool(mask.any())}
+    _silence(silent)
+    analysis = Analysis(trace(smaller), silent)
+    if analysis.emptied and not may_empty:
+        raise GateError(
+            f"layer {analysis.emptied[0]!r} would be left without any input if these gates were off; keep at least one gate before it on, "
+            "or put the layers in between into a layers.Residual"
+        )
+    cutter = Cutter(analysis)
+    cutter.cut()
+    index = IndexMap(folded=cutter.folded)
+    for name, tensor in [*smaller.named_parameters(), *smaller.named_buffers()]:
+        if not name.endswith("index") or not isinstance(smaller.get_submodule(name.rpartition(".")[0]), Gate):
+            index.kept[name] = cutter.kept.get(name, (None,) * tensor.dim())
+    return smaller, index
+
+
+def _checked(net: nn.Module, off: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks on the CPU."""
+    gates, masks = gates_of(net), {}
+    for name, mask in off.items():
+        if name not in gates:
+            raise ConfigError(
+                f"shrink: the network has no gate {name!r}; it has {', '.join(map(repr, gates)) or 'none'}"
+            )
+        if mask.dtype != torch.bool or mask.shape != (gates[name].size,):
+            raise ConfigError(
+                f"shrink: the mask of gate {name!r} must be bool of shape ({gates[name].size},), got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+        masks[name] = mask.detach().cpu()
+    return masks
+
+
+def _drop_branches(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Replace every residual block whose gate is off by its by-pass, which keeps its name ``shortcut``."""
+    for name, mask in masks.items():
+        parent, _, last = name.rpartition(".")
+        try:
+            block = net.get_submodule(name)
+        except AttributeError:  # within a branch that has gone
+            continue
+        if isinstance(block, Residual) and type(block).forward is Residual.forward and bool(mask.all()):
+            bypass = nn.Sequential(OrderedDict(shortcut=block.shortcut))
+            bypass.training = block.training
+            net.get_submodule(parent).register_module(last, bypass)
+
+
+@torch.no_grad()
+def _silence(silent: Mapping[Gate, Tensor]) -> None:
+    """Set θ of gates that are off to 0, for those that stay."""
+    for gate, mask in silent.items():
+        gate.theta[mask.to(gate.theta.device)] = 0.0

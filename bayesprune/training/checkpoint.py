@@ -1,0 +1,44 @@
+"""Checkpoints: whole or not there, verified before they are believed, and read without executing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import torch
+
+from bayesprune.errors import CheckpointError
+from bayesprune.training.atomic import write_atomically
+
+MAGIC = b"bayesprune checkpoint 1\n"
+
+
+def write_checkpoint(path: Path, state: dict) -> None:
+    """Write ``state`` (tensors and plain values) with its SHA-256 before it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomically(path, MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The state that `write_checkpoint` wrote, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing, not a checkpoint, truncated or altered.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; a run writes one at the end of every epoch")
+    content = path.read_bytes()
+    if not content.startswith(MAGIC):
+        raise CheckpointError(f"{path} is not a checkpoint of this version of bayesprune; start the run anew")
+    digest, payload = content[len(MAGIC) : len(MAGIC) + 64], content[len(MAGIC) + 65 :]
+    if hashlib.sha256(payload).hexdigest().encode() != digest:
+        raise CheckpointError(f"{path} is truncated or was altered: its contents do not match its checksum; start the run anew")
+    try:
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

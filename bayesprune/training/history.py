@@ -1,0 +1,85 @@
+"""What happened during a run: one row an epoch, the gates' path, and every removal with its evidence."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bayesprune.training.atomic import write_atomically
+from bayesprune.types import Removal
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        phase: ``sample``, ``settle`` or ``fine-tune``, at its end.
+        loss: Mean of the data term plus Σ ρ_s θ_s plus λ/(2N) ‖M‖², nats per example.
+        nll: Mean negative log-likelihood of the training batches as they came, nats per example.
+        val_nll: The same on the validation loader in eval mode; NaN without one.
+        val_accuracy: Accuracy there, 0 to 1; NaN without one, or where targets are not classes.
+        gates_left: Structures not removed.
+        gates_converged: Fraction of all starting gates that are removed or have θ within 0.01 of 0 or 1.
+        params: Parameters left.
+        macs: Multiply-adds of one example left, all remaining gates on.
+        seconds: Duration.
+    """
+
+    epoch: int
+    phase: str
+    loss: float
+    nll: float
+    val_nll: float
+    val_accuracy: float
+    gates_left: int
+    gates_converged: float
+    params: int
+    macs: int
+    seconds: float
+
+
+@dataclass
+class History:
+    """The record of a run.
+
+    Attributes:
+        rows: One row an epoch.
+        removals: Every removed structure, in order.
+        thetas: By gate name, one vector an epoch with θ of all *starting* gates (0 where removed), the first at the start.
+    """
+
+    rows: list[EpochRow] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
+    thetas: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def write_csv(self, path: Path) -> None:
+        """Write the rows as CSV, atomically."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [f.name for f in fields(EpochRow)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        write_atomically(path, text.getvalue().encode())
+
+    def state(self) -> dict:
+        """The record as tensors and plain values, for a checkpoint."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "removals": [removal.as_dict() for removal in self.removals],
+            "thetas": {name: torch.stack(path) for name, path in self.thetas.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: dict) -> History:
+        """The record that `state` wrote."""
+        return cls(
+            rows=[EpochRow(**row) for row in state["rows"]],
+            removals=[Removal(**removal) for removal in state["removals"]],
+            thetas={name: list(path) for name, path in state["thetas"].items()},
+        )

@@ -1,0 +1,291 @@
+"""`fit`: train a Bayesian network, let it prune itself, and leave a record and a checkpoint at every epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
+from bayesprune.infer.estimators import Estimator
+from bayesprune.pruning import cost
+from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
+from bayesprune.training.gates import GateUpdates
+from bayesprune.training.history import EpochRow, History
+from bayesprune.training.metrics import Score, evaluate
+from bayesprune.training.schedule import Schedule
+from bayesprune.training.surgeon import Surgeon
+
+Loader = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How `fit` trains, with defaults that serve.
+
+    Attributes:
+        lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it.
+        optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's density enters as
+            coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW does not).
+        estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
+        every: Take a step on θ at every so-many-th step of the weights.
+        schedule: Fields of `Schedule` to set, e.g. ``{"sample": 0.4}``.
+        patience: Consecutive checks that must agree before a structure is removed.
+    """
+
+    lr: float = 2e-3
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    estimator: str | Estimator = "auto"
+    every: int = 1
+    schedule: dict[str, Any] = field(default_factory=dict)
+    patience: int = 2
+
+
+def fit(
+    net: BayesianNet,
+    train_loader: Loader,
+    *,
+    epochs: int,
+    val_loader: Loader | None = None,
+    prune: bool = True,
+    settings: Settings | None = None,
+    out: str | Path | None = None,
+    on_epoch: Callable[[EpochRow], None] | None = None,
+) -> History:
+    """Train ``net``, removing structures as their gates converge.
+
+    Args:
+        net: The network; it is smaller afterwards.
+        train_loader: Batches ``(x, y)`` with a length; if it has ``set_epoch``, that is called with the epoch's number (from 0).
+        epochs: Length of the run.
+        val_loader: Batches to score after every epoch.
+        prune: Whether structures are removed while training; if not, gates converge all the same and `compact` removes them.
+        settings: How to train.
+        out: Folder for ``checkpoint.pt`` and ``history.csv``, written after every epoch. If it holds a checkpoint of the same network and run, training
+            goes on from there and ends with the same numbers as an unbroken run.
+        on_epoch: Called with every finished row.
+
+    Returns:
+        The record of the whole run. Losses are in nats per example.
+
+    Raises:
+        ConfigError: for settings that cannot work.
+        DataError: for data that do not fit the network, or that are not finite.
+        CheckpointError: if the checkpoint in ``out`` is damaged or of another network.
+        NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint.
+    """
+    trainer = Trainer(net, train_loader, epochs, prune, settings or Settings())
+    path = None if out is None else Path(out) / "checkpoint.pt"
+    if path is not None and path.exists():
+        trainer.load(read_checkpoint(path), path)
+    while trainer.epoch < epochs:
+        row = trainer.run_epoch(val_loader, path)
+        if path is not None:
+            write_checkpoint(path, trainer.state())
+            trainer.history.write_csv(path.parent / "history.csv")
+        if on_epoch is not None:
+            on_epoch(row)
+    return trainer.history
+
+
+class Trainer:
+    """The state of a run between two epochs."""
+
+    def __init__(self, net: BayesianNet, loader: Loader, epochs: int, prune: bool, settings: Settings):
+        self.net, self.loader, self.prune, self.settings = net, loader, prune, settings
+        self.example = _check_data(net, loader)
+        self.schedule = Schedule(epochs, len(loader), **settings.schedule)  # type: ignore[arg-type]
+        self.estimator = get_estimator(settings.estimator)
+        decay = net.weight_precision / net.num_data
+        extra = {"fused": True} if settings.optimizer is torch.optim.Adam else {}
+        self.optimizer = settings.optimizer(list(net.weights().values()), lr=settings.lr, weight_decay=decay, **extra)
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            raise ConfigError("fit: AdamW decouples weight decay from the gradient, but the slab's density is part of the loss; use Adam or SGD")
+        self.updates = GateUpdates(net)
+        self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
+        self.history = History(removals=self.surgeon.removals)
+        self.fingerprint = {name: list(p.shape) for name, p in net.net.named_parameters()}
+        self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
+        self.epoch = self.step = 0
+        self._remember_thetas()
+
+    def run_epoch(self, val_loader: Loader | None, checkpoint: Path | None) -> EpochRow:
+        """Train for one epoch, score, and append a row to the history."""
+        began = time.perf_counter()
+        self.net.train()
+        if hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(self.epoch)
+        device = self.net.theta.device
+        total = torch.zeros((), device=device)
+        count = 0
+        for x, y in self.loader:
+            total += self._train_step(x.to(device, non_blocking=True), y.to(device, non_blocking=True)) * len(y)
+            count += len(y)
+            self._after_step(x, y)
+        nll = float(total) / count
+        if not torch.isfinite(total):
+            last = f"the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else "no checkpoint was written yet"
+            raise NonFiniteLossError(
+                f"the training loss was {nll} in epoch {self.epoch + 1}; {last}. Try a lower learning rate (now {self.settings.lr}) or check the inputs' scale"
+            )
+        if self.schedule.phase(self.step - 1) == "sample":
+            self.updates.look()
+            if self.prune:
+                self.surgeon.check(self.step)
+        score = evaluate(self.net, val_loader) if val_loader is not None else Score(float("nan"), float("nan"))
+        self.epoch += 1
+        self._remember_thetas()
+        self.history.rows.append(self._row(nll, score, time.perf_counter() - began))
+        return self.history.rows[-1]
+
+    def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step of the weights and, while sampling, of θ. Returns the batch's mean loss without waiting for the device."""
+        net, schedule = self.net, self.schedule
+        rate = self.settings.lr * schedule.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        objective = BatchObjective(net, x, y)
+        xi = net.sample_gates(x)
+        moves = schedule.phase(self.step) == "sample" and self.step % self.settings.every == 0
+        if moves:
+            loss = self.estimator(objective, net.theta, xi, net.price)
+        else:
+            loss = objective.losses(xi, skip=True).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if moves:
+            self.updates.sampled(schedule.sampling_step(self.step) * self.settings.every)
+        return loss.detach()
+
+    def _after_step(self, x: Tensor, y: Tensor) -> None:
+        """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
+        schedule = self.schedule
+        if schedule.phase(self.step) == "settle" and self.net.num_gates:
+            position = (self.step - schedule.sample_end) % schedule.settle_every
+            if position < schedule.settle_batches:
+                self.updates.measure(x, y)
+            if position == schedule.settle_every - 1:
+                self.updates.settle(schedule.settling_step(self.step))
+                if self.prune:
+                    self.surgeon.check(self.step + 1)
+        self.step += 1
+
+    # records -------------------------------------------------------------------------------------------------------
+
+    def _remember_thetas(self) -> None:
+        """Append θ of all starting gates, 0 where removed, to the history."""
+        present = self.net.gate_probs()
+        for name, size in self.start_gates.items():
+            full = torch.zeros(size)
+            if name in present:
+                full[self.surgeon.origin[name]] = present[name].cpu()
+            self.history.thetas.setdefault(name, []).append(full)
+
+    def _row(self, nll: float, score: Score, seconds: float) -> EpochRow:
+        net = self.net
+        theta = net.theta.detach()
+        interior = int(((theta > 0.01) & (theta < 0.99)).sum())
+        size = cost(net, self.example)
+        return EpochRow(
+            epoch=self.epoch,
+            phase=self.schedule.phase(self.step - 1),
+            loss=nll + float((net.price * theta).sum()) + float(net.slab_penalty().detach()),
+            nll=nll,
+            val_nll=score.nll,
+            val_accuracy=score.accuracy,
+            gates_left=net.num_gates,
+            gates_converged=1 - interior / sum(self.start_gates.values()),
+            params=size.params,
+            macs=size.macs,
+            seconds=seconds,
+        )
+
+    # checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict:
+        """Everything that the rest of the run depends on."""
+        return {
+            "fingerprint": self.fingerprint,
+            "epochs": self.schedule.epochs,
+            "steps_per_epoch": self.schedule.steps_per_epoch,
+            "epoch": self.epoch,
+            "step": self.step,
+            "origin": self.surgeon.origin,
+            "agreed": self.surgeon.monitor.agreed.cpu(),
+            "updates": self.updates.state(),
+            "network": self.net.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history.state(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load(self, state: dict, path: Path) -> None:
+        """Take up the state of a checkpoint of the same network and run.
+
+        Raises:
+            CheckpointError: if network, number of epochs or data differ from the checkpoint's.
+        """
+        for key, mine in (
+            ("fingerprint", self.fingerprint),
+            ("epochs", self.schedule.epochs),
+            ("steps_per_epoch", self.schedule.steps_per_epoch),
+        ):
+            if state[key] != mine:
+                raise CheckpointError(
+                    f"{path} belongs to another run: its {key} is {_short(state[key])}, here it is {_short(mine)}; resume with the same network, data and "
+                    "epochs, or start in another folder"
+                )
+        self.surgeon.remove(state["origin"])
+        self.net.net.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates.load(state["updates"])
+        self.surgeon.monitor.agreed = state["agreed"].to(self.net.theta.device)
+        self.history = History.from_state(state["history"])
+        self.surgeon.removals = self.history.removals
+        self.epoch, self.step = state["epoch"], state["step"]
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def _check_data(net: BayesianNet, loader: Loader) -> Tensor:
+    """Refuse data that cannot be trained on; returns one example.
+
+    Raises:
+        ConfigError: for a loader without a length, or of another size than ``num_data``.
+        DataError: for an empty loader, inputs that are not finite, targets that do not fit the outputs.
+    """
+    if not isinstance(loader, Sized):
+        raise ConfigError("fit: the train_loader must have a length (len(train_loader) batches an epoch), so that the run's schedule is known")
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, Sized) and len(dataset) != net.num_data:
+        raise ConfigError(
+            f"fit: the BayesianNet was built with num_data={net.num_data}, but the train_loader's data set has {len(dataset)} examples; they must agree, "
+            "because num_data weighs prior against data"
+        )
+    batch = next(iter(loader), None)
+    if batch is None:
+        raise DataError("fit: the train_loader gave no batch; expected at least one example")
+    device = net.theta.device
+    x, y = batch[0].to(device), batch[1].to(device)
+    if not bool(torch.isfinite(x).all()):
+        raise DataError("fit: the first training batch holds NaN or infinite inputs; remove or impute them")
+    was_training = net.training
+    net.eval()
+    with torch.no_grad():
+        net.likelihood.check(net(x), y)
+    net.train(was_training)
+    return x[:1]

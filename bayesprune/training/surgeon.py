@@ -1,0 +1,140 @@
+"""Make a network that is being trained smaller, and everything that follows it."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.errors import GateError
+from bayesprune.infer import BayesianNet
+from bayesprune.layers import Residual
+from bayesprune.optim import remap_optimizer
+from bayesprune.pruning import RemovalMonitor, shrink
+from bayesprune.training.gates import GateUpdates
+from bayesprune.types import IndexMap, Removal
+
+
+class Surgeon:
+    """Removes structures from a `BayesianNet` together with their optimiser state, and keeps the books.
+
+    Args:
+        net: The network.
+        optimizer: The optimiser of its weights.
+        updates: The steps of θ.
+        patience: Consecutive checks before a removal.
+
+    Attributes:
+        origin: By gate name, the indices that the surviving gates had at the start.
+        removals: Every removal so far.
+    """
+
+    def __init__(self, net: BayesianNet, optimizer: torch.optim.Optimizer, updates: GateUpdates, patience: int = 2):
+        self.net, self.optimizer, self.updates = net, optimizer, updates
+        self.monitor = RemovalMonitor(net.num_gates, patience, net.theta.device)
+        self.origin = {name: torch.arange(len(theta)) for name, theta in net.gate_probs().items()}
+        self.removals: list[Removal] = []
+
+    def check(self, step: int) -> bool:
+        """Look at every gate once and remove what may go.
+
+        Args:
+            step: The step that is done, for the log.
+
+        Returns:
+            Whether the network became smaller.
+        """
+        ready = self.monitor.check(self.net.theta.detach(), self.updates.gain)
+        if not bool(ready.any()):
+            return False
+        off = {name: mask for name, mask in self.net.by_gate(ready).items() if bool(mask.any())}
+        for name, mask in off.items():
+            if bool(mask.all()) and not isinstance(self.net.net.get_submodule(name), Residual):
+                self._spare(name, mask)
+        off = {name: mask for name, mask in off.items() if bool(mask.any())}
+        try:
+            smaller, index = shrink(self.net.net, off)
+        except GateError as error:
+            warnings.warn(f"removal put off: {error}", stacklevel=2)
+            self.monitor.reset()
+            return False
+        self._log(step, smaller, index)
+        self._follow(smaller, index)
+        return True
+
+    def _spare(self, name: str, mask: Tensor) -> None:
+        """Keep the last structure of a layer without a by-pass."""
+        gain = self.net.by_gate(self.updates.gain)[name]
+        best = int(gain.argmin())
+        mask[best] = False
+        with torch.no_grad():
+            self.net.by_gate(self.net.theta)[name][best] = 1.0
+        warnings.warn(
+            f"every structure of {name!r} was due for removal; the last one (index {int(self.origin[name][best])}) is kept, because the layer has no "
+            "by-pass. log_gamma is too high for this network, or the layer needs a Residual around it",
+            stacklevel=3,
+        )
+
+    def remove(self, survivors: dict[str, Tensor]) -> None:
+        """Remove, without a log, all but the structures of these starting indices: how a checkpoint is taken up."""
+        off = {}
+        for name, origin in self.origin.items():
+            alive = torch.isin(origin, survivors[name]) if name in survivors else torch.zeros(len(origin), dtype=torch.bool)
+            if not bool(alive.all()):
+                off[name] = ~alive
+        if off:
+            self._follow(*shrink(self.net.net, off))
+
+    def _kept(self, index: IndexMap) -> dict[str, Tensor]:
+        """By gate name, which of its present entries stay; names that vanish are missing."""
+        kept = {}
+        for name in self.net.gate_names:
+            module = self.net.net.get_submodule(name)
+            parameter = f"{name}.theta" if hasattr(module, "theta") else f"{name}.gate.theta"
+            if parameter in index.kept:
+                chosen = index.kept[parameter][0]
+                kept[name] = torch.arange(len(self.origin[name])) if chosen is None else chosen.cpu()
+        return kept
+
+    def _log(self, step: int, smaller: nn.Module, index: IndexMap) -> None:
+        kept = self._kept(index)
+        thetas, gains = self.net.by_gate(self.net.theta.detach().cpu()), self.net.by_gate(self.updates.gain.cpu())
+        for name in self.net.gate_names:
+            gone = torch.ones(len(thetas[name]), dtype=torch.bool)
+            if name in kept:
+                gone[kept[name]] = False
+            norms = _structure_norms(self.net.net.get_submodule(name), len(gone))
+            for s in gone.nonzero()[:, 0].tolist():
+                self.removals.append(
+                    Removal(step, name, int(self.origin[name][s]), float(thetas[name][s]), float(gains[name][s]), float(norms[s]))
+                )
+
+    def _follow(self, smaller: nn.Module, index: IndexMap) -> None:
+        """Let prices, estimates, monitor and optimiser go on with the smaller network."""
+        net, kept = self.net, self._kept(index)
+        entries = []
+        start = 0
+        for name, size in zip(net.gate_names, net.draw.sizes, strict=True):
+            if name in kept:
+                entries.append(start + kept[name])
+            start += size
+        chosen = torch.cat(entries).to(net.theta.device) if entries else torch.zeros(0, dtype=torch.long)
+        old = net.weights()
+        net.replace(smaller, net.log_gamma[chosen])
+        self.updates.keep(chosen)
+        self.monitor.keep(chosen)
+        remap_optimizer(self.optimizer, old, net.weights(), index)
+        self.origin = {name: self.origin[name][kept[name]] for name in self.origin if name in kept}
+
+
+def _structure_norms(module: nn.Module, size: int) -> Tensor:
+    """‖M_s‖ of each structure of a gated module, shape ``(size,)``: its rows of the writing layer, or the whole branch."""
+    if isinstance(module, Residual):
+        return torch.stack([p.detach().square().sum() for p in module.body.parameters()]).sum().sqrt().expand(size).cpu()
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        return torch.zeros(size)
+    if len(weight) != size:
+        return weight.detach().norm().expand(size).cpu()
+    return weight.detach().flatten(1).norm(dim=1).cpu()

@@ -1,0 +1,179 @@
+"""A run that was stopped and resumed ends with the numbers and the network of one that was not."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import bayesprune.cli.app
+from bayesprune.cli.progress import Display
+from bayesprune.training import EpochRow
+from bayesprune.training.checkpoint import read_checkpoint
+from tests.cli.verify import TINY, listing, run, verify_done, verify_refused
+
+KILLED = """
+import os, signal, sys
+from bayesprune.cli import main
+from bayesprune.training.loop import Trainer
+train_step = Trainer._train_step
+def step(self, x, y):
+    if self.epoch == 3 and self.step == 3 * self.schedule.steps_per_epoch + 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_step(self, x, y)
+Trainer._train_step = step
+main()
+"""
+
+
+def numbers(folder: Path) -> dict[str, object]:
+    """``result.json`` and ``history.csv`` without durations, and ``removals.csv``."""
+    result = json.loads((folder / "result.json").read_text())
+    result.pop("seconds")
+    history = [line.rpartition(",")[0] for line in (folder / "history.csv").read_text().splitlines()]
+    return {"result": result, "history": history, "removals": (folder / "removals.csv").read_text()}
+
+
+def verify_same_end(resumed: Path, unbroken: Path) -> None:
+    """Both runs ended with the same numbers, files and tensors."""
+    assert listing(resumed) == listing(unbroken)
+    assert numbers(resumed) == numbers(unbroken)
+    mine, theirs = (load_file(folder / "model.safetensors") for folder in (resumed, unbroken))
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert (
+        read_checkpoint(resumed / "checkpoint.pt")["origin"].keys()
+        == read_checkpoint(unbroken / "checkpoint.pt")["origin"].keys()
+    )
+
+
+def start_and_stop(folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Start the run that the fixture ``finished`` made, and stop it when ``epoch`` is done."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self: Display, row: EpochRow) -> None:
+        if row.epoch == epoch:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bayesprune.cli.app.Display, "__call__", stop)
+        with pytest.raises(Stopped):
+            run("train", *TINY, "--seed", "3", "--out", folder)
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 5])
+def test_a_stopped_run_ends_as_an_unbroken_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+):
+    folder = tmp_path / "stopped"
+    start_and_stop(folder, monkeypatch, epoch)
+    assert listing(folder) == ["checkpoint.pt", "config.json", "history.csv"]
+    torch.manual_seed(99)
+    lines = verify_done("train", "--resume", folder).splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch")] == [f"{k}/6" for k in range(epoch + 1, 7)]
+    verify_same_end(folder, finished)
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(finished: Path, tmp_path: Path):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, "train", *TINY, "--seed", "3", "--out", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    state = read_checkpoint(folder / "checkpoint.pt")
+    assert state["epoch"] == 3
+    assert sum(len(origin) for origin in state["origin"].values()) < 464
+    assert listing(folder) == ["checkpoint.pt", "config.json", "history.csv"]
+    verify_done("train", "--resume", folder)
+    verify_same_end(folder, finished)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(finished: Path, tmp_path: Path):
+    folder = tmp_path / "young"
+    folder.mkdir()
+    shutil.copy(finished / "config.json", folder)
+    verify_done("train", "--resume", folder)
+    verify_same_end(folder, finished)
+
+
+def test_a_run_killed_while_it_wrote_its_results_writes_them_again(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "late"))
+    for name in ("result.json", "gates.png", "model.safetensors"):
+        (folder / name).unlink()
+    verify_done("train", "--resume", folder)
+    verify_same_end(folder, finished)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(finished: Path):
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    assert "is finished" in verify_done("train", "--resume", finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_options_that_agree_with_the_run_may_be_given(finished: Path):
+    options = ("--epochs", "6", "--net", "lenet300", "--seed", "3", "--data-dir", "elsewhere", "--out", finished)
+    assert "is finished" in verify_done("train", "--resume", finished, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--epochs", "7"), ("--epochs 7 contradicts", "--epochs 6")),
+        (("--seed", "0"), ("--seed 0 contradicts", "--seed 3")),
+        (("--batch-size", "64"), ("--batch-size 64 contradicts", "--batch-size 32")),
+        (("--net", "resmlp"), ("--net resmlp contradicts", "--net lenet300")),
+        (("--out", "elsewhere"), ("--out elsewhere contradicts --resume",)),
+    ],
+)
+def test_options_that_contradict_the_run_are_refused(finished: Path, options: tuple[str, ...], says: tuple[str, ...]):
+    (finished / "result.json").unlink()
+    before = listing(finished)
+    verify_refused("train", "--resume", finished, *options, says=says)
+    assert listing(finished) == before
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    verify_refused("train", "--resume", tmp_path / "nowhere", says=("is not the folder of a run", "config.json"))
+    assert listing(tmp_path) == []
+
+
+def truncate(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def alter(content: bytes) -> bytes:
+    return content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
+
+
+@pytest.mark.parametrize("damage", [truncate, alter, lambda content: b"not a checkpoint"])
+def test_a_damaged_checkpoint_is_refused(finished: Path, damage):
+    (finished / "result.json").unlink()
+    checkpoint = finished / "checkpoint.pt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    before = listing(finished)
+    verify_refused("train", "--resume", finished, says=(str(checkpoint),))
+    assert listing(finished) == before
+
+
+def test_a_checkpoint_of_another_network_is_refused(finished: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    verify_done("train", *TINY, "--epochs", "1", "--net", "resmlp3", "--log-gamma", "0.001", "--out", other)
+    (finished / "result.json").unlink()
+    shutil.copy(other / "checkpoint.pt", finished)
+    verify_refused("train", "--resume", finished, says=("another run", "fingerprint"))
+
+
+def test_a_damaged_config_is_refused(finished: Path):
+    config = finished / "config.json"
+    for content in ("{", "[]", json.dumps({"options": {"net": "lenet300"}, "input_shape": [1]})):
+        config.write_text(content)
+        verify_refused("train", "--resume", finished, says=(str(config), "damaged"))

@@ -1,0 +1,207 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import bayesprune.cli.app
+from bayesprune.cli.config import RunConfig
+from bayesprune.data import load, loaders
+from bayesprune.networks import build
+from bayesprune.pruning import cost
+from bayesprune.pruning import load as load_network
+from bayesprune.training import EpochRow, evaluate
+from tests.cli.verify import TINY, listing, run, verify_done, verify_refused
+
+FILES = [
+    "checkpoint.pt",
+    "config.json",
+    "gates.png",
+    "history.csv",
+    "model.safetensors",
+    "removals.csv",
+    "result.json",
+]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_its_files_and_no_others(finished: Path):
+    assert listing(finished) == FILES
+
+
+def test_the_result_is_that_of_the_saved_network(finished: Path):
+    result = json.loads((finished / "result.json").read_text())
+    splits = load("digits", limit=300)
+    network = load_network(finished / "model.safetensors")
+    score = evaluate(network, loaders(splits, 32, 0)[1])
+    size = cost(network, splits.test[:1][0])
+    assert result["accuracy"] == pytest.approx(score.accuracy, abs=1e-12)
+    assert result["nll"] == pytest.approx(score.nll, rel=1e-6)
+    assert (result["params"], result["macs"]) == (size.params, size.macs)
+    assert not network.training
+
+
+def test_the_result_tells_the_run(finished: Path):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["dense_accuracy_not_measured"] is True
+    assert (result["dense_params"], result["dense_macs"]) == (50_610, 64 * 300 + 300 * 100 + 100 * 10)
+    assert (result["gates"], result["epochs"], result["seed"], result["device"]) == (464, 6, 3, "cpu")
+    assert (result["network"], result["data"], result["log_gamma"]) == ("lenet300", "digits", 1.5)
+    assert set(result["versions"]) == {"bayesprune", "torch", "pyro", "python"}
+    assert result["versions"]["torch"] == torch.__version__
+
+
+def test_history_and_removals_add_up_to_the_result(finished: Path):
+    result = json.loads((finished / "result.json").read_text())
+    rows, removals = table(finished / "history.csv"), table(finished / "removals.csv")
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert result["seconds"] == pytest.approx(sum(float(row["seconds"]) for row in rows))
+    assert result["gates_converged"] == pytest.approx(float(rows[-1]["gates_converged"]))
+    assert 464 - len(removals) == int(rows[-1]["gates_left"]) >= result["gates_left"]
+    assert result["params"] <= int(rows[-1]["params"]) < result["dense_params"]
+    assert len({(row["gate"], row["index"]) for row in removals}) == len(removals)
+
+
+def test_the_config_holds_all_options(finished: Path):
+    config = json.loads((finished / "config.json").read_text())
+    expected = RunConfig(epochs=6, limit=300, batch_size=32, log_gamma=1.5, seed=3)
+    assert RunConfig(**config["options"]) == expected
+    assert config["input_shape"] == [1, 8, 8]
+
+
+def test_every_epoch_is_a_line_where_there_is_no_terminal(tmp_path: Path):
+    lines = verify_done("train", *TINY, "--out", tmp_path / "run").splitlines()
+    epochs = [line for line in lines if line.startswith("epoch")]
+    rows = table(tmp_path / "run" / "history.csv")
+    assert len(epochs) == 6
+    for line, row in zip(epochs, rows, strict=True):
+        assert line.startswith(f"epoch {row['epoch']}/6  {row['phase']}")
+        assert f"gates {row['gates_left']}  params {int(row['params']):,}" in line
+    assert lines[-1] == f"results: {tmp_path / 'run'}"
+
+
+def test_the_seed_decides_the_run(tmp_path: Path, finished: Path):
+    for name, seed in (("same", "3"), ("other", "4")):
+        verify_done("train", *TINY, "--seed", seed, "--out", tmp_path / name)
+    results = {name: json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "same", "other")}
+    assert results["same"]["nll"] == results["run"]["nll"]
+    assert results["other"]["nll"] != results["run"]["nll"]
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path):
+    verify_done("train", *TINY, "--epochs", "1", "--out", tmp_path)
+    assert listing(tmp_path) == FILES
+
+
+def test_without_out_the_folder_is_named_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    verify_done("train", *TINY, "--epochs", "1", "--seed", "8")
+    assert listing(tmp_path / "runs" / "lenet300-digits-seed8") == FILES
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--net", "lenet9"), ("unknown network 'lenet9'", "lenet300")),
+        (("--data", "digit"), ("data set", "digits", "'digit'")),
+        (("--data", "imagefolder:nowhere"), ("nowhere", "train")),
+        (("--estimator", "guess"), ("unknown estimator 'guess'", "second_order")),
+        (("--slab", "gaussian"), ("Gaussian slabs are not there yet", "point")),
+        (("--device", "toaster"), ("--device toaster", "cpu")),
+        (("--device", "meta"), ("--device meta", "cuda")),
+        (("--device", "cuda:99"), ("--device cuda:99", "no such CUDA device", "--device cpu")),
+        (("--log-gamma", "nan"), ("--log-gamma", "nan")),
+        (("--log-gamma", "inf"), ("--log-gamma", "inf")),
+        (("--log-gamma", "0"), ("--log-gamma", "positive")),
+        (("--lr", "-1"), ("--lr", "-1.0")),
+        (("--epochs", "0"), ("--epochs", "at least 1")),
+        (("--batch-size", "0"), ("--batch-size", "at least 1")),
+        (("--seed", "-1"), ("--seed", "0 or more")),
+        (("--limit", "0"), ("limit", "1437")),
+        (("--limit", "2000"), ("limit", "1437", "2000")),
+        (("--net", "lenet5"), ("lenet5", "16x16")),
+    ],
+)
+def test_what_cannot_work_is_refused_and_nothing_is_written(
+    tmp_path: Path, options: tuple[str, ...], says: tuple[str, ...]
+):
+    verify_refused("train", *options, "--out", tmp_path / "deep" / "run", says=says)
+    assert listing(tmp_path) == []
+
+
+def test_missing_data_are_refused(tmp_path: Path):
+    (tmp_path / "data" / "train" / "only").mkdir(parents=True)
+    before = listing(tmp_path)
+    verify_refused("train", "--data", f"imagefolder:{tmp_path / 'data'}", "--out", tmp_path / "run", says=("train",))
+    assert listing(tmp_path) == before
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    verify_refused("train", *TINY, "--out", tmp_path, says=("not empty", "--out", f"--resume {tmp_path}"))
+    assert listing(tmp_path) == ["thesis.tex"]
+
+
+def test_a_file_for_a_folder_is_refused(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    verify_refused("train", *TINY, "--out", file, says=("is not a folder",))
+    verify_refused("train", *TINY, "--out", file / "run", says=("cannot write", str(file / "run")))
+    assert file.read_text() == "mine"
+    assert listing(tmp_path) == ["file"]
+
+
+def diverge(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Let the loss become NaN after so many steps."""
+    steps = iter(range(10_000))
+
+    def poison(module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
+        return output * float("nan") if module.training and next(steps) >= after else output
+
+    def spoiled(*args: object) -> torch.nn.Module:
+        network = build(*args)
+        network.register_forward_hook(poison)
+        return network
+
+    monkeypatch.setattr("bayesprune.cli.run.build", spoiled)
+
+
+def test_a_loss_that_is_not_finite_names_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    diverge(monkeypatch, after=25)
+    folder = tmp_path / "run"
+    options = (*TINY, "--log-gamma", "1e-6", "--epochs", "40")
+    verify_refused("train", *options, "--out", folder, says=("nan", str(folder / "checkpoint.pt"), "--lr"), code=1)
+    assert len(table(folder / "history.csv")) == 2
+    assert listing(folder) == ["checkpoint.pt", "config.json", "history.csv"]
+
+
+def test_a_loss_that_is_not_finite_at_once_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    diverge(monkeypatch, after=0)
+    verify_refused("train", *TINY, "--out", tmp_path / "run", says=("nan", "no checkpoint"), code=1)
+    assert listing(tmp_path) == []
+
+
+def test_ctrl_c_says_where_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(self: object, row: EpochRow) -> None:
+        if row.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bayesprune.cli.app.Display, "__call__", interrupt)
+    folder = tmp_path / "run"
+    says = (f"from {folder / 'checkpoint.pt'}", f"bayesprune train --resume {folder}")
+    verify_refused("train", *TINY, "--out", folder, says=says, code=130)
+    assert not (folder / "result.json").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_lines(tmp_path: Path):
+    result = run("train", *TINY, "--log-gamma", "5000", "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    lines = result.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("warning: ") for line in lines)

@@ -1,0 +1,15 @@
+"""A clean session for every test: an empty parameter store, Pyro's validation on, the seed that it asks for."""
+
+from collections.abc import Iterator
+
+import pyro
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def clean_session(request: pytest.FixtureRequest) -> Iterator[None]:
+    marker = request.node.get_closest_marker("seed")
+    pyro.clear_param_store()
+    pyro.set_rng_seed(marker.args[0] if marker else 0)
+    with pyro.validation_enabled(True):
+        yield

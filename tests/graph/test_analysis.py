@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayesprune import layers
+from bayesprune.graph import Analysis, trace
+from bayesprune.graph.features import Features
+from bayesprune.layers import Gate, Residual
+
+
+def constants(tail: nn.Module, first: nn.Module | None = None) -> list[float]:
+    """The constants that ``tail`` makes of a first layer with its second of three units off."""
+    net = nn.Sequential(layers.Linear(2, 3, gate="unit") if first is None else first, tail)
+    analysis = Analysis(trace(net), {net[0].gate: torch.tensor([False, True, False])})
+    return analysis.known[next(reversed(analysis.traced.graph.nodes)).prev].value.tolist()
+
+
+class Apply(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        (nn.ReLU(), 0.0),
+        (nn.Sigmoid(), 0.5),
+        (nn.Softplus(), 0.6931471805599453),
+        (nn.Hardtanh(0.25, 1.0), 0.25),
+        (nn.LogSigmoid(), -0.6931471805599453),
+        (nn.PReLU(3), 0.0),
+        (nn.PReLU(), 0.0),
+        (Apply(lambda x: 1 - x), 1.0),
+        (Apply(lambda x: torch.add(x, 2.0).mul(3)), 6.0),
+        (Apply(lambda x: (x + 1) * (x - 3) / 2), -1.5),
+        (Apply(lambda x: x.clamp(min=0.1).pow(2)), 0.1**2),
+        (Apply(lambda x: F.dropout(F.relu(x, inplace=True), 0.5)), 0.0),
+        (Apply(lambda x: torch.maximum(torch.sigmoid(x), x)), 0.5),
+    ],
+)
+def test_constant_after(tail: nn.Module, expected: float) -> None:
+    value = constants(tail)
+    assert value[1] == pytest.approx(expected, rel=1e-12) and value[0] != value[0] and value[2] != value[2]
+
+
+def test_constants_of_normalisation() -> None:
+    norm = nn.BatchNorm1d(3).double()
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        norm.running_var.fill_(4.0)
+        norm.weight.fill_(3.0)
+        norm.bias.fill_(0.5)
+    assert constants(norm)[1] == pytest.approx(0.5 - 2 * 3 / (4 + 1e-5) ** 0.5, rel=1e-14)
+    assert constants(nn.BatchNorm1d(3, track_running_stats=False, affine=False))[1] == 0.0
+
+
+def test_constants_of_depthwise_convolution() -> None:
+    conv = nn.Conv1d(3, 3, 2, groups=3)
+    value = constants(nn.Sequential(nn.Sigmoid(), conv), layers.Conv1d(2, 3, 1, gate="unit"))
+    assert value[1] == pytest.approx(float(0.5 * conv.weight[1].sum() + conv.bias[1]), rel=1e-6)
+    assert constants(nn.Sequential(nn.Sigmoid(), nn.Conv1d(3, 3, 3, padding=1, groups=3)), layers.Conv1d(2, 3, 1, gate="unit"))[1] != 0.5
+
+
+def test_unknown_in_place_neighbour_is_a_barrier() -> None:
+    """What is overwritten while something else reads it has no constant."""
+    net = nn.Sequential(layers.Linear(2, 3, gate="unit"), Apply(lambda x: torch.cat([x, F.relu(x, inplace=True)], 1)), nn.Linear(6, 1))
+    analysis = Analysis(trace(net), {net[0].gate: torch.tensor([False, True, False])})
+    assert analysis.known[next(iter(analysis.traced.graph.nodes)).next] is None
+
+
+def test_features_of_flattened_tensors() -> None:
+    plain = Features(torch.arange(3), torch.full((3,), torch.nan), 1, 4)
+    blocks, tiles = (Features(plain.ids, plain.value, 1, 2, layout) for layout in ("blocks", "tiles"))
+    assert blocks.entries(6, "x").tolist() == [0, 0, 1, 1, 2, 2]
+    assert tiles.entries(6, "x").tolist() == [0, 1, 2, 0, 1, 2]
+    assert plain.along(-1) is None and blocks.along(-1) is not None
+
+
+def test_ties_reach_through_chains_of_sums() -> None:
+    """One gate off does not free a channel that another writer of the same stream fills."""
+    net = nn.Sequential(
+        layers.Linear(2, 3, gate="unit"), Residual(layers.Linear(3, 3, gate="unit")), Residual(layers.Linear(3, 3, gate="unit")), nn.Linear(3, 1)
+    )  # fmt: skip
+    off = torch.tensor([True, False, False])
+    gates = [net[0].gate, net[1].body.gate, net[2].body.gate]
+    for number in range(1, 4):
+        analysis = Analysis(trace(net), dict.fromkeys(gates[:number], off))
+        first = next(node for node in analysis.traced.graph.nodes if node.target == "0")
+        assert analysis.kept(first, 3).tolist() == [number < 3, True, True]
+
+
+def test_a_module_that_traces_in_one_place_only() -> None:
+    net = nn.Sequential(Gate(2), nn.Linear(2, 2))
+    traced = trace(net)
+    assert traced.fixed == {} and [str(node.target) for node in traced.graph.nodes][1:3] == ["0", "1"]
+    net[1].weight = nn.Parameter(torch.zeros(2, 2))
+    tied = nn.Sequential(net[1], nn.Linear(2, 2))
+    tied[1].weight = net[1].weight
+    assert trace(tied).fixed == dict.fromkeys(["0", "1"], "shares its parameters with another module")

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayesprune import layers
+from bayesprune.errors import GateError, TraceError
+from bayesprune.graph import check_gates
+from bayesprune.layers import Gate, Residual
+from tests.pruning.nets import NETS
+
+
+def unit(*rest: nn.Module) -> nn.Module:
+    return nn.Sequential(layers.Linear(3, 4, gate="unit"), *rest)
+
+
+def maps(*rest: nn.Module) -> nn.Module:
+    return nn.Sequential(layers.Conv2d(3, 4, 3, gate="unit"), *rest)
+
+
+class Forward(nn.Module):
+    """A gated layer, what a test does with its output, and a linear layer."""
+
+    def __init__(self, function, width: int = 4) -> None:
+        super().__init__()
+        self.first = layers.Conv2d(3, 4, 3, gate="unit")
+        self.function = function
+        self.out = nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.function(self.first(x)))
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = layers.Linear(4, 4, gate="unit"), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.fc(self.fc(x)))
+
+
+@pytest.mark.parametrize("name", ["mlp_with_input_gates", "lenet", "normalised", "residual", "sigmoid", "depthwise"])
+def test_accepted(name: str) -> None:
+    check_gates(NETS[name][0]())
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        unit(nn.Sigmoid(), nn.Linear(4, 2)),
+        unit(nn.Softplus(), nn.Dropout(0.0), nn.Linear(4, 2)),
+        unit(nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)),
+        maps(nn.Sigmoid(), nn.MaxPool2d(3, 1, 1), nn.Conv2d(4, 2, 1)),
+        maps(nn.ELU(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 2, 3, padding=1)),
+        maps(nn.Sigmoid(), nn.Conv2d(4, 2, 3, padding=1, padding_mode="reflect")),
+        Forward(lambda x: torch.flatten(F.relu(x), 1)),
+        Forward(lambda x: x.reshape(x.shape[0], -1)),
+        Forward(lambda x: x.view((x.size()[0], -1))),
+        Forward(lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1)),
+        Forward(lambda x: torch.mean(x, dim=(-1, -2))),
+        nn.Sequential(Residual(nn.Linear(3, 3)), nn.BatchNorm1d(3), nn.LayerNorm(3)),
+        nn.Sequential(layers.Linear(3, 3, gate="layer"), nn.ReLU(), nn.Linear(3, 3)),
+    ],
+)
+def test_more_that_is_accepted(net: nn.Module) -> None:
+    check_gates(net)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(nn.Linear(3, 2)), "the network has no gate"),
+        (unit(nn.BatchNorm1d(4), nn.Linear(4, 2)), "gate '0': what it gates comes before 1, a BatchNorm1d"),
+        (maps(nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)), "gate '0': what it gates comes before 2, a BatchNorm2d"),
+        (nn.Sequential(layers.Linear(3, 4, gate="layer"), nn.BatchNorm1d(4)), "comes before 1, a BatchNorm1d"),
+        (maps(nn.Sigmoid(), nn.Conv2d(4, 2, 3, padding=1)), r"leaves the constant 0\.5 .* 2 pads with zeros"),
+        (unit(nn.Sigmoid(), nn.Linear(4, 2, bias=False)), r"leaves the constant 0\.5 .* 2 has no bias"),
+        (unit(nn.Sigmoid(), nn.Dropout(0.5), nn.Linear(4, 2)), "leaves a constant that is not carried through 2"),
+        (maps(nn.Sigmoid(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 2, 1)), "leaves a constant that is not carried through 2"),
+        (unit(nn.LayerNorm(4), nn.Linear(4, 2)), "reaches 1, a LayerNorm"),
+        (unit(nn.Softmax(1), nn.Linear(4, 2)), "reaches 1, a Softmax"),
+        (maps(nn.Conv2d(4, 4, 3, groups=2)), "reaches 1, a convolution in groups"),
+        (unit(), "is an output of the network"),
+        (nn.Sequential(nn.Linear(3, 4), Residual(layers.Linear(4, 4, gate="unit"))), "gate '1.body': .*does not silence.*layers.Residual"),
+        (Forward(lambda x: x.view(-1, 4)), r"reaches view.*torch\.flatten"),
+        (Forward(lambda x: F.softmax(x, 1)), "reaches softmax"),
+        (Forward(lambda x: x / x.size(1)), "has its shape read"),
+        (Forward(lambda x: x.flatten()), "does not flatten all dimensions"),
+        (Forward(lambda x: x.mean(1)), "does not run over the space of maps alone"),
+        (Forward(lambda x: x + x.mean()), "reaches mean"),
+        (Forward(lambda x: x), "along another dimension than out reads"),
+        (Shared(), "gate 'fc': what it gates reaches fc, which is called more than once"),
+        (nn.Sequential(nn.Linear(3, 4), Gate(5), nn.Linear(5, 2)), "gate '1' has 5 entries, but what it gates has 4 features"),
+        (maps(nn.Flatten(), Gate(10), nn.Linear(10, 2)), "gate '2' has 10 entries, .* has 4 features .times the size of the map"),
+        (maps(Gate(4, dim=-1)), "has its features along dimension 1, but the gate 1 runs along -1"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), Gate(4, dim=2)), "gates run along dimension 1 or -1"),
+    ],
+)
+def test_refused(net: nn.Module, message: str) -> None:
+    with pytest.raises(GateError, match=message):
+        check_gates(net)
+
+
+def test_gate_that_forward_does_not_use() -> None:
+    net = Forward(lambda x: x.flatten(1))
+    net.spare = Gate(3)
+    with pytest.raises(GateError, match="gate 'spare' is not used in the forward pass"):
+        check_gates(net)
+
+
+def test_layer_that_does_not_fit() -> None:
+    with pytest.raises(TraceError, match="1 expects 5 features, but what it is given has 4"):
+        check_gates(unit(nn.Linear(5, 2)))
+
+
+def test_control_flow_on_data() -> None:
+    with pytest.raises(TraceError, match="Forward cannot be followed.*Avoid Python conditions"):
+        check_gates(Forward(lambda x: x if x.sum() > 0 else -x))
+
+
+@pytest.mark.parametrize("module", [Gate(3), layers.Linear(3, 3, gate="unit"), Residual(nn.Linear(3, 3))])
+def test_lone_gated_module(module: nn.Module) -> None:
+    with pytest.raises(TraceError, match=r"wrap it: torch\.nn\.Sequential"):
+        check_gates(module)

@@ -1,0 +1,64 @@
+import io
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bayesprune.reports import gate_table, result_table, score_table, summarize
+
+
+def rows(table: Table) -> list[list[str]]:
+    """The table as it is printed: the cells of every line that is not empty."""
+    out = io.StringIO()
+    Console(file=out, width=120).print(table)
+    lines = [line for line in out.getvalue().splitlines() if line.strip(" ─")]
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+
+
+def test_gate_table_has_a_row_a_module_and_one_for_all():
+    thetas = {"1": torch.tensor([1.0, 0.25, 0.0, 0.0]), "3": torch.zeros(2)}
+    printed = rows(gate_table(summarize(thetas, {"1": torch.tensor([0, 1])}), "gates after epoch 7"))
+    assert printed == [
+        ["gates after epoch 7"],
+        ["module", "gates at start", "left", "expected on", "converged", "lowest θ", "highest θ"],
+        ["1", "4", "2", "1.2", "75.0 %", "0.250", "1.000"],
+        ["3", "2", "0", "0.0", "100.0 %", "–", "–"],
+        ["all", "6", "2", "1.2", "83.3 %", "0.250", "1.000"],
+    ]
+
+
+def test_result_table_puts_the_compacted_network_next_to_the_start():
+    result = {
+        "accuracy": 0.9611,
+        "nll": 0.12345,
+        "params": 1000,
+        "macs": 900,
+        "dense_params": 50_000,
+        "dense_macs": 45_000,
+        "gates": 464,
+        "gates_left": 116,
+        "gates_converged": 0.998,
+        "seconds": 12.34,
+    }
+    assert rows(result_table(result)) == [
+        ["start", "compacted", "left"],
+        ["gates", "464", "116", "25.0 %"],
+        ["parameters", "50,000", "1,000", "2.0 %"],
+        ["multiply-adds", "45,000", "900", "2.0 %"],
+        ["test accuracy", "96.11 %"],
+        ["test nll (nats)", "0.1235"],
+        ["gates converged", "99.8 %"],
+        ["seconds", "12.3"],
+    ]
+
+
+def test_score_table_names_the_data():
+    score = {"accuracy": 0.5, "nll": 1.0, "params": 12, "macs": 3456, "examples": 360, "data": "digits"}
+    assert rows(score_table(score)) == [
+        ["test split of digits"],
+        ["examples", "360"],
+        ["accuracy", "50.00 %"],
+        ["nll (nats)", "1.0000"],
+        ["parameters", "12"],
+        ["multiply-adds", "3,456"],
+    ]
