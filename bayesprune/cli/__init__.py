@@ -1,5 +1,5 @@
 """The command line: names wired to objects."""
 
-from bayesprune.cli.app import app, main
+from bayesprune.cli.commands import app, main
 
 __all__ = ["app", "main"]

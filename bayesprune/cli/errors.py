@@ -39,8 +39,13 @@ def say(kind: str, message: str) -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
+    """Print every warning as one line, and once only."""
+    said = set()
+
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        say("warning", str(message))
+        if str(message) not in said:
+            said.add(str(message))
+            say("warning", str(message))
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -1,6 +1,7 @@
 """Which entries of which tensors may physically go when some gates are off, so that the outputs stay what they are.
 
-Forward: which entries are constant (0 where a gate is off, carried through what follows). Backward: which entries anything needs. An entry goes if,
+Forward: which entries are constant (0 where a gate is off, carried through what follows). Backward: which entries
+anything needs. An entry goes if,
 wherever it shows up, it is constant or not needed, and no operation wants it in place.
 """
 
@@ -26,7 +27,8 @@ class Analysis:
 
     Attributes:
         steps: What every operation does.
-        emptied: Layers that would be left without a single input, although something depends on them; one entry is kept for each.
+        emptied: Layers that would be left without a single input, although something depends on them; one entry is
+            kept for each.
 
     Raises:
         GateError: for a gate that does not fit what it gates.
@@ -48,14 +50,14 @@ class Analysis:
         self._complete()
 
     def kept(self, node: fx.Node, size: int) -> Tensor:
-        """Which of the ``size`` entries that the output of ``node`` has along its feature axis stay, shape ``(size,)``, bool."""
+        """Which of the ``size`` entries in the output of ``node`` along its feature axis stay, bool."""
         features = self.known[node]
         if features is None:
             return torch.ones(size, dtype=torch.bool)
         return self._kept(features.ids)[features.entries(size, node.name)]
 
     def constants(self, node: fx.Node, size: int) -> Tensor:
-        """The constants that entries of the output of ``node`` are, shape ``(size,)``, float64; 0 where they are not constant."""
+        """The constants in the output of ``node``, shape ``(size,)``, float64; 0 where entries are not constant."""
         features = self.known[node]
         if features is None:
             return torch.zeros(size, dtype=torch.float64)
@@ -93,12 +95,13 @@ class Analysis:
         emptied = []
         for node, step in self.steps.items():
             for read in step.reads:
-                if bool(self._live[node].any()) and not bool(self._kept(self.known[read.node].ids).any()):  # type: ignore[union-attr]
+                source = self.known[read.node]
+                if source is not None and bool(self._live[node].any()) and not bool(self._kept(source.ids).any()):
                     emptied.append(str(node.target))
         return emptied
 
     def _complete(self) -> None:
-        """Keep at least one entry of every tensor, and under each entry that a gate keeps the one that it multiplies."""
+        """Keep at least one entry of every tensor, and the entry that a gate multiplies where it keeps its product."""
         before = -1
         while before != int(self._keep.sum()):
             before = int(self._keep.sum())

@@ -14,7 +14,7 @@ from bayesprune.graph.trace import Traced
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether a layer is a convolution with one filter for each channel."""
     groups = getattr(layer, "groups", 1)
-    return groups > 1 and groups == layer.in_channels == layer.out_channels
+    return bool(groups > 1 and groups == layer.in_channels == layer.out_channels)
 
 
 def folds_constants(layer: Any) -> bool:
@@ -42,11 +42,11 @@ def is_batch_size(argument: Any) -> bool:
     """Whether an argument is the first size of a tensor: ``x.size(0)`` or ``x.shape[0]``."""
     if not isinstance(argument, fx.Node) or not is_shape(argument):
         return False
-    return argument.args[1:] == (0,)
+    return bool(argument.args[1:] == (0,))
 
 
 def keeps_shape_free(node: fx.Node) -> bool:
-    """Whether a call that reads a shape works for any number of features: it reads the batch size alone, or no size at all."""
+    """Whether a call that reads a shape works for any number of features: it reads the batch size, or no size."""
     if node.target is operator.getitem or node.target == "dim":
         return True
     if node.target is getattr and node.args[1] != "shape":
@@ -61,7 +61,7 @@ def is_flattening(node: fx.Node) -> bool:
     sizes = node.args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
-    return node.target in ops.RESHAPES and len(sizes) == 2 and is_batch_size(sizes[0]) and sizes[1] == -1
+    return node.target in ops.RESHAPES and len(sizes) == 2 and is_batch_size(sizes[0]) and sizes[1:] == (-1,)
 
 
 def is_inplace(traced: Traced, node: fx.Node) -> bool:
@@ -74,5 +74,5 @@ def is_inplace(traced: Traced, node: fx.Node) -> bool:
 
 
 def overwritten(traced: Traced, node: fx.Node) -> bool:
-    """Whether the output of ``node`` is overwritten by one of several operations that read it, so that others may see the new values."""
+    """Whether one of several operations that read the output of ``node`` writes over it."""
     return len(node.users) > 1 and any(is_inplace(traced, user) and user.args[:1] == (node,) for user in node.users)

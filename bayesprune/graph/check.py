@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from bayesprune.errors import GateError
 from bayesprune.graph import operations as ops
@@ -14,17 +14,19 @@ from bayesprune.layers import Gate, gates_of
 
 
 def check_gates(net: nn.Module) -> None:
-    """Follow the constant that each gate leaves behind when it is off, and make sure that it can be removed or folded exactly.
+    """Follow the constant that each gate leaves when it is off, and make sure that it can be removed or folded exactly.
 
     Raises:
-        GateError: for a network without a gate, a gate of the wrong size, or one whose constant reaches a normalisation, an output, a sum
+        GateError: for a network without a gate, a gate of the wrong size, or one whose constant reaches a
+            normalisation, an output, a sum
             with something it does not silence, or an operation that is not known.
         TraceError: for a network whose forward pass cannot be followed.
     """
     gates = gates_of(net)
     if not gates:
         raise GateError(
-            "the network has no gate, so there is nothing to prune; use bayesprune.layers (Linear(..., gate='unit'), Residual, Gate)"
+            "the network has no gate, so there is nothing to prune; use bayesprune.layers "
+            "(Linear(..., gate='unit'), Residual, Gate)"
         )
     traced = trace(net)
     names = {gate: name for name, gate in gates.items()}
@@ -91,7 +93,8 @@ def _check_step(
     if type(module) in ops.BATCH_NORMS:
         raise _refusal(
             name,
-            f"comes before {node.target}, a {type(module).__name__}, which turns its zeros into that layer's bias and takes them into its statistics",
+            f"comes before {node.target}, a {type(module).__name__}, which turns its zeros into that layer's bias and "
+            "takes them into its statistics",
             "put a Gate after the normalisation and the activation, instead of a gate before it",
         )
     if source in step.pins and not (whole and node.target in ops.SUMS):
@@ -119,7 +122,8 @@ def _check_step(
 
 def _refusal(name: str, reason: str, advice: str = "") -> GateError:
     advice = advice or (
-        "put the gate right after an activation with f(0) = 0 and before a Linear or an ordinary convolution (reshape with torch.flatten(x, 1))"
+        "put the gate right after an activation with f(0) = 0 and before a Linear or an ordinary convolution "
+        "(reshape with torch.flatten(x, 1))"
     )
     return GateError(
         f"gate {name!r}: what it gates {reason}; switched off it would not equal a removed structure. Instead, {advice}"

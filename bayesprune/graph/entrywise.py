@@ -1,4 +1,4 @@
-"""Rules for operations that treat a tensor entry by entry along its feature axis: activations, normalisation, pooling, sums."""
+"""Rules for operations that work entry by entry along the feature axis: activations, normalisation, pooling, sums."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bayesprune.graph import operations as ops
-from bayesprune.graph.features import Features, Flow, Step, barrier
 from bayesprune.graph.calls import folds_constants, name_of
+from bayesprune.graph.features import Features, Flow, Step, barrier
 
 Known = Mapping[fx.Node, Features | None]
 
@@ -34,6 +34,7 @@ def pointwise(source: fx.Node, x: Features, function: Callable[[Tensor], Tensor]
 
 
 def prelu(node: fx.Node, module: nn.PReLU, source: fx.Node, x: Features) -> Step:
+    """Zeros stay zeros; with one slope for all entries any constant goes through."""
     slopes = module.weight.detach().double().cpu()
     if len(slopes) == 1:
         return pointwise(source, x, lambda value: F.prelu(value, slopes))
@@ -95,7 +96,8 @@ def pool(node: fx.Node, source: fx.Node, x: Features, rank: int, options: Mappin
     if x.axis != 1 or x.rank not in (None, rank) or options.get("return_indices"):
         return barrier(node, f"reaches {name_of(node)}, which does not pool over the space of its maps here")
     padding = options.get("padding", 0)
-    exact = not (any(padding) if isinstance(padding, (tuple, list)) else padding) and options.get("divisor_override") is None
+    padded = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
+    exact = not padded and options.get("divisor_override") is None
     exact = exact or "return_indices" in options  # a maximum is never taken over the padding
     step = same(source, x, x.value if exact else torch.where(x.value == 0, 0.0, torch.nan))
     step.out = Features(x.ids, step.out.value, 1, rank)  # type: ignore[union-attr]
@@ -198,6 +200,7 @@ def flatten(node: fx.Node, source: fx.Node, x: Features, start: Any, end: Any) -
 
 
 def flatten_dims(node: fx.Node) -> tuple[Any, Any]:
+    """First and last dimension of a call of ``flatten``."""
     args = node.args[1:]
     start = node.kwargs.get("start_dim", args[0] if args else 0)
     return start, node.kwargs.get("end_dim", args[1] if len(args) > 1 else -1)

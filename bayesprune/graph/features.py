@@ -1,4 +1,4 @@
-"""What is known of one tensor of a network, entry by entry along its feature axis, and how one operation relates two tensors."""
+"""What is known of one tensor, entry by entry along its feature axis, and how an operation relates two tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Features:
         value: The constant each entry is known to be, shape ``(n,)``, float64; NaN where it is not constant.
         axis: 1 (channels, and features of ``(B, F)``) or -1 (features of ``(B, ..., F)``).
         rank: Number of dimensions of the tensor, if known.
-        layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the tensor (``"blocks"``) or for every
+        layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the
+            tensor (``"blocks"``) or for every
             n-th one (``"tiles"``), r being known once a layer of known size reads it.
     """
 
@@ -40,7 +41,8 @@ class Features:
     def along(self, axis: int) -> Features | None:
         """The same entries seen along ``axis``; ``None`` if the features do not run along it.
 
-        A tensor of unknown rank whose last dimension holds features is taken for a matrix by layers that work along dimension 1.
+        A tensor of unknown rank whose last dimension holds features is taken for a matrix by layers that work along
+        dimension 1.
         """
         return replace(self, axis=axis) if self.axis == axis or self.rank in (None, 2) else None
 
@@ -53,24 +55,16 @@ class Features:
         count, rest = divmod(size, len(self))
         if rest or (self.layout == "plain" and count != 1):
             raise TraceError(
-                f"{where} expects {size} features, but what it is given has {len(self)}{'·r' * (self.layout != 'plain')}"
+                f"{where} expects {size} features, but what it is given has {len(self)}"
+                + (" times the size of the map" if self.layout != "plain" else "")
             )
         index = torch.arange(len(self))
         return index.repeat(count) if self.layout == "tiles" else index.repeat_interleave(count)
 
-    def resolved(self, size: int, where: str) -> Features:
-        """The features with one entry for each of the ``size`` entries of the tensor.
-
-        Raises:
-            TraceError: as `entries`.
-        """
-        index = self.entries(size, where)
-        return replace(self, ids=self.ids[index], value=self.value[index], layout="plain")
-
 
 @dataclass(frozen=True)
 class Flow:
-    """Entry ``dst[k]`` of an operation's output is computed from entry ``src[k]`` of its input ``node``, and from no other of it."""
+    """Entry ``dst[k]`` of the output is computed from entry ``src[k]`` of input ``node``, and from no other of it."""
 
     node: fx.Node
     src: Tensor
@@ -79,7 +73,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Read:
-    """Every output depends on every entry of input ``node``; those in ``must``, shape ``(n,)``, must stay even if constant."""
+    """Every output depends on every entry of input ``node``; those in ``must``, bool, stay even if constant."""
 
     node: fx.Node
     must: Tensor

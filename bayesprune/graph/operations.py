@@ -16,7 +16,8 @@ LINEARS = (nn.Linear, layers.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 POINTWISE = (
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU, nn.LogSigmoid, nn.Mish,
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU,
+    nn.LogSigmoid, nn.Mish,
     nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink,
 )  # fmt: skip
 POOLS: dict[type[nn.Module], int] = {  # by the rank of their input
@@ -25,8 +26,10 @@ POOLS: dict[type[nn.Module], int] = {  # by the rank of their input
 }  # fmt: skip
 
 POINTWISE_FUNCTIONS: set[Callable[..., object]] = {
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.softplus, F.hardtanh, F.hardswish,
-    F.hardsigmoid, F.softsign, F.logsigmoid, torch.relu, torch.sigmoid, torch.tanh, torch.abs, torch.neg, torch.exp, torch.sqrt, torch.square,
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.softplus,
+    F.hardtanh, F.hardswish,
+    F.hardsigmoid, F.softsign, F.logsigmoid, torch.relu, torch.sigmoid, torch.tanh, torch.abs, torch.neg, torch.exp,
+    torch.sqrt, torch.square,
     torch.clamp, torch.sin, torch.cos, operator.neg, operator.pos, operator.pow, torch.pow,
 }  # fmt: skip
 POINTWISE_METHODS = {
@@ -44,12 +47,14 @@ POINTWISE_METHODS = {
     "tanh",
 }
 BINARY_FUNCTIONS: set[Callable[..., object]] = {
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.iadd, operator.isub, operator.imul, operator.itruediv,
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.iadd, operator.isub, operator.imul,
+    operator.itruediv,
     torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum,
 }  # fmt: skip
 BINARY_METHODS = {"add", "sub", "mul", "div"}
 PRODUCTS: set[object] = {operator.mul, operator.imul, torch.mul, "mul"}
 SUMS: set[object] = {operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "sub"}
+DIFFERENCES: set[object] = {operator.sub, operator.isub, torch.sub, "sub"}
 CONCATENATIONS: set[Callable[..., object]] = {torch.cat, torch.concat, torch.concatenate}
 POOL_FUNCTIONS: dict[Callable[..., object], int] = {
     F.max_pool1d: 3, F.avg_pool1d: 3, F.adaptive_avg_pool1d: 3, F.adaptive_max_pool1d: 3,
@@ -61,5 +66,6 @@ DROPOUT_FUNCTIONS: set[Callable[..., object]] = {F.dropout, F.dropout1d, F.dropo
 FLATTENS: set[object] = {torch.flatten, "flatten"}
 RESHAPES: set[object] = {torch.reshape, "reshape", "view"}
 INPLACE_OPERATORS: dict[object, Callable[..., object]] = {  # with what they do, out of place
-    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul, operator.itruediv: operator.truediv,
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul, operator.itruediv:
+    operator.truediv,
 }  # fmt: skip

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.errors import GateError
-from bayesprune.graph import operations as ops
 from bayesprune.graph import entrywise as by
+from bayesprune.graph import operations as ops
 from bayesprune.graph.calls import (
     folds_constants,
     is_depthwise,
@@ -81,7 +81,7 @@ class Rules:
         if kind in ops.BATCH_NORMS:
             return by.batch_norm(node, module, source, x)  # type: ignore[arg-type]
         if kind in ops.POINTWISE:
-            return by.pointwise(source, x, lambda value: module(value))  # type: ignore[misc]
+            return by.pointwise(source, x, module.forward)  # type: ignore[union-attr]
         if kind is nn.PReLU:
             return by.prelu(node, module, source, x)  # type: ignore[arg-type]
         if kind in ops.DROPOUTS:
@@ -172,37 +172,32 @@ class Rules:
 
     def _function(self, node: fx.Node, known: Known) -> Step:
         inputs = node.all_input_nodes
-        features = [known[i] for i in inputs]
         if is_shape(node):
             return Step() if not inputs or keeps_shape_free(node) else barrier(node, "has its shape read in forward")
-        if all(f is None for f in features):
+        if all(known[i] is None for i in inputs):
             return Step()
-        rule = self._function_rule(node)
-        if rule is None:
-            return barrier(node, f"reaches {name_of(node)}, through which a removed structure cannot be followed")
-        return rule(node, known)
-
-    def _function_rule(self, node: fx.Node) -> Callable[[fx.Node, Known], Step] | None:
         target: Any = node.target
-        one = len(node.all_input_nodes) == 1
-        if target in ops.BINARY_FUNCTIONS or (node.op == "call_method" and target in ops.BINARY_METHODS):
-            return by.elementwise if one else by.binary
+        step = None
         if target in ops.CONCATENATIONS:
-            return by.concatenate
+            step = by.concatenate(node, known)
+        elif target in ops.BINARY_FUNCTIONS or (node.op == "call_method" and target in ops.BINARY_METHODS):
+            step = by.elementwise(node, known) if len(inputs) == 1 else by.binary(node, known)
+        elif node.args and isinstance(node.args[0], fx.Node) and (len(inputs) == 1 or is_flattening(node)):
+            x = known[node.args[0]]
+            step = None if x is None else self._unary(node, node.args[0], x, known)
+        return step or barrier(node, f"reaches {name_of(node)}, through which a removed structure cannot be followed")
+
+    def _unary(self, node: fx.Node, source: fx.Node, x: Features, known: Known) -> Step | None:
+        """A function of one tensor and numbers, if it is a known one."""
+        target: Any = node.target
         if is_flattening(node):
-            return lambda n, known: by.flatten(n, n.args[0], known[n.args[0]], 1, -1)  # type: ignore[arg-type, index]
-        if not one or not node.args or not isinstance(node.args[0], fx.Node):
-            return None
-        if target in ops.POINTWISE_FUNCTIONS or (node.op == "call_method" and target in ops.POINTWISE_METHODS):
-            return by.elementwise
-        if target in ops.POOL_FUNCTIONS:
-            return lambda n, known: by.pool(
-                n, n.args[0], known[n.args[0]], ops.POOL_FUNCTIONS[target], by.pool_arguments(n)
-            )  # type: ignore
-        if target in ops.DROPOUT_FUNCTIONS:
-            return lambda n, known: by.dropout(n.args[0], known[n.args[0]], 1.0)  # type: ignore[arg-type, index]
-        if target in ops.REDUCTIONS:
-            return by.reduce
+            return by.flatten(node, source, x, 1, -1)
         if target in ops.FLATTENS:
-            return lambda n, known: by.flatten(n, n.args[0], known[n.args[0]], *by.flatten_dims(n))  # type: ignore[arg-type, index]
-        return None
+            return by.flatten(node, source, x, *by.flatten_dims(node))
+        if target in ops.POINTWISE_FUNCTIONS or (node.op == "call_method" and target in ops.POINTWISE_METHODS):
+            return by.elementwise(node, known)
+        if target in ops.POOL_FUNCTIONS:
+            return by.pool(node, source, x, ops.POOL_FUNCTIONS[target], by.pool_arguments(node))
+        if target in ops.DROPOUT_FUNCTIONS:
+            return by.dropout(source, x, 1.0)
+        return by.reduce(node, known) if target in ops.REDUCTIONS else None

@@ -39,7 +39,8 @@ class Traced:
     Attributes:
         net: The network.
         graph: Its forward pass; module nodes are named as in ``net``.
-        fixed: Modules that must stay as they are, with the reason: shared ones and those whose parameters are used elsewhere.
+        fixed: Modules that must stay as they are, with the reason: shared ones and those whose parameters are used
+            elsewhere.
     """
 
     net: nn.Module
@@ -55,7 +56,8 @@ def trace(net: nn.Module) -> Traced:
     """Follow the forward pass of ``net`` symbolically; no example input is needed.
 
     Raises:
-        TraceError: if it cannot be followed (control flow that depends on data, ...), or if ``net`` is itself a gated layer.
+        TraceError: if it cannot be followed (control flow that depends on data, ...), or if ``net`` is itself a gated
+            layer.
     """
     if isinstance(net, (layers.Gate, layers.Residual, *layers.GATED_LAYERS)):
         raise TraceError(
@@ -65,8 +67,8 @@ def trace(net: nn.Module) -> Traced:
         graph = GateTracer().trace(net)
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
-            f"the forward pass of {type(net).__name__} cannot be followed: {error}. Avoid Python conditions and loops on tensor "
-            "values or shapes in forward, or move that part into a module that is left out of pruning"
+            f"the forward pass of {type(net).__name__} cannot be followed: {error}. Avoid Python conditions and loops "
+            "on tensor values or shapes in forward"
         ) from error
     return Traced(net, graph, _fixed_modules(net, graph))
 

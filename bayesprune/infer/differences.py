@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 
+from bayesprune.graph import trace
 from bayesprune.infer.net import BayesianNet
+from bayesprune.layers import GATED_LAYERS, Gate
 
-ROWS = 4096
-"""How many rows (examples times flipped gates) one evaluation holds."""
+ROWS = 8192
+"""How many rows (examples times flipped gates) are computed together."""
 
 
 @torch.no_grad()
@@ -16,7 +20,8 @@ def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tu
     """C(ξ_s=1) − C(ξ_s=0) for every gate s, the other gates as in ξ, in eval mode.
 
     Since L is multilinear in θ, its mean over ξ ~ Bern(θ) is ∂L/∂θ_s − ρ_s exactly, for gates at 0 and 1 too: an unbiased estimate with no more
-    noise than the examples bring. Takes S forward passes of the batch, so it is for now and then, not for every step.
+    noise than the examples bring. It takes S partial forward passes of the batch, each from the flipped gate on, so it is for now and then, not for
+    every step.
 
     Args:
         net: The network.
@@ -33,7 +38,7 @@ def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tu
         base = net.likelihood.nll(net(x, xi, skip=True), y)
         rows = [_flip_shared(net, x, y, xi, base, s) for s in range(net.num_shared)]
         if net.num_shared < net.num_gates:
-            rows += _flip_units(net, x, y, xi.expand(len(x), -1), base)
+            rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
     finally:
         net.train(was_training)
     differences = torch.stack(rows)
@@ -48,16 +53,110 @@ def _flip_shared(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, base: Tenso
     return (base - other) * (2 * xi[0, s] - 1)
 
 
-def _flip_units(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, base: Tensor) -> list[Tensor]:
-    """Differences of the gates that each example draws, several gates in one pass."""
-    together = max(1, ROWS // len(x))
-    rows: list[Tensor] = []
-    for chosen in torch.arange(net.num_shared, net.num_gates, device=x.device).split(together):
+class _UnitFlips:
+    """Flips of the gates that each example draws, many at a time, computed from the gate on.
+
+    Args:
+        net: The network, in eval mode.
+        x: Inputs, shape ``(B, ...)``.
+        y: Targets.
+        xi: Gate values, shape ``(B, S)``.
+    """
+
+    def __init__(self, net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor):
+        self.net, self.x, self.y, self.xi = net, x, y, xi
+        self.traced = trace(net.net)
+        self.output = next(iter(reversed(self.traced.graph.nodes)))
+        self.values: dict[fx.Node, Any] = {}
+        with net.draw.use(xi):
+            for node in self.traced.graph.nodes:
+                self.values[node] = x if node.op == "placeholder" else self._compute(node, self.values)
+
+    def differences(self, base: Tensor) -> list[Tensor]:
+        """For every such gate, C(ξ_s=1) − C(ξ_s=0) of each example, shape ``(B,)``, given the losses ``base`` at ξ."""
+        node_of = {self._gate(node): node for node in self.traced.graph.nodes}
+        rows: list[Tensor] = []
+        together = max(1, ROWS // len(self.x))
+        start = self.net.num_shared
+        for gate in self.net.gates():
+            if gate.per_batch:
+                continue
+            node = node_of[gate]
+            ungated = self._ungated(node, gate)
+            for chosen in torch.arange(gate.size, device=self.x.device).split(together):
+                other = self._losses(node, gate, ungated, start, chosen)
+                rows += list((base - other) * (2 * self.xi[:, start + chosen].T - 1))
+            start += gate.size
+        return rows
+
+    def _losses(self, node: fx.Node, gate: Gate, ungated: Tensor, start: int, chosen: Tensor) -> Tensor:
+        """Losses with one of the gates ``chosen`` flipped, shape ``(len(chosen), B)``."""
         count = len(chosen)
-        flipped = xi.repeat(count, 1, 1)
-        flipped[torch.arange(count), :, chosen] = 1 - xi[:, chosen].T
-        tiled = x.repeat(count, *[1] * (x.dim() - 1))
-        targets = y.repeat(count, *[1] * (y.dim() - 1))
-        other = net.likelihood.nll(net(tiled, flipped.flatten(0, 1), skip=True), targets).view(count, -1)
-        rows += list((base - other) * (2 * xi[:, chosen].T - 1))
-    return rows
+        flipped = self.xi[:, start : start + gate.size].repeat(count, 1, 1)
+        flipped[torch.arange(count, device=chosen.device), :, chosen] = 1 - self.xi[:, start + chosen].T
+        values = _Tiled(self.values, len(self.x), count)
+        with self.net.draw.use(self.xi.repeat(count, 1)):
+            values[node] = gate.scale(_tile(ungated, count), flipped.flatten(0, 1))
+            for later in self._after(node):
+                if any(source in values.own for source in later.all_input_nodes):
+                    values[later] = self._compute(later, values)
+        return self.net.likelihood.nll(values[self.output], _tile(self.y, count)).view(count, -1)
+
+    def _after(self, node: fx.Node) -> list[fx.Node]:
+        """All nodes behind ``node``, the output included."""
+        nodes = list(self.traced.graph.nodes)
+        return nodes[nodes.index(node) + 1 :]
+
+    def _gate(self, node: fx.Node) -> nn.Module | None:
+        module = self.traced.module(node)
+        return module if isinstance(module, Gate) else getattr(module, "gate", None)
+
+    def _ungated(self, node: fx.Node, gate: Gate) -> Tensor:
+        """What a gate multiplies."""
+        module = self.traced.module(node)
+        assert isinstance(node.args[0], fx.Node) and module is not None
+        source = self.values[node.args[0]]
+        if isinstance(module, GATED_LAYERS):
+            return module.ungated(source)
+        return gate.select(source)
+
+    def _compute(self, node: fx.Node, values: Any) -> Any:
+        """The value of a node, given those of its inputs."""
+        if node.op == "get_attr":
+            return _attribute(self.traced.net, str(node.target))
+        args = fx.node.map_arg(node.args, lambda n: values[n])
+        kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
+        if node.op == "call_module":
+            return self.traced.net.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return args[0] if node.op == "output" else node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+class _Tiled:
+    """Values of nodes for ``count`` copies of a batch: own ones where computed anew, the batch's repeated elsewhere."""
+
+    def __init__(self, base: dict[fx.Node, Any], batch: int, count: int):
+        self.base, self.batch, self.count = base, batch, count
+        self.own: dict[fx.Node, Any] = {}
+
+    def __setitem__(self, node: fx.Node, value: Any) -> None:
+        self.own[node] = value
+
+    def __getitem__(self, node: fx.Node) -> Any:
+        if node in self.own:
+            return self.own[node]
+        value = self.base[node]
+        per_example = isinstance(value, Tensor) and node.op != "get_attr" and value.dim() > 0 and len(value) == self.batch
+        return _tile(value, self.count) if per_example else value
+
+
+def _tile(value: Tensor, count: int) -> Tensor:
+    return value.repeat(count, *[1] * (value.dim() - 1))
+
+
+def _attribute(net: nn.Module, target: str) -> Any:
+    value: Any = net
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value

@@ -23,7 +23,7 @@ MAX_ENUMERATED = 16
 NUDGE = 2.0**-20
 """What stands for 0 where a derivative at ξ = 0 is taken. A gate may sit before its activation, and relu'(0) is 0 in torch, while the derivative that counts
 is the one from the right, which relu(ξ a) has at any ξ > 0."""
-FLOOR = 0.05
+FLOOR = 0.1
 """Smallest probability of an outcome by which a derivative seen at that outcome is divided."""
 
 

@@ -34,16 +34,46 @@ class Likelihood(ABC):
             raise DataError(f"the network gives {len(outputs)} outputs for {len(y)} targets; they must be equally many")
 
 
+class SmoothedCategorical(dist.Categorical):
+    """Categorical whose log probability is averaged over labels that are replaced by a uniform one with probability ε.
+
+    log p̃(y) = (1 − ε) log p(y) + (ε/K) Σ_k log p(k) (Szegedy et al. 2016). Samples come from p itself.
+    """
+
+    def __init__(self, logits: Tensor, smoothing: float, validate_args: bool | None = None):
+        self.smoothing = smoothing
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p̃(value), nats."""
+        return (1 - self.smoothing) * super().log_prob(value) + self.smoothing * self.logits.mean(-1)
+
+
 class Categorical(Likelihood):
-    """Class labels; outputs are logits, shape ``(B, K)``, targets integers in [0, K), shape ``(B,)``."""
+    """Class labels; outputs are logits, shape ``(B, K)``, targets integers in [0, K), shape ``(B,)``.
+
+    Args:
+        label_smoothing: ε; with ε > 0 the log-likelihood is averaged over labels that are wrong (uniform) with probability ε. It keeps the fitted
+            log-likelihood of a flexible network finite, so that the price of a structure keeps its weight until the end of training.
+
+    Raises:
+        ConfigError: for ε outside [0, 1).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0):
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"categorical likelihood: label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
 
     def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
-        """Categorical(softmax(outputs))."""
+        """Categorical(softmax(outputs)), smoothed if asked for."""
+        if self.label_smoothing:
+            return SmoothedCategorical(outputs, self.label_smoothing)
         return dist.Categorical(logits=outputs)
 
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of each example."""
-        return F.cross_entropy(outputs, y, reduction="none")
+        return F.cross_entropy(outputs, y, reduction="none", label_smoothing=self.label_smoothing)
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Class probabilities."""

@@ -132,6 +132,10 @@ class BayesianNet(nn.Module):
         """Names of the gated modules, in the order of their entries in `theta` and ``log_gamma``."""
         return list(self._gates)
 
+    def gates(self) -> list[Gate]:
+        """The gates, in the order of their entries in `theta`."""
+        return list(self._gates.values())
+
     @property
     def price(self) -> Tensor:
         """ρ_s = log γ_s / N, shape ``(S,)``: what keeping structure s costs, in nats per example."""
@@ -193,13 +197,16 @@ class BayesianNet(nn.Module):
     @contextmanager
     def frozen_statistics(self) -> Iterator[None]:
         """Undo, on leaving, what passes within the context do to the running statistics of normalisations."""
-        live = [b for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._NormBase) for b in m.buffers()]
-        saved = [b.clone() for b in live]
+        # Copies are swapped in: to write the old values back would invalidate the autograd graph of earlier passes.
+        norms = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        live = [(m._buffers, name, b) for m in norms for name, b in m._buffers.items() if b is not None]
+        for buffers, name, buffer in live:
+            buffers[name] = buffer.clone()
         try:
             yield
         finally:
-            for buffer, value in zip(live, saved, strict=True):
-                buffer.copy_(value)
+            for buffers, name, buffer in live:
+                buffers[name] = buffer
 
     # Pyro ----------------------------------------------------------------------------------------------------------
 

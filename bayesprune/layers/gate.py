@@ -16,7 +16,8 @@ INITIAL_THETA = 0.9
 class Draw:
     """The gate values that all gates of one network use in the present forward pass.
 
-    They are handed in as one tensor for the whole network and cut into one slice a gate by a single ``split``, so handing
+    They are handed in as one tensor for the whole network and cut into one slice a gate by a single ``split``, so
+    handing
     them in takes no Python per gate.
 
     Args:
@@ -34,8 +35,10 @@ class Draw:
 
         Args:
             xi: Gate values, shape ``(S,)`` (one draw for the batch) or ``(B, S)`` (one draw an example).
-            known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for the whole
-                batch and known to the host. A branch known to be off is not computed, one known to be on not multiplied.
+            known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for
+                the whole
+                batch and known to the host. A branch known to be off is not computed, one known to be on not
+                multiplied.
         """
         before = self.slices, self.known
         self.slices, self.known = xi.split(self.sizes, dim=-1), known
@@ -48,16 +51,20 @@ class Draw:
 class Gate(nn.Module):
     """Multiplies its input by gate values ξ ∈ {0, 1}: one for each index of one dimension, or one for the whole tensor.
 
-    Its only parameter is ``theta``, the posterior inclusion probabilities θ ∈ [0, 1]. A gate knows nothing of probability: it
+    Its only parameter is ``theta``, the posterior inclusion probabilities θ ∈ [0, 1]. A gate knows nothing of
+    probability: it
     multiplies by the ξ handed to it through a `Draw`; without one it uses the mode of its gates, ξ = 1[θ > ½].
 
-    A gate that stands alone may also *select*: surgery gives it ``index``, the entries of its input that are left and multiplied.
+    A gate that stands alone may also *select*: surgery gives it ``index``, the entries of its input that are left and
+    multiplied.
 
     Args:
         size: Number of gates. One gate multiplies the whole tensor.
-        dim: Dimension of the input that the gates run along: 1 for features of ``(B, F)`` and channels of ``(B, C, ...)``,
+        dim: Dimension of the input that the gates run along: 1 for features of ``(B, F)`` and channels of ``(B, C,
+            ...)``,
             -1 for the last. Without meaning when ``size`` is 1.
-        per_batch: Whether one draw serves a whole batch, so that what it gates can be skipped when it is off (branches);
+        per_batch: Whether one draw serves a whole batch, so that what it gates can be skipped when it is off
+            (branches);
             otherwise every example gets its own draw (units).
         theta: Initial inclusion probability.
 
@@ -100,7 +107,7 @@ class Gate(nn.Module):
         return (self.theta.detach() > 0.5).to(self.theta.dtype)
 
     def state(self) -> bool | None:
-        """Whether the whole gate is known to be on (True) or off (False) in this pass; None if it varies or is not known.
+        """Whether the whole gate is known to be on (True) or off (False) in this pass; None if it varies or is unknown.
 
         Without a draw this reads θ, which waits for the device.
         """
@@ -109,21 +116,27 @@ class Gate(nn.Module):
         return bool(self.theta > 0.5) if self.size == 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` times the gate values, broadcast over all dimensions but ``dim`` (and the batch, for a draw an example)."""
-        drawn = self.draw is not None and self.draw.slices is not None
+        """``x``, of which a gate that selects keeps its entries, times the gate values of this pass."""
+        x = self.select(x)
+        if self.draw is None or self.draw.slices is None:
+            return self.scale(x, self.mode())
+        return x if self.state() else self.scale(x, self.draw.slices[self.slot])
+
+    def select(self, x: Tensor) -> Tensor:
+        """The entries of ``x`` that are left to multiply."""
         dim = self.dim % x.dim()
         if self.in_size != 1 and x.shape[dim] != self.in_size:
             raise GateError(
-                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, which has "
-                f"{x.shape[dim]} there; make the gate's size equal to the number of features or channels it gates"
+                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "
+                f"which has {x.shape[dim]} there; make the gate's size equal to the number of features or channels it "
+                "gates"
             )
-        if self.index is not None:
-            x = x.index_select(dim, self.index)
-        if drawn and self.state():
-            return x
-        xi = self.draw.slices[self.slot] if drawn else self.mode()  # type: ignore[union-attr, index]
+        return x if self.index is None else x.index_select(dim, self.index)
+
+    def scale(self, x: Tensor, xi: Tensor) -> Tensor:
+        """``x`` times ``xi``, shape ``(size,)`` or ``(B, size)``, broadcast over all dimensions but ``dim``."""
         shape = [1] * x.dim()
-        shape[dim] = self.size
+        shape[self.dim % x.dim()] = self.size
         if xi.dim() == 2:
             shape[0] = xi.shape[0]
         return x * xi.view(shape).to(x.dtype)

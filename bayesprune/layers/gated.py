@@ -21,6 +21,10 @@ def _gate(kind: str | None, size: int, dim: int, theta: float, where: str) -> Ga
     raise ConfigError(f"{where}: gate must be 'unit', 'layer' or None, got {kind!r}")
 
 
+def _gated(y: Tensor, gate: Gate | None) -> Tensor:
+    return y if gate is None else gate(y)
+
+
 class Linear(nn.Linear):
     """`torch.nn.Linear` with a gate on every output unit (``gate="unit"``), on the whole layer (``"layer"``) or none.
 
@@ -39,8 +43,11 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """ξ ∘ (Wx + b)."""
-        y = super().forward(x)
-        return y if self.gate is None else self.gate(y)
+        return _gated(self.ungated(x), self.gate)
+
+    def ungated(self, x: Tensor) -> Tensor:
+        """What the gate multiplies."""
+        return super().forward(x)
 
 
 class Conv1d(nn.Conv1d):
@@ -59,8 +66,11 @@ class Conv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """ξ ∘ (W ∗ x + b)."""
-        y = super().forward(x)
-        return y if self.gate is None else self.gate(y)
+        return _gated(self.ungated(x), self.gate)
+
+    def ungated(self, x: Tensor) -> Tensor:
+        """What the gate multiplies."""
+        return super().forward(x)
 
 
 class Conv2d(nn.Conv2d):
@@ -79,5 +89,8 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """ξ ∘ (W ∗ x + b)."""
-        y = super().forward(x)
-        return y if self.gate is None else self.gate(y)
+        return _gated(self.ungated(x), self.gate)
+
+    def ungated(self, x: Tensor) -> Tensor:
+        """What the gate multiplies."""
+        return super().forward(x)

@@ -2,9 +2,21 @@
 
 from bayesprune.pruning.compact import compact
 from bayesprune.pruning.cost import cost
+from bayesprune.pruning.expected import CostPrice, ExpectedCost
 from bayesprune.pruning.export import export_onnx, export_torch
 from bayesprune.pruning.modelfile import load, save
 from bayesprune.pruning.removal import RemovalMonitor
 from bayesprune.pruning.shrink import shrink
 
-__all__ = ["RemovalMonitor", "compact", "cost", "export_onnx", "export_torch", "load", "save", "shrink"]
+__all__ = [
+    "CostPrice",
+    "ExpectedCost",
+    "RemovalMonitor",
+    "compact",
+    "cost",
+    "export_onnx",
+    "export_torch",
+    "load",
+    "save",
+    "shrink",
+]

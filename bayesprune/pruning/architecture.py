@@ -1,4 +1,4 @@
-"""A network's architecture as plain data, and back: no code travels, only names from the whitelist and plain arguments."""
+"""A network's architecture as plain data, and back: no code travels, only whitelisted names and plain arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}", re.ASCII)
 _PATH = re.compile(r"[A-Za-z0-9_]{1,200}(\.[A-Za-z0-9_]{1,200}){0,50}", re.ASCII)
 
 
-# to data ---------------------------------------------------------------------------------------------------------------
+# to data ------------------------------------------------------------------------------------------------------------
 
 
 def describe(traced: Traced, modes: Mapping[str, bool]) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def describe(traced: Traced, modes: Mapping[str, bool]) -> dict[str, Any]:
     ]
     if foreign:
         raise ConfigError(
-            f"save: a model file cannot hold {', '.join(foreign)}; replace them by standard torch.nn layers, or use torch.save or torch.export"
+            f"save: a model file cannot hold {', '.join(foreign)}; replace them by standard torch.nn layers, or use "
+            "torch.save or torch.export"
         )
     parameters = {name for name, _ in traced.net.named_parameters()}
     return {
@@ -101,7 +102,7 @@ def _encode(value: Any, where: str) -> Any:
     raise ConfigError(f"save: a model file cannot hold the argument {value!r} of {where}")
 
 
-# from data -------------------------------------------------------------------------------------------------------------
+# from data ----------------------------------------------------------------------------------------------------------
 
 
 def rebuild(architecture: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -124,7 +125,7 @@ def rebuild(architecture: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
         if entry["name"] in nodes:
             raise CheckpointError(f"two operations are called {entry['name']!r}")
         nodes[entry["name"]] = _build_node(graph, root, entry, nodes)
-    if not graph.nodes or next(reversed(graph.nodes)).op != "output":
+    if not graph.nodes or list(graph.nodes)[-1].op != "output":
         raise CheckpointError("the architecture does not end in an output")
     network = fx.GraphModule(root, graph, class_name="CompactNet")
     network.load_state_dict(dict(tensors), strict=True, assign=True)

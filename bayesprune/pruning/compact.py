@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.graph.calls import is_inplace
-from bayesprune.graph.operations import INPLACE_OPERATORS, SUMS
+from bayesprune.graph.operations import DIFFERENCES, INPLACE_OPERATORS, SUMS
 from bayesprune.layers import GATED_LAYERS, Gate
 from bayesprune.pruning.shrink import shrink
 
@@ -18,7 +18,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {layer: layer.__bases__[0] for l
 
 
 def gated_network(model: nn.Module) -> nn.Module:
-    """The gated network within ``model``: what its method ``gated_network`` gives (a `BayesianNet`), or ``model`` itself."""
+    """What the method ``gated_network`` of ``model`` gives (it is a `BayesianNet`), or ``model`` itself."""
     inner = getattr(model, "gated_network", None)
     return inner() if callable(inner) else model
 
@@ -26,8 +26,10 @@ def gated_network(model: nn.Module) -> nn.Module:
 def compact(model: nn.Module) -> nn.Module:
     """Remove every structure whose gate is off (θ ≤ ½) and every gate, leaving a plain PyTorch network.
 
-    Its outputs are those of the gated network in eval mode (which uses the mode of its gates), up to rounding. ``model`` is not touched. Parameters keep
-    their names. Functions called with ``training=self.training`` are those of eval mode. A branch that is off is left out of a sum under the
+    Its outputs are those of the gated network in eval mode (which uses the mode of its gates), up to rounding.
+    ``model`` is not touched. Parameters keep
+    their names. Functions called with ``training=self.training`` are those of eval mode. A branch that is off is left
+    out of a sum under the
     assumption that it has the shape of what it is added to.
 
     Args:
@@ -61,7 +63,7 @@ def compact(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def plain_layer(layer: nn.Module) -> nn.Module:
-    """The torch layer that a gated layer is once its gates are fixed at their mode: rows of those that are off are 0."""
+    """The torch layer that a gated layer is at the mode of its gates: rows of those that are off are 0."""
     plain = copy.copy(layer)
     plain.__dict__ = {
         key: copy.copy(value) if isinstance(value, dict) else value for key, value in layer.__dict__.items()
@@ -87,12 +89,12 @@ def _lower_gate(traced: Traced, node: fx.Node, gate: Gate) -> None:
                 torch.index_select, (source, gate.dim, _buffer(traced, node, "index", gate.index))
             )
         if gate.size == 1 and not bool(on):
-            if _leave_sums(node):
+            if _leave_sums(traced, node):
                 return
             source = traced.graph.call_function(torch.mul, (source, 0.0))
         elif not bool(on.all()):
             last = traced.graph.call_function(torch.transpose, (source, gate.dim, -1))
-            mask = _buffer(traced, node, "mask", on.to(gate.theta.dtype))
+            mask = _buffer(traced, node, "mask", on)
             source = traced.graph.call_function(
                 torch.transpose, (traced.graph.call_function(torch.mul, (last, mask)), gate.dim, -1)
             )
@@ -102,24 +104,22 @@ def _lower_gate(traced: Traced, node: fx.Node, gate: Gate) -> None:
     traced.graph.erase_node(node)
 
 
-def _leave_sums(node: fx.Node) -> bool:
+def _leave_sums(traced: Traced, node: fx.Node) -> bool:
     """Take a branch that is off out of every sum that it is added in; whether nothing else used it."""
     for user in list(node.users):
         if user.target in SUMS and len(user.args) == 2 and not user.kwargs:
             first, second = user.args
-            if second is node and isinstance(first, fx.Node):
-                user.replace_all_uses_with(first)
-            elif first is node and isinstance(second, fx.Node) and "sub" not in str(user.target):
-                user.replace_all_uses_with(second)
-            else:
-                continue
-            user.graph.erase_node(user)
+            rest = first if second is node else second
+            if isinstance(rest, fx.Node) and rest is not node and (second is node or user.target not in DIFFERENCES):
+                _own_memory(traced, user)
+                user.replace_all_uses_with(rest)
+                traced.graph.erase_node(user)
     return not node.users
 
 
 def _own_memory(traced: Traced, node: fx.Node) -> None:
-    """Let what reads a gate's output not write over it: without the gate it would write over the gate's input."""
-    for user in node.users:
+    """Let what reads ``node`` not write over it: without ``node`` it would write over what ``node`` was made of."""
+    for user in list(node.users):
         if not is_inplace(traced, user) or user.args[:1] != (node,):
             continue
         module = traced.module(user)

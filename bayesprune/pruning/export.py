@@ -15,7 +15,7 @@ from bayesprune.errors import ConfigError
 
 
 def export_torch(model: nn.Module, example_input: Tensor, path: str | os.PathLike[str]) -> None:
-    """Write ``torch.export``'s program of ``model`` in eval mode, for any batch size; read it with ``torch.export.load``.
+    """Write ``model`` in eval mode, for any batch size, as a program that ``torch.export.load`` reads.
 
     Args:
         model: A compacted network; it stays as it is.
@@ -40,7 +40,8 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike
         path: File to write, ending in ``.onnx``.
 
     Raises:
-        ConfigError: for fewer than two examples, another ending, a folder that does not exist, or without the ``onnx`` extra.
+        ConfigError: for fewer than two examples, another ending, a folder that does not exist, or without the
+            ``onnx`` extra.
     """
     _check(example_input, path, ".onnx")
     shapes = ({0: torch.export.Dim("batch")},)

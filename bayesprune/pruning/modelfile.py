@@ -28,7 +28,8 @@ VERSION = 1
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a compacted network, or any traceable network of standard torch layers, to one safetensors file.
 
-    The file holds the tensors and, as metadata, the architecture (JSON), a format version, and a SHA-256 of both. The digest
+    The file holds the tensors and, as metadata, the architecture (JSON), a format version, and a SHA-256 of both. The
+    digest
     finds damage; it is no signature. The file is written whole or not at all.
 
     Args:
@@ -42,6 +43,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise ConfigError(f"save: the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise ConfigError(f"save: {path} is a folder; give the name of a file")
     if gates_of(gated_network(model)):
         raise ConfigError("save: the network still has gates; save bayesprune.compact(model)")
     modes = {name: module.training for name, module in model.named_modules()}
@@ -56,7 +59,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     missing = {str(n.target) for n in traced.graph.nodes if n.op == "get_attr"} - tensors.keys()
     if missing:
         raise ConfigError(
-            f"save: tensors {sorted(missing)} are not in the network's state_dict; register them as parameters or buffers"
+            f"save: tensors {sorted(missing)} are not in the network's state_dict; register them as parameters or "
+            "persistent buffers"
         )
     architecture = json.dumps(describe(traced, modes), sort_keys=True, allow_nan=False)
     try:

@@ -19,14 +19,19 @@ from bayesprune.types import IndexMap
 def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False) -> tuple[nn.Module, IndexMap]:
     """Remove what gates silence. The outputs stay what they are with these gates off; ``net`` is not touched.
 
-    Modules keep their names and classes, so that the forward pass of user modules still works. A `layers.Residual` whose gate is off becomes
-    a ``torch.nn.Sequential`` of its ``shortcut``. A gate that is off where its entry cannot go (it is added to something else, say) stays,
-    with θ = 0. Outputs are equal in eval mode; in training mode too, unless a constant other than 0 was folded through a BatchNorm.
+    Modules keep their names and classes, so that the forward pass of user modules still works. A `layers.Residual`
+    whose gate is off becomes
+    a ``torch.nn.Sequential`` of its ``shortcut``. A gate that is off where its entry cannot go (it is added to
+    something else, say) stays,
+    with θ = 0. Outputs are equal in eval mode; in training mode too, unless a constant other than 0 was folded
+    through a BatchNorm.
 
     Args:
         net: Gated network.
-        off: By gate name (see `gates_of`), which of its gates to switch off, shape ``(size,)``, bool. Names may be missing.
-        may_empty: Whether a layer may lose all of its inputs; it then keeps one, which is zero. By default that is refused.
+        off: By gate name (see `gates_of`), which of its gates to switch off, shape ``(size,)``, bool. Names may be
+            missing.
+        may_empty: Whether a layer may lose all of its inputs; it then keeps one, which is zero. By default that is
+            refused.
 
     Returns:
         The smaller network, disconnected from any `Draw`, and the index map from the old tensors to its own.
@@ -47,8 +52,8 @@ def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False
     analysis = Analysis(trace(smaller), silent)
     if analysis.emptied and not may_empty:
         raise GateError(
-            f"layer {analysis.emptied[0]!r} would be left without any input if these gates were off; keep at least one gate before it on, "
-            "or put the layers in between into a layers.Residual"
+            f"layer {analysis.emptied[0]!r} would be left without any input if these gates were off; keep at least one "
+            "gate before it on, or put the layers in between into a layers.Residual"
         )
     cutter = Cutter(analysis)
     cutter.cut()
@@ -69,7 +74,8 @@ def _checked(net: nn.Module, off: Mapping[str, Tensor]) -> dict[str, Tensor]:
             )
         if mask.dtype != torch.bool or mask.shape != (gates[name].size,):
             raise ConfigError(
-                f"shrink: the mask of gate {name!r} must be bool of shape ({gates[name].size},), got {mask.dtype} of shape {tuple(mask.shape)}"
+                f"shrink: the mask of gate {name!r} must be bool of shape ({gates[name].size},), got {mask.dtype} of "
+                f"shape {tuple(mask.shape)}"
             )
         masks[name] = mask.detach().cpu()
     return masks

@@ -5,57 +5,69 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayesprune.infer import BayesianNet, GateDraws, paired_differences
+from bayesprune.infer import BayesianNet, paired_differences
 
-SMOOTHING = 0.7
+NOISE_MEMORY = 0.99
+"""Weight of the past in the running mean square of sampled gradients."""
+NOISE_SHARE = 0.1
+"""How much of a sampled gradient's root mean square counts, besides the price, in the length by which it is divided."""
+SETTLE_MEMORY = 0.7
 """Weight of the past in the running mean of exact differences."""
+SETTLE_ERROR = 0.5
+"""How much of their standard error counts, besides the price, in the length by which they are divided."""
 
 
 class GateUpdates:
     """Steps of θ in units of its price, and the running estimates that they leave behind.
 
-    Attributes:
-        gain: Latest estimate of ∂L/∂θ for every gate, nats per example, shape ``(S,)``: the evidence for a removal.
+    A step is ``size`` · ĝ/√(ρ² + (κσ)²): where the noise σ of an estimate is small against the price ρ this is η ĝ with η = size/ρ, so the price alone moves θ by
+    ``size``; where noise drowns the price, steps are held back, so that gates do not walk at random into 0.
 
     Args:
         net: The network whose θ is moved.
+
+    Attributes:
+        gain: Latest estimate of ∂L/∂θ for every gate, nats per example, shape ``(S,)``: the evidence for a removal.
     """
 
     def __init__(self, net: BayesianNet):
         self.net = net
-        self.gain = torch.zeros_like(net.log_gamma)
-        self._sum = torch.zeros_like(net.log_gamma)
-        self._count = 0
+        zeros = torch.zeros_like(net.log_gamma)
+        self.gain, self._square = zeros.clone(), zeros.clone()
+        self._sum, self._variance, self._differences = zeros.clone(), zeros.clone(), zeros.clone()
+        self._steps = self._count = self._settled = 0
 
     def sampled(self, size: float) -> None:
-        """θ ← Proj(θ − size · ĝ/ρ), ĝ the gradient in ``theta.grad``, which is used up.
+        """One projected step on the gradient in ``theta.grad``, which is used up.
 
         Args:
-            size: η ρ, how far the price alone moves θ in this step.
+            size: How far the price alone moves θ in this step.
         """
-        theta = self.net.theta
+        theta, price = self.net.theta, self.net.price
         gradient = theta.grad
         assert gradient is not None
         self._sum += gradient
         self._count += 1
+        self._steps += 1
+        self._square.lerp_((gradient - price).square(), 1 - NOISE_MEMORY)
+        share = NOISE_SHARE**2 / (1 - NOISE_MEMORY**self._steps)
+        length = torch.addcmul(self._square * share, price, price).sqrt_()
         with torch.no_grad():
-            theta.sub_(gradient / self.net.price, alpha=size).clamp_(0, 1)
+            theta.addcdiv_(gradient, length, value=-size).clamp_(0, 1)
         theta.grad = None
 
-    def look(self) -> Tensor:
-        """Turn the gradients summed up since the last look into the latest estimate, and return it."""
+    def look(self) -> None:
+        """Turn the gradients summed up since the last look into the latest estimate."""
         if self._count:
             self.gain = self._sum / self._count
-            self._sum, self._count = torch.zeros_like(self._sum), 0
-        return self.gain
+        self._clear()
 
     @torch.no_grad()
     def measure(self, x: Tensor, y: Tensor) -> None:
         """Add the exact paired differences of one batch, the other gates drawn from the guide, to the present evaluation."""
-        net = self.net
-        xi = GateDraws(net.theta.detach(), net.rows(x), net.num_shared).sample()
-        differences, _ = paired_differences(net, x, y, xi)
-        self._sum += differences + net.price
+        differences, error = paired_differences(self.net, x, y, self.net.sample_gates(x))
+        self._sum += differences
+        self._variance += error.square()
         self._count += 1
 
     @torch.no_grad()
@@ -63,23 +75,35 @@ class GateUpdates:
         """Move θ by the evaluation that `measure` gathered, smoothed with those before, by at most ``size``."""
         if not self._count:
             return
-        fresh = self._sum / self._count
-        self.gain = fresh if not self.settling else SMOOTHING * self.gain + (1 - SMOOTHING) * fresh
-        self.settling = True
-        self._sum, self._count = torch.zeros_like(self._sum), 0
-        self.net.theta.sub_((self.gain / self.net.price).clamp(-1, 1), alpha=size).clamp_(0, 1)
+        price = self.net.price
+        self._settled += 1
+        self._differences.lerp_(self._sum / self._count, 1 - SETTLE_MEMORY)
+        self.gain = self._differences / (1 - SETTLE_MEMORY**self._settled) + price
+        variance = self._variance / self._count**2
+        length = torch.addcmul(variance * SETTLE_ERROR**2, price, price).sqrt_()
+        self.net.theta.sub_((self.gain / length).clamp_(-1, 1), alpha=size).clamp_(0, 1)
+        self._clear()
 
-    settling = False
+    def _clear(self) -> None:
+        self._sum, self._variance, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._sum), 0
+
+    _VECTORS = ("gain", "_square", "_sum", "_variance", "_differences")
+    _COUNTS = ("_steps", "_count", "_settled")
 
     def keep(self, kept: Tensor) -> None:
         """Go on with the gates of these indices."""
-        self.gain, self._sum = self.gain[kept], self._sum[kept]
+        for name in self._VECTORS:
+            setattr(self, name, getattr(self, name)[kept])
 
     def state(self) -> dict:
         """What a checkpoint needs."""
-        return {"gain": self.gain.cpu(), "settling": self.settling}
+        vectors = {name: getattr(self, name).cpu() for name in self._VECTORS}
+        return {**vectors, **{name: getattr(self, name) for name in self._COUNTS}}
 
     def load(self, state: dict) -> None:
-        """Take up the state of a checkpoint written at the end of an epoch."""
-        self.gain = state["gain"].to(self.gain.device)
-        self.settling = state["settling"]
+        """Take up the state of a checkpoint."""
+        device = self.gain.device
+        for name in self._VECTORS:
+            setattr(self, name, state[name].to(device))
+        for name in self._COUNTS:
+            setattr(self, name, state[name])

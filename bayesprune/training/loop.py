@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesprune.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
 from bayesprune.infer.estimators import Estimator
-from bayesprune.pruning import cost
+from bayesprune.pruning import CostPrice, ExpectedCost, cost
 from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
@@ -33,14 +33,16 @@ class Settings:
         lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it.
         optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's density enters as
             coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW does not).
+        price: Price structures at what they are expected to save, instead of by the prior's constant log γ; see `CostPrice`.
         estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
         every: Take a step on θ at every so-many-th step of the weights.
         schedule: Fields of `Schedule` to set, e.g. ``{"sample": 0.4}``.
         patience: Consecutive checks that must agree before a structure is removed.
     """
 
-    lr: float = 2e-3
+    lr: float = 3e-3
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    price: CostPrice | None = None
     estimator: str | Estimator = "auto"
     every: int = 1
     schedule: dict[str, Any] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class Trainer:
         self.fingerprint = {name: list(p.shape) for name, p in net.net.named_parameters()}
         self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
         self.epoch = self.step = 0
+        self._reprice(smaller=True)
         self._remember_thetas()
 
     def run_epoch(self, val_loader: Loader | None, checkpoint: Path | None) -> EpochRow:
@@ -121,6 +124,7 @@ class Trainer:
         self.net.train()
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(self.epoch)
+        self._reprice()
         device = self.net.theta.device
         total = torch.zeros((), device=device)
         count = 0
@@ -136,8 +140,7 @@ class Trainer:
             )
         if self.schedule.phase(self.step - 1) == "sample":
             self.updates.look()
-            if self.prune:
-                self.surgeon.check(self.step)
+            self._prune(self.step)
         score = evaluate(self.net, val_loader) if val_loader is not None else Score(float("nan"), float("nan"))
         self.epoch += 1
         self._remember_thetas()
@@ -168,14 +171,30 @@ class Trainer:
         """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
         schedule = self.schedule
         if schedule.phase(self.step) == "settle" and self.net.num_gates:
-            position = (self.step - schedule.sample_end) % schedule.settle_every
+            position = (self.step - schedule.settle_start) % schedule.settle_every
             if position < schedule.settle_batches:
                 self.updates.measure(x, y)
             if position == schedule.settle_every - 1:
                 self.updates.settle(schedule.settling_step(self.step))
-                if self.prune:
-                    self.surgeon.check(self.step + 1)
+                self._prune(self.step + 1)
+                self._reprice()
         self.step += 1
+
+    def _prune(self, step: int) -> None:
+        """Look at the gates and remove what may go."""
+        if self.prune and self.surgeon.check(step):
+            self._reprice(smaller=True)
+
+    def _reprice(self, smaller: bool = False) -> None:
+        """Let prices follow the expected cost at the present θ."""
+        if self.settings.price is None or not self.net.num_gates:
+            return
+        if smaller:
+            self._expected = ExpectedCost(self.net.net, self.example)
+        probabilities = self.net.by_gate(self.net.theta.detach())
+        prices = self.settings.price(self._expected, probabilities)
+        vector = torch.cat([prices[name] for name in self.net.gate_names])
+        self.net.log_gamma.copy_(vector * self.net.num_data)
 
     # records -------------------------------------------------------------------------------------------------------
 
@@ -246,6 +265,7 @@ class Trainer:
         self.surgeon.remove(state["origin"])
         self.net.net.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._reprice(smaller=True)
         self.updates.load(state["updates"])
         self.surgeon.monitor.agreed = state["agreed"].to(self.net.theta.device)
         self.history = History.from_state(state["history"])

@@ -1,4 +1,4 @@
-"""The three phases of a run and the step size of θ in each: no knob but the length of the run."""
+"""The phases of a run and the step size of θ in each: no knob but the length of the run."""
 
 from __future__ import annotations
 
@@ -10,42 +10,49 @@ from bayesprune.errors import ConfigError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Sample, settle, fine-tune.
+    """Warm up, sample, settle, fine-tune.
 
-    *Sampling*: gates are drawn every step and θ follows an estimate of its gradient at every step. *Settling*: exact paired differences
-    of all remaining gates, `checks_per_epoch` times an epoch, take each θ to 0 or 1. *Fine-tuning*: θ rests, weights go on.
+    *Warm-up*: gates are drawn, θ rests. *Sampling*: θ follows an estimate of its gradient at every step. *Settling*: exact paired
+    differences of all remaining gates, some times an epoch, take each θ to 0 or 1. *Fine-tuning*: θ rests, weights go on.
 
-    Steps of θ are in units of its price: with no help from the data θ_s moves by η ρ_s a step, so the sum of η ρ over a phase is how far it may travel
-    (method page, section "A step size without a knob").
+    Steps of θ are in units of its price: with no help from the data θ_s moves by η ρ_s a step, so the sum of η ρ over a phase is how far it can travel (method
+    page, "A step size without a knob"). The default does not depend on N, batch size, epochs or γ.
 
     Args:
         epochs: Length of the run.
         steps_per_epoch: Optimisation steps of an epoch.
-        sample: Fraction of the run that is sampling.
-        settle: Fraction of the run that is settling.
-        travel: How far the price alone takes θ during a phase.
+        sample_from: Fraction of the run after which sampling begins.
+        settle_from: Fraction after which settling begins.
+        fine_tune_from: Fraction after which fine-tuning begins.
+        travel: How far the price alone takes θ during sampling, and during settling.
         last: Step size at the end of a phase relative to its start; it falls linearly.
         checks_per_epoch: Exact evaluations an epoch while settling.
         settle_batches: Batches of each evaluation.
 
     Raises:
-        ConfigError: for fewer than one epoch or step, or fractions that do not fit.
+        ConfigError: for fewer than one epoch or step, or phases that are not in order.
     """
 
     epochs: int
     steps_per_epoch: int
-    sample: float = 0.5
-    settle: float = 0.3
-    travel: float = 6.0
-    last: float = 0.05
+    sample_from: float = 0.05
+    settle_from: float = 0.4
+    fine_tune_from: float = 0.75
+    travel: float = 5.0
+    last: float = 0.1
     checks_per_epoch: int = 8
-    settle_batches: int = 8
+    settle_batches: int = 10
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.steps_per_epoch < 1:
-            raise ConfigError(f"Schedule: a run needs at least one epoch of one step, got {self.epochs} of {self.steps_per_epoch}")
-        if not (0 <= self.sample and 0 <= self.settle and self.sample + self.settle <= 1):
-            raise ConfigError(f"Schedule: sample and settle are fractions of one run, got {self.sample} and {self.settle}")
+            raise ConfigError(
+                f"Schedule: a run needs at least one epoch of one step, got {self.epochs} of {self.steps_per_epoch}"
+            )
+        if not 0 <= self.sample_from <= self.settle_from <= self.fine_tune_from <= 1:
+            raise ConfigError(
+                "Schedule: expected 0 <= sample_from <= settle_from <= fine_tune_from <= 1, got "
+                f"{self.sample_from}, {self.settle_from}, {self.fine_tune_from}"
+            )
 
     @property
     def steps(self) -> int:
@@ -53,38 +60,47 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     @property
-    def sample_end(self) -> int:
-        """First step after sampling."""
-        return round(self.sample * self.steps)
+    def sample_start(self) -> int:
+        """First step of sampling."""
+        return round(self.sample_from * self.steps)
+
+    @property
+    def settle_start(self) -> int:
+        """First step of settling."""
+        return round(self.settle_from * self.steps)
 
     @property
     def settle_end(self) -> int:
-        """First step after settling."""
-        return round((self.sample + self.settle) * self.steps)
-
-    def phase(self, step: int) -> str:
-        """``sample``, ``settle`` or ``fine-tune``."""
-        if step < self.sample_end:
-            return "sample"
-        return "settle" if step < self.settle_end else "fine-tune"
+        """First step of fine-tuning."""
+        return round(self.fine_tune_from * self.steps)
 
     @property
     def settle_every(self) -> int:
         """Steps between exact evaluations."""
         return max(1, self.steps_per_epoch // self.checks_per_epoch)
 
+    def phase(self, step: int) -> str:
+        """``warm-up``, ``sample``, ``settle`` or ``fine-tune``."""
+        if step < self.sample_start:
+            return "warm-up"
+        if step < self.settle_start:
+            return "sample"
+        return "settle" if step < self.settle_end else "fine-tune"
+
     def sampling_step(self, step: int) -> float:
-        """η ρ at this step of the sampling phase; they add up to ``travel``."""
-        return self._step(step, self.sample_end)
+        """η ρ at this step of sampling; they add up to ``travel``."""
+        return self._falling(step - self.sample_start, self.settle_start - self.sample_start)
 
     def settling_step(self, step: int) -> float:
-        """η ρ of the evaluation at this step of the settling phase; they add up to ``travel``."""
-        return self._step((step - self.sample_end) // self.settle_every, (self.settle_end - self.sample_end) // self.settle_every)
+        """η ρ of the evaluation at this step of settling; they add up to ``travel``."""
+        count = (self.settle_end - self.settle_start) // self.settle_every
+        return self._falling((step - self.settle_start) // self.settle_every, count)
 
-    def _step(self, index: int, count: int) -> float:
-        falling = 1 - (1 - self.last) * index / max(1, count)
-        return self.travel / max(1, count) * falling / (0.5 * (1 + self.last))
+    def _falling(self, index: int, count: int) -> float:
+        """Entry ``index`` of ``count`` numbers that fall linearly to ``last`` of the first and add up to ``travel``."""
+        share = (index + 0.5) / max(1, count)
+        return self.travel / max(1, count) * (1 - (1 - self.last) * share) / (0.5 * (1 + self.last))
 
     def learning_rate(self, step: int, warmup: int = 200) -> float:
-        """Factor on the weights' learning rate: linear warm-up, then half a cosine down to 0."""
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + cos(pi * step / self.steps))
+        """Factor on the weights' learning rate: linear warm-up (at most a tenth of the run), then half a cosine down to 0."""
+        return min(1.0, (step + 1) / min(warmup, max(1, self.steps // 10))) * 0.5 * (1 + cos(pi * step / self.steps))

@@ -34,8 +34,15 @@ def test_inspect_needs_no_more_than_a_checkpoint(finished: Path):
 
 
 def test_inspect_shows_branches(tmp_path: Path):
-    verify_done("train", *TINY, "--net", "resmlp3", "--log-gamma", "0.01", "--out", tmp_path / "run")
-    assert [cells(line)[1] for line in verify_done("inspect", tmp_path / "run").splitlines()[3:6]] == ["1", "1", "1"]
+    verify_done("train", *TINY, "--net", "resmlp3", "--out", tmp_path / "run")
+    rows = [cells(line) for line in verify_done("inspect", tmp_path / "run").splitlines()]
+    assert [row[:2] for row in rows if len(row) == 7] == [
+        ["module", "gates at start"],
+        ["3", "1"],
+        ["4", "1"],
+        ["5", "1"],
+        ["all", "3"],
+    ]
 
 
 def test_evaluate_repeats_the_result(finished: Path):
@@ -82,7 +89,7 @@ def test_evaluate_refuses_more_classes_than_outputs(tmp_path: Path):
 @pytest.mark.parametrize(("form", "name"), [("safetensors", "m.safetensors"), ("torch", "m.pt2"), ("onnx", "m.onnx")])
 @pytest.mark.filterwarnings("ignore")
 def test_an_exported_network_gives_the_same_outputs(finished: Path, tmp_path: Path, form: str, name: str):
-    x = load("digits", limit=300).test[:5][0]
+    x = load("digits", limit=600).test[:5][0]
     expected = load_network(finished / "model.safetensors")(x)
     out = tmp_path / name
     assert f"wrote {out}" in verify_done("export", finished, "--format", form, "--out", out)
@@ -139,3 +146,11 @@ def test_version_and_help():
     for command in ("train", "inspect", "evaluate", "export"):
         assert command in verify_done("--help")
         assert "Usage: bayesprune" in verify_done(command, "--help")
+
+
+def test_ctrl_c_ends_any_command_with_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bayesprune.cli.commands.inspect_gates", interrupt)
+    verify_refused("inspect", finished, says=("interrupted",), code=130)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import bayesprune.cli.app
 from bayesprune.cli.progress import Display
 from bayesprune.training import EpochRow
 from bayesprune.training.checkpoint import read_checkpoint
@@ -65,12 +64,12 @@ def start_and_stop(folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int) ->
             raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(bayesprune.cli.app.Display, "__call__", stop)
+        patch.setattr(Display, "__call__", stop)
         with pytest.raises(Stopped):
             run("train", *TINY, "--seed", "3", "--out", folder)
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 5])
+@pytest.mark.parametrize("epoch", [1, 4])
 def test_a_stopped_run_ends_as_an_unbroken_one(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ):
@@ -129,7 +128,7 @@ def test_options_that_agree_with_the_run_may_be_given(finished: Path):
     [
         (("--epochs", "7"), ("--epochs 7 contradicts", "--epochs 6")),
         (("--seed", "0"), ("--seed 0 contradicts", "--seed 3")),
-        (("--batch-size", "64"), ("--batch-size 64 contradicts", "--batch-size 32")),
+        (("--batch-size", "64"), ("--batch-size 64 contradicts", "--batch-size 16")),
         (("--net", "resmlp"), ("--net resmlp contradicts", "--net lenet300")),
         (("--out", "elsewhere"), ("--out elsewhere contradicts --resume",)),
     ],
@@ -166,7 +165,7 @@ def test_a_damaged_checkpoint_is_refused(finished: Path, damage):
 
 def test_a_checkpoint_of_another_network_is_refused(finished: Path, tmp_path: Path):
     other = tmp_path / "other"
-    verify_done("train", *TINY, "--epochs", "1", "--net", "resmlp3", "--log-gamma", "0.001", "--out", other)
+    verify_done("train", *TINY, "--epochs", "1", "--net", "resmlp3", "--out", other)
     (finished / "result.json").unlink()
     shutil.copy(other / "checkpoint.pt", finished)
     verify_refused("train", "--resume", finished, says=("another run", "fingerprint"))

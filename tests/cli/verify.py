@@ -8,8 +8,8 @@ from typer.testing import CliRunner, Result
 
 from bayesprune.cli import app
 
-TINY = ("--epochs", "6", "--limit", "300", "--batch-size", "32", "--log-gamma", "1.5")
-"""Options of a run of half a second in which gates are removed from the second epoch on."""
+TINY = ("--epochs", "6", "--limit", "600", "--batch-size", "16", "--lr", "0.02", "--log-gamma", "0.2")
+"""Options of a run of a second in which gates are removed from the second epoch on."""
 
 
 def run(*args: str | Path) -> Result:

@@ -15,7 +15,7 @@ def constants(tail: nn.Module, first: nn.Module | None = None) -> list[float]:
     """The constants that ``tail`` makes of a first layer with its second of three units off."""
     net = nn.Sequential(layers.Linear(2, 3, gate="unit") if first is None else first, tail)
     analysis = Analysis(trace(net), {net[0].gate: torch.tensor([False, True, False])})
-    return analysis.known[next(reversed(analysis.traced.graph.nodes)).prev].value.tolist()
+    return analysis.known[list(analysis.traced.graph.nodes)[-2]].value.tolist()
 
 
 class Apply(nn.Module):
@@ -62,17 +62,22 @@ def test_constants_of_normalisation() -> None:
 
 
 def test_constants_of_depthwise_convolution() -> None:
+    """The sum of the filter, where no border is padded."""
     conv = nn.Conv1d(3, 3, 2, groups=3)
     value = constants(nn.Sequential(nn.Sigmoid(), conv), layers.Conv1d(2, 3, 1, gate="unit"))
-    assert value[1] == pytest.approx(float(0.5 * conv.weight[1].sum() + conv.bias[1]), rel=1e-6)
-    assert constants(nn.Sequential(nn.Sigmoid(), nn.Conv1d(3, 3, 3, padding=1, groups=3)), layers.Conv1d(2, 3, 1, gate="unit"))[1] != 0.5
+    assert value[1] == pytest.approx((0.5 * conv.weight[1].sum() + conv.bias[1]).item(), rel=1e-6)
+    padded = nn.Conv1d(3, 3, 3, padding=1, groups=3)
+    value = constants(nn.Sequential(nn.Sigmoid(), padded), layers.Conv1d(2, 3, 1, gate="unit"))
+    assert torch.tensor(value).isnan().all()
+    assert constants(padded, layers.Conv1d(2, 3, 1, gate="unit"))[1] == padded.bias[1].item()
 
 
 def test_unknown_in_place_neighbour_is_a_barrier() -> None:
     """What is overwritten while something else reads it has no constant."""
-    net = nn.Sequential(layers.Linear(2, 3, gate="unit"), Apply(lambda x: torch.cat([x, F.relu(x, inplace=True)], 1)), nn.Linear(6, 1))
+    overwrite = Apply(lambda x: torch.cat([x, F.relu(x, inplace=True)], 1))
+    net = nn.Sequential(layers.Linear(2, 3, gate="unit"), overwrite, nn.Linear(6, 1))
     analysis = Analysis(trace(net), {net[0].gate: torch.tensor([False, True, False])})
-    assert analysis.known[next(iter(analysis.traced.graph.nodes)).next] is None
+    assert analysis.known[list(analysis.traced.graph.nodes)[1]] is None
 
 
 def test_features_of_flattened_tensors() -> None:
@@ -85,22 +90,21 @@ def test_features_of_flattened_tensors() -> None:
 
 def test_ties_reach_through_chains_of_sums() -> None:
     """One gate off does not free a channel that another writer of the same stream fills."""
-    net = nn.Sequential(
-        layers.Linear(2, 3, gate="unit"), Residual(layers.Linear(3, 3, gate="unit")), Residual(layers.Linear(3, 3, gate="unit")), nn.Linear(3, 1)
-    )  # fmt: skip
+    first, second, third = (layers.Linear(width, 3, gate="unit") for width in (2, 3, 3))
+    net = nn.Sequential(first, Residual(second), Residual(third), nn.Linear(3, 1))
     off = torch.tensor([True, False, False])
-    gates = [net[0].gate, net[1].body.gate, net[2].body.gate]
+    gates = [first.gate, second.gate, third.gate]
     for number in range(1, 4):
         analysis = Analysis(trace(net), dict.fromkeys(gates[:number], off))
-        first = next(node for node in analysis.traced.graph.nodes if node.target == "0")
-        assert analysis.kept(first, 3).tolist() == [number < 3, True, True]
+        node = next(node for node in analysis.traced.graph.nodes if node.target == "0")
+        assert analysis.kept(node, 3).tolist() == [number < 3, True, True]
 
 
-def test_a_module_that_traces_in_one_place_only() -> None:
-    net = nn.Sequential(Gate(2), nn.Linear(2, 2))
-    traced = trace(net)
-    assert traced.fixed == {} and [str(node.target) for node in traced.graph.nodes][1:3] == ["0", "1"]
-    net[1].weight = nn.Parameter(torch.zeros(2, 2))
+def test_modules_that_must_stay() -> None:
+    net = nn.Sequential(Gate(2), nn.Linear(2, 2), nn.ReLU())
+    assert trace(net).fixed == {} and [str(node.target) for node in trace(net).graph.nodes][1:4] == ["0", "1", "2"]
+    assert trace(nn.Sequential(net[2], net[2])).fixed == {}
+    assert trace(nn.Sequential(net[1], net[1])).fixed == {"0": "is called more than once"}
     tied = nn.Sequential(net[1], nn.Linear(2, 2))
     tied[1].weight = net[1].weight
     assert trace(tied).fixed == dict.fromkeys(["0", "1"], "shares its parameters with another module")

@@ -12,8 +12,9 @@ from bayesprune.layers import Gate, Residual
 
 def mlp_with_input_gates() -> nn.Module:
     return nn.Sequential(
-        nn.Flatten(), Gate(24), layers.Linear(24, 12, gate="unit"), nn.ReLU(), layers.Linear(12, 8, gate="unit"), nn.Tanh(), nn.Linear(8, 3)
-    )
+        nn.Flatten(), Gate(24),
+        layers.Linear(24, 12, gate="unit"), nn.ReLU(), layers.Linear(12, 8, gate="unit"), nn.Tanh(), nn.Linear(8, 3),
+    )  # fmt: skip
 
 
 def lenet() -> nn.Module:
@@ -27,14 +28,16 @@ def lenet() -> nn.Module:
 def normalised() -> nn.Module:
     """Gates stand after the normalisation and the activation."""
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True), Gate(8), nn.AvgPool2d(2, padding=1),
-        nn.Conv2d(8, 6, 3, stride=2, padding="valid"), nn.BatchNorm2d(6), nn.PReLU(6), Gate(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True), Gate(8),
+        nn.AvgPool2d(2, padding=1), nn.Conv2d(8, 6, 3, stride=2, padding="valid"), nn.BatchNorm2d(6), nn.PReLU(6),
+        Gate(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(6, 10), nn.BatchNorm1d(10), nn.ELU(), Gate(10), nn.Dropout(0.3), nn.Linear(10, 3),
     )  # fmt: skip
 
 
 def residual() -> nn.Module:
     """Identity and projection shortcuts, units gated within branches, one branch within another."""
+
     def conv(a: int, b: int, stride: int = 1) -> nn.Module:
         return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b))
 
@@ -42,14 +45,15 @@ def residual() -> nn.Module:
     return nn.Sequential(
         conv(3, 8), nn.ReLU(),
         Residual(nn.Sequential(conv(8, 6), nn.ReLU(), Gate(6), conv(6, 8))), nn.ReLU(),
-        Residual(nn.Sequential(conv(8, 12, 2), nn.ReLU(), Gate(12), conv(12, 12)), nn.Conv2d(8, 12, 1, 2)), nn.ReLU(inplace=True),
+        Residual(nn.Sequential(conv(8, 12, 2), nn.ReLU(), Gate(12), conv(12, 12)), nn.Conv2d(8, 12, 1, 2)),
+        nn.ReLU(inplace=True),
         Residual(nn.Sequential(nn.Conv2d(12, 8, 1), inner, nn.ReLU(), nn.Conv2d(8, 12, 1))),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
     )  # fmt: skip
 
 
 class UserNet(nn.Module):
-    """Its own forward: functions, methods, one activation used twice, concatenation, a reshape by batch size, attention over channels."""
+    """Its own forward: functions, methods, one activation twice, concatenation, a view, attention over channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,20 +99,21 @@ def sigmoid() -> nn.Module:
 def depthwise() -> nn.Module:
     return nn.Sequential(
         layers.Conv2d(2, 6, 3, gate="unit"), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ReLU(),
-        layers.Conv2d(6, 6, 3, padding=1, groups=6, bias=False, gate="unit"), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(64, 2),
+        layers.Conv2d(6, 6, 3, padding=1, groups=6, bias=False, gate="unit"), nn.Conv2d(6, 4, 1),
+        nn.Flatten(), nn.Linear(64, 2),
     )  # fmt: skip
 
 
 def sequence() -> nn.Module:
     """Features along the last of three dimensions, flattened at the end."""
     return nn.Sequential(
-        Gate(5, dim=-1), layers.Linear(5, 7, gate="unit"), nn.GELU(), Residual(nn.Linear(7, 7)), nn.Linear(7, 6), Gate(6, dim=-1),
-        nn.Flatten(), nn.Linear(24, 3),
+        Gate(5, dim=-1), layers.Linear(5, 7, gate="unit"), nn.GELU(), Residual(nn.Linear(7, 7)), nn.Linear(7, 6),
+        Gate(6, dim=-1), nn.Flatten(), nn.Linear(24, 3),
     )  # fmt: skip
 
 
 class Barriers(nn.Module):
-    """Parts that must stay in place: a layer used twice, a grouped convolution, a hard-coded reshape, a parameter, an output that is gated."""
+    """What must stay: a layer used twice, a grouped convolution, a hard-coded view, a parameter, a gated output."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,10 +25,13 @@ def test_every_part_of_a_structure_goes() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), Gate(3), nn.Conv2d(3, 4, 1))
     smaller, index = shrink(net, {"3": torch.tensor([False, True, False])})
     assert sizes(smaller) == {
-        "0.weight": (2, 2, 3, 3), "0.bias": (2,), "1.weight": (2,), "1.bias": (2,), "3.theta": (2,), "4.weight": (4, 2, 1, 1), "4.bias": (4,),
+        "0.weight": (2, 2, 3, 3), "0.bias": (2,), "1.weight": (2,), "1.bias": (2,), "3.theta": (2,), "4.weight": (4,
+        2, 1, 1), "4.bias": (4,),
     }  # fmt: skip
-    assert torch.equal(smaller[0].weight, net[0].weight[[0, 2]]) and torch.equal(smaller[4].weight, net[4].weight[:, [0, 2]])
-    assert (smaller[0].out_channels, smaller[1].num_features, smaller[3].size, smaller[3].in_size, smaller[4].in_channels) == (2,) * 5
+    assert torch.equal(smaller[0].weight, net[0].weight[[0, 2]])
+    assert torch.equal(smaller[4].weight, net[4].weight[:, [0, 2]])
+    assert smaller[0].out_channels == smaller[1].num_features == smaller[4].in_channels == 2
+    assert smaller[3].size == smaller[3].in_size == 2
     assert smaller[3].index is None
     assert [None if i is None else i.tolist() for i in index.kept["4.weight"]] == [None, [0, 2], None, None]
     assert index.kept["4.bias"] == (None,) and index.kept["1.num_batches_tracked"] == () and not index.folded
@@ -45,6 +48,18 @@ def test_gate_on_inputs_selects() -> None:
     assert torch.allclose(again(x), x[:, 3:] @ net[1].weight[:, 3:].T + net[1].bias)
 
 
+def test_a_selecting_gate_takes_draws_for_every_row() -> None:
+    net = nn.Sequential(Gate(4), nn.Linear(4, 2))
+    smaller, _ = shrink(net, {"0": torch.tensor([True, False, True, False])})
+    draw = Draw([2])
+    smaller[0].connect(draw, 0)
+    x, xi = torch.randn(2, 4), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    with draw.use(xi):
+        assert torch.equal(smaller[0](x), x[:, [1, 3]] * xi)
+    with pytest.raises(GateError, match=r"Gate of size 4 .* has 2 there"):
+        smaller[0](x[:, :2])
+
+
 def test_a_map_goes_when_all_its_flattened_features_are_off() -> None:
     net = nn.Sequential(layers.Conv2d(1, 3, 3, gate="unit"), nn.Flatten(), Gate(12), nn.Linear(12, 2))
     off = torch.zeros(12, dtype=torch.bool)
@@ -54,11 +69,12 @@ def test_a_map_goes_when_all_its_flattened_features_are_off() -> None:
     assert smaller[2].in_size == 8 and smaller[2].index.tolist() == [1, 2, 3, 4, 6, 7]
     assert smaller[3].in_features == 6
     again, _ = shrink(smaller, {"2": torch.tensor([True, True, True, False, False, False])})
-    assert again[0].out_channels == 1 and again[2].index is None and again[3].in_features == 3 or again[2].index.tolist() == [0, 2, 3]
+    assert again[0].out_channels == 1 and again[2].in_size == 4 and again[2].index.tolist() == [0, 2, 3]
 
 
 def test_branch_that_is_off_leaves_its_by_pass() -> None:
-    net = nn.Sequential(nn.Linear(3, 4), Residual(nn.Linear(4, 4)), Residual(nn.Linear(4, 5), nn.Linear(4, 5)), nn.Linear(5, 2))
+    projected = Residual(nn.Linear(4, 5), nn.Linear(4, 5))
+    net = nn.Sequential(nn.Linear(3, 4), Residual(nn.Linear(4, 4)), projected, nn.Linear(5, 2))
     smaller, index = shrink(net, {"1": torch.tensor([True]), "2": torch.tensor([True])})
     assert list(sizes(smaller)) == ["0.weight", "0.bias", "2.shortcut.weight", "2.shortcut.bias", "3.weight", "3.bias"]
     assert list(index.kept) == list(sizes(smaller))
@@ -70,11 +86,18 @@ def test_constant_is_folded_exactly() -> None:
     net = nn.Sequential(layers.Linear(3, 4, gate="unit"), nn.Sigmoid(), nn.Linear(4, 2)).double()
     smaller, index = shrink(net, {"0": torch.tensor([False, True, True, False])})
     assert index.folded == {"2.bias"}
-    assert torch.allclose(smaller[2].bias, net[2].bias + 0.5 * (net[2].weight[:, 1] + net[2].weight[:, 2]), rtol=0, atol=1e-15)
+    expected = net[2].bias + 0.5 * (net[2].weight[:, 1] + net[2].weight[:, 2])
+    assert torch.allclose(smaller[2].bias, expected, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.Linear(4, 2, bias=False), nn.Conv2d(4, 2, 3, padding=1), nn.Conv2d(4, 2, 3, padding="same"), nn.ConvTranspose2d(4, 2, 3)]
+    "layer",
+    [
+        nn.Linear(4, 2, bias=False),
+        nn.Conv2d(4, 2, 3, padding=1),
+        nn.Conv2d(4, 2, 3, padding="same"),
+        nn.ConvTranspose2d(4, 2, 3),
+    ],
 )
 def test_constant_that_does_not_fold_stays(layer: nn.Module) -> None:
     first = nn.Linear(3, 4) if isinstance(layer, nn.Linear) else nn.Conv2d(3, 4, 3)
@@ -119,7 +142,7 @@ def test_flags_dtype_and_draws(name: str) -> None:
     for slot, gate in enumerate(gates_of(net).values()):
         gate.connect(draw, slot)
     draw_thetas(net, 0)
-    list(net.parameters())[0].requires_grad_(False)
+    next(iter(net.parameters())).requires_grad_(False)
     list(net.children())[1].eval()
     smaller, _ = shrink(net, off_by_mode(net), may_empty=True)
     frozen = next(n for n, _ in net.named_parameters())
@@ -129,26 +152,28 @@ def test_flags_dtype_and_draws(name: str) -> None:
             assert module.training == old[path].training
     for path, parameter in smaller.named_parameters():
         assert parameter.dtype == torch.bfloat16 and parameter.is_leaf and parameter.requires_grad == (path != frozen)
-    assert all(gate.draw is None for gate in gates_of(smaller).values()) and all(gate.draw is draw for gate in gates_of(net).values())
+    assert all(gate.draw is None for gate in gates_of(smaller).values())
+    assert all(gate.draw is draw for gate in gates_of(net).values())
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_removal_in_two_steps_equals_removal_in_one(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     net = NETS[name][0]().double()
     draw_thetas(net, seed, keep=0.5)
     off = off_by_mode(net)
-    if name in ("user", "barriers", "residual"):  # gates that stay would be set to 0 in another order, branches empty their layers
+    if name in ("user", "barriers", "residual"):  # whole branches that go take gates within them along
         off = {key: mask for key, mask in off.items() if mask.numel() > 1}
     once, _ = shrink(net, off, may_empty=True)
     generator = torch.Generator().manual_seed(seed)
     first = {key: mask & (torch.rand(mask.shape, generator=generator) < 0.5) for key, mask in off.items()}
     half, index = shrink(net, first, may_empty=True)
     rest = {}
-    for key, gate in gates_of(half).items():
+    for key in gates_of(half):
         path = f"{key}.theta" if f"{key}.theta" in index.kept else f"{key}.gate.theta"
-        rest[key] = index.select(path, off[key] if key in off else torch.zeros(gates_of(net)[key].size, dtype=torch.bool))
+        all_off = off[key] if key in off else torch.zeros(gates_of(net)[key].size, dtype=torch.bool)
+        rest[key] = index.select(path, all_off)
     twice, _ = shrink(half, rest, may_empty=True)
     assert str(once) == str(twice)
     a, b = snapshot(once), snapshot(twice)
@@ -204,7 +229,7 @@ def test_an_optimiser_step_commutes_with_removal(name: str, optimiser: str) -> N
 def test_a_layer_is_not_emptied() -> None:
     net = nn.Sequential(layers.Linear(3, 2, gate="unit"), nn.ReLU(), nn.Linear(2, 2))
     off = {"0": torch.tensor([True, True])}
-    with pytest.raises(GateError, match="layer '2' would be left without any input.*keep at least one gate"):
+    with pytest.raises(GateError, match=r"layer '2' would be left without any input.*keep at least one gate"):
         shrink(net, off)
     smaller, _ = shrink(net, off, may_empty=True)
     assert sizes(smaller)["2.weight"] == (2, 1)
@@ -215,7 +240,33 @@ def test_refusals() -> None:
     net = nn.Sequential(layers.Linear(3, 2, gate="unit"), nn.Linear(2, 2))
     with pytest.raises(ConfigError, match="no gate '1'; it has '0'"):
         shrink(net, {"1": torch.tensor([True])})
-    with pytest.raises(ConfigError, match=r"mask of gate '0' must be bool of shape \(2,\), got torch.float32 of shape \(3,\)"):
+    with pytest.raises(ConfigError, match=r"'0' must be bool of shape \(2,\), got torch.float32 of shape \(3,\)"):
         shrink(net, {"0": torch.zeros(3)})
-    with pytest.raises(TraceError, match="torch.nn.Sequential"):
+    with pytest.raises(TraceError, match=r"torch\.nn.Sequential"):
         shrink(net[0], {})
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp_with_input_gates", "lenet", "residual", "user", "sigmoid", "depthwise", "sequence"]
+)
+def test_outputs_stay_in_training_mode_too(name: str) -> None:
+    """Batch statistics of what is left do not depend on what has gone."""
+    torch.manual_seed(0)
+    build, shape = NETS[name]
+    net = build().double().train()
+    draw_thetas(net, 5)
+    smaller, index = shrink(net, off_by_mode(net), may_empty=True)
+    x = torch.randn(6, *shape, dtype=torch.float64)
+    assert torch.allclose(smaller(x), net(x), rtol=1e-10, atol=1e-10)
+    after = dict(net.named_buffers())
+    for path, buffer in smaller.named_buffers():
+        if path in index.kept:
+            assert torch.allclose(index.select(path, after[path]).double(), buffer.double(), rtol=1e-10), path
+
+
+def test_twins_of_one_module_stay() -> None:
+    """A layer that is called twice keeps its size; its gates are set to 0 in place."""
+    layer = layers.Linear(4, 4, gate="unit")
+    net = nn.Sequential(nn.Linear(3, 4), layer, nn.ReLU(), layer, nn.Linear(4, 2))
+    smaller, _ = shrink(net, {"1": torch.tensor([True, False, False, False])})
+    assert sizes(smaller)["1.weight"] == (4, 4) and smaller[3].gate.theta[0].item() == 0

@@ -53,7 +53,7 @@ def verify_unchanged(net: nn.Module, before: dict[str, Tensor], structure: str) 
 
 
 def verify_compaction(net: nn.Module, x: Tensor, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """``compact`` and ``shrink`` are pure, and both give the outputs of the gated network in eval mode. Returns the compacted one."""
+    """``compact`` and ``shrink`` are pure, and both give the outputs of the gated network in eval mode."""
     net, x = net.to(dtype).eval(), x.to(dtype)
     with torch.no_grad():
         expected = net(x)

@@ -1,0 +1,168 @@
+"""What a gated network is expected to cost when each gate is on with its own probability, and the prices that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.graph import Analysis, gates_of, trace
+from bayesprune.graph import operations as ops
+from bayesprune.layers import Gate
+
+
+class ExpectedCost:
+    """E[parameters] and E[multiply-adds] of a gated network under ξ_s ~ Bern(θ_s) independently (Guenter & Sideris 2024b, section 3).
+
+    An entry of a layer's output counts if its gates are on and anything that is on reads it; a layer then costs its number of inputs times its
+    number of outputs. With independent gates the expectation is multilinear in θ, so pricing by its derivative keeps the properties of a
+    constant price: minima at θ ∈ {0, 1}.
+
+    Args:
+        net: Gated network.
+        example: Inputs, shape ``(B, ...)``; the first example tells the size of maps.
+
+    Raises:
+        TraceError: if the forward pass cannot be followed.
+    """
+
+    def __init__(self, net: nn.Module, example: Tensor):
+        self.traced = trace(net)
+        self.analysis = Analysis(self.traced, {})
+        self.names = {gate: name for name, gate in gates_of(net).items()}
+        self.positions = _positions(net, example[:1])
+
+    def __call__(self, theta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Expected parameters and multiply-adds, differentiable in θ.
+
+        Args:
+            theta: By gate name, the inclusion probabilities.
+        """
+        present = self._present(theta)
+        needed = self._needed(theta)
+        params = macs = torch.zeros(())
+        for node, step in self.analysis.steps.items():
+            module = self.traced.module(node)
+            if isinstance(module, (*ops.LINEARS, *ops.CONVOLUTIONS)) and step.out is not None:
+                outputs = (present[node] * needed[node]).sum()
+                inputs = self._inputs(node, module, present)
+                kernel = module.weight[0, 0].numel()
+                params = params + outputs * (inputs * kernel + (module.bias is not None))
+                macs = macs + outputs * inputs * kernel * self.positions[str(node.target)]
+        return params, macs
+
+    def _inputs(self, node: fx.Node, layer: nn.Linear | nn.Conv2d, present: Mapping[fx.Node, Tensor]) -> Tensor:
+        """Expected number of inputs that one output of a layer reads."""
+        size = layer.weight.shape[1] * getattr(layer, "groups", 1)
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        features = self.analysis.known[source]
+        read = torch.tensor(float(size)) if features is None else present[source].sum() * (size / len(features))
+        return read / getattr(layer, "groups", 1)
+
+    def _theta(self, node: fx.Node, theta: Mapping[str, Tensor]) -> Tensor | None:
+        """θ of the gate that a node is or holds."""
+        module = self.traced.module(node)
+        gate = module if isinstance(module, Gate) else getattr(module, "gate", None)
+        return theta[self.names[gate]] if isinstance(gate, Gate) else None
+
+    def _present(self, theta: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+        """Probability that each entry of each tensor is not silenced by the gates before it."""
+        present: dict[fx.Node, Tensor] = {}
+        for node, step in self.analysis.steps.items():
+            if step.out is None:
+                continue
+            parts = []
+            for flow in step.flows:
+                part = torch.zeros(len(step.out)).index_put((flow.dst,), present[flow.node][flow.src])
+                parts.append(part)
+            if not parts:
+                here = torch.ones(len(step.out))
+            elif node.target in ops.PRODUCTS:
+                here = torch.stack(parts).prod(0)
+            else:
+                here = 1 - torch.stack([1 - part for part in parts]).prod(0)
+            gate = self._theta(node, theta)
+            present[node] = here if gate is None else here * gate
+        return present
+
+    def _needed(self, theta: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+        """Probability that anything reads each entry of each tensor, given the gates behind it."""
+        unneeded = {node: torch.ones(len(f)) for node, f in self.analysis.known.items() if f is not None}
+        for node in reversed(list(self.analysis.steps)):
+            step = self.analysis.steps[node]
+            for source in step.pins:
+                if source in unneeded:
+                    unneeded[source] = torch.zeros_like(unneeded[source])
+            if step.out is None:
+                continue
+            need = 1 - unneeded[node]
+            gate = self._theta(node, theta)
+            through = need if gate is None or not isinstance(self.traced.module(node), Gate) else need * gate
+            for flow in step.flows:
+                factor = torch.ones_like(unneeded[flow.node]).scatter_reduce(0, flow.src, 1 - through[flow.dst], "prod")
+                unneeded[flow.node] = unneeded[flow.node] * factor
+            for read in step.reads:
+                unneeded[read.node] = unneeded[read.node] * (1 - need.amax())
+        return {node: 1 - value for node, value in unneeded.items()}
+
+
+@dataclass(frozen=True)
+class CostPrice:
+    """Price structures at what they are expected to save: ρ_s = ν ∂ log E[cost]/∂θ_s, log E[cost] = w log E[params] + (1−w) log E[multiply-adds].
+
+    Training then minimises E[C] + ν log E[cost]: one number trades accuracy for relative cost, whatever the network's size; since only the logarithm counts,
+    a network that starts twice as wide meets the same prices once it has shrunk to the same size.
+
+    Attributes:
+        nu: ν, nats per example that a relative cost decrease of one e-fold is worth.
+        params: w, the weight of parameters against multiply-adds.
+    """
+
+    nu: float
+    params: float = 0.5
+
+    def __call__(self, expected: ExpectedCost, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """ρ by gate name, nats per example, at the present θ."""
+        leaves = {name: value.detach().float().cpu().requires_grad_(True) for name, value in theta.items()}
+        with torch.enable_grad():
+            params, macs = expected(leaves)
+            value = self.nu * (self.params * params.log() + (1 - self.params) * macs.log())
+        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        floor = 1e-6 * self.nu / max(1, sum(leaf.numel() for leaf in leaves.values()))
+        return {
+            name: (torch.zeros_like(leaf) if gradient is None else gradient).clamp(min=floor)
+            for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+        }
+
+
+def _positions(net: nn.Module, example: Tensor) -> dict[str, int]:
+    """By layer, at how many positions of a map it is applied to one example."""
+    positions: dict[str, int] = {}
+    hooks = []
+    for name, module in net.named_modules():
+        if isinstance(module, (*ops.LINEARS, *ops.CONVOLUTIONS)):
+
+            def record(layer: nn.Module, _: object, output: Tensor, name: str = name) -> None:
+                positions[name] = math.prod(output.shape[1:]) // len(layer.weight)  # type: ignore[arg-type]
+
+            hooks.append(module.register_forward_hook(record))
+    was_training = net.training
+    thetas = [(gate, gate.theta.detach().clone()) for gate in gates_of(net).values()]
+    try:
+        net.eval()
+        with torch.no_grad():
+            for gate, _ in thetas:
+                gate.theta.fill_(1.0)  # so that every branch is computed
+            net(example)
+    finally:
+        with torch.no_grad():
+            for gate, theta in thetas:
+                gate.theta.copy_(theta)
+        net.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return positions
