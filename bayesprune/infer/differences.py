@@ -11,8 +11,8 @@ from bayesprune.graph import trace
 from bayesprune.infer.net import BayesianNet
 from bayesprune.layers import GATED_LAYERS, Gate
 
-ROWS = 8192
-"""How many rows (examples times flipped gates) are computed together."""
+ELEMENTS = 2**21
+"""How many entries the gated tensor may have in all copies that are computed together."""
 
 
 @torch.no_grad()
@@ -30,7 +30,8 @@ def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tu
         xi: Gate values, shape ``(1, S)`` or ``(B, S)``.
 
     Returns:
-        Mean difference and its standard error over examples, each of shape ``(S,)``, nats per example.
+        Mean difference and its standard error over examples (0 for a single one, of which it is not known), each of
+        shape ``(S,)``, nats per example.
     """
     was_training = net.training
     net.eval()
@@ -42,7 +43,8 @@ def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tu
     finally:
         net.train(was_training)
     differences = torch.stack(rows)
-    return differences.mean(1), differences.std(1) / len(x) ** 0.5
+    correction = min(1, len(x) - 1)
+    return differences.mean(1), differences.std(1, correction=correction) / len(x) ** 0.5
 
 
 def _flip_shared(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, base: Tensor, s: int) -> Tensor:
@@ -76,13 +78,13 @@ class _UnitFlips:
         """For every such gate, C(ξ_s=1) − C(ξ_s=0) of each example, shape ``(B,)``, given the losses ``base`` at ξ."""
         node_of = {self._gate(node): node for node in self.traced.graph.nodes}
         rows: list[Tensor] = []
-        together = max(1, ROWS // len(self.x))
         start = self.net.num_shared
         for gate in self.net.gates():
             if gate.per_batch:
                 continue
             node = node_of[gate]
             ungated = self._ungated(node, gate)
+            together = max(1, ELEMENTS // max(1, ungated.numel()))
             for chosen in torch.arange(gate.size, device=self.x.device).split(together):
                 other = self._losses(node, gate, ungated, start, chosen)
                 rows += list((base - other) * (2 * self.xi[:, start + chosen].T - 1))

@@ -54,7 +54,7 @@ class GateDraws(TorchDistribution):
         self.shared = shared
         super().__init__(torch.Size(), torch.Size((rows, probs.numel())), validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GateDraws:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GateDraws:
         """The distribution itself: it has no batch dimensions.
 
         Raises:
@@ -74,7 +74,7 @@ class GateDraws(TorchDistribution):
         """π(1 − π), shape ``(rows, S)``."""
         return (self.probs * (1 - self.probs)).expand(self.rows, -1)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Gate values, shape ``sample_shape + (rows, S)``, 0 or 1."""
         draws = torch.Size(sample_shape).numel()
         xi = bernoulli_rows(self.probs, draws * self.rows).view(draws, self.rows, -1)

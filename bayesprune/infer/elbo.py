@@ -59,7 +59,7 @@ class GateELBO(ELBO):
     def _particle(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         net = _owner(model)
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        gates = guide_trace.nodes["gates"]
+        gates: Any = guide_trace.nodes["gates"]
         theta, scale = gates["fn"].probs, gates["scale"]
         objective = _TracedObjective(net, model, guide_trace, args, kwargs)
         data = self.estimator(objective, theta, gates["value"], net.log_gamma * scale)
@@ -90,11 +90,11 @@ class _TracedObjective(ReplayedObjective):
         trace = poutine.trace(conditioned).get_trace(*self.args, **self.kwargs)
         if self.trace is None:
             self.trace = trace
-        observed = trace.nodes["obs"]
+        observed: Any = trace.nodes["obs"]
         return -observed["fn"].log_prob(observed["value"])
 
     def slab(self) -> Tensor:
         """log density of the weights over N."""
         assert self.trace is not None
-        site = self.trace.nodes["slab"]
+        site: Any = self.trace.nodes["slab"]
         return site["fn"].log_prob(site["value"]).sum() * site["scale"]

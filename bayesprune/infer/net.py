@@ -51,6 +51,7 @@ class BayesianNet(nn.Module):
 
     Attributes:
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates.
+        branch_evaluations: How many branches (gates with one draw a batch) all passes with drawn gates have computed.
 
     Raises:
         ConfigError: for N < 1, λ < 0, or a prior that does not fit the gates.
@@ -79,6 +80,7 @@ class BayesianNet(nn.Module):
         self.likelihood = get_likelihood(likelihood)
         self.num_data = int(num_data)
         self.weight_precision = float(weight_precision)
+        self.branch_evaluations = 0
         self._connect()
         prior = FlatteningPrior(18.0) if prior is None else prior
         try:
@@ -179,10 +181,13 @@ class BayesianNet(nn.Module):
             xi: Gate values, shape ``(S,)``, ``(1, S)`` or ``(B, S)``, ordered as `theta`; ``None`` for the mode.
             skip: Whether branches whose gates are off are left out of the computation (they then get no derivative).
         """
+        mode = xi is None
         if xi is None:
             xi, skip = (self.theta.detach() > 0.5).to(self.theta.dtype), True
         leading = xi if xi.dim() == 1 else xi[0]
         known = (leading[: self.num_branches] > 0.5).tolist() if skip and self.num_branches else ()
+        if not mode:
+            self.branch_evaluations += sum(known) if known else self.num_branches
         with self.draw.use(xi, known):
             return self.net(x)
 
@@ -274,7 +279,8 @@ class BayesianNet(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            draws = [GateDraws(self.theta.detach()).sample() for _ in range(num_samples)] or [None]
+            draws: list[Tensor | None] = [GateDraws(self.theta.detach()).sample() for _ in range(num_samples)]
+            draws = draws or [None]
             samples = torch.stack([self.likelihood.mean(self(x, xi, skip=xi is not None)) for xi in draws])
         finally:
             self.train(was_training)

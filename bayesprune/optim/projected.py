@@ -66,7 +66,7 @@ class ProjectedSGD(PyroOptim):
         self.gate_args = optim_args
         ProjectedGateSGD([torch.zeros(1)], **optim_args)  # refuse bad arguments now, not at the first step
 
-    def _get_optim(self, param: Tensor) -> torch.optim.Optimizer:
+    def _get_optim(self, param: Any) -> torch.optim.Optimizer:
         if pyro.get_param_store().param_name(param) == "theta":
             return ProjectedGateSGD([param], **self.gate_args)
         return super()._get_optim(param)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.errors import ConfigError
 from bayesprune.graph import Analysis, gates_of, trace
 from bayesprune.graph import operations as ops
 from bayesprune.layers import Gate
+from bayesprune.types import Cost
 
 
 class ExpectedCost:
@@ -49,14 +51,14 @@ class ExpectedCost:
             if isinstance(module, (*ops.LINEARS, *ops.CONVOLUTIONS)) and step.out is not None:
                 outputs = (present[node] * needed[node]).sum()
                 inputs = self._inputs(node, module, present)
-                kernel = module.weight[0, 0].numel()
+                kernel = module.weight[0, 0].numel()  # type: ignore[index]
                 params = params + outputs * (inputs * kernel + (module.bias is not None))
                 macs = macs + outputs * inputs * kernel * self.positions[str(node.target)]
         return params, macs
 
-    def _inputs(self, node: fx.Node, layer: nn.Linear | nn.Conv2d, present: Mapping[fx.Node, Tensor]) -> Tensor:
+    def _inputs(self, node: fx.Node, layer: nn.Module, present: Mapping[fx.Node, Tensor]) -> Tensor:
         """Expected number of inputs that one output of a layer reads."""
-        size = layer.weight.shape[1] * getattr(layer, "groups", 1)
+        size = layer.weight.shape[1] * getattr(layer, "groups", 1)  # type: ignore[operator, index]
         source = node.args[0]
         assert isinstance(source, fx.Node)
         features = self.analysis.known[source]
@@ -112,29 +114,52 @@ class ExpectedCost:
 
 @dataclass(frozen=True)
 class CostPrice:
-    """Price structures at what they are expected to save: ρ_s = ν ∂ log E[cost]/∂θ_s, log E[cost] = w log E[params] + (1−w) log E[multiply-adds].
+    """Price structures at what they are expected to save: ρ_s = ∂/∂θ_s of 2ν √G.
 
-    Training then minimises E[C] + ν log E[cost]: one number trades accuracy for relative cost, whatever the network's size; since only the logarithm counts,
-    a network that starts twice as wide meets the same prices once it has shrunk to the same size.
+    G = (E[params]/params_0)^w · (E[MACs]/MACs_0)^(1−w) is the expected cost relative to a reference. The cost of a network grows with the square of its width,
+    so the derivative of √G, unlike that of G or of log G, does not change when all widths change alike: prices neither fade nor
+    run away while the network shrinks, and a network that starts twice as wide meets the same ones.
 
     Attributes:
-        nu: ν, nats per example that a relative cost decrease of one e-fold is worth.
+        nu: ν, nats per example: what the whole reference cost is worth, times one half.
         params: w, the weight of parameters against multiply-adds.
+        reference: What cost counts as 1; ``None`` for that of the network at the start.
     """
 
     nu: float
     params: float = 0.5
+    reference: Cost | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.nu) and self.nu > 0 and 0 <= self.params <= 1):
+            raise ConfigError(f"CostPrice: expected nu > 0 and params in [0, 1], got nu={self.nu}, params={self.params}")
+
+    def relative_to(self, cost: Cost) -> CostPrice:
+        """The same price with this reference, if it has none yet."""
+        return self if self.reference is not None else replace(self, reference=cost)
 
     def __call__(self, expected: ExpectedCost, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """ρ by gate name, nats per example, at the present θ."""
+        """ρ by gate name, nats per example, at the present θ.
+
+        Args:
+            expected: Expected cost of the present network.
+            theta: By gate name, the inclusion probabilities.
+
+        Raises:
+            ConfigError: if the price has no reference.
+        """
+        if self.reference is None or self.reference.macs is None:
+            raise ConfigError("CostPrice: needs a reference with parameters and multiply-adds; see relative_to")
         leaves = {name: value.detach().float().cpu().requires_grad_(True) for name, value in theta.items()}
         with torch.enable_grad():
             params, macs = expected(leaves)
-            value = self.nu * (self.params * params.log() + (1 - self.params) * macs.log())
-        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-        floor = 1e-6 * self.nu / max(1, sum(leaf.numel() for leaf in leaves.values()))
+            log_cost = self.params * (params / self.reference.params).log()
+            log_cost = log_cost + (1 - self.params) * (macs / self.reference.macs).log()
+            penalty = 2 * self.nu * (log_cost / 2).exp()
+        gradients = torch.autograd.grad(penalty, list(leaves.values()), allow_unused=True)
+        least = 1e-6 * self.nu / max(1, sum(leaf.numel() for leaf in leaves.values()))
         return {
-            name: (torch.zeros_like(leaf) if gradient is None else gradient).clamp(min=floor)
+            name: (torch.zeros_like(leaf) if gradient is None else gradient).clamp(min=least)
             for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
         }
 

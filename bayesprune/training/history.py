@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -53,11 +54,14 @@ class History:
         rows: One row an epoch.
         removals: Every removed structure, in order.
         thetas: By gate name, one vector an epoch with θ of all *starting* gates (0 where removed), the first at the start.
+        branches_computed: Branch evaluations of all passes of training (the extra ones of estimators included), relative
+            to the steps taken times the branches at the start; NaN for a network without branches.
     """
 
     rows: list[EpochRow] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
     thetas: dict[str, list[Tensor]] = field(default_factory=dict)
+    branches_computed: float = math.nan
 
     def write_csv(self, path: Path) -> None:
         """Write the rows as CSV, atomically."""
@@ -72,6 +76,7 @@ class History:
         return {
             "rows": [asdict(row) for row in self.rows],
             "removals": [removal.as_dict() for removal in self.removals],
+            "branches_computed": self.branches_computed,
             "thetas": {name: torch.stack(path) for name, path in self.thetas.items()},
         }
 
@@ -82,4 +87,5 @@ class History:
             rows=[EpochRow(**row) for row in state["rows"]],
             removals=[Removal(**removal) for removal in state["removals"]],
             thetas={name: list(path) for name, path in state["thetas"].items()},
+            branches_computed=state["branches_computed"],
         )

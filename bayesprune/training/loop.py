@@ -44,7 +44,7 @@ class Settings:
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     price: CostPrice | None = None
     estimator: str | Estimator = "auto"
-    every: int = 1
+    every: int = 4
     schedule: dict[str, Any] = field(default_factory=dict)
     patience: int = 2
 
@@ -113,8 +113,11 @@ class Trainer:
         self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
         self.history = History(removals=self.surgeon.removals)
         self.fingerprint = {name: list(p.shape) for name, p in net.net.named_parameters()}
+        self.start_branches = net.num_branches
+        net.branch_evaluations = 0
         self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
         self.epoch = self.step = 0
+        self.price = settings.price and settings.price.relative_to(cost(net, self.example))
         self._reprice(smaller=True)
         self._remember_thetas()
 
@@ -143,6 +146,8 @@ class Trainer:
             self._prune(self.step)
         score = evaluate(self.net, val_loader) if val_loader is not None else Score(float("nan"), float("nan"))
         self.epoch += 1
+        if self.start_branches:
+            self.history.branches_computed = self.net.branch_evaluations / (self.step * self.start_branches)
         self._remember_thetas()
         self.history.rows.append(self._row(nll, score, time.perf_counter() - began))
         return self.history.rows[-1]
@@ -170,7 +175,10 @@ class Trainer:
     def _after_step(self, x: Tensor, y: Tensor) -> None:
         """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
         schedule = self.schedule
-        if schedule.phase(self.step) == "settle" and self.net.num_gates:
+        phase = schedule.phase(self.step)
+        if phase == "sample" and self.step % schedule.settle_every == 0:
+            self._reprice()
+        if phase == "settle" and self.net.num_gates:
             position = (self.step - schedule.settle_start) % schedule.settle_every
             if position < schedule.settle_batches:
                 self.updates.measure(x, y)
@@ -187,14 +195,14 @@ class Trainer:
 
     def _reprice(self, smaller: bool = False) -> None:
         """Let prices follow the expected cost at the present θ."""
-        if self.settings.price is None or not self.net.num_gates:
+        if self.price is None or not self.net.num_gates:
             return
         if smaller:
             self._expected = ExpectedCost(self.net.net, self.example)
         probabilities = self.net.by_gate(self.net.theta.detach())
-        prices = self.settings.price(self._expected, probabilities)
+        prices = self.price(self._expected, probabilities)
         vector = torch.cat([prices[name] for name in self.net.gate_names])
-        self.net.log_gamma.copy_(vector * self.net.num_data)
+        self.net.log_gamma.copy_(vector * self.net.num_data * self.schedule.price_factor(self.step))
 
     # records -------------------------------------------------------------------------------------------------------
 
@@ -222,7 +230,7 @@ class Trainer:
             gates_left=net.num_gates,
             gates_converged=1 - interior / sum(self.start_gates.values()),
             params=size.params,
-            macs=size.macs,
+            macs=size.macs or 0,
             seconds=seconds,
         )
 
@@ -236,6 +244,7 @@ class Trainer:
             "steps_per_epoch": self.schedule.steps_per_epoch,
             "epoch": self.epoch,
             "step": self.step,
+            "branch_evaluations": self.net.branch_evaluations,
             "origin": self.surgeon.origin,
             "agreed": self.surgeon.monitor.agreed.cpu(),
             "updates": self.updates.state(),
@@ -271,6 +280,7 @@ class Trainer:
         self.history = History.from_state(state["history"])
         self.surgeon.removals = self.history.removals
         self.epoch, self.step = state["epoch"], state["step"]
+        self.net.branch_evaluations = state["branch_evaluations"]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -40,8 +40,8 @@ class Schedule:
     fine_tune_from: float = 0.75
     travel: float = 5.0
     last: float = 0.1
-    checks_per_epoch: int = 8
-    settle_batches: int = 10
+    checks_per_epoch: int = 4
+    settle_batches: int = 8
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.steps_per_epoch < 1:
@@ -100,6 +100,11 @@ class Schedule:
         """Entry ``index`` of ``count`` numbers that fall linearly to ``last`` of the first and add up to ``travel``."""
         share = (index + 0.5) / max(1, count)
         return self.travel / max(1, count) * (1 - (1 - self.last) * share) / (0.5 * (1 + self.last))
+
+    def price_factor(self, step: int) -> float:
+        """Factor on prices that follow the cost: from a fifth to 1 over the first half of sampling."""
+        done = (step - self.sample_start) / max(1, self.settle_start - self.sample_start)
+        return min(1.0, 0.2 + 0.8 * max(0.0, done) / 0.5)
 
     def learning_rate(self, step: int, warmup: int = 200) -> float:
         """Factor on the weights' learning rate: linear warm-up (at most a tenth of the run), then half a cosine down to 0."""

@@ -99,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=15)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--every", type=int, default=bp.training.Settings().every)
     options = parser.parse_args()
     cases = [
         ("LeNet-300-100, batch 128", bp.networks.lenet300(), 128),

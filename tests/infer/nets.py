@@ -32,17 +32,25 @@ def branches() -> nn.Module:
 
 
 def mixed() -> nn.Module:
-    """Three branches, one with gated units inside, and gated units after them."""
-    inner = nn.Sequential(layers.Linear(4, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 4))
+    """Three branches, one with two gated units inside, and two gated units between them."""
+    inner = nn.Sequential(layers.Linear(4, 2, gate="unit"), nn.ReLU(), nn.Linear(2, 4))
     return nn.Sequential(
         nn.Linear(3, 4),
         Residual(nn.Linear(4, 4)),
         Residual(inner),
-        layers.Linear(4, 3, gate="unit"),
+        layers.Linear(4, 2, gate="unit"),
         nn.ReLU(),
-        nn.Linear(3, 3),
+        nn.Linear(2, 3),
         Residual(nn.Sequential(nn.Linear(3, 3), nn.Tanh())),
         nn.Linear(3, 3),
+    )
+
+
+def shared_units() -> nn.Module:
+    """Three gates that a batch shares, which cannot be skipped, and three that it does not."""
+    first = Gate(3, per_batch=True)
+    return nn.Sequential(
+        first, nn.Linear(3, 4), nn.ReLU(), layers.Linear(4, 3, gate="unit"), nn.Tanh(), nn.Linear(3, 3)
     )
 
 

@@ -29,7 +29,7 @@ def all_gates(count: int) -> Tensor:
 
 
 def probabilities(theta: Tensor, vectors: Tensor) -> Tensor:
-    """Their probabilities under Bern(θ), shape ``(2^S,)``."""
+    """Their probabilities under Bern(θ), shape ``(2^S,)``; θ may be one for all or one for each."""
     return torch.where(vectors > 0.5, theta, 1 - theta).prod(1)
 
 
@@ -43,13 +43,8 @@ def enumerated_gradient(case: Case) -> Tensor:
     for s in range(len(theta)):
         on = vectors[:, s] > 0.5
         fixed = torch.where(torch.arange(len(theta)) == s, on[:, None].double(), theta)
-        gradient.append((torch.where(on, 1, -1) * probabilities_of(fixed, vectors) * losses).sum())
+        gradient.append((torch.where(on, 1, -1) * probabilities(fixed, vectors) * losses).sum())
     return torch.stack(gradient) + case.net.price
-
-
-def probabilities_of(thetas: Tensor, vectors: Tensor) -> Tensor:
-    """Probability of each vector under its own θ."""
-    return torch.where(vectors > 0.5, thetas, 1 - thetas).prod(1)
 
 
 def estimate(case: Case, estimator: str, xi: Tensor) -> tuple[float, Tensor]:

@@ -1,0 +1,127 @@
+"""Accuracy against size on MNIST, several seeds, from the usual and from twice the width.
+
+    python examples/benchmarks/mnist.py lenet300 --data-dir DIR
+    python examples/benchmarks/mnist.py lenet5 --data-dir DIR
+    python examples/benchmarks/mnist.py resmlp --data-dir DIR
+
+One training run a row, on all 60,000 training images; nothing is chosen on the test set. Accuracy is that of the compacted network on the
+10,000 test images; it is also computed with the gated network, and the script fails if the two differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import torch
+from report import machine, table
+
+import bayesprune as bp
+from bayesprune.infer.likelihoods import Categorical
+from bayesprune.pruning import CostPrice
+from bayesprune.training import Settings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained."""
+
+    epochs: int
+    nu: float
+    lr: float = 3e-3
+    wide: dict = field(default_factory=dict)
+    channels_last: bool = False
+
+
+RECIPES = {
+    "lenet300": Recipe(epochs=40, nu=0.25, wide={"widths": (600, 200)}),
+    "lenet5": Recipe(epochs=20, nu=0.34, wide={"widths": (40, 100, 1000)}, channels_last=True),
+    "resmlp": Recipe(epochs=20, nu=0.2, wide={"depth": 48}),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished run."""
+
+    accuracy: float
+    params: int
+    macs: int
+    converged: float
+    gates: str
+    computed: float
+    seconds: float
+
+
+def run(name: str, recipe: Recipe, splits: bp.data.Splits, seed: int, wide: bool, epochs: int) -> Outcome:
+    """Train once and compact."""
+    torch.manual_seed(seed)
+    build = bp.networks.NETWORKS[name]
+    example = torch.zeros(1, *splits.input_shape)
+    reference = bp.cost(build(splits.input_shape, splits.num_classes), example)
+    net = build(splits.input_shape, splits.num_classes, **(recipe.wide if wide else {}))
+    if recipe.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    train, test = bp.data.loaders(splits, 128, seed)
+    bnn = bp.BayesianNet(net, Categorical(label_smoothing=0.05), num_data=len(splits.train), weight_precision=6.0)
+    began = time.perf_counter()
+    price = CostPrice(recipe.nu, reference=reference)
+    history = bp.fit(bnn, train, epochs=epochs, settings=Settings(lr=recipe.lr, price=price))
+    seconds = time.perf_counter() - began
+    small = bp.compact(bnn)
+    accuracy = bp.training.evaluate(small, test).accuracy
+    gated = bp.training.evaluate(bnn, test).accuracy
+    if accuracy != gated:
+        raise SystemExit(f"compaction changed the accuracy from {gated} to {accuracy}")
+    size = bp.cost(small, example)
+    gates = "-".join(str(int((theta > 0.5).sum())) for theta in bnn.gate_probs().values())
+    if name == "resmlp":
+        gates = f"{sum(int(g) for g in gates.split('-') if g)} branches"
+    return Outcome(
+        accuracy, size.params, size.macs, history.rows[-1].gates_converged, gates, history.branches_computed, seconds
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("net", choices=sorted(RECIPES))
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--starts", nargs="*", default=["usual", "double"], choices=["usual", "double"])
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    options = parser.parse_args()
+    torch.set_flush_denormal(True)
+    recipe = RECIPES[options.net]
+    epochs = options.epochs or recipe.epochs
+    splits = bp.data.load("mnist", data_dir=options.data_dir)
+    dense = bp.cost(bp.networks.build(options.net, splits.input_shape, splits.num_classes), torch.zeros(1, *splits.input_shape))
+    print(machine(), flush=True)
+    print(f"{options.net}, {epochs} epochs, nu {recipe.nu}; dense {dense.params} parameters, {dense.macs} multiply-adds", flush=True)
+    rows, outcomes = [], []
+    for start in options.starts:
+        for seed in options.seeds:
+            o = run(options.net, recipe, splits, seed, start == "double", epochs)
+            outcomes.append(o)
+            row = [start, str(seed), f"{100 * o.accuracy:.2f}", f"{o.params} ({100 * o.params / dense.params:.2f} %)"]
+            row += [f"{100 * o.macs / dense.macs:.2f} %", o.gates, f"{100 * o.converged:.2f} %", f"{100 * o.computed:.0f} %"]
+            rows.append([*row, f"{o.seconds:.0f}"])
+            print(rows[-1], flush=True)
+        last = outcomes[-len(options.seeds) :]
+        params = statistics.mean(o.params for o in last)
+        rows.append(
+            [f"**{start}, mean**", "", f"{100 * statistics.mean(o.accuracy for o in last):.2f}"]
+            + [f"{params:.0f} ({100 * params / dense.params:.2f} %)"]
+            + [f"{100 * statistics.mean(o.macs for o in last) / dense.macs:.2f} %", "", ""]
+            + [f"{100 * statistics.mean(o.computed for o in last):.0f} %", f"{statistics.mean(o.seconds for o in last):.0f}"]
+        )
+    header = ["start", "seed", "accuracy %", "parameters", "multiply-adds", "gates on", "converged", "branches computed", "seconds"]
+    print(table(header, rows))
+    spread = max(o.params for o in outcomes) / min(o.params for o in outcomes) - 1
+    points = 100 * (max(o.accuracy for o in outcomes) - min(o.accuracy for o in outcomes))
+    print(f"over all runs: parameters vary by {100 * spread:.1f} %, accuracy by {points:.2f} points")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Exact paired differences, and objectives whose further passes leave no trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bayesprune.infer import GateELBO, get_estimator, paired_differences
+from bayesprune.layers import Residual
+from tests.infer import nets
+from tests.infer.nets import Case
+from tests.infer.verify import enumerated_gradient
+
+
+def per_example(case: Case, xi: Tensor, s: int, value: float) -> Tensor:
+    xi = xi.clone()
+    xi[..., s] = value
+    return case.net.likelihood.nll(case.net(case.x, xi), case.y).detach()
+
+
+@pytest.mark.parametrize("name", ["units", "branches", "mixed", "linear_units"])
+@pytest.mark.parametrize("thetas", [(0.3, 0.7, 0.5), (0.0, 1.0)])
+def test_differences_of_every_gate_and_their_standard_errors(name: str, thetas: tuple[float, ...]) -> None:
+    case = Case(getattr(nets, name), thetas)
+    xi = case.net.sample_gates(case.x)
+    mean, error = paired_differences(case.net, case.x, case.y, xi)
+    for s in range(case.net.num_gates):
+        differences = per_example(case, xi, s, 1.0) - per_example(case, xi, s, 0.0)
+        torch.testing.assert_close(mean[s], differences.mean())
+        torch.testing.assert_close(error[s], differences.std() / nets.ROWS**0.5)
+
+
+@pytest.mark.parametrize("name", ["units", "branches", "mixed"])
+def test_at_a_vertex_they_are_the_enumerated_gradient(name: str) -> None:
+    """There the other gates are certain: the mean difference is ∂L/∂θ_s − ρ_s."""
+    case = Case(getattr(nets, name), (1.0, 0.0, 1.0))
+    mean, _ = paired_differences(case.net, case.x, case.y, case.net.sample_gates(case.x))
+    torch.testing.assert_close(mean, enumerated_gradient(case) - case.net.price)
+
+
+def test_one_row_is_that_row_for_every_example() -> None:
+    case = Case(nets.mixed)
+    xi = case.net.sample_gates(case.x)[:1]
+    for actual, expected in zip(
+        paired_differences(case.net, case.x, case.y, xi),
+        paired_differences(case.net, case.x, case.y, xi.repeat(nets.ROWS, 1)),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_a_single_example_has_a_difference_and_no_error() -> None:
+    """The last batch of an epoch may hold one; NaN would spread to θ."""
+    case = Case(nets.units)
+    xi = case.net.sample_gates(case.x)
+    rows = [paired_differences(case.net, case.x[i : i + 1], case.y[i : i + 1], xi[i : i + 1]) for i in range(nets.ROWS)]
+    assert not any(error.any() for _, error in rows)
+    torch.testing.assert_close(
+        torch.stack([mean for mean, _ in rows]).mean(0), paired_differences(case.net, case.x, case.y, xi)[0]
+    )
+
+
+def test_gates_are_flipped_in_portions_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(nets.units)
+    xi = case.net.sample_gates(case.x)
+    expected, _ = paired_differences(case.net, case.x, case.y, xi)
+    for rows in (1, 2 * nets.ROWS, 5 * nets.ROWS):
+        monkeypatch.setattr("bayesprune.infer.differences.ROWS", rows)
+        torch.testing.assert_close(paired_differences(case.net, case.x, case.y, xi)[0], expected)
+
+
+def statistics(case: Case) -> list[Tensor]:
+    return [buffer.clone() for buffer in case.net.net.buffers()]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_they_leave_the_network_and_the_random_numbers_as_they_were(training: bool) -> None:
+    case = Case(nets.normalised_branches)
+    case.net.train(training)
+    before, random = statistics(case), torch.get_rng_state()
+    xi = torch.ones(1, 2).double()
+    first, _ = paired_differences(case.net, case.x, case.y, xi)
+    second, _ = paired_differences(case.net, case.x, case.y, xi)
+    assert torch.equal(first, second)  # eval mode: no dropout
+    assert case.net.training == training and case.net.net[1].body.training == training
+    assert all(torch.equal(a, b) for a, b in zip(statistics(case), before, strict=True))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not first.requires_grad and case.net.theta.grad is None
+
+
+def test_training_mode_comes_back_after_an_error() -> None:
+    case = Case(nets.normalised_branches)
+    with pytest.raises(RuntimeError):
+        paired_differences(case.net, case.x[:, :2], case.y, torch.ones(1, 2).double())
+    assert case.net.training
+
+
+# further passes -------------------------------------------------------------------------------------------------------
+
+
+def test_again_sees_the_dropout_mask_of_the_first_pass() -> None:
+    case = Case(nets.normalised_branches)
+    xi = torch.ones(1, 2).double()
+    objective = case.objective
+    first = objective(xi).detach()
+    for _ in range(3):
+        torch.rand(7)  # whatever else draws in between
+        assert torch.equal(objective.again(xi), first)
+    assert not torch.equal(objective(xi).detach(), first)
+
+
+def test_again_leaves_running_statistics_random_numbers_and_no_graph() -> None:
+    case = Case(nets.normalised_branches)
+    xi = torch.ones(1, 2).double()
+    objective = case.objective
+    fresh = statistics(case)
+    objective(xi)
+    moved, random = statistics(case), torch.get_rng_state()
+    assert not all(torch.equal(a, b) for a, b in zip(fresh, moved, strict=True))
+    identities = [id(buffer) for buffer in case.net.net.buffers()]
+    assert not objective.again(1 - xi).requires_grad
+    objective.again(xi)
+    assert all(torch.equal(a, b) for a, b in zip(statistics(case), moved, strict=True))
+    assert [id(buffer) for buffer in case.net.net.buffers()] == identities
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_skipped_branch_does_not_update_its_statistics() -> None:
+    case = Case(nets.normalised_branches)
+    names = [name for name, _ in case.net.net.named_buffers()]
+    before = dict(zip(names, statistics(case), strict=True))
+    case.objective(torch.tensor([[1.0, 0.0]]).double(), skip=True)
+    changed = {name.split(".")[0] for name, b in case.net.net.named_buffers() if not torch.equal(b, before[name])}
+    assert changed == {"1"}
+
+
+@pytest.mark.parametrize("estimator", ["paired", "auto", "disarm"])
+@pytest.mark.parametrize("path", ["fast", "pyro"])
+def test_gradients_flow_through_the_first_pass_after_a_further_one(estimator: str, path: str) -> None:
+    """To restore running statistics must not invalidate the graph of the first pass."""
+    case = Case(nets.normalised_branches)
+    case.net.train()
+    if path == "fast":
+        xi = torch.ones(1, 2).double()
+        loss = get_estimator(estimator)(case.objective, case.net.theta, xi, case.net.price)
+    else:
+        loss = GateELBO(estimator).differentiable_loss(case.net.model, case.net.guide, case.x, case.y)
+    loss.backward()
+    assert torch.isfinite(case.net.theta.grad).all() and torch.isfinite(case.net.net[0].weight.grad).all()
+
+
+def test_a_paired_difference_is_of_one_dropout_mask() -> None:
+    """A branch of zero weights makes no difference, whatever is dropped elsewhere."""
+    torch.manual_seed(0)
+    idle = nn.Linear(4, 4)
+    case = Case(
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), Residual(idle), nn.Dropout(0.5), nn.Linear(4, 3))
+    )
+    with torch.no_grad():
+        idle.weight.zero_()
+        idle.bias.zero_()
+    case.net.train()
+    for _ in range(5):
+        loss = get_estimator("paired")(case.objective, case.net.theta, torch.ones(1, 1).double(), case.net.price)
+        (gradient,) = torch.autograd.grad(loss, case.net.theta)
+        torch.testing.assert_close(gradient, case.net.price, rtol=0, atol=0)
