@@ -29,8 +29,9 @@ class Removal:
         gate: Name of the gated module, as in `BayesianNet.gate_probs`.
         index: Index of the structure in that gate as it was when training started.
         theta: θ at removal.
-        gain: Latest estimate of E[C | ξ=1] − E[C | ξ=0] + ρ in nats per example; positive: the data do not want it back.
-        weight_norm: Euclidean norm of the parameters that went with it alone (its rows of the writing layer), 0 for an input.
+        gain: Latest estimate of E[C | ξ=1] − E[C | ξ=0] + ρ, nats per example; positive: the data do not want it back.
+        weight_norm: Euclidean norm of the parameters that went with it alone (its rows of the writing layer), 0 for an
+            input.
     """
 
     step: int
@@ -50,8 +51,9 @@ class IndexMap:
     """Which entries of each old parameter and buffer the smaller network kept.
 
     Attributes:
-        kept: By name of the tensor in the *new* network (names are those of the old one): for every dimension the indices that were kept, or ``None`` for
-            all of them. A name of the old network that is missing here was removed whole.
+        kept: By name of the tensor in the *new* network (names are those of the old one): for every dimension the
+            indices that were kept, or ``None`` for all of them. A name of the old network that is missing here was
+            removed whole.
         folded: Names of tensors whose values are not a selection of the old ones, because a constant was folded into
             them (their optimiser state is still selected by ``kept``).
     """

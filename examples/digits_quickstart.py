@@ -2,8 +2,9 @@
 
     python examples/digits_quickstart.py
 
-The network starts far too wide. Every unit has a gate; `fit` drives each gate's probability θ to 0 or 1 and removes the units that the data do not
-pay for while training goes on. `compact` then gives a plain PyTorch network with the same outputs.
+The network starts far too wide. Every unit has a gate; `fit` drives each gate's probability θ to 0 or 1 and removes the
+units that the data do not pay for while training goes on. `compact` then gives a plain PyTorch network with the same
+outputs.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def main() -> None:
     print(f"test accuracy {accuracy:.2%}")
 
     first = history.removals[0]
-    print(f"first to go: {first.gate!r}[{first.index}] at step {first.step}, θ = {first.theta}, gain {first.gain:+.1e} nats")
+    print(
+        f"first to go: {first.gate!r}[{first.index}], step {first.step}, θ = {first.theta}, gain {first.gain:+.1e} nats"
+    )
 
     assert torch.allclose(bnn.net(x), small(x), atol=1e-5), "removal must not change an output"
     assert accuracy > 0.95 and left < gates / 2

@@ -2,9 +2,10 @@
 
     python examples/own_network.py
 
-A small convolutional network with batch normalisation, a skip connection and a forward pass of its own. Gates go *after* an activation with f(0) = 0:
-before a normalisation a gate is refused, because its zeros would come out as that layer's bias. Structures are priced at what they are expected to
-save in parameters and multiply-adds (`CostPrice`), and labels are smoothed so that these prices keep their weight to the end of training.
+A small convolutional network with batch normalisation, a skip connection and a forward pass of its own. Gates go
+*after* an activation with f(0) = 0: before a normalisation a gate is refused, because its zeros would come out as that
+layer's bias. Structures are priced at what they are expected to save in parameters and multiply-adds (`CostPrice`), and
+labels are smoothed so that these prices keep their weight to the end of training.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune import layers
 from bayesprune.errors import GateError
-from bayesprune.infer.likelihoods import Categorical
+from bayesprune.infer import Categorical
 from bayesprune.pruning import CostPrice
 
 
@@ -29,9 +30,17 @@ class DigitNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm1, self.gate1 = nn.Conv2d(1, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), layers.Gate(24)
+        self.first, self.norm1, self.gate1 = (
+            nn.Conv2d(1, 24, 3, padding=1, bias=False),
+            nn.BatchNorm2d(24),
+            layers.Gate(24),
+        )
         self.second, self.norm2 = nn.Conv2d(24, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
-        self.third, self.norm3, self.gate3 = nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), layers.Gate(32)
+        self.third, self.norm3, self.gate3 = (
+            nn.Conv2d(32, 32, 3, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            layers.Gate(32),
+        )
         self.fourth, self.norm4 = nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
         self.branch = layers.Gate(1, per_batch=True)  # one gate for the whole branch
         self.head = nn.Linear(32, 10)

@@ -2,9 +2,9 @@
 
     python examples/which_inputs_matter.py
 
-Two problems. First, real measurements: ten properties of 442 patients and how their diabetes went on a year later (scikit-learn's copy), a small network
-with a gate on every input. Second, made-up data of which the answer is known: 20 inputs, 3 of them matter. θ is the posterior probability that an
-input is used.
+Two problems. First, real measurements: ten properties of 442 patients and how their diabetes went on a year later
+(scikit-learn's copy), a small network with a gate on every input. Second, made-up data of which the answer is known: 20
+inputs, 3 of them matter. θ is the posterior probability that an input is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
 from bayesprune import layers
-from bayesprune.infer.likelihoods import Gaussian
+from bayesprune.infer import Gaussian
 
 
 def inclusion(x: Tensor, y: Tensor, *, hidden: int, log_gamma: float, noise: float) -> Tensor:
@@ -69,7 +69,8 @@ def known_answer() -> None:
     y = (1.0 * x[:, 2] - 0.7 * x[:, 7] + 0.4 * x[:, 11])[:, None] + 0.5 * torch.randn(500, 1)
     theta = inclusion(x, y, hidden=0, log_gamma=5.0, noise=0.5)
     used = (theta > 0.5).nonzero()[:, 0].tolist()
-    print(f"made-up data: inputs {used} are used (the truth: [2, 7, 11]); θ of all others is at most {float(theta[theta < 0.5].max()):.3f}")
+    others = float(theta[theta < 0.5].max())
+    print(f"made-up data: inputs {used} are used (the truth: [2, 7, 11]); θ of all others is at most {others:.3f}")
     assert used == [2, 7, 11]
 
 

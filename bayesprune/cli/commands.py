@@ -65,9 +65,18 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEFAULT.seed,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = DEFAULT.batch_size,
     lr: Annotated[float, typer.Option(help="Peak learning rate of the weights.")] = DEFAULT.lr,
+    price: Annotated[
+        float, typer.Option(help="Worth of the network's cost, nats per example; more prunes more.")
+    ] = DEFAULT.price,
     log_gamma: Annotated[
-        float, typer.Option(help="Price of a structure, nats for the whole data set; more prunes more.")
+        float | None,
+        typer.Option(
+            help="One price for all structures instead, nats for the whole data set.", show_default="not used"
+        ),
     ] = DEFAULT.log_gamma,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Probability that a label is taken to be random.")
+    ] = DEFAULT.label_smoothing,
     estimator: Annotated[str, typer.Option(help="Estimator of the gates' gradient.")] = DEFAULT.estimator,
     slab: Annotated[str, typer.Option(help="Posterior of the weights; only 'point' so far.")] = DEFAULT.slab,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:NUMBER or mps.")] = DEFAULT.device,

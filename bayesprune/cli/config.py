@@ -33,7 +33,10 @@ class RunConfig:
         seed: Seed of everything random, ≥ 0.
         batch_size: Examples a step.
         lr: Peak learning rate of the weights.
-        log_gamma: log γ of the flattening hyper-prior, nats for the whole data set.
+        price: ν of `CostPrice`, nats per example: structures are priced at what they are expected to save.
+        log_gamma: log γ of the flattening hyper-prior, nats for the whole data set: one price for all structures,
+            instead of ``price``.
+        label_smoothing: ε of the categorical likelihood.
         estimator: Name of the estimator of θ's gradient.
         slab: Kind of slab.
         device: Where to train.
@@ -47,7 +50,9 @@ class RunConfig:
     seed: int = 0
     batch_size: int = 64
     lr: float = 2e-3
-    log_gamma: float = 2.0
+    price: float = 0.25
+    log_gamma: float | None = None
+    label_smoothing: float = 0.05
     estimator: str = "auto"
     slab: str = "point"
     device: str = "cpu"
@@ -68,7 +73,14 @@ class RunConfig:
             raise ConfigError(f"--batch-size must be at least 1, got {self.batch_size}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"--lr must be positive and finite, got {self.lr}")
-        if not (math.isfinite(self.log_gamma) and self.log_gamma > 0):
+        if not (math.isfinite(self.price) and self.price > 0):
+            raise ConfigError(
+                f"--price must be positive and finite, got {self.price}; it is in nats per example, and larger values "
+                "prune more"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.log_gamma is not None and not (math.isfinite(self.log_gamma) and self.log_gamma > 0):
             raise ConfigError(
                 f"--log-gamma must be positive and finite, got {self.log_gamma}; it is in nats for the whole data set, "
                 "and larger values prune more"

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from bayesprune.cli.config import RunConfig, check_device, versions, write_json
 from bayesprune.data import EpochLoader, load, loaders
 from bayesprune.distributions import FlatteningPrior
-from bayesprune.infer import BayesianNet
+from bayesprune.infer import BayesianNet, Categorical
 from bayesprune.networks import build
-from bayesprune.pruning import compact, cost, save
+from bayesprune.pruning import CostPrice, compact, cost, save
 from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, evaluate, fit
 from bayesprune.training.atomic import write_atomically
@@ -63,7 +63,9 @@ def prepare(config: RunConfig) -> Run:
     train_loader, test_loader = loaders(splits, config.batch_size, config.seed)
     torch.manual_seed(config.seed)
     network = build(config.net, splits.input_shape, splits.num_classes).to(device)
-    net = BayesianNet(network, num_data=len(splits.train), prior=FlatteningPrior(config.log_gamma))
+    likelihood = Categorical(config.label_smoothing)
+    prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
+    net = BayesianNet(network, likelihood, num_data=len(splits.train), prior=prior)
     example = splits.test[:1][0].to(device)
     return Run(config, net, train_loader, test_loader, example, cost(net, example), net.num_gates)
 
@@ -88,7 +90,11 @@ def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None]) -> dic
         run.train_loader,
         epochs=config.epochs,
         val_loader=run.test_loader,
-        settings=Settings(lr=config.lr, estimator=config.estimator),
+        settings=Settings(
+            lr=config.lr,
+            estimator=config.estimator,
+            price=CostPrice(config.price) if config.log_gamma is None else None,
+        ),
         out=folder,
         on_epoch=on_epoch,
     )
@@ -123,6 +129,7 @@ def _result(run: Run, history: History, small: nn.Module) -> dict[str, Any]:
         "device": config.device,
         "network": config.net,
         "data": config.data,
+        "price": config.price if config.log_gamma is None else None,
         "log_gamma": config.log_gamma,
         "versions": versions(),
     }

@@ -1,8 +1,8 @@
 """Which entries of which tensors may physically go when some gates are off, so that the outputs stay what they are.
 
 Forward: which entries are constant (0 where a gate is off, carried through what follows). Backward: which entries
-anything needs. An entry goes if,
-wherever it shows up, it is constant or not needed, and no operation wants it in place.
+anything needs. An entry goes if, wherever it shows up, it is constant or not needed, and no operation wants it in
+place.
 """
 
 from __future__ import annotations

@@ -16,10 +16,13 @@ from bayesprune.layers import Gate, gates_of
 def check_gates(net: nn.Module) -> None:
     """Follow the constant that each gate leaves when it is off, and make sure that it can be removed or folded exactly.
 
+    In a sum with something that the gate does not silence (a residual stream, say), 0 changes nothing: the entry stays
+    as long as the other writer is there. A constant other than 0 would have to be carried on, and is refused.
+
     Raises:
         GateError: for a network without a gate, a gate of the wrong size, or one whose constant reaches a
-            normalisation, an output, a sum
-            with something it does not silence, or an operation that is not known.
+            normalisation, an output or an operation that is not known, or is not 0 in a sum with something that the
+            gate does not silence.
         TraceError: for a network whose forward pass cannot be followed.
     """
     gates = gates_of(net)
@@ -104,20 +107,15 @@ def _check_step(
             level = float(x.value[constant][0])
             raise _refusal(name, f"leaves the constant {level:.4g} (what the activation makes of 0), and {read.reason}")
     for flow in step.flows:
-        if (
-            flow.node is source
-            and step.out is not None
-            and bool((constant[flow.src] & step.out.unknown[flow.dst]).any())
-        ):
-            if node.target in ops.SUMS:
-                if not whole:
-                    raise _refusal(
-                        name,
-                        "is added to a tensor that it does not silence, so its units would not be empty when it is off",
-                        "gate the whole branch instead (layers.Residual), or units inside the branch",
-                    )
-            else:
-                raise _refusal(name, f"leaves a constant that is not carried through {node.target}")
+        if flow.node is not source or step.out is None:
+            continue
+        lost = constant[flow.src] & step.out.unknown[flow.dst]
+        if not bool(lost.any()):
+            continue
+        if node.target not in ops.SUMS:
+            raise _refusal(name, f"leaves a constant that is not carried through {node.target}")
+        if bool((x.value[flow.src][lost] != 0).any()):
+            raise _refusal(name, "leaves a constant other than 0 in a sum with a tensor that it does not silence")
 
 
 def _refusal(name: str, reason: str, advice: str = "") -> GateError:

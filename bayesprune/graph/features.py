@@ -19,9 +19,8 @@ class Features:
         value: The constant each entry is known to be, shape ``(n,)``, float64; NaN where it is not constant.
         axis: 1 (channels, and features of ``(B, F)``) or -1 (features of ``(B, ..., F)``).
         rank: Number of dimensions of the tensor, if known.
-        layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the
-            tensor (``"blocks"``) or for every
-            n-th one (``"tiles"``), r being known once a layer of known size reads it.
+        layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the tensor
+            (``"blocks"``) or for every n-th one (``"tiles"``), r being known once a layer of known size reads it.
     """
 
     ids: Tensor

@@ -4,7 +4,7 @@ from bayesprune.infer.differences import paired_differences
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.elbo import GateELBO
 from bayesprune.infer.estimators import ESTIMATORS, get_estimator
-from bayesprune.infer.likelihoods import LIKELIHOODS, Likelihood
+from bayesprune.infer.likelihoods import LIKELIHOODS, Bernoulli, Categorical, Gaussian, Likelihood
 from bayesprune.infer.net import BayesianNet, Prediction
 from bayesprune.infer.objective import BatchObjective
 
@@ -13,8 +13,11 @@ __all__ = [
     "LIKELIHOODS",
     "BatchObjective",
     "BayesianNet",
+    "Bernoulli",
+    "Categorical",
     "GateDraws",
     "GateELBO",
+    "Gaussian",
     "Likelihood",
     "Prediction",
     "get_estimator",

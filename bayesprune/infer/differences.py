@@ -19,9 +19,9 @@ ELEMENTS = 2**21
 def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
     """C(ξ_s=1) − C(ξ_s=0) for every gate s, the other gates as in ξ, in eval mode.
 
-    Since L is multilinear in θ, its mean over ξ ~ Bern(θ) is ∂L/∂θ_s − ρ_s exactly, for gates at 0 and 1 too: an unbiased estimate with no more
-    noise than the examples bring. It takes S partial forward passes of the batch, each from the flipped gate on, so it is for now and then, not for
-    every step.
+    Since L is multilinear in θ, its mean over ξ ~ Bern(θ) is ∂L/∂θ_s − ρ_s exactly, for gates at 0 and 1 too: an
+    unbiased estimate with no more noise than the examples bring. It takes S partial forward passes of the batch, each
+    from the flipped gate on, so it is for now and then, not for every step.
 
     Args:
         net: The network.
@@ -149,8 +149,9 @@ class _Tiled:
         if node in self.own:
             return self.own[node]
         value = self.base[node]
-        per_example = isinstance(value, Tensor) and node.op != "get_attr" and value.dim() > 0 and len(value) == self.batch
-        return _tile(value, self.count) if per_example else value
+        if not isinstance(value, Tensor) or node.op == "get_attr" or value.dim() == 0 or len(value) != self.batch:
+            return value
+        return _tile(value, self.count)
 
 
 def _tile(value: Tensor, count: int) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+REPEATS = 4
+"""How many rows of a draw may be equal: drawing takes longer than everything else that gates add to a step."""
+DISTINCT = 32
+"""As many rows are different, if there are as many."""
 _HALF = 2**15
 _EVEN = -0x0001000100010002  # clears the lowest bit of each of the four 16-bit lanes of an int64
 
@@ -33,10 +37,10 @@ def bernoulli_rows(probs: Tensor, rows: int) -> Tensor:
 class GateDraws(TorchDistribution):
     """ξ_s ~ Bernoulli(π_s) for all S gates of a network: one site, however deep the network.
 
-    A value has event shape ``(rows, S)``. With ``rows`` > 1 each example of a batch has a draw of its own; since the likelihood
-    factorises over examples, averaging over them is an unbiased estimate of the same expectation with less variance, so the log
-    probability is the *mean* over rows of Σ_s log Bernoulli(ξ_s | π_s) (the gates are counted once, not once an example). The first
-    ``shared`` gates have one draw for all rows.
+    A value has event shape ``(rows, S)``. With ``rows`` > 1 each example of a batch has a draw of its own; since the
+    likelihood factorises over examples, averaging over them is an unbiased estimate of the same expectation with less
+    variance, so the log probability is the *mean* over rows of Σ_s log Bernoulli(ξ_s | π_s) (the gates are counted
+    once, not once an example). The first ``shared`` gates have one draw for all rows.
 
     Args:
         probs: Inclusion probabilities π, shape ``(S,)``.
@@ -44,7 +48,7 @@ class GateDraws(TorchDistribution):
         shared: How many leading gates share one draw among the rows.
     """
 
-    arg_constraints = {"probs": constraints.unit_interval}
+    arg_constraints: ClassVar = {"probs": constraints.unit_interval}
     support = constraints.independent(constraints.boolean, 2)
     has_rsample = False
 
@@ -74,13 +78,20 @@ class GateDraws(TorchDistribution):
         """π(1 − π), shape ``(rows, S)``."""
         return (self.probs * (1 - self.probs)).expand(self.rows, -1)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """Gate values, shape ``sample_shape + (rows, S)``, 0 or 1."""
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Gate values, shape ``sample_shape + (rows, S)``, 0 or 1.
+
+        Of more than 32 rows at most every fourth is drawn anew: each row has the same law, so averages over rows keep
+        their mean, with a little more variance, in a quarter of the time.
+        """
         draws = torch.Size(sample_shape).numel()
-        xi = bernoulli_rows(self.probs, draws * self.rows).view(draws, self.rows, -1)
+        distinct = min(self.rows, max(DISTINCT, -(-self.rows // REPEATS)))
+        xi = bernoulli_rows(self.probs, draws * distinct).view(draws, distinct, -1)
+        if distinct < self.rows:
+            xi = xi.repeat(1, -(-self.rows // distinct), 1)[:, : self.rows]
         if self.shared and self.rows > 1:
             xi[:, :, : self.shared] = xi[:, :1, : self.shared]
-        return xi.view(*sample_shape, self.rows, -1)
+        return xi.reshape(*sample_shape, self.rows, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Mean over rows of Σ_s log Bernoulli(ξ_s | π_s), in nats; a value of shape ``(S,)`` counts as one row."""

@@ -20,12 +20,16 @@ from bayesprune.infer.objective import ReplayedObjective
 class GateELBO(ELBO):
     """Negative ELBO, nats per example, of a `BayesianNet`'s ``model`` and ``guide``.
 
-    L(θ, M) = E_{ξ~Bern(θ)}[C(ξ, M)] + (1/N) Σ_s (θ_s log γ_s + const(γ_s)) + λ/(2N) ‖M‖² (Guenter & Sideris 2024, eq. 12 f.): the expectation
-    and its gradient by the estimator, the rest in closed form. On the same gates it differs from Pyro's ``Trace_ELBO`` only by
-    Σ_s (ξ_s − θ_s) log γ_s / N, whose mean is 0.
+    L(θ, M) = E_{ξ~Bern(θ)}[C(ξ, M)] + (1/N) Σ_s (θ_s log γ_s + const(γ_s)) + λ/(2N) ‖M‖² (Guenter & Sideris 2024,
+    eq. 12 f.): the expectation and its gradient by the estimator, the rest in closed form. On the same gates it differs
+    from Pyro's ``Trace_ELBO`` only by Σ_s (ξ_s − θ_s) log γ_s / N, whose mean is 0.
+
+    Above log γ ≈ 87 the optimal π of a gate, about e^(−log γ), underflows to 0 in float32 and log π with it: the value
+    of Pyro's own ``Trace_ELBO`` then loses its meaning. This loss, in closed form, keeps it.
 
     Args:
-        estimator: A name (``auto``, ``second_order``, ``straight_through``, ``paired``, ``disarm``, ``exact``) or a function of that signature.
+        estimator: A name (``auto``, ``second_order``, ``straight_through``, ``paired``, ``disarm``, ``exact``) or a
+            function of that signature.
         num_particles: How many gate draws to average.
 
     Raises:
@@ -71,8 +75,8 @@ def _owner(model: Callable) -> BayesianNet:
     net = getattr(model, "__self__", None)
     if not isinstance(net, BayesianNet):
         raise ConfigError(
-            f"GateELBO works on the model and guide of a BayesianNet, got {model!r}; pass bnn.model and bnn.guide, or use pyro.infer.Trace_ELBO for "
-            "other models"
+            f"GateELBO works on the model and guide of a BayesianNet, got {model!r}; pass bnn.model and bnn.guide, "
+            "or use pyro.infer.Trace_ELBO for other models"
         )
     return net
 
@@ -94,7 +98,7 @@ class _TracedObjective(ReplayedObjective):
         return -observed["fn"].log_prob(observed["value"])
 
     def slab(self) -> Tensor:
-        """log density of the weights over N."""
+        """Log density of the weights over N."""
         assert self.trace is not None
         site: Any = self.trace.nodes["slab"]
         return site["fn"].log_prob(site["value"]).sum() * site["scale"]

@@ -1,11 +1,12 @@
 """Estimators of ∂L/∂θ, L(θ) = E_{ξ~Bern(θ)}[C(ξ)] + Σ_s ρ_s θ_s, all of one signature.
 
-C(ξ) is the mean negative log-likelihood of a batch with gates ξ, ρ_s the price of a gate; both in nats per example. An estimator
-returns a scalar whose *value* is C(ξ) + Σ_s ρ_s θ_s at the sample and whose *gradient* with respect to θ is its estimate (with respect to the weights, the
-plain gradient of C(ξ)). L is multilinear in θ, so ∂L/∂θ_s = E[C | ξ_s=1] − E[C | ξ_s=0] + ρ_s.
+C(ξ) is the mean negative log-likelihood of a batch with gates ξ, ρ_s the price of a gate; both in nats per example. An
+estimator returns a scalar whose *value* is C(ξ) + Σ_s ρ_s θ_s at the sample and whose *gradient* with respect to θ is
+its estimate (with respect to the weights, the plain gradient of C(ξ)). L is multilinear in θ, so ∂L/∂θ_s = E[C | ξ_s=1]
+− E[C | ξ_s=0] + ρ_s.
 
-To add one, write a function of this signature, enter it in ``ESTIMATORS`` and in the table of ``tests/infer/test_estimators.py``, which
-checks all of them against enumeration.
+To add one, write a function of this signature, enter it in ``ESTIMATORS`` and in the table of
+``tests/infer/test_estimators.py``, which checks all of them against enumeration.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from bayesprune.errors import ConfigError
 
 MAX_ENUMERATED = 16
 NUDGE = 2.0**-20
-"""What stands for 0 where a derivative at ξ = 0 is taken. A gate may sit before its activation, and relu'(0) is 0 in torch, while the derivative that counts
-is the one from the right, which relu(ξ a) has at any ξ > 0."""
+"""What stands for 0 where a derivative at ξ = 0 is taken.
+
+A gate may sit before its activation, and relu'(0) is 0 in torch, while the derivative that counts is the one from the
+right, which relu(ξ a) has at any ξ > 0.
+"""
 FLOOR = 0.1
 """Smallest probability of an outcome by which a derivative seen at that outcome is divided."""
 
@@ -34,10 +38,10 @@ class Objective(Protocol):
     """How many leading gates have one value for the whole batch."""
 
     def __call__(self, xi: Tensor, *, skip: bool = False) -> Tensor:
-        """Negative log-likelihood of every example, shape ``(B,)``, differentiable; ``skip``: do not compute branches that are off."""
+        """Differentiable negative log-likelihoods, shape ``(B,)``; ``skip`` leaves out branches that are off."""
 
     def again(self, xi: Tensor) -> Tensor:
-        """The same without gradient, with the dropout masks of the first call, leaving running statistics as they are."""
+        """The same without gradient, with the dropout masks of the first call; running statistics stay as they are."""
 
 
 Estimator = Callable[[Objective, Tensor, Tensor, Tensor], Tensor]
@@ -77,7 +81,8 @@ def exact(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Ten
     """
     if theta.numel() > MAX_ENUMERATED:
         raise ConfigError(
-            f"estimator 'exact' enumerates 2^S gate vectors; it takes at most {MAX_ENUMERATED} gates, the network has {theta.numel()}; use 'auto'"
+            f"estimator 'exact' enumerates 2^S gate vectors; it takes at most {MAX_ENUMERATED} gates, the network has "
+            f"{theta.numel()}; use 'auto'"
         )
     total = (price * theta).sum()
     for values in product((0.0, 1.0), repeat=theta.numel()):
@@ -96,9 +101,10 @@ def straight_through(objective: Objective, theta: Tensor, xi: Tensor, price: Ten
 def second_order(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
     """Trapezoid rule for C(1) − C(0): the mean of ∂C/∂ξ_s at ξ_s = 1 and at ξ_s = 0 (Liu et al. 2023, ReinMax).
 
-    The derivative at the sample is weighted by ½/θ_s if ξ_s = 1 and by ½/(1−θ_s) if ξ_s = 0. Exact where C is quadratic in each ξ_s and
-    θ_s is in [``FLOOR``, 1 − ``FLOOR``]. Nearer to an end, the weight of the rare outcome is capped and what it lacks goes to the common one, so that at θ_s = 0
-    or 1 an estimate still exists: the derivative at the only sampled end.
+    The derivative at the sample is weighted by ½/θ_s if ξ_s = 1 and by ½/(1−θ_s) if ξ_s = 0. Exact where C is quadratic
+    in each ξ_s and θ_s is in [``FLOOR``, 1 − ``FLOOR``]. Nearer to an end, the weight of the rare outcome is capped and
+    what it lacks goes to the common one, so that at θ_s = 0 or 1 an estimate still exists: the derivative at the only
+    sampled end.
     """
     on, off = _trapezoid(theta.detach())
     return objective(_WeightedDerivative.apply(theta, xi, on, off)).mean() + (price * theta).sum()
@@ -107,7 +113,8 @@ def second_order(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor)
 def _flip_one(objective: Objective, losses: Tensor, theta: Tensor, xi: Tensor, price: Tensor, count: int) -> Tensor:
     """Unbiased gradient from flipping one of the first ``count`` gates: only its entry is not 0, rescaled by ``count``.
 
-    The price enters at the visited gate only, so a gate at 0 or 1 that the data want there does not move between visits.
+    The price enters at the visited gate only, so a gate at 0 or 1 that the data want there does not move between
+    visits.
     """
     chosen = int(torch.randint(count, ()))
     flipped = xi.detach().clone()
@@ -122,8 +129,8 @@ def _flip_one(objective: Objective, losses: Tensor, theta: Tensor, xi: Tensor, p
 def paired(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
     """C(ξ_s=1) − C(ξ_s=0) on the same batch and the same other gates, for one gate s drawn at random, times S.
 
-    Unbiased at every θ, 0 and 1 included; one extra pass without gradient, in which, as in the first, branches that are off are not
-    computed.
+    Unbiased at every θ, 0 and 1 included; one extra pass without gradient, in which, as in the first, branches that are
+    off are not computed.
     """
     losses = objective(xi, skip=True)
     gradient = _flip_one(objective, losses, theta, xi, price, theta.numel())
@@ -131,10 +138,11 @@ def paired(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Te
 
 
 def disarm(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
-    """Antithetic pair of gate vectors, all gates at once (Dong, Mnih & Tucker 2020); unbiased for θ in (0, 1), one extra pass.
+    """Antithetic pair of gate vectors (Dong, Mnih & Tucker 2020); unbiased for θ in (0, 1), one extra pass.
 
-    With ξ = 1[u < θ] and ξ' = 1[u > 1−θ], the estimate is ½ (C(ξ) − C(ξ')) (ξ_s − ξ'_s) / min(θ_s, 1−θ_s). Its variance grows with S. A gate
-    within 10^-3 of 0 or 1 is still flipped in the second vector once in a thousand draws, so that an estimate exists there.
+    With ξ = 1[u < θ] and ξ' = 1[u > 1−θ], the estimate is ½ (C(ξ) − C(ξ')) (ξ_s − ξ'_s) / min(θ_s, 1−θ_s). Its variance
+    grows with S. A gate within 10^-3 of 0 or 1 is still flipped in the second vector once in a thousand draws, so that
+    an estimate exists there.
     """
     p, value = theta.detach(), xi.detach()
     least = torch.minimum(p, 1 - p)

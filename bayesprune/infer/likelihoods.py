@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -28,6 +29,10 @@ class Likelihood(ABC):
     def mean(self, outputs: Tensor) -> Tensor:
         """The mean prediction: class probabilities, success probabilities or means, shaped as ``outputs``."""
 
+    def observed(self, y: Tensor) -> Tensor:
+        """Targets in the dtype that ``distribution`` takes."""
+        return y
+
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Raise `DataError` if targets and outputs do not fit together. Reads values: not for the training step."""
         if len(outputs) != len(y):
@@ -44,8 +49,14 @@ class SmoothedCategorical(dist.Categorical):
         self.smoothing = smoothing
         super().__init__(logits=logits, validate_args=validate_args)
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> SmoothedCategorical:
+        """The same law with another batch shape."""
+        wider = super().expand(batch_shape, self._get_checked_instance(SmoothedCategorical, _instance))
+        wider.smoothing = self.smoothing
+        return wider
+
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p̃(value), nats."""
+        """The averaged log probability log p̃(value), nats."""
         return (1 - self.smoothing) * super().log_prob(value) + self.smoothing * self.logits.mean(-1)
 
 
@@ -53,8 +64,9 @@ class Categorical(Likelihood):
     """Class labels; outputs are logits, shape ``(B, K)``, targets integers in [0, K), shape ``(B,)``.
 
     Args:
-        label_smoothing: ε; with ε > 0 the log-likelihood is averaged over labels that are wrong (uniform) with probability ε. It keeps the fitted
-            log-likelihood of a flexible network finite, so that the price of a structure keeps its weight until the end of training.
+        label_smoothing: ε; with ε > 0 the log-likelihood is averaged over labels that are wrong (uniform) with
+            probability ε. It keeps the fitted log-likelihood of a flexible network finite, so that the price of a
+            structure keeps its weight until the end of training.
 
     Raises:
         ConfigError: for ε outside [0, 1).
@@ -83,16 +95,20 @@ class Categorical(Likelihood):
         """Labels must be integers in [0, K)."""
         super().check(outputs, y)
         if outputs.dim() != 2:
-            raise DataError(f"categorical likelihood: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}")
+            raise DataError(
+                f"categorical likelihood: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}"
+            )
         if y.dtype not in (torch.int64, torch.int32, torch.uint8) or y.dim() != 1:
             raise DataError(
-                f"categorical likelihood: expected integer labels of shape (batch,), got {y.dtype} of shape {tuple(y.shape)}"
+                f"categorical likelihood: expected integer labels of shape (batch,), got {y.dtype} of shape "
+                f"{tuple(y.shape)}"
             )
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= outputs.shape[1]:
             raise DataError(
-                f"categorical likelihood: labels run from {low} to {high}, but the network has {outputs.shape[1]} outputs, so they must "
-                f"be in [0, {outputs.shape[1] - 1}]; give the network as many outputs as there are classes"
+                f"categorical likelihood: labels run from {low} to {high}, but the network has "
+                f"{outputs.shape[1]} outputs, so they must be in [0, {outputs.shape[1] - 1}]; give "
+                "the network as many outputs as there are classes"
             )
 
 
@@ -139,6 +155,10 @@ class Bernoulli(Likelihood):
         per_entry = F.binary_cross_entropy_with_logits(outputs, y.to(outputs.dtype), reduction="none")
         return per_entry.flatten(1).sum(1) if outputs.dim() > 1 else per_entry
 
+    def observed(self, y: Tensor) -> Tensor:
+        """Targets as floating-point numbers."""
+        return y.to(torch.get_default_dtype()) if not y.is_floating_point() else y
+
     def mean(self, outputs: Tensor) -> Tensor:
         """Success probabilities."""
         return outputs.sigmoid()
@@ -148,14 +168,16 @@ class Bernoulli(Likelihood):
         super().check(outputs, y)
         _check_same_shape("bernoulli", outputs, y)
         if not bool(((y == 0) | (y == 1)).all()):
-            raise DataError("bernoulli likelihood: targets must be 0 or 1; for several classes use likelihood='categorical'")
+            raise DataError(
+                "bernoulli likelihood: targets must be 0 or 1; for several classes use likelihood='categorical'"
+            )
 
 
 def _check_same_shape(name: str, outputs: Tensor, y: Tensor) -> None:
     if outputs.shape != y.shape:
         raise DataError(
-            f"{name} likelihood: targets have shape {tuple(y.shape)}, the network's outputs {tuple(outputs.shape)}; reshape the targets (for "
-            "one target an example: y[:, None])"
+            f"{name} likelihood: targets have shape {tuple(y.shape)}, the network's outputs {tuple(outputs.shape)}; "
+            "reshape the targets (for one target an example: y[:, None])"
         )
 
 
@@ -171,5 +193,8 @@ def get_likelihood(likelihood: str | Likelihood) -> Likelihood:
     if isinstance(likelihood, Likelihood):
         return likelihood
     if likelihood not in LIKELIHOODS:
-        raise ConfigError(f"unknown likelihood {likelihood!r}; known are {', '.join(sorted(LIKELIHOODS))}, or pass a Likelihood object")
+        raise ConfigError(
+            f"unknown likelihood {likelihood!r}; known are {', '.join(sorted(LIKELIHOODS))}, or pass a "
+            "Likelihood object"
+        )
     return LIKELIHOODS[likelihood]()

@@ -26,7 +26,8 @@ class Prediction:
     """Posterior predictive summary.
 
     Attributes:
-        mean: Class probabilities, success probabilities or means, averaged over samples; shape of the network's outputs.
+        mean: Class probabilities, success probabilities or means, averaged over samples; shape of the network's
+            outputs.
         samples: The same for each posterior sample, shape ``(num_samples, ...)``.
     """
 
@@ -37,10 +38,10 @@ class Prediction:
 class BayesianNet(nn.Module):
     """Network, prior and likelihood, as ordinary Pyro callables ``model(x, y=None)`` and ``guide(x, y=None)``.
 
-    The model (method page, section "Model"): π_s ~ FlatteningPrior(log γ_s), ξ_s ~ Bernoulli(π_s), weights ~ Normal(0, 1/λ),
-    y_i ~ likelihood(net(x_i; ξ)). The guide: ξ_s ~ Bernoulli(θ_s), π a point mass at its optimum given θ, weights a point mass.
-    All gates of the network are one sample site, ``gates``. Both callables are scaled by 1/N, so that every loss built on them is in nats
-    per example.
+    The model (method page, section "Model"): π_s ~ FlatteningPrior(log γ_s), ξ_s ~ Bernoulli(π_s), weights ~ Normal(0,
+    1/λ), y_i ~ likelihood(net(x_i; ξ)). The guide: ξ_s ~ Bernoulli(θ_s), π a point mass at its optimum given θ, weights
+    a point mass. All gates of the network are one sample site, ``gates``. Both callables are scaled by 1/N, so that
+    every loss built on them is in nats per example.
 
     Args:
         net: Gated network, inputs ``(B, ...)``.
@@ -72,7 +73,9 @@ class BayesianNet(nn.Module):
     ):
         super().__init__()
         if num_data < 1:
-            raise ConfigError(f"BayesianNet: num_data must be the number of training examples, at least 1, got {num_data}")
+            raise ConfigError(
+                f"BayesianNet: num_data must be the number of training examples, at least 1, got {num_data}"
+            )
         if not (math.isfinite(weight_precision) and weight_precision >= 0):
             raise ConfigError(f"BayesianNet: weight_precision must be finite and not negative, got {weight_precision}")
         check_gates(net)
@@ -87,15 +90,15 @@ class BayesianNet(nn.Module):
             log_gamma = prior.log_gamma.detach().to(torch.float32).expand(self.num_gates).clone()
         except RuntimeError:
             raise ConfigError(
-                f"BayesianNet: prior.log_gamma has shape {tuple(prior.log_gamma.shape)}, but the network has {self.num_gates} gates; "
-                "give one number, or one a gate in the order of gate_names"
+                f"BayesianNet: prior.log_gamma has shape {tuple(prior.log_gamma.shape)}, but the network has "
+                f"{self.num_gates} gates; give one number, or one a gate in the order of gate_names"
             ) from None
         self.register_buffer("log_gamma", log_gamma.to(self.theta.device))
 
     # gates ---------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Give every gate its slot. Gates with one number a batch come first, so that the host can know them as one list."""
+        """Give every gate its slot, first those with one number a batch, which the host can then know as one list."""
         named = gates_of(self.net)
         branch = {name: gate.per_batch and gate.size == 1 for name, gate in named.items()}
         names = sorted(named, key=lambda name: (not branch[name], not named[name].per_batch))
@@ -106,10 +109,11 @@ class BayesianNet(nn.Module):
             gate.connect(self.draw, slot)
         self.num_branches = sum(branch.values())
         self.num_shared = sum(gate.size for gate in named.values() if gate.per_batch)
+        self._norms = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
         self._flatten()
 
     def _flatten(self) -> None:
-        """Let the θ of all gates be views of one vector, so that a step on θ is one operation however many gates there are."""
+        """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
         thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
         flat = torch.cat(thetas) if thetas else next(self.net.parameters()).new_zeros(0)  # all branches may be gone
         for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
@@ -118,7 +122,7 @@ class BayesianNet(nn.Module):
 
     @property
     def theta(self) -> Tensor:
-        """Posterior inclusion probabilities of all gates, shape ``(S,)``: a leaf whose storage the gates' ``theta`` share."""
+        """Posterior inclusion probabilities of all gates, shape ``(S,)``, a leaf; the gates share its storage."""
         first = next(iter(self._gates.values()), None)
         if first is not None and first.theta.data_ptr() != self._theta.data_ptr():  # copied, moved or cast since
             self._flatten()
@@ -203,8 +207,7 @@ class BayesianNet(nn.Module):
     def frozen_statistics(self) -> Iterator[None]:
         """Undo, on leaving, what passes within the context do to the running statistics of normalisations."""
         # Copies are swapped in: to write the old values back would invalidate the autograd graph of earlier passes.
-        norms = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-        live = [(m._buffers, name, b) for m in norms for name, b in m._buffers.items() if b is not None]
+        live = [(m._buffers, name, b) for m in self._norms for name, b in m._buffers.items() if b is not None]
         for buffers, name, buffer in live:
             buffers[name] = buffer.clone()
         try:
@@ -221,7 +224,9 @@ class BayesianNet(nn.Module):
 
     def slab_penalty(self) -> Tensor:
         """λ/(2N) ‖M‖², the negative log density of the weights up to a constant, nats per example."""
-        total = sum((p.float().square().sum() for p in self.weights().values()), torch.zeros((), device=self.theta.device))
+        total = torch.zeros((), device=self.theta.device)
+        for p in self.weights().values():
+            total = total + p.to(torch.promote_types(p.dtype, torch.float32)).square().sum()
         return total * (self.weight_precision / (2 * self.num_data))
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -241,11 +246,13 @@ class BayesianNet(nn.Module):
             pyro.factor("slab", -self.num_data * self.slab_penalty())
             outputs = self(x, xi)
             with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=self.num_data / len(x)):
-                pyro.sample("obs", self.likelihood.distribution(outputs), obs=y)
+                pyro.sample(
+                    "obs", self.likelihood.distribution(outputs), obs=None if y is None else self.likelihood.observed(y)
+                )
         return outputs
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). θ is the param ``theta``, kept in [0, 1] by `ProjectedSGD`.
+        """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). `ProjectedSGD` keeps the param ``theta`` in [0, 1].
 
         Raises:
             ConfigError: if Pyro's parameter store holds the θ of another network.
@@ -253,8 +260,8 @@ class BayesianNet(nn.Module):
         theta = pyro.param("theta", self.theta)
         if theta is not self.theta:
             raise ConfigError(
-                "guide: Pyro's parameter store holds 'theta' of another (or an earlier, larger) network; call pyro.clear_param_store() "
-                "before training a new one"
+                "guide: Pyro's parameter store holds 'theta' of another (or an earlier, larger) network; call "
+                "pyro.clear_param_store() before training a new one"
             )
         with poutine.scale(scale=1 / self.num_data):
             pyro.sample("inclusion", dist.Delta(self.prior().optimal(theta)).to_event(1))

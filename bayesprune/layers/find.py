@@ -15,7 +15,8 @@ OWNERS = (*GATED_LAYERS, Residual)
 def gates_of(net: nn.Module) -> dict[str, Gate]:
     """All gates of ``net``, in the order of its modules.
 
-    A gate that belongs to a gated layer or a `Residual` bears the name of that module; one that stands alone bears its own.
+    A gate that belongs to a gated layer or a `Residual` bears the name of that module; one that stands alone bears its
+    own.
     """
     modules = dict(net.named_modules())
     gates = {}

@@ -17,8 +17,7 @@ class Draw:
     """The gate values that all gates of one network use in the present forward pass.
 
     They are handed in as one tensor for the whole network and cut into one slice a gate by a single ``split``, so
-    handing
-    them in takes no Python per gate.
+    handing them in takes no Python per gate.
 
     Args:
         sizes: Number of gates of every `Gate`, in the order of their slots.
@@ -36,8 +35,7 @@ class Draw:
         Args:
             xi: Gate values, shape ``(S,)`` (one draw for the batch) or ``(B, S)`` (one draw an example).
             known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for
-                the whole
-                batch and known to the host. A branch known to be off is not computed, one known to be on not
+                the whole batch and known to the host. A branch known to be off is not computed, one known to be on not
                 multiplied.
         """
         before = self.slices, self.known
@@ -52,20 +50,18 @@ class Gate(nn.Module):
     """Multiplies its input by gate values ξ ∈ {0, 1}: one for each index of one dimension, or one for the whole tensor.
 
     Its only parameter is ``theta``, the posterior inclusion probabilities θ ∈ [0, 1]. A gate knows nothing of
-    probability: it
-    multiplies by the ξ handed to it through a `Draw`; without one it uses the mode of its gates, ξ = 1[θ > ½].
+    probability: it multiplies by the ξ handed to it through a `Draw`; without one it uses the mode of its gates,
+    ξ = 1[θ > ½].
 
     A gate that stands alone may also *select*: surgery gives it ``index``, the entries of its input that are left and
     multiplied.
 
     Args:
         size: Number of gates. One gate multiplies the whole tensor.
-        dim: Dimension of the input that the gates run along: 1 for features of ``(B, F)`` and channels of ``(B, C,
-            ...)``,
-            -1 for the last. Without meaning when ``size`` is 1.
+        dim: Dimension of the input that the gates run along: 1 for features of ``(B, F)`` and channels of
+            ``(B, C, ...)``, -1 for the last. Without meaning when ``size`` is 1.
         per_batch: Whether one draw serves a whole batch, so that what it gates can be skipped when it is off
-            (branches);
-            otherwise every example gets its own draw (units).
+            (branches); otherwise every example gets its own draw (units).
         theta: Initial inclusion probability.
 
     Attributes:

@@ -36,7 +36,14 @@ class Linear(nn.Linear):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        gate: str | None = None,
+        theta: float = INITIAL_THETA,
+        **kwargs: Any,
     ):
         super().__init__(in_features, out_features, bias, **kwargs)
         self.gate = _gate(gate, out_features, -1, theta, "Linear")

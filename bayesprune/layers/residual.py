@@ -11,7 +11,8 @@ from bayesprune.layers.gate import INITIAL_THETA, Gate
 class Residual(nn.Module):
     """y = shortcut(x) + ξ · body(x): one gate on a whole branch (Guenter & Sideris 2024, section 2).
 
-    A branch whose gate is known to be off is not computed, forward or backward; when θ reaches 0 it is removed and the by-pass stays.
+    A branch whose gate is known to be off is not computed, forward or backward; when θ reaches 0 it is removed and the
+    by-pass stays.
 
     Args:
         body: The branch F. Its last operation may be a normalisation; the gate multiplies after it.

@@ -31,7 +31,9 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Modul
     deep = re.fullmatch(r"resmlp([1-9]\d*)", name)
     if deep:
         return resmlp(input_shape, num_classes, depth=int(deep[1]))
-    raise ConfigError(f"unknown network {name!r}; known are {', '.join(sorted(NETWORKS))} and resmlpDEPTH (for example resmlp12)")
+    raise ConfigError(
+        f"unknown network {name!r}; known are {', '.join(sorted(NETWORKS))} and resmlpDEPTH (for example resmlp12)"
+    )
 
 
 __all__ = ["NETWORKS", "build", "lenet5", "lenet300", "resmlp"]

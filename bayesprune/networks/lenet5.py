@@ -23,7 +23,8 @@ def lenet5(
     """
     if len(input_shape) != 3 or min(input_shape[1:]) < 16:
         raise ConfigError(
-            f"lenet5: expected images (channels, height, width) of at least 16x16, got {input_shape}; use lenet300 or resmlp for smaller inputs"
+            f"lenet5: expected images (channels, height, width) of at least 16x16, got {input_shape}; use "
+            "lenet300 or resmlp for smaller inputs"
         )
     channels, *size = input_shape
     first, second, hidden = widths

@@ -15,7 +15,7 @@ from bayesprune.errors import ConfigError
 
 
 class ProjectedGateSGD(torch.optim.Optimizer):
-    """θ ← Proj_[0,1](θ − η ĝ): a gradient step on inclusion probabilities, clamped, so that θ can reach 0 and 1 exactly.
+    """θ ← Proj_[0,1](θ − η ĝ): a clamped gradient step on inclusion probabilities; θ can reach 0 and 1 exactly.
 
     Args:
         params: Inclusion probabilities.

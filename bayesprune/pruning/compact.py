@@ -27,10 +27,9 @@ def compact(model: nn.Module) -> nn.Module:
     """Remove every structure whose gate is off (θ ≤ ½) and every gate, leaving a plain PyTorch network.
 
     Its outputs are those of the gated network in eval mode (which uses the mode of its gates), up to rounding.
-    ``model`` is not touched. Parameters keep
-    their names. Functions called with ``training=self.training`` are those of eval mode. A branch that is off is left
-    out of a sum under the
-    assumption that it has the shape of what it is added to.
+    ``model`` is not touched. Parameters keep their names. Functions called with ``training=self.training`` are those of
+    eval mode. A branch that is off is left out of a sum under the assumption that it has the shape of what it is added
+    to.
 
     Args:
         model: A `BayesianNet`, or a gated network.

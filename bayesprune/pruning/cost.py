@@ -15,9 +15,8 @@ from bayesprune.types import Cost
 def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
     """Count parameters, and multiply-adds of matrix products and convolutions in eval mode.
 
-    Gates cost nothing; a gated network costs what it has without them (branches that are off by the mode of their
-    gates are not computed, and
-    count as nothing in ``macs``). The model's mode and statistics stay as they are.
+    Gates cost nothing; a gated network costs what it has without them (branches that are off by the mode of their gates
+    are not computed, and count as nothing in ``macs``). The model's mode and statistics stay as they are.
 
     Args:
         model: Any network, gated or not, or a `BayesianNet`.

@@ -1,10 +1,11 @@
-"""What a gated network is expected to cost when each gate is on with its own probability, and the prices that follow from it."""
+"""What a gated network is expected to cost when each gate is on with its own probability, and prices made of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,13 +16,16 @@ from bayesprune.graph import operations as ops
 from bayesprune.layers import Gate
 from bayesprune.types import Cost
 
+LAYERS = (*ops.LINEARS, *ops.CONVOLUTIONS)
+
 
 class ExpectedCost:
-    """E[parameters] and E[multiply-adds] of a gated network under ξ_s ~ Bern(θ_s) independently (Guenter & Sideris 2024b, section 3).
+    """E[parameters] and E[multiply-adds] of a gated network under independent ξ_s ~ Bern(θ_s).
 
-    An entry of a layer's output counts if its gates are on and anything that is on reads it; a layer then costs its number of inputs times its
-    number of outputs. With independent gates the expectation is multilinear in θ, so pricing by its derivative keeps the properties of a
-    constant price: minima at θ ∈ {0, 1}.
+    (Guenter & Sideris 2024b, section 3.) An entry of a layer's output counts if its gates are on and anything that is
+    on reads it; a layer then costs its number of inputs times its number of outputs. With independent gates the
+    expectation is multilinear in θ, so pricing by its derivative keeps the properties of a constant price: minima
+    at θ ∈ {0, 1}.
 
     Args:
         net: Gated network.
@@ -36,6 +40,10 @@ class ExpectedCost:
         self.analysis = Analysis(self.traced, {})
         self.names = {gate: name for name, gate in gates_of(net).items()}
         self.positions = _positions(net, example[:1])
+        gates = {id(gate.theta) for gate in self.names}
+        counted = [module for node in self.analysis.steps if (module := self._counted(node)) is not None]
+        theirs = {id(p) for module in counted for p in (module.weight, module.bias)} | gates
+        self.others = float(sum(p.numel() for p in net.parameters() if id(p) not in theirs))
 
     def __call__(self, theta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Expected parameters and multiply-adds, differentiable in θ.
@@ -45,25 +53,35 @@ class ExpectedCost:
         """
         present = self._present(theta)
         needed = self._needed(theta)
-        params = macs = torch.zeros(())
+        params, macs = torch.tensor(self.others), torch.zeros(())
+        seen: set[nn.Module] = set()
         for node, step in self.analysis.steps.items():
-            module = self.traced.module(node)
-            if isinstance(module, (*ops.LINEARS, *ops.CONVOLUTIONS)) and step.out is not None:
-                outputs = (present[node] * needed[node]).sum()
-                inputs = self._inputs(node, module, present)
-                kernel = module.weight[0, 0].numel()  # type: ignore[index]
-                params = params + outputs * (inputs * kernel + (module.bias is not None))
-                macs = macs + outputs * inputs * kernel * self.positions[str(node.target)]
+            module = self._counted(node)
+            if module is None:
+                continue
+            share = torch.ones(()) if step.out is None else (present[node] * needed[node]).mean()
+            outputs = share * len(module.weight)
+            weights = torch.ones(())
+            if isinstance(module, LAYERS):
+                weights = self._inputs(node, module, present) * module.weight[0, 0].numel()  # type: ignore[index]
+                macs = macs + outputs * weights * self.positions[str(node.target)]
+            if module not in seen:
+                params = params + outputs * (weights + (module.bias is not None))
+            seen.add(module)
         return params, macs
+
+    def _counted(self, node: fx.Node) -> Any:
+        """The layer or normalisation whose entries a node computes, if it is one."""
+        module = self.traced.module(node)
+        return module if isinstance(module, (*LAYERS, *ops.BATCH_NORMS)) and module.weight is not None else None
 
     def _inputs(self, node: fx.Node, layer: nn.Module, present: Mapping[fx.Node, Tensor]) -> Tensor:
         """Expected number of inputs that one output of a layer reads."""
-        size = layer.weight.shape[1] * getattr(layer, "groups", 1)  # type: ignore[operator, index]
+        size = layer.weight.shape[1]  # type: ignore[union-attr, index]
         source = node.args[0]
-        assert isinstance(source, fx.Node)
-        features = self.analysis.known[source]
-        read = torch.tensor(float(size)) if features is None else present[source].sum() * (size / len(features))
-        return read / getattr(layer, "groups", 1)
+        if not isinstance(source, fx.Node) or source not in present or getattr(layer, "groups", 1) != 1:
+            return torch.tensor(float(size))
+        return present[source].mean() * size
 
     def _theta(self, node: fx.Node, theta: Mapping[str, Tensor]) -> Tensor | None:
         """θ of the gate that a node is or holds."""
@@ -116,9 +134,10 @@ class ExpectedCost:
 class CostPrice:
     """Price structures at what they are expected to save: ρ_s = ∂/∂θ_s of 2ν √G.
 
-    G = (E[params]/params_0)^w · (E[MACs]/MACs_0)^(1−w) is the expected cost relative to a reference. The cost of a network grows with the square of its width,
-    so the derivative of √G, unlike that of G or of log G, does not change when all widths change alike: prices neither fade nor
-    run away while the network shrinks, and a network that starts twice as wide meets the same ones.
+    G = (E[params]/params_0)^w · (E[MACs]/MACs_0)^(1−w) is the expected cost relative to a reference. The cost of a
+    network grows with the square of its width, so the derivative of √G, unlike that of G or of log G, does not change
+    when all widths change alike: prices neither fade nor run away while the network shrinks, and a network that starts
+    twice as wide meets the same ones.
 
     Attributes:
         nu: ν, nats per example: what the whole reference cost is worth, times one half.
@@ -132,7 +151,9 @@ class CostPrice:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.nu) and self.nu > 0 and 0 <= self.params <= 1):
-            raise ConfigError(f"CostPrice: expected nu > 0 and params in [0, 1], got nu={self.nu}, params={self.params}")
+            raise ConfigError(
+                f"CostPrice: expected nu > 0 and params in [0, 1], got nu={self.nu}, params={self.params}"
+            )
 
     def relative_to(self, cost: Cost) -> CostPrice:
         """The same price with this reference, if it has none yet."""
@@ -169,7 +190,7 @@ def _positions(net: nn.Module, example: Tensor) -> dict[str, int]:
     positions: dict[str, int] = {}
     hooks = []
     for name, module in net.named_modules():
-        if isinstance(module, (*ops.LINEARS, *ops.CONVOLUTIONS)):
+        if isinstance(module, LAYERS):
 
             def record(layer: nn.Module, _: object, output: Tensor, name: str = name) -> None:
                 positions[name] = math.prod(output.shape[1:]) // len(layer.weight)  # type: ignore[arg-type]

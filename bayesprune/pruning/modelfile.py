@@ -29,8 +29,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a compacted network, or any traceable network of standard torch layers, to one safetensors file.
 
     The file holds the tensors and, as metadata, the architecture (JSON), a format version, and a SHA-256 of both. The
-    digest
-    finds damage; it is no signature. The file is written whole or not at all.
+    digest finds damage; it is no signature. The file is written whole or not at all.
 
     Args:
         model: A network without gates.

@@ -9,9 +9,9 @@ from torch import Tensor
 class RemovalMonitor:
     """Watches every gate and names those whose structures may go.
 
-    A structure may be removed when, at ``patience`` consecutive checks, (1) θ_s is exactly 0 after projection, so it is never sampled on and
-    removing it changes no output, and (2) the latest estimate of E[C | ξ_s=1] − E[C | ξ_s=0] + ρ_s is positive, so the data do not want it
-    back. Patience guards against premature pruning.
+    A structure may be removed when, at ``patience`` consecutive checks, (1) θ_s is exactly 0 after projection, so it is
+    never sampled on and removing it changes no output, and (2) the latest estimate of E[C | ξ_s=1] − E[C | ξ_s=0] + ρ_s
+    is positive, so the data do not want it back. Patience guards against premature pruning.
 
     Args:
         num_gates: S.

@@ -20,11 +20,9 @@ def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False
     """Remove what gates silence. The outputs stay what they are with these gates off; ``net`` is not touched.
 
     Modules keep their names and classes, so that the forward pass of user modules still works. A `layers.Residual`
-    whose gate is off becomes
-    a ``torch.nn.Sequential`` of its ``shortcut``. A gate that is off where its entry cannot go (it is added to
-    something else, say) stays,
-    with θ = 0. Outputs are equal in eval mode; in training mode too, unless a constant other than 0 was folded
-    through a BatchNorm.
+    whose gate is off becomes a ``torch.nn.Sequential`` of its ``shortcut``. A gate that is off where its entry cannot
+    go (it is added to something else, say) stays, with θ = 0. Outputs are equal in eval mode; in training mode too,
+    unless a constant other than 0 was folded through a BatchNorm.
 
     Args:
         net: Gated network.

@@ -37,7 +37,9 @@ def read_checkpoint(path: Path) -> dict:
         raise CheckpointError(f"{path} is not a checkpoint of this version of bayesprune; start the run anew")
     digest, payload = content[len(MAGIC) : len(MAGIC) + 64], content[len(MAGIC) + 65 :]
     if hashlib.sha256(payload).hexdigest().encode() != digest:
-        raise CheckpointError(f"{path} is truncated or was altered: its contents do not match its checksum; start the run anew")
+        raise CheckpointError(
+            f"{path} is truncated or was altered: its contents do not match its checksum; start the run anew"
+        )
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:

@@ -20,8 +20,9 @@ SETTLE_ERROR = 0.5
 class GateUpdates:
     """Steps of θ in units of its price, and the running estimates that they leave behind.
 
-    A step is ``size`` · ĝ/√(ρ² + (κσ)²): where the noise σ of an estimate is small against the price ρ this is η ĝ with η = size/ρ, so the price alone moves θ by
-    ``size``; where noise drowns the price, steps are held back, so that gates do not walk at random into 0.
+    A step is ``size`` · ĝ/√(ρ² + (κσ)²): where the noise σ of an estimate is small against the price ρ this is η ĝ with
+    η = size/ρ, so the price alone moves θ by ``size``; where noise drowns the price, steps are held back, so that gates
+    do not walk at random into 0.
 
     Args:
         net: The network whose θ is moved.
@@ -64,7 +65,7 @@ class GateUpdates:
 
     @torch.no_grad()
     def measure(self, x: Tensor, y: Tensor) -> None:
-        """Add the exact paired differences of one batch, the other gates drawn from the guide, to the present evaluation."""
+        """Add to the present evaluation the exact paired differences of one batch, other gates drawn from the guide."""
         differences, error = paired_differences(self.net, x, y, self.net.sample_gates(x))
         self._sum += differences
         self._variance += error.square()
@@ -96,8 +97,8 @@ class GateUpdates:
             setattr(self, name, getattr(self, name)[kept])
 
     def state(self) -> dict:
-        """What a checkpoint needs."""
-        vectors = {name: getattr(self, name).cpu() for name in self._VECTORS}
+        """What a checkpoint needs: a copy."""
+        vectors = {name: getattr(self, name).cpu().clone() for name in self._VECTORS}
         return {**vectors, **{name: getattr(self, name) for name in self._COUNTS}}
 
     def load(self, state: dict) -> None:

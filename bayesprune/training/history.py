@@ -53,9 +53,10 @@ class History:
     Attributes:
         rows: One row an epoch.
         removals: Every removed structure, in order.
-        thetas: By gate name, one vector an epoch with θ of all *starting* gates (0 where removed), the first at the start.
-        branches_computed: Branch evaluations of all passes of training (the extra ones of estimators included), relative
-            to the steps taken times the branches at the start; NaN for a network without branches.
+        thetas: By gate name, one vector an epoch with θ of all *starting* gates (0 where removed), the first at the
+            start.
+        branches_computed: Branch evaluations of all passes of training (the extra ones of estimators included),
+            relative to the steps taken times the branches at the start; NaN for a network without branches.
     """
 
     rows: list[EpochRow] = field(default_factory=list)

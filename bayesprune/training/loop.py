@@ -31,12 +31,14 @@ class Settings:
 
     Attributes:
         lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it.
-        optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's density enters as
-            coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW does not).
-        price: Price structures at what they are expected to save, instead of by the prior's constant log γ; see `CostPrice`.
+        optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's
+            density enters as coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW
+            does not).
+        price: Price structures at what they are expected to save, instead of by the prior's constant log γ; see
+            `CostPrice`.
         estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
         every: Take a step on θ at every so-many-th step of the weights.
-        schedule: Fields of `Schedule` to set, e.g. ``{"sample": 0.4}``.
+        schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
         patience: Consecutive checks that must agree before a structure is removed.
     """
 
@@ -64,13 +66,15 @@ def fit(
 
     Args:
         net: The network; it is smaller afterwards.
-        train_loader: Batches ``(x, y)`` with a length; if it has ``set_epoch``, that is called with the epoch's number (from 0).
+        train_loader: Batches ``(x, y)`` with a length; if it has ``set_epoch``, that is called with the epoch's number
+            (from 0).
         epochs: Length of the run.
         val_loader: Batches to score after every epoch.
-        prune: Whether structures are removed while training; if not, gates converge all the same and `compact` removes them.
+        prune: Whether structures are removed while training; if not, gates converge all the same and `compact` removes
+            them.
         settings: How to train.
-        out: Folder for ``checkpoint.pt`` and ``history.csv``, written after every epoch. If it holds a checkpoint of the same network and run, training
-            goes on from there and ends with the same numbers as an unbroken run.
+        out: Folder for ``checkpoint.pt`` and ``history.csv``, written after every epoch. If it holds a checkpoint of
+            the same network and run, training goes on from there and ends with the same numbers as an unbroken run.
         on_epoch: Called with every finished row.
 
     Returns:
@@ -84,8 +88,10 @@ def fit(
     """
     trainer = Trainer(net, train_loader, epochs, prune, settings or Settings())
     path = None if out is None else Path(out) / "checkpoint.pt"
-    if path is not None and path.exists():
-        trainer.load(read_checkpoint(path), path)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            trainer.load(read_checkpoint(path), path)
     while trainer.epoch < epochs:
         row = trainer.run_epoch(val_loader, path)
         if path is not None:
@@ -108,7 +114,10 @@ class Trainer:
         extra = {"fused": True} if settings.optimizer is torch.optim.Adam else {}
         self.optimizer = settings.optimizer(list(net.weights().values()), lr=settings.lr, weight_decay=decay, **extra)
         if isinstance(self.optimizer, torch.optim.AdamW):
-            raise ConfigError("fit: AdamW decouples weight decay from the gradient, but the slab's density is part of the loss; use Adam or SGD")
+            raise ConfigError(
+                "fit: AdamW decouples weight decay from the gradient, but the slab's density is part of the loss; use "
+                "Adam or SGD"
+            )
         self.updates = GateUpdates(net)
         self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
         self.history = History(removals=self.surgeon.removals)
@@ -137,9 +146,11 @@ class Trainer:
             self._after_step(x, y)
         nll = float(total) / count
         if not torch.isfinite(total):
-            last = f"the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else "no checkpoint was written yet"
+            written = checkpoint is not None and checkpoint.exists()
+            last = f"the last good checkpoint is {checkpoint}" if written else "no checkpoint was written yet"
             raise NonFiniteLossError(
-                f"the training loss was {nll} in epoch {self.epoch + 1}; {last}. Try a lower learning rate (now {self.settings.lr}) or check the inputs' scale"
+                f"the training loss was {nll} in epoch {self.epoch + 1}; {last}. Try a lower "
+                f"learning rate (now {self.settings.lr}) or check the inputs' scale"
             )
         if self.schedule.phase(self.step - 1) == "sample":
             self.updates.look()
@@ -153,18 +164,15 @@ class Trainer:
         return self.history.rows[-1]
 
     def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step of the weights and, while sampling, of θ. Returns the batch's mean loss without waiting for the device."""
+        """One step of the weights and, while sampling, of θ. Returns the batch's mean loss, still on the device."""
         net, schedule = self.net, self.schedule
         rate = self.settings.lr * schedule.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         objective = BatchObjective(net, x, y)
         xi = net.sample_gates(x)
-        moves = schedule.phase(self.step) == "sample" and self.step % self.settings.every == 0
-        if moves:
-            loss = self.estimator(objective, net.theta, xi, net.price)
-        else:
-            loss = objective.losses(xi, skip=True).mean()
+        moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and self.step % self.settings.every == 0
+        loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective.losses(xi, skip=True).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -228,7 +236,7 @@ class Trainer:
             val_nll=score.nll,
             val_accuracy=score.accuracy,
             gates_left=net.num_gates,
-            gates_converged=1 - interior / sum(self.start_gates.values()),
+            gates_converged=1 - interior / max(1, sum(self.start_gates.values())),
             params=size.params,
             macs=size.macs or 0,
             seconds=seconds,
@@ -268,8 +276,8 @@ class Trainer:
         ):
             if state[key] != mine:
                 raise CheckpointError(
-                    f"{path} belongs to another run: its {key} is {_short(state[key])}, here it is {_short(mine)}; resume with the same network, data and "
-                    "epochs, or start in another folder"
+                    f"{path} belongs to another run: its {key} is {_short(state[key])}, here it is {_short(mine)}; "
+                    "resume with the same network, data and epochs, or start in another folder"
                 )
         self.surgeon.remove(state["origin"])
         self.net.net.load_state_dict(state["network"])
@@ -299,12 +307,15 @@ def _check_data(net: BayesianNet, loader: Loader) -> Tensor:
         DataError: for an empty loader, inputs that are not finite, targets that do not fit the outputs.
     """
     if not isinstance(loader, Sized):
-        raise ConfigError("fit: the train_loader must have a length (len(train_loader) batches an epoch), so that the run's schedule is known")
+        raise ConfigError(
+            "fit: the train_loader must have a length (len(train_loader) batches an epoch), so that the run's schedule "
+            "is known"
+        )
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, Sized) and len(dataset) != net.num_data:
         raise ConfigError(
-            f"fit: the BayesianNet was built with num_data={net.num_data}, but the train_loader's data set has {len(dataset)} examples; they must agree, "
-            "because num_data weighs prior against data"
+            f"fit: the BayesianNet was built with num_data={net.num_data}, but the train_loader's data set has "
+            f"{len(dataset)} examples; they must agree, because num_data weighs prior against data"
         )
     batch = next(iter(loader), None)
     if batch is None:
@@ -315,7 +326,9 @@ def _check_data(net: BayesianNet, loader: Loader) -> Tensor:
         raise DataError("fit: the first training batch holds NaN or infinite inputs; remove or impute them")
     was_training = net.training
     net.eval()
-    with torch.no_grad():
-        net.likelihood.check(net(x), y)
-    net.train(was_training)
+    try:
+        with torch.no_grad():
+            net.likelihood.check(net(x), y)
+    finally:
+        net.train(was_training)
     return x[:1]

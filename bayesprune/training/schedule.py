@@ -12,11 +12,13 @@ from bayesprune.errors import ConfigError
 class Schedule:
     """Warm up, sample, settle, fine-tune.
 
-    *Warm-up*: gates are drawn, θ rests. *Sampling*: θ follows an estimate of its gradient at every step. *Settling*: exact paired
-    differences of all remaining gates, some times an epoch, take each θ to 0 or 1. *Fine-tuning*: θ rests, weights go on.
+    *Warm-up*: gates are drawn, θ rests. *Sampling*: θ follows an estimate of its gradient at every step. *Settling*:
+    exact paired differences of all remaining gates, some times an epoch, take each θ to 0 or 1. *Fine-tuning*: θ rests,
+    weights go on.
 
-    Steps of θ are in units of its price: with no help from the data θ_s moves by η ρ_s a step, so the sum of η ρ over a phase is how far it can travel (method
-    page, "A step size without a knob"). The default does not depend on N, batch size, epochs or γ.
+    Steps of θ are in units of its price: with no help from the data θ_s moves by η ρ_s a step, so the sum of η ρ over a
+    phase is how far it can travel (method page, "A step size without a knob"). The default does not depend on N, batch
+    size, epochs or γ.
 
     Args:
         epochs: Length of the run.
@@ -36,8 +38,8 @@ class Schedule:
     epochs: int
     steps_per_epoch: int
     sample_from: float = 0.05
-    settle_from: float = 0.4
-    fine_tune_from: float = 0.75
+    settle_from: float = 0.35
+    fine_tune_from: float = 0.7
     travel: float = 5.0
     last: float = 0.1
     checks_per_epoch: int = 4
@@ -107,5 +109,5 @@ class Schedule:
         return min(1.0, 0.2 + 0.8 * max(0.0, done) / 0.5)
 
     def learning_rate(self, step: int, warmup: int = 200) -> float:
-        """Factor on the weights' learning rate: linear warm-up (at most a tenth of the run), then half a cosine down to 0."""
+        """Factor on the weights' learning rate: linear warm-up (at most a tenth of the run), half a cosine to 0."""
         return min(1.0, (step + 1) / min(warmup, max(1, self.steps // 10))) * 0.5 * (1 + cos(pi * step / self.steps))

@@ -59,6 +59,9 @@ class Surgeon:
             warnings.warn(f"removal put off: {error}", stacklevel=2)
             self.monitor.reset()
             return False
+        if sum(len(kept) for kept in self._kept(index).values()) == self.net.num_gates:
+            self.monitor.reset()  # what is off cannot go yet: others still write where it wrote
+            return False
         self._log(step, smaller, index)
         self._follow(smaller, index)
         return True
@@ -71,16 +74,17 @@ class Surgeon:
         with torch.no_grad():
             self.net.by_gate(self.net.theta)[name][best] = 1.0
         warnings.warn(
-            f"every structure of {name!r} was due for removal; the last one (index {int(self.origin[name][best])}) is kept, because the layer has no "
-            "by-pass. log_gamma is too high for this network, or the layer needs a Residual around it",
+            f"every structure of {name!r} was due for removal; the last one "
+            f"(index {int(self.origin[name][best])}) is kept, because the layer has no by-pass. "
+            "log_gamma is too high for this network, or the layer needs a Residual around it",
             stacklevel=3,
         )
 
     def remove(self, survivors: dict[str, Tensor]) -> None:
         """Remove, without a log, all but the structures of these starting indices: how a checkpoint is taken up."""
-        off = {}
+        off, none = {}, torch.zeros(0, dtype=torch.long)
         for name, origin in self.origin.items():
-            alive = torch.isin(origin, survivors[name]) if name in survivors else torch.zeros(len(origin), dtype=torch.bool)
+            alive = torch.isin(origin, survivors.get(name, none))
             if not bool(alive.all()):
                 off[name] = ~alive
         if off:
@@ -106,9 +110,8 @@ class Surgeon:
                 gone[kept[name]] = False
             norms = _structure_norms(self.net.net.get_submodule(name), len(gone))
             for s in gone.nonzero()[:, 0].tolist():
-                self.removals.append(
-                    Removal(step, name, int(self.origin[name][s]), float(thetas[name][s]), float(gains[name][s]), float(norms[s]))
-                )
+                evidence = float(thetas[name][s]), float(gains[name][s]), float(norms[s])
+                self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence))
 
     def _follow(self, smaller: nn.Module, index: IndexMap) -> None:
         """Let prices, estimates, monitor and optimiser go on with the smaller network."""
@@ -129,9 +132,10 @@ class Surgeon:
 
 
 def _structure_norms(module: nn.Module, size: int) -> Tensor:
-    """‖M_s‖ of each structure of a gated module, shape ``(size,)``: its rows of the writing layer, or the whole branch."""
+    """‖M_s‖ of each structure of a gated module, shape ``(size,)``: rows of the writing layer, or the branch."""
     if isinstance(module, Residual):
-        return torch.stack([p.detach().square().sum() for p in module.body.parameters()]).sum().sqrt().expand(size).cpu()
+        squares = [p.detach().square().sum() for p in module.body.parameters()]
+        return torch.stack(squares).sum().sqrt().expand(size).cpu()
     weight = getattr(module, "weight", None)
     if weight is None:
         return torch.zeros(size)

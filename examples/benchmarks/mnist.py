@@ -13,32 +13,38 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from report import machine, table
 
 import bayesprune as bp
-from bayesprune.infer.likelihoods import Categorical
+from bayesprune.infer import Categorical
 from bayesprune.pruning import CostPrice
 from bayesprune.training import Settings
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network is trained."""
+    """How one network is trained; what is not said here is `fit`'s default."""
 
     epochs: int
     nu: float
-    lr: float = 3e-3
-    wide: dict = field(default_factory=dict)
+    lr: float
+    wide: dict
+    params: float = 0.5
+    weight_precision: float = 6.0
+    label_smoothing: float = 0.05
     channels_last: bool = False
+    every: int = 4
 
 
 RECIPES = {
-    "lenet300": Recipe(epochs=40, nu=0.25, wide={"widths": (600, 200)}),
-    "lenet5": Recipe(epochs=20, nu=0.34, wide={"widths": (40, 100, 1000)}, channels_last=True),
-    "resmlp": Recipe(epochs=20, nu=0.2, wide={"depth": 48}),
+    "lenet300": Recipe(epochs=40, nu=0.22, lr=2e-3, wide={"widths": (600, 200)}),
+    "lenet5": Recipe(epochs=20, nu=0.38, lr=4e-3, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
+    "resmlp": Recipe(
+        epochs=20, nu=0.4, lr=2e-3, wide={"depth": 48}, weight_precision=60.0, label_smoothing=0.0, every=1
+    ),
 }
 
 
@@ -65,10 +71,10 @@ def run(name: str, recipe: Recipe, splits: bp.data.Splits, seed: int, wide: bool
     if recipe.channels_last:
         net = net.to(memory_format=torch.channels_last)
     train, test = bp.data.loaders(splits, 128, seed)
-    bnn = bp.BayesianNet(net, Categorical(label_smoothing=0.05), num_data=len(splits.train), weight_precision=6.0)
+    bnn = bp.BayesianNet(net, Categorical(recipe.label_smoothing), num_data=len(splits.train), weight_precision=recipe.weight_precision)
     began = time.perf_counter()
-    price = CostPrice(recipe.nu, reference=reference)
-    history = bp.fit(bnn, train, epochs=epochs, settings=Settings(lr=recipe.lr, price=price))
+    price = CostPrice(recipe.nu, recipe.params, reference)
+    history = bp.fit(bnn, train, epochs=epochs, settings=Settings(lr=recipe.lr, price=price, every=recipe.every))
     seconds = time.perf_counter() - began
     small = bp.compact(bnn)
     accuracy = bp.training.evaluate(small, test).accuracy

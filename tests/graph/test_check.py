@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from bayesprune import layers
 from bayesprune.errors import GateError, TraceError
 from bayesprune.graph import check_gates
-from bayesprune.layers import Gate, Residual
+from bayesprune.layers import Gate, Residual, gates_of
+from bayesprune.pruning import compact, shrink
 from tests.pruning.nets import NETS
 
 
@@ -85,8 +86,8 @@ def test_more_that_is_accepted(net: nn.Module) -> None:
         (maps(nn.Conv2d(4, 4, 3, groups=2)), "reaches 1, a convolution in groups"),
         (unit(), "is an output of the network"),
         (
-            nn.Sequential(nn.Linear(3, 4), Residual(layers.Linear(4, 4, gate="unit"))),
-            "'1.body': .*not silence.*Residual",
+            nn.Sequential(nn.Linear(3, 4), Residual(nn.Sequential(layers.Linear(4, 4, gate="unit"), nn.Sigmoid()))),
+            r"'1.body.0': .* leaves a constant other than 0 in a sum .* not silence",
         ),
         (Forward(lambda x: x.view(-1, 4)), r"reaches view.*torch\.flatten"),
         (Forward(lambda x: F.softmax(x, 1)), "reaches softmax"),
@@ -105,6 +106,45 @@ def test_more_that_is_accepted(net: nn.Module) -> None:
 def test_refused(net: nn.Module, message: str) -> None:
     with pytest.raises(GateError, match=message):
         check_gates(net)
+
+
+def verify_sum_keeps_its_zeros(net: nn.Sequential, gate: Gate, still_written: int) -> None:
+    """Accepted; with every other gate off, the outputs stay exact and entries that another writer fills stay."""
+    check_gates(net)
+    with torch.no_grad():
+        gate.theta.copy_(torch.tensor([1.0, 0.0]).repeat(gate.size)[: gate.size])
+    net.double().eval()
+    name = next(name for name, candidate in gates_of(net).items() if candidate is gate)
+    smaller, _ = shrink(net, {name: gate.theta == 0})
+    x = torch.randn(20, 3, dtype=torch.float64)
+    torch.testing.assert_close(smaller(x), net(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(compact(net)(x), net(x), rtol=0, atol=1e-12)
+    kept = gates_of(smaller)[name]
+    assert kept.size == still_written
+    assert int((kept.theta > 0).sum()) == (gate.size + 1) // 2
+
+
+def test_unit_gates_that_write_to_a_stream_with_another_writer() -> None:
+    """The branch's units off are zeros in the stream that the first layer writes: accepted, and kept in place."""
+    within = layers.Linear(4, 4, gate="unit")
+    verify_sum_keeps_its_zeros(nn.Sequential(nn.Linear(3, 4), Residual(within), nn.Linear(4, 2)), within.gate, 4)
+    below = layers.Linear(3, 5, gate="unit")
+    net = nn.Sequential(below, nn.ReLU(), Residual(nn.Sequential(nn.Linear(5, 5), nn.ReLU())), nn.Linear(5, 2))
+    verify_sum_keeps_its_zeros(net, below.gate, 5)
+
+
+def test_units_of_a_stream_go_with_its_last_other_writer() -> None:
+    """Once the branch is removed as well, nothing writes where the gate is off, and its entries go."""
+    below = layers.Linear(3, 5, gate="unit")
+    net = nn.Sequential(below, nn.ReLU(), Residual(nn.Linear(5, 5)), nn.Linear(5, 2)).double().eval()
+    off = torch.tensor([True, False, True, False, False])
+    smaller, _ = shrink(net, {"0": off, "2": torch.tensor([True])})
+    with torch.no_grad():
+        below.gate.theta[off] = 0
+        net[2].gate.theta.fill_(0)
+    x = torch.randn(20, 3, dtype=torch.float64)
+    torch.testing.assert_close(smaller(x), net(x), rtol=0, atol=1e-12)
+    assert gates_of(smaller)["0"].size == 3 and smaller[3].in_features == 3
 
 
 def test_gate_that_forward_does_not_use() -> None:

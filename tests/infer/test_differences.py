@@ -65,8 +65,8 @@ def test_gates_are_flipped_in_portions_without_a_difference(monkeypatch: pytest.
     case = Case(nets.units)
     xi = case.net.sample_gates(case.x)
     expected, _ = paired_differences(case.net, case.x, case.y, xi)
-    for rows in (1, 2 * nets.ROWS, 5 * nets.ROWS):
-        monkeypatch.setattr("bayesprune.infer.differences.ROWS", rows)
+    for elements in (1, 50, 10**6):  # one gate at a time, two, all
+        monkeypatch.setattr("bayesprune.infer.differences.ELEMENTS", elements)
         torch.testing.assert_close(paired_differences(case.net, case.x, case.y, xi)[0], expected)
 
 

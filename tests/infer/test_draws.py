@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 from torch.distributions import Bernoulli
 
 from bayesprune.infer import GateDraws
-from bayesprune.infer.draws import bernoulli_rows
+from bayesprune.infer.draws import DISTINCT, REPEATS, bernoulli_rows
 
 STEP = 2.0**-15
 
@@ -126,6 +127,57 @@ def test_expand_refuses_a_batch() -> None:
 def test_probabilities_outside_the_unit_interval_are_refused() -> None:
     with pytest.raises(ValueError, match="probs"):
         GateDraws(torch.tensor([0.5, 1.5]), validate_args=True)
+
+
+def verify_distinct_rows(rows: int, distinct: int) -> Tensor:
+    """Rows repeat with this period, and those of a period differ (two rows of 60 fair gates agree once in 1e18)."""
+    xi = GateDraws(torch.full((60,), 0.5), rows=rows).sample()
+    assert xi.shape == (rows, 60)
+    assert torch.equal(xi, xi[torch.arange(rows) % distinct])
+    assert len(xi[:distinct].unique(dim=0)) == distinct
+    return xi
+
+
+@pytest.mark.parametrize("rows", [1, 2, 31, DISTINCT])
+def test_up_to_32_rows_are_all_drawn(rows: int) -> None:
+    verify_distinct_rows(rows, rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct"), [(33, 32), (64, 32), (127, 32), (128, 32), (129, 33), (256, 64), (1001, 251)]
+)
+def test_of_more_rows_every_fourth_is_drawn(rows: int, distinct: int) -> None:
+    assert distinct == max(DISTINCT, -(-rows // REPEATS))
+    verify_distinct_rows(rows, distinct)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("rows", [20, 200])
+def test_the_law_of_every_row(rows: int) -> None:
+    """Each row of a draw is on with probability π: 4.5 standard errors, 3 gates times up to 200 rows, 7e-6 each."""
+    probs = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
+    draws = 4000
+    frequency = GateDraws(probs, rows=rows).sample((draws,)).mean(0)
+    assert frequency.shape == (rows, 3)
+    assert bool(((frequency - probs).abs() <= 4.5 * (probs * (1 - probs) / draws).sqrt() + STEP).all())
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("rows", "distinct"), [(20, 20), (128, 32), (256, 64)])
+def test_variance_of_the_mean_over_rows(rows: int, distinct: int) -> None:
+    """Var = π(1 − π)/(distinct rows), where rows repeat equally often; sample variance within 4.5 standard errors."""
+    draws = 6000
+    means = GateDraws(torch.tensor([0.5], dtype=torch.float64), rows=rows).sample((draws,)).mean((1, 2))
+    expected = 0.25 / distinct
+    assert abs(float(means.var()) / expected - 1) <= 4.5 * (2 / draws) ** 0.5
+    assert abs(float(means.mean()) - 0.5) <= 4.5 * (expected / draws) ** 0.5
+
+
+def test_shared_gates_and_repeated_rows_together() -> None:
+    xi = GateDraws(torch.full((40,), 0.5), rows=100, shared=3).sample((50,))
+    assert torch.equal(xi[..., :3], xi[:, :1, :3].expand(-1, 100, -1))
+    assert torch.equal(xi, xi[:, torch.arange(100) % DISTINCT])
+    assert all(len(draw[:DISTINCT].unique(dim=0)) == DISTINCT for draw in xi)
 
 
 @pytest.mark.parametrize("count", [0, 5])

@@ -74,10 +74,10 @@ BIAS = [
     ("straight_through", "units", 0.4),
     ("straight_through", "smooth_units", 0.2),
     ("straight_through", "linear_units", 0.5),
-    ("straight_through", "mixed", 2.0),  # large residual branches: `auto` uses neither of the two on branches
+    ("straight_through", "mixed", 1.2),  # large residual branches: `auto` uses neither of the two on branches
     ("second_order", "units", 0.2),
     ("second_order", "smooth_units", 0.4),
-    ("second_order", "mixed", 2.0),
+    ("second_order", "mixed", 0.5),
 ]
 
 

@@ -1,0 +1,287 @@
+"""`fit`: what it refuses, what it records, and that gates end where the data say."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import bayesprune as bp
+from bayesprune.errors import ConfigError, DataError, NonFiniteLossError
+from bayesprune.infer import BayesianNet
+from bayesprune.networks import resmlp
+from bayesprune.pruning import CostPrice, compact, cost
+from bayesprune.training import EpochRow, Score, Settings, evaluate, fit
+from tests.training.problems import (
+    EXAMPLES,
+    INFORMATIVE,
+    NOISE,
+    Batches,
+    bayesian,
+    branches,
+    convolutional,
+    examples,
+    set_theta,
+    shuffled,
+    units,
+)
+
+REST = {"sample_from": 1.0, "settle_from": 1.0, "fine_tune_from": 1.0}
+QUICK = {"checks_per_epoch": 3, "settle_batches": 1}
+SETTLE = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 1e-12}
+
+
+class Unsized:
+    def __iter__(self):
+        return iter(Batches(*examples()))
+
+
+def batches(x: Tensor | None = None, y: Tensor | None = None) -> Batches:
+    mine, theirs = examples()
+    return Batches(mine if x is None else x, theirs if y is None else y)
+
+
+def with_nan() -> Tensor:
+    x, _ = examples()
+    x[0, 0] = math.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("loader", "error", "message"),
+    [
+        (lambda: Unsized(), ConfigError, "must have a length"),
+        (lambda: [], DataError, "gave no batch"),
+        (lambda: shuffled(400), ConfigError, "num_data=480, but the train_loader's data set has 400 examples"),
+        (lambda: DataLoader(TensorDataset(with_nan(), examples()[1]), 480), DataError, "NaN or infinite inputs"),
+        (lambda: batches(y=examples()[1] + 1), DataError, "labels run from 1 to 2, but the network has 2 outputs"),
+        (lambda: batches(y=examples()[1] - 1), DataError, "labels run from -1 to 0"),
+        (lambda: batches(y=examples()[1].float()), DataError, "expected integer labels"),
+    ],
+)
+def test_refused_data(loader, error: type[Exception], message: str) -> None:
+    net = bayesian(units())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(error, match=message):
+        fit(net, loader(), epochs=1)
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("epochs", "settings", "message"),
+    [
+        (0, Settings(), "at least one epoch"),
+        (1, Settings(optimizer=torch.optim.AdamW), "AdamW decouples weight decay"),
+        (1, Settings(estimator="unheard-of"), "unheard-of"),
+        (1, Settings(schedule={"sample_from": 0.9}), "expected 0 <= sample_from <= settle_from"),
+    ],
+)
+def test_refused_settings(epochs: int, settings: Settings, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(bayesian(units()), batches(), epochs=epochs, settings=settings)
+
+
+class Spoilt(Batches):
+    """Inputs are NaN from this epoch on."""
+
+    def __init__(self, epoch: int):
+        super().__init__(*examples())
+        self.first_bad = epoch
+
+    def __iter__(self):
+        for k, (x, y) in enumerate(super().__iter__()):
+            yield (x * math.nan if self.epoch >= self.first_bad and k else x), y
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"nan in epoch 3; the last good checkpoint is .*checkpoint\.pt\. Try"):
+        fit(bayesian(units()), Spoilt(2), epochs=4, out=tmp_path)
+    left = (tmp_path / "history.csv").read_text().splitlines()
+    assert len(left) == 3
+    history = fit(bayesian(units()), Batches(*examples()), epochs=4, out=tmp_path)
+    assert [row.epoch for row in history.rows] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_loss_that_is_not_finite_at_once(tmp_path: Path, folder: bool) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"in epoch 1; no checkpoint was written yet\. .*now 0\.003"):
+        fit(bayesian(units()), Spoilt(0), epochs=2, out=tmp_path if folder else None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_history_and_its_file(tmp_path: Path) -> None:
+    seen: list[EpochRow] = []
+    folder = tmp_path / "new" / "folder"
+    net, loader = bayesian(units()), Batches(*examples())
+    history = fit(net, loader, epochs=5, val_loader=loader, out=folder, on_epoch=seen.append)
+    assert seen == history.rows and [row.epoch for row in seen] == [1, 2, 3, 4, 5]
+    assert {path.name for path in folder.iterdir()} == {"checkpoint.pt", "history.csv"}
+    with (folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [f.name for f in fields(EpochRow)] and len(rows) == 5
+    for row, written in zip(seen, rows, strict=True):
+        for field in fields(EpochRow):
+            assert written[field.name] == str(getattr(row, field.name))
+    last = seen[-1]
+    size = cost(net, examples()[0])
+    assert (last.params, last.macs, last.gates_left) == (size.params, size.macs, net.num_gates)
+    score = evaluate(net, loader)
+    assert (last.val_nll, last.val_accuracy) == (score.nll, score.accuracy)
+    assert last.gates_left == 14 - len(history.removals)
+    paths = {name: torch.stack(path) for name, path in history.thetas.items()}
+    assert {name: path.shape for name, path in paths.items()} == {"0": (6, 8), "1": (6, 6)}
+    assert bool((paths["0"][0] == 0.9).all())
+    interior = sum(int(((path[-1] > 0.01) & (path[-1] < 0.99)).sum()) for path in paths.values())
+    assert last.gates_converged == pytest.approx(1 - interior / 14)
+    for removal in history.removals:
+        assert paths[removal.gate][-1, removal.index] == 0
+
+
+def test_a_row_by_hand() -> None:
+    """No learning, no steps of θ, gates at 0 and 1: every number of a row can be computed outside."""
+    net, loader = bayesian(units(), log_gamma=3.0, weight_precision=2.0), Batches(*examples())
+    set_theta(net, g0=[1, 1, 1, 0, 0, 1, 1, 1], g1=[1, 1, 0, 1, 1, 1])
+    row = fit(net, loader, epochs=1, settings=Settings(lr=0.0, schedule=REST)).rows[0]
+    x, y = examples()
+    nll = float(nn.functional.cross_entropy(net.eval()(x), y).detach())
+    slab = sum(float(p.detach().square().sum()) for p in net.weights().values()) * 2.0 / (2 * EXAMPLES)
+    assert row.nll == pytest.approx(nll, rel=1e-5)
+    assert row.loss == pytest.approx(nll + 11 * 3.0 / EXAMPLES + slab, rel=1e-5)
+    assert (row.phase, row.gates_left, row.gates_converged) == ("warm-up", 14, 1.0)
+    assert math.isnan(row.val_nll) and math.isnan(row.val_accuracy)
+
+
+@pytest.mark.seed(1)
+@pytest.mark.statistical
+@pytest.mark.parametrize("price", [None, CostPrice(0.1)])
+def test_noise_inputs_go_and_informative_ones_stay(price: CostPrice | None) -> None:
+    """Classes told apart by three of eight inputs: seed fixed; all of 10 other seeds tried gave the same answer."""
+    net, loader = bayesian(units(), log_gamma=4.0), shuffled()
+    history = fit(net, loader, epochs=14, settings=Settings(lr=0.02, price=price, schedule=QUICK))
+    final = history.thetas["0"][-1]
+    assert final.tolist() == [1.0] * INFORMATIVE + [0.0] * NOISE
+    assert {r.index for r in history.removals if r.gate == "0"} == set(range(INFORMATIVE, INFORMATIVE + NOISE))
+    assert history.rows[-1].gates_converged == 1.0
+    score = evaluate(net, loader)
+    assert score.accuracy > 0.93
+    x, _ = examples()
+    small = compact(net)
+    torch.testing.assert_close(small(x), net.eval()(x))
+    assert cost(small, x).params == history.rows[-1].params == cost(net, x).params
+
+
+@pytest.mark.seed(2)
+def test_without_pruning_gates_converge_and_nothing_is_removed() -> None:
+    net = bayesian(units(), log_gamma=4.0)
+    history = fit(net, shuffled(), epochs=12, prune=False, settings=Settings(lr=0.02, schedule=QUICK))
+    assert history.removals == [] and net.num_gates == 14
+    assert history.rows[-1].gates_left == 14 and history.rows[-1].gates_converged > 0.9
+    assert net.gate_probs()["0"][INFORMATIVE:].max() < 0.5
+
+
+@pytest.mark.parametrize("estimator", ["auto", "paired", "second_order"])
+def test_all_branches_may_go_in_the_middle_of_sampling(estimator: str) -> None:
+    """Prices far above what the data offer, and sampling to the end: training goes on without a gate."""
+    net = bayesian(branches(), log_gamma=5000.0)
+    schedule = {"sample_from": 0.0, "settle_from": 1.0, "fine_tune_from": 1.0, "travel": 50.0}
+    settings = Settings(estimator=estimator, every=1, schedule=schedule)
+    history = fit(net, Batches(*examples()), epochs=3, val_loader=Batches(*examples()), settings=settings)
+    assert net.num_gates == 0 and len(history.removals) == 4
+    assert history.rows[-1].gates_converged == 1.0 and math.isfinite(history.rows[-1].loss)
+    again = fit(net, Batches(*examples()), epochs=1)
+    assert again.rows[-1].gates_left == 0 and again.rows[-1].gates_converged == 1.0
+
+
+@pytest.mark.parametrize(("thetas", "computed"), [([1, 1, 1, 1], 1.0), ([1, 0, 0, 1], 0.5), ([0, 0, 0, 0], 0.0)])
+def test_branches_computed_while_theta_rests(thetas: list[float], computed: float) -> None:
+    net = bayesian(branches())
+    set_theta(net, **{f"g{k + 1}": [theta] for k, theta in enumerate(thetas)})
+    loader = Batches(*examples())
+    assert fit(net, loader, epochs=2, val_loader=loader, settings=Settings(schedule=REST)).branches_computed == computed
+
+
+@pytest.mark.parametrize("thetas", [[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]])
+def test_branches_computed_while_settling(thetas: list[float]) -> None:
+    """Of each interval of 3 steps, 2 are measured: one pass at θ, k branches on, and one for each flip."""
+    net = bayesian(branches())
+    set_theta(net, **{f"g{k + 1}": [theta] for k, theta in enumerate(thetas)})
+    settings = Settings(schedule={**SETTLE, "settle_batches": 2, "checks_per_epoch": 4})
+    history = fit(net, Batches(*examples()), epochs=2, prune=False, settings=settings)
+    on, steps, measured = sum(thetas), 24, 16
+    flips = on * (on - 1) + (4 - on) * (on + 1)
+    assert history.branches_computed == pytest.approx((steps * on + measured * (on + flips)) / (steps * 4))
+
+
+def test_branches_computed_while_sampling_with_a_paired_estimate() -> None:
+    """At every second step one branch of four that are on is left out of a second pass."""
+    net = bayesian(branches())
+    set_theta(net, g1=[1.0], g2=[1.0], g3=[1.0], g4=[1.0])
+    schedule = {"sample_from": 0.0, "settle_from": 1.0, "fine_tune_from": 1.0, "travel": 1e-12}
+    settings = Settings(schedule=schedule, every=2, estimator="paired")
+    history = fit(net, Batches(*examples()), epochs=1, settings=settings)
+    assert history.branches_computed == (12 * 4 + 6 * 3) / (12 * 4)
+
+
+def test_a_network_without_branches_computes_none() -> None:
+    assert math.isnan(fit(bayesian(units()), Batches(*examples()), epochs=1).branches_computed)
+
+
+def test_a_second_fit_starts_a_new_record_on_what_is_left() -> None:
+    net, loader = bayesian(units(), log_gamma=4.0), shuffled()
+    first = fit(net, loader, epochs=10, settings=Settings(lr=0.02, schedule=QUICK))
+    left = {name: len(theta) for name, theta in net.gate_probs().items()}
+    assert sum(left.values()) < 14
+    second = fit(net, loader, epochs=3, settings=Settings(lr=0.02, schedule=QUICK))
+    assert [row.epoch for row in second.rows] == [1, 2, 3]
+    assert {name: len(path[0]) for name, path in second.thetas.items()} == left
+    assert second.rows[-1].params <= first.rows[-1].params
+    assert all(r.index < left[r.gate] for r in second.removals)
+
+
+def test_batch_normalisation_and_convolutions_train_and_prune() -> None:
+    x, y = examples()
+    net = bayesian(convolutional(), log_gamma=5.0)
+    history = fit(net, Batches(x[:, None], y), epochs=8, settings=Settings(lr=0.02, schedule=QUICK))
+    assert history.rows[-1].nll < history.rows[0].nll
+    outputs = net.eval()(x[:, None])
+    torch.testing.assert_close(compact(net)(x[:, None]), outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gaussian_likelihood_has_no_accuracy() -> None:
+    x, y = examples()
+    net = BayesianNet(nn.Sequential(bp.layers.Gate(8), nn.Linear(8, 1)), "gaussian", num_data=EXAMPLES)
+    loader = Batches(x, y[:, None].float())
+    row = fit(net, loader, epochs=1, val_loader=loader).rows[0]
+    assert math.isnan(row.val_accuracy) and math.isfinite(row.val_nll)
+
+
+@pytest.mark.parametrize("sizes", [(12, 12), (5, 19), (1, 23)])
+def test_evaluate_by_hand(sizes: tuple[int, int]) -> None:
+    """Weighted by examples, whatever the batches; the mode of the gates; training mode is restored."""
+    x, y = examples(24)
+    net = bayesian(units())
+    set_theta(net, g0=[0.6, 0.4, 0.9, 0.5, 1, 0, 1, 1], g1=[1, 1, 0.1, 1, 1, 0.51])
+    logits = net(x)
+    expected = Score(
+        float(nn.functional.cross_entropy(logits, y).detach()), float((logits.argmax(1) == y).float().mean())
+    )
+    loader = list(zip(x.split(list(sizes)), y.split(list(sizes)), strict=True))
+    for model in (net, net.net, compact(net)):
+        model.train()
+        score = evaluate(model, loader)
+        assert model.training
+        assert score.nll == pytest.approx(expected.nll, rel=1e-5) and score.accuracy == pytest.approx(expected.accuracy)
+
+
+def test_evaluate_needs_an_example() -> None:
+    net = resmlp((8,), 2, depth=1, width=4).eval()
+    with pytest.raises(DataError, match="the loader gave no batch"):
+        evaluate(net, [])
+    assert not net.training

@@ -1,0 +1,180 @@
+"""How θ moves: exact distances for exact gradients, projection, and state that survives surgery and checkpoints."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayesprune.infer import BayesianNet, paired_differences
+from bayesprune.training.gates import NOISE_SHARE, SETTLE_ERROR, SETTLE_MEMORY, GateUpdates
+from tests.training.problems import bayesian, branches, examples, units
+
+S = 14
+
+
+def updates(theta: float | Tensor = 0.5, log_gamma: float = 5.0) -> tuple[BayesianNet, GateUpdates]:
+    net = bayesian(units(), log_gamma)
+    with torch.no_grad():
+        net.theta.copy_(torch.as_tensor(theta).expand(S))
+    return net, GateUpdates(net)
+
+
+def step(net: BayesianNet, moves: GateUpdates, gradient: Tensor, size: float) -> Tensor:
+    """How far θ moves on this gradient."""
+    before = net.theta.detach().clone()
+    net.theta.grad = gradient.clone()
+    moves.sampled(size)
+    assert net.theta.grad is None
+    return net.theta.detach() - before
+
+
+def gather(moves: GateUpdates, *differences: Tensor, error: float = 0.0) -> None:
+    """Do what `measure` does with these evaluations."""
+    for difference in differences:
+        moves._sum += difference
+        moves._variance += error**2
+        moves._count += 1
+
+
+@pytest.mark.parametrize("log_gamma", [0.5, 5.0, 50.0])
+def test_the_price_alone_moves_theta_by_size(log_gamma: float) -> None:
+    net, moves = updates(log_gamma=log_gamma)
+    for _ in range(3):
+        torch.testing.assert_close(step(net, moves, net.price, 0.01), torch.full((S,), -0.01))
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.5, 2.0])
+def test_an_exact_gradient_moves_theta_by_size_times_gradient_over_price(factor: float) -> None:
+    """Up to the share of g − ρ that counts as noise: the divisor is √(ρ² + κ²(g − ρ)²), κ² = 0.01, below 2 % here."""
+    net, moves = updates()
+    gradient = factor * net.price
+    exact = -0.01 * factor / (1 + NOISE_SHARE**2 * (factor - 1) ** 2) ** 0.5
+    for _ in range(3):
+        moved = step(net, moves, gradient, 0.01)
+        torch.testing.assert_close(moved, torch.full((S,), exact), rtol=1e-4, atol=1e-7)
+    assert exact == pytest.approx(-0.01 * factor, rel=0.021)
+
+
+def test_noise_holds_steps_back() -> None:
+    """Alternating gradients ρ ± 100 ρ: the divisor grows to about κ 100 ρ = 10 ρ, so no step is longer than 10 size."""
+    net, moves = updates()
+    for k in range(40):
+        moved = step(net, moves, net.price * (1 + 100 * (-1) ** k), 0.001)
+        assert bool((moved.abs() < 1.02 * 0.001 * 101 / (1 + (100 * NOISE_SHARE) ** 2) ** 0.5).all())
+
+
+@pytest.mark.parametrize(("start", "sign", "end"), [(0.02, 1.0, 0.0), (0.98, -1.0, 1.0)])
+def test_steps_are_projected(start: float, sign: float, end: float) -> None:
+    net, moves = updates(start)
+    for _ in range(4):
+        step(net, moves, sign * 3 * net.price, 0.05)
+    assert torch.equal(net.theta.detach(), torch.full((S,), end))
+    assert torch.equal(net.gate_probs()["0"], torch.full((8,), end))
+    step(net, moves, -sign * net.price, 0.05)
+    assert bool((net.theta != end).all())
+
+
+def test_look_is_the_mean_gradient_since_the_last_look() -> None:
+    net, moves = updates()
+    gradients = torch.randn(3, S)
+    for gradient in gradients:
+        step(net, moves, gradient, 0.0)
+    moves.look()
+    torch.testing.assert_close(moves.gain, gradients.mean(0))
+    step(net, moves, gradients[1], 0.0)
+    moves.look()
+    torch.testing.assert_close(moves.gain, gradients[1])
+    moves.look()
+    torch.testing.assert_close(moves.gain, gradients[1])
+
+
+def test_settling_moves_by_size_at_most() -> None:
+    """gain = ΔC + ρ; without error the step is size · clamp(gain/ρ, −1, 1)."""
+    net, moves = updates()
+    price = net.price
+    factors = torch.linspace(-3, 3, S)
+    gather(moves, (factors - 1) * price)
+    moves.settle(0.2)
+    torch.testing.assert_close(moves.gain, factors * price)
+    torch.testing.assert_close(net.theta.detach(), 0.5 - 0.2 * factors.clamp(-1, 1))
+
+
+def test_settling_on_errors() -> None:
+    """Standard errors e of two batches: that of their mean is e/√2, and κ of it counts besides the price."""
+    net, moves = updates()
+    error = 8 * float(net.price[0])
+    gather(moves, torch.zeros(S), torch.zeros(S), error=error)
+    moves.settle(0.2)
+    length = (1 + SETTLE_ERROR**2 * 8**2 / 2) ** 0.5
+    torch.testing.assert_close(net.theta.detach(), torch.full((S,), 0.5 - 0.2 / length))
+
+
+def test_settling_smooths_evaluations() -> None:
+    net, moves = updates()
+    values = [torch.randn(S) for _ in range(3)]
+    weights = [SETTLE_MEMORY**age for age in (2, 1, 0)]
+    for value in values:
+        gather(moves, value)
+        moves.settle(0.01)
+    expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights) + net.price
+    torch.testing.assert_close(moves.gain, expected)
+    before = net.theta.detach().clone()
+    moves.settle(0.5)  # nothing was measured since
+    assert torch.equal(net.theta.detach(), before)
+
+
+@pytest.mark.parametrize(("start", "factor", "end"), [(0.1, 5.0, 0.0), (0.9, -5.0, 1.0)])
+def test_settling_is_projected(start: float, factor: float, end: float) -> None:
+    net, moves = updates(start)
+    gather(moves, (factor - 1) * net.price)
+    moves.settle(0.4)
+    assert torch.equal(net.theta.detach(), torch.full((S,), end))
+
+
+def test_measure_gathers_exact_differences() -> None:
+    """With θ at 0 and 1 there is nothing to draw, so the evaluation is the exact one."""
+    net, moves = bayesian(branches()), None
+    with torch.no_grad():
+        net.theta.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    moves = GateUpdates(net)
+    x, y = examples(50)
+    moves.measure(x[:20], y[:20])
+    moves.measure(x[20:40], y[20:40])
+    xi = net.theta.detach()[None]
+    exact = [paired_differences(net, x[a:b], y[a:b], xi)[0] for a, b in ((0, 20), (20, 40))]
+    moves.settle(0.0)
+    torch.testing.assert_close(moves.gain, sum(exact) / 2 + net.price)
+
+
+def walk(net: BayesianNet, moves: GateUpdates, seed: int) -> None:
+    torch.manual_seed(seed)
+    for _ in range(3):
+        step(net, moves, torch.randn(net.num_gates), 0.01)
+    moves.look()
+    gather(moves, torch.randn(net.num_gates) * 0.1, error=0.02)
+    moves.settle(0.05)
+    step(net, moves, torch.randn(net.num_gates), 0.01)
+
+
+def test_state_round_trip_goes_on_with_the_same_numbers() -> None:
+    (first, mine), (second, theirs) = updates(), updates()
+    walk(first, mine, 1)
+    theirs.load(mine.state())
+    with torch.no_grad():
+        second.theta.copy_(first.theta)
+    walk(first, mine, 2)
+    walk(second, theirs, 2)
+    assert torch.equal(first.theta, second.theta)
+    for name, value in mine.state().items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(theirs.state()[name])), name
+
+
+def test_keep_goes_on_with_these_gates() -> None:
+    net, moves = updates()
+    walk(net, moves, 3)
+    before = moves.state()
+    kept = torch.tensor([0, 3, 13])
+    moves.keep(kept)
+    for name, value in moves.state().items():
+        assert torch.equal(value, before[name][kept]) if isinstance(value, Tensor) else value == before[name], name

@@ -1,0 +1,115 @@
+"""Phases in order, and step sizes that add up to the distance that θ may travel, however long the run."""
+
+from __future__ import annotations
+
+import pytest
+
+from bayesprune.errors import ConfigError
+from bayesprune.training import Schedule
+
+LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
+
+
+def settling_evaluations(schedule: Schedule) -> list[int]:
+    """The steps at which the loop moves θ while settling: the last of every whole interval."""
+    every = schedule.settle_every
+    return [
+        step
+        for step in range(schedule.settle_start, schedule.settle_end)
+        if (step - schedule.settle_start) % every == every - 1
+    ]
+
+
+@pytest.mark.parametrize("travel", [1.0, 5.0, 12.5])
+@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
+def test_steps_of_sampling_add_up_to_travel(epochs: int, steps: int, travel: float) -> None:
+    schedule = Schedule(epochs, steps, travel=travel)
+    sizes = [schedule.sampling_step(s) for s in range(schedule.sample_start, schedule.settle_start)]
+    if sizes:
+        assert sum(sizes) == pytest.approx(travel, rel=1e-9)
+        assert all(a > b > 0 for a, b in zip(sizes, sizes[1:], strict=False))
+
+
+@pytest.mark.parametrize("travel", [1.0, 5.0])
+@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
+def test_steps_of_settling_add_up_to_travel(epochs: int, steps: int, travel: float) -> None:
+    schedule = Schedule(epochs, steps, travel=travel, checks_per_epoch=4)
+    sizes = [schedule.settling_step(s) for s in settling_evaluations(schedule)]
+    assert schedule.settle_every == max(1, steps // 4)
+    if sizes:
+        assert sum(sizes) == pytest.approx(travel, rel=1e-9)
+        assert all(a > b > 0 for a, b in zip(sizes, sizes[1:], strict=False))
+
+
+@pytest.mark.parametrize("last", [0.1, 0.5, 1.0])
+def test_steps_fall_linearly_to_last(last: float) -> None:
+    schedule = Schedule(100, 100, sample_from=0.0, settle_from=1.0, fine_tune_from=1.0, travel=5.0, last=last)
+    first, end = schedule.sampling_step(0), schedule.sampling_step(schedule.steps - 1)
+    assert end / first == pytest.approx(last, abs=2e-4)
+    middle = schedule.sampling_step(schedule.steps // 2)
+    assert middle == pytest.approx((first + end) / 2, rel=1e-3)
+
+
+def test_phases_in_order_and_their_boundaries() -> None:
+    schedule = Schedule(10, 20, sample_from=0.1, settle_from=0.4, fine_tune_from=0.75)
+    assert (schedule.steps, schedule.sample_start, schedule.settle_start, schedule.settle_end) == (200, 20, 80, 150)
+    phases = [schedule.phase(step) for step in range(200)]
+    assert phases == ["warm-up"] * 20 + ["sample"] * 60 + ["settle"] * 70 + ["fine-tune"] * 50
+
+
+@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
+def test_phases_follow_each_other_for_every_length(epochs: int, steps: int) -> None:
+    schedule = Schedule(epochs, steps)
+    order = ["warm-up", "sample", "settle", "fine-tune"]
+    ranks = [order.index(schedule.phase(step)) for step in range(schedule.steps)]
+    assert ranks == sorted(ranks)
+
+
+@pytest.mark.parametrize(
+    ("fractions", "phase"),
+    [((1.0, 1.0, 1.0), "warm-up"), ((0.0, 1.0, 1.0), "sample"), ((0.0, 0.0, 1.0), "settle"), ((0, 0, 0), "fine-tune")],
+)
+def test_a_run_of_one_phase(fractions: tuple[float, float, float], phase: str) -> None:
+    sample, settle, fine_tune = fractions
+    schedule = Schedule(3, 5, sample_from=sample, settle_from=settle, fine_tune_from=fine_tune)
+    assert {schedule.phase(step) for step in range(15)} == {phase}
+
+
+@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
+def test_prices_grow_to_their_full_size_by_the_middle_of_sampling(epochs: int, steps: int) -> None:
+    schedule = Schedule(epochs, steps)
+    factors = [schedule.price_factor(step) for step in range(schedule.steps)]
+    assert factors == sorted(factors) and 0 < factors[0] <= 1
+    middle = schedule.sample_start + (schedule.settle_start - schedule.sample_start + 1) // 2
+    assert all(factor == 1 for factor in factors[max(middle, schedule.sample_start + 1) :])
+    assert all(schedule.price_factor(step) == factors[0] for step in range(schedule.sample_start))
+
+
+@pytest.mark.parametrize(("epochs", "steps", "warm"), [(40, 469, 200), (10, 20, 20), (1, 5, 1)])
+def test_learning_rate(epochs: int, steps: int, warm: int) -> None:
+    """Linear over ``warm`` steps (200, at most a tenth of the run), times half a cosine."""
+    schedule = Schedule(epochs, steps)
+    total = schedule.steps
+    assert schedule.learning_rate(0) == pytest.approx(1 / warm)
+    assert schedule.learning_rate(total) == pytest.approx(0, abs=1e-12)
+    if warm < total // 2:
+        assert schedule.learning_rate(total // 2) == pytest.approx(0.5, abs=4 / total)
+        rising = [schedule.learning_rate(step) for step in range(warm)]
+        assert rising == sorted(rising)
+    falling = [schedule.learning_rate(step) for step in range(warm, total)]
+    assert falling == sorted(falling, reverse=True) and all(0 < factor <= 1 for factor in falling)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0, "steps_per_epoch": 5}, "at least one epoch of one step, got 0 of 5"),
+        ({"epochs": 5, "steps_per_epoch": 0}, "got 5 of 0"),
+        ({"epochs": 5, "steps_per_epoch": 5, "sample_from": 0.5, "settle_from": 0.4}, "got 0.5, 0.4"),
+        ({"epochs": 5, "steps_per_epoch": 5, "fine_tune_from": 1.1}, r"fine_tune_from <= 1, got .* 1\.1"),
+        ({"epochs": 5, "steps_per_epoch": 5, "sample_from": -0.1}, r"expected 0 <= sample_from .* -0\.1"),
+    ],
+)
+def test_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Schedule(**arguments)  # type: ignore[arg-type]
