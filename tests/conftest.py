@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 import pyro
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the networks are so small that a second thread costs more than it gains
 
 
 @pytest.fixture(autouse=True)

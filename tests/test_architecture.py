@@ -14,7 +14,7 @@ import bayesprune
 
 ROOT = Path(bayesprune.__file__).parent
 RANKS = {
-    **dict.fromkeys(("errors", "types"), 0),
+    **dict.fromkeys(("atomic", "errors", "types"), 0),
     **dict.fromkeys(("distributions", "data"), 1),
     "layers": 2,
     "graph": 3,

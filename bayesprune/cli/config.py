@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from bayesprune.atomic import write_atomically
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.infer import get_estimator
-from bayesprune.training.atomic import write_atomically
 
 CONFIG = "config.json"
 MOVABLE = {"data_dir"}

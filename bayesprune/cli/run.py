@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.atomic import write_atomically
 from bayesprune.cli.config import RunConfig, check_device, versions, write_json
 from bayesprune.data import EpochLoader, load, loaders
 from bayesprune.distributions import FlatteningPrior
@@ -20,12 +22,13 @@ from bayesprune.networks import build
 from bayesprune.pruning import CostPrice, compact, cost, save
 from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, evaluate, fit
-from bayesprune.training.atomic import write_atomically
 from bayesprune.types import Cost, Removal
 
 CHECKPOINT = "checkpoint.pt"
 MODEL = "model.safetensors"
 RESULT = "result.json"
+ONE_THREAD = 1_000_000
+"""Below so many multiply-adds a network trains on one thread: sharing small operations out costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,10 @@ def prepare(config: RunConfig) -> Run:
     prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
     net = BayesianNet(network, likelihood, num_data=len(splits.train), prior=prior)
     example = splits.test[:1][0].to(device)
-    return Run(config, net, train_loader, test_loader, example, cost(net, example), net.num_gates)
+    dense = cost(net, example)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and (dense.macs or 0) < ONE_THREAD:
+        torch.set_num_threads(1)
+    return Run(config, net, train_loader, test_loader, example, dense, net.num_gates)
 
 
 def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None]) -> dict[str, Any]:
@@ -131,6 +137,7 @@ def _result(run: Run, history: History, small: nn.Module) -> dict[str, Any]:
         "data": config.data,
         "price": config.price if config.log_gamma is None else None,
         "log_gamma": config.log_gamma,
+        "label_smoothing": config.label_smoothing,
         "versions": versions(),
     }
 

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from bayesprune.atomic import write_atomically
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.graph import gates_of, trace
 from bayesprune.pruning.architecture import describe, rebuild
@@ -141,15 +141,6 @@ def _digest(version: str, architecture: str, tensors: Mapping[str, Tensor]) -> s
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        write_atomically(path, content)
     except OSError as error:
         raise ConfigError(f"save: cannot write to {path.parent}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

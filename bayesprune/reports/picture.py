@@ -15,8 +15,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from bayesprune.atomic import write_atomically
 from bayesprune.reports.summary import CONVERGED
-from bayesprune.training.atomic import write_atomically
 
 ON, UNDECIDED, OFF, LINE = "#2b6cb0", "#f2b263", "#e4e7eb", "#1a202c"
 COLORMAP = LinearSegmentedColormap.from_list("gates", [OFF, UNDECIDED, ON])

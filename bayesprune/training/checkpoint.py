@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from bayesprune.atomic import write_atomically
 from bayesprune.errors import CheckpointError
-from bayesprune.training.atomic import write_atomically
 
 MAGIC = b"bayesprune checkpoint 1\n"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bayesprune.training.atomic import write_atomically
+from bayesprune.atomic import write_atomically
 from bayesprune.types import Removal
 
 
@@ -21,7 +21,7 @@ class EpochRow:
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        phase: ``sample``, ``settle`` or ``fine-tune``, at its end.
+        phase: ``warm-up``, ``sample``, ``settle`` or ``fine-tune``, at its end.
         loss: Mean of the data term plus Σ ρ_s θ_s plus λ/(2N) ‖M‖², nats per example.
         nll: Mean negative log-likelihood of the training batches as they came, nats per example.
         val_nll: The same on the validation loader in eval mode; NaN without one.

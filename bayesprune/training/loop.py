@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,9 @@ class Trainer:
     def __init__(self, net: BayesianNet, loader: Loader, epochs: int, prune: bool, settings: Settings):
         self.net, self.loader, self.prune, self.settings = net, loader, prune, settings
         self.example = _check_data(net, loader)
+        unknown = settings.schedule.keys() - {f.name for f in fields(Schedule)}
+        if unknown:
+            raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
         self.schedule = Schedule(epochs, len(loader), **settings.schedule)  # type: ignore[arg-type]
         self.estimator = get_estimator(settings.estimator)
         decay = net.weight_precision / net.num_data

@@ -7,6 +7,9 @@ from math import cos, pi
 
 from bayesprune.errors import ConfigError
 
+WARMUP = 200
+"""Steps over which the learning rate rises in a run that is not short."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -23,7 +26,8 @@ class Schedule:
     Args:
         epochs: Length of the run.
         steps_per_epoch: Optimisation steps of an epoch.
-        sample_from: Fraction of the run after which sampling begins.
+        sample_from: Fraction of the run after which sampling begins; unless it is 0, not before the learning rate has
+            risen, so that no gate is judged by weights that have learnt nothing yet.
         settle_from: Fraction after which settling begins.
         fine_tune_from: Fraction after which fine-tuning begins.
         travel: How far the price alone takes θ during sampling, and during settling.
@@ -62,9 +66,16 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     @property
+    def warmup(self) -> int:
+        """Steps over which the learning rate rises, and before which no gate moves: 200, or a tenth of a short run."""
+        return min(WARMUP, max(1, self.steps // 10))
+
+    @property
     def sample_start(self) -> int:
         """First step of sampling."""
-        return round(self.sample_from * self.steps)
+        if self.sample_from == 0:
+            return 0
+        return min(max(round(self.sample_from * self.steps), self.warmup), self.settle_start)
 
     @property
     def settle_start(self) -> int:
@@ -108,6 +119,6 @@ class Schedule:
         done = (step - self.sample_start) / max(1, self.settle_start - self.sample_start)
         return min(1.0, 0.2 + 0.8 * max(0.0, done) / 0.5)
 
-    def learning_rate(self, step: int, warmup: int = 200) -> float:
+    def learning_rate(self, step: int) -> float:
         """Factor on the weights' learning rate: linear warm-up (at most a tenth of the run), half a cosine to 0."""
-        return min(1.0, (step + 1) / min(warmup, max(1, self.steps // 10))) * 0.5 * (1 + cos(pi * step / self.steps))
+        return min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + cos(pi * step / self.steps))

@@ -17,10 +17,12 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        model = next((line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), model)
+        lines = cpuinfo.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}; "
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"Pyro {pyro.__version__}, bayesprune {bayesprune.__version__}"
     )
 

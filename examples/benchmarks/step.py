@@ -2,8 +2,9 @@
 
     python examples/benchmarks/step.py
 
-Both steps see the same batch, run in turn in blocks, and use the same optimiser (fused Adam). The ratio is the median over blocks of the ratio of mean
-times in a block (means, so that rare costly steps count). θ stays at its initial value, so nothing is pruned: this is the step at the start.
+Both steps see the same batch, run in turn in blocks, and use the same optimiser (fused Adam). The ratio is the median
+over blocks of the ratio of mean times in a block (means, so that rare costly steps count). θ stays at its initial
+value, so nothing is pruned: this is the step at the start.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Block(nn.Module):
         self.body = body
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The by-pass plus the branch."""
         return x + self.body(x)
 
 
@@ -61,6 +63,7 @@ class Repeat:
 
 
 def seconds_a_step(step, count: int) -> float:
+    """Mean seconds of ``count`` calls."""
     began = time.perf_counter()
     for _ in range(count):
         step()
@@ -96,6 +99,7 @@ def compare(net: nn.Sequential, batch: int, blocks: int, steps: int) -> tuple[fl
 
 
 def main() -> None:
+    """Compare all cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=15)
     parser.add_argument("--steps", type=int, default=40)

@@ -109,6 +109,16 @@ def test_price_and_slab() -> None:
     assert float(net.slab_penalty().detach()) == pytest.approx(0.1 / (2 * nets.NUM_DATA) * squares, rel=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_the_slab_is_summed_in_single_precision_at_least(dtype: torch.dtype, expected: torch.dtype) -> None:
+    net = Case(nets.units).net.to(dtype)
+    squares = sum((p.detach().double().square().sum() for p in net.weights().values()), torch.zeros(()).double())
+    penalty = net.slab_penalty().detach()
+    assert penalty.dtype == expected
+    exact = float(0.1 / (2 * nets.NUM_DATA) * squares)
+    assert float(penalty) == pytest.approx(exact, rel=4 * torch.finfo(expected).eps)
+
+
 # forward --------------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from bayesprune.errors import ConfigError, DataError, NonFiniteLossError
 from bayesprune.infer import BayesianNet
 from bayesprune.networks import resmlp
 from bayesprune.pruning import CostPrice, compact, cost
-from bayesprune.training import EpochRow, Score, Settings, evaluate, fit
+from bayesprune.training import EpochRow, Schedule, Score, Settings, evaluate, fit
 from tests.training.problems import (
     EXAMPLES,
     INFORMATIVE,
@@ -33,7 +33,10 @@ from tests.training.problems import (
 )
 
 REST = {"sample_from": 1.0, "settle_from": 1.0, "fine_tune_from": 1.0}
-QUICK = {"checks_per_epoch": 3, "settle_batches": 1}
+QUICK = {
+    "sample_from": 0.05, "settle_from": 0.4, "fine_tune_from": 0.75, "travel": 5.0, "checks_per_epoch": 3,
+    "settle_batches": 2,
+}  # fmt: skip
 SETTLE = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 1e-12}
 
 
@@ -81,6 +84,7 @@ def test_refused_data(loader, error: type[Exception], message: str) -> None:
         (1, Settings(optimizer=torch.optim.AdamW), "AdamW decouples weight decay"),
         (1, Settings(estimator="unheard-of"), "unheard-of"),
         (1, Settings(schedule={"sample_from": 0.9}), "expected 0 <= sample_from <= settle_from"),
+        (1, Settings(schedule={"sample": 0.4}), "Settings.schedule has no field 'sample'"),
     ],
 )
 def test_refused_settings(epochs: int, settings: Settings, message: str) -> None:
@@ -160,17 +164,17 @@ def test_a_row_by_hand() -> None:
 
 @pytest.mark.seed(1)
 @pytest.mark.statistical
-@pytest.mark.parametrize("price", [None, CostPrice(0.1)])
+@pytest.mark.parametrize("price", [None, CostPrice(0.05)])
 def test_noise_inputs_go_and_informative_ones_stay(price: CostPrice | None) -> None:
-    """Classes told apart by three of eight inputs: seed fixed; all of 10 other seeds tried gave the same answer."""
-    net, loader = bayesian(units(), log_gamma=4.0), shuffled()
-    history = fit(net, loader, epochs=14, settings=Settings(lr=0.02, price=price, schedule=QUICK))
+    """Classes told apart by three of eight inputs. Seeds 0 to 10 all end with these inputs; one of them is fixed."""
+    net, loader = bayesian(units(), log_gamma=2.0), shuffled()
+    history = fit(net, loader, epochs=40, settings=Settings(lr=0.02, price=price, schedule=QUICK))
     final = history.thetas["0"][-1]
     assert final.tolist() == [1.0] * INFORMATIVE + [0.0] * NOISE
     assert {r.index for r in history.removals if r.gate == "0"} == set(range(INFORMATIVE, INFORMATIVE + NOISE))
     assert history.rows[-1].gates_converged == 1.0
     score = evaluate(net, loader)
-    assert score.accuracy > 0.93
+    assert score.accuracy > 0.98
     x, _ = examples()
     small = compact(net)
     torch.testing.assert_close(small(x), net.eval()(x))
@@ -226,7 +230,10 @@ def test_branches_computed_while_sampling_with_a_paired_estimate() -> None:
     schedule = {"sample_from": 0.0, "settle_from": 1.0, "fine_tune_from": 1.0, "travel": 1e-12}
     settings = Settings(schedule=schedule, every=2, estimator="paired")
     history = fit(net, Batches(*examples()), epochs=1, settings=settings)
-    assert history.branches_computed == (12 * 4 + 6 * 3) / (12 * 4)
+    phases = [Schedule(1, 12, **schedule).phase(step) for step in range(12)]
+    moves = sum(phase == "sample" for phase in phases[::2])
+    assert moves >= 5
+    assert history.branches_computed == (12 * 4 + moves * 3) / (12 * 4)
 
 
 def test_a_network_without_branches_computes_none() -> None:

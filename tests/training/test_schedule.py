@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from bayesprune.errors import ConfigError
@@ -27,7 +29,7 @@ def test_steps_of_sampling_add_up_to_travel(epochs: int, steps: int, travel: flo
     sizes = [schedule.sampling_step(s) for s in range(schedule.sample_start, schedule.settle_start)]
     if sizes:
         assert sum(sizes) == pytest.approx(travel, rel=1e-9)
-        assert all(a > b > 0 for a, b in zip(sizes, sizes[1:], strict=False))
+        assert all(a > b > 0 for a, b in pairwise(sizes))
 
 
 @pytest.mark.parametrize("travel", [1.0, 5.0])
@@ -38,15 +40,15 @@ def test_steps_of_settling_add_up_to_travel(epochs: int, steps: int, travel: flo
     assert schedule.settle_every == max(1, steps // 4)
     if sizes:
         assert sum(sizes) == pytest.approx(travel, rel=1e-9)
-        assert all(a > b > 0 for a, b in zip(sizes, sizes[1:], strict=False))
+        assert all(a > b > 0 for a, b in pairwise(sizes))
 
 
 @pytest.mark.parametrize("last", [0.1, 0.5, 1.0])
 def test_steps_fall_linearly_to_last(last: float) -> None:
     schedule = Schedule(100, 100, sample_from=0.0, settle_from=1.0, fine_tune_from=1.0, travel=5.0, last=last)
-    first, end = schedule.sampling_step(0), schedule.sampling_step(schedule.steps - 1)
+    first, end = schedule.sampling_step(schedule.sample_start), schedule.sampling_step(schedule.steps - 1)
     assert end / first == pytest.approx(last, abs=2e-4)
-    middle = schedule.sampling_step(schedule.steps // 2)
+    middle = schedule.sampling_step((schedule.sample_start + schedule.steps) // 2)
     assert middle == pytest.approx((first + end) / 2, rel=1e-3)
 
 
@@ -67,12 +69,22 @@ def test_phases_follow_each_other_for_every_length(epochs: int, steps: int) -> N
 
 @pytest.mark.parametrize(
     ("fractions", "phase"),
-    [((1.0, 1.0, 1.0), "warm-up"), ((0.0, 1.0, 1.0), "sample"), ((0.0, 0.0, 1.0), "settle"), ((0, 0, 0), "fine-tune")],
+    [((1.0, 1.0, 1.0), "warm-up"), ((0, 1, 1), "sample"), ((0, 0, 1), "settle"), ((0, 0, 0), "fine-tune")],
 )
 def test_a_run_of_one_phase(fractions: tuple[float, float, float], phase: str) -> None:
     sample, settle, fine_tune = fractions
     schedule = Schedule(3, 5, sample_from=sample, settle_from=settle, fine_tune_from=fine_tune)
     assert {schedule.phase(step) for step in range(15)} == {phase}
+
+
+@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
+def test_no_gate_moves_before_the_learning_rate_is_up(epochs: int, steps: int) -> None:
+    """Unless sampling is to begin at once."""
+    schedule = Schedule(epochs, steps, sample_from=0.001, settle_from=0.4)
+    warm = min(200, max(1, epochs * steps // 10))
+    assert schedule.sample_start == min(warm, schedule.settle_start)
+    assert schedule.learning_rate(warm - 1) >= schedule.learning_rate(warm)
+    assert Schedule(epochs, steps, sample_from=0.0, settle_from=0.4).sample_start == 0
 
 
 @pytest.mark.parametrize(("epochs", "steps"), LENGTHS)

@@ -248,3 +248,12 @@ def test_remove_takes_up_the_structure_of_another_run_without_a_log() -> None:
     before = untouched.net.net
     untouched.surgeon.remove(copy.deepcopy(untouched.surgeon.origin))
     assert untouched.net.net is before
+
+
+def test_counts_of_agreement_follow_the_survivors() -> None:
+    """A gate that had one look of two before another was removed goes at its own second look."""
+    patient = off(Patient(units, 2), g1=[1, 0, 1, 1, 1, 1])
+    assert not patient.surgeon.check(0)
+    set_theta(patient.net, g0=[1, 1, 1, 1, 1, 1, 0, 1], g1=[1, 0, 1, 1, 0, 1])
+    assert patient.surgeon.check(1) and patient.surgeon.check(2)
+    assert [(r.step, r.gate, r.index) for r in patient.surgeon.removals] == [(1, "1", 1), (2, "0", 6), (2, "1", 4)]
