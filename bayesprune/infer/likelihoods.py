@@ -98,7 +98,7 @@ class Categorical(Likelihood):
             raise DataError(
                 f"categorical likelihood: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}"
             )
-        if y.dtype not in (torch.int64, torch.int32, torch.uint8) or y.dim() != 1:
+        if y.dtype not in (torch.int64, torch.uint8) or y.dim() != 1:
             raise DataError(
                 f"categorical likelihood: expected integer labels of shape (batch,), got {y.dtype} of shape "
                 f"{tuple(y.shape)}"

@@ -120,6 +120,15 @@ class BayesianNet(nn.Module):
             gate.theta.data = part
         self._theta = flat.requires_grad_(True)
 
+    def _synchronize(self) -> None:
+        """Gather θ again if any gate's parameter was replaced; `theta` looks at the first gate alone, which is fast."""
+        start = self._theta.data_ptr()
+        for gate in self._gates.values():
+            if gate.theta.data_ptr() != start:
+                self._flatten()
+                return
+            start += gate.theta.numel() * gate.theta.element_size()
+
     @property
     def theta(self) -> Tensor:
         """Posterior inclusion probabilities of all gates, shape ``(S,)``, a leaf; the gates share its storage."""
@@ -149,6 +158,7 @@ class BayesianNet(nn.Module):
 
     def gate_probs(self) -> dict[str, Tensor]:
         """Posterior inclusion probabilities by name of the gated module, in the order of the network's modules."""
+        self._synchronize()
         return {name: self._gates[name].theta.detach().clone() for name in self._module_order}
 
     def by_gate(self, values: Tensor) -> dict[str, Tensor]:
@@ -187,6 +197,7 @@ class BayesianNet(nn.Module):
         """
         mode = xi is None
         if xi is None:
+            self._synchronize()
             xi, skip = (self.theta.detach() > 0.5).to(self.theta.dtype), True
         leading = xi if xi.dim() == 1 else xi[0]
         known = (leading[: self.num_branches] > 0.5).tolist() if skip and self.num_branches else ()

@@ -112,6 +112,7 @@ class ExpectedCost:
     def _needed(self, theta: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
         """Probability that anything reads each entry of each tensor, given the gates behind it."""
         unneeded = {node: torch.ones(len(f)) for node, f in self.analysis.known.items() if f is not None}
+        apart: set[fx.Node] = set()  # tensors whose entries are not all needed together, but each by its own gate
         for node in reversed(list(self.analysis.steps)):
             step = self.analysis.steps[node]
             for source in step.pins:
@@ -123,10 +124,13 @@ class ExpectedCost:
             gate = self._theta(node, theta)
             through = need if gate is None or not isinstance(self.traced.module(node), Gate) else need * gate
             for flow in step.flows:
+                if node in apart or (gate is not None and through is not need and len(gate) > 1):
+                    apart.add(flow.node)
                 factor = torch.ones_like(unneeded[flow.node]).scatter_reduce(0, flow.src, 1 - through[flow.dst], "prod")
                 unneeded[flow.node] = unneeded[flow.node] * factor
+            anything = 1 - (1 - need).prod() if node in apart else need.amax()
             for read in step.reads:
-                unneeded[read.node] = unneeded[read.node] * (1 - need.amax())
+                unneeded[read.node] = unneeded[read.node] * (1 - anything)
         return {node: 1 - value for node, value in unneeded.items()}
 
 

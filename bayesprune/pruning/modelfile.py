@@ -143,4 +143,4 @@ def _write(path: Path, content: bytes) -> None:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise ConfigError(f"save: cannot write to {path.parent}: {error.strerror}") from error
+        raise ConfigError(f"save: cannot write to {path.parent}: {error.strerror or error}") from error

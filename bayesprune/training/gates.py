@@ -45,8 +45,8 @@ class GateUpdates:
             size: How far the price alone moves θ in this step.
         """
         theta, price = self.net.theta, self.net.price
-        gradient = theta.grad
-        assert gradient is not None
+        assert theta.grad is not None
+        gradient = theta.grad.to(price.dtype)
         self._sum += gradient
         self._count += 1
         self._steps += 1
@@ -54,7 +54,7 @@ class GateUpdates:
         share = NOISE_SHARE**2 / (1 - NOISE_MEMORY**self._steps)
         length = torch.addcmul(self._square * share, price, price).sqrt_()
         with torch.no_grad():
-            theta.addcdiv_(gradient, length, value=-size).clamp_(0, 1)
+            theta.sub_((gradient / length).to(theta.dtype), alpha=size).clamp_(0, 1)
         theta.grad = None
 
     def look(self) -> None:
@@ -82,7 +82,8 @@ class GateUpdates:
         self.gain = self._differences / (1 - SETTLE_MEMORY**self._settled) + price
         variance = self._variance / self._count**2
         length = torch.addcmul(variance * SETTLE_ERROR**2, price, price).sqrt_()
-        self.net.theta.sub_((self.gain / length).clamp_(-1, 1), alpha=size).clamp_(0, 1)
+        step = (self.gain / length).clamp_(-1, 1)
+        self.net.theta.sub_(step.to(self.net.theta.dtype), alpha=size).clamp_(0, 1)
         self._clear()
 
     def _clear(self) -> None:

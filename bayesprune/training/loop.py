@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayesprune.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from bayesprune.errors import CheckpointError, ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
-from bayesprune.infer.estimators import Estimator
-from bayesprune.pruning import CostPrice, ExpectedCost, cost
+from bayesprune.pruning import ExpectedCost, cost
 from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
+from bayesprune.training.checks import Loader, check_batch, check_data, check_loader
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.metrics import Score, evaluate
 from bayesprune.training.schedule import Schedule
+from bayesprune.training.settings import Settings
 from bayesprune.training.surgeon import Surgeon
-
-Loader = Iterable[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How `fit` trains, with defaults that serve.
-
-    Attributes:
-        lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it.
-        optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's
-            density enters as coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW
-            does not).
-        price: Price structures at what they are expected to save, instead of by the prior's constant log γ; see
-            `CostPrice`.
-        estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
-        every: Take a step on θ at every so-many-th step of the weights.
-        schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
-        patience: Consecutive checks that must agree before a structure is removed.
-    """
-
-    lr: float = 3e-3
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
-    price: CostPrice | None = None
-    estimator: str | Estimator = "auto"
-    every: int = 4
-    schedule: dict[str, Any] = field(default_factory=dict)
-    patience: int = 2
 
 
 def fit(
@@ -87,6 +60,8 @@ def fit(
         NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint.
     """
     trainer = Trainer(net, train_loader, epochs, prune, settings or Settings())
+    if val_loader is not None:
+        check_loader(net.likelihood, trainer.outputs, val_loader, "validation")
     path = None if out is None else Path(out) / "checkpoint.pt"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,8 +70,8 @@ def fit(
     while trainer.epoch < epochs:
         row = trainer.run_epoch(val_loader, path)
         if path is not None:
-            write_checkpoint(path, trainer.state())
             trainer.history.write_csv(path.parent / "history.csv")
+            write_checkpoint(path, trainer.state())
         if on_epoch is not None:
             on_epoch(row)
     return trainer.history
@@ -107,8 +82,8 @@ class Trainer:
 
     def __init__(self, net: BayesianNet, loader: Loader, epochs: int, prune: bool, settings: Settings):
         self.net, self.loader, self.prune, self.settings = net, loader, prune, settings
-        self.example = _check_data(net, loader)
-        unknown = settings.schedule.keys() - {f.name for f in fields(Schedule)}
+        self.example, self.outputs = check_data(net, loader)
+        unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
         if unknown:
             raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
         self.schedule = Schedule(epochs, len(loader), **settings.schedule)  # type: ignore[arg-type]
@@ -124,7 +99,8 @@ class Trainer:
         self.updates = GateUpdates(net)
         self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
         self.history = History(removals=self.surgeon.removals)
-        self.fingerprint = {name: list(p.shape) for name, p in net.net.named_parameters()}
+        self.fingerprint = _fingerprint(net, prune, settings)
+        self.checked = False
         self.start_branches = net.num_branches
         net.branch_evaluations = 0
         self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
@@ -143,18 +119,20 @@ class Trainer:
         device = self.net.theta.device
         total = torch.zeros((), device=device)
         count = 0
-        for x, y in self.loader:
-            total += self._train_step(x.to(device, non_blocking=True), y.to(device, non_blocking=True)) * len(y)
+        for number, (x, y) in enumerate(self.loader):
+            if not self.checked:
+                check_batch(self.net.likelihood, self.outputs, x, y, f"training batch {number}")
+            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            total += self._train_step(x, y) * len(y)
             count += len(y)
             self._after_step(x, y)
-        nll = float(total) / count
-        if not torch.isfinite(total):
-            written = checkpoint is not None and checkpoint.exists()
-            last = f"the last good checkpoint is {checkpoint}" if written else "no checkpoint was written yet"
-            raise NonFiniteLossError(
-                f"the training loss was {nll} in epoch {self.epoch + 1}; {last}. Try a lower "
-                f"learning rate (now {self.settings.lr}) or check the inputs' scale"
+        self.checked = True
+        if count != self.net.num_data and not hasattr(self.loader, "dataset"):
+            raise ConfigError(
+                f"fit: the BayesianNet was built with num_data={self.net.num_data}, but an epoch of the train_loader "
+                f"has {count} examples; they must agree, because num_data weighs prior against data"
             )
+        nll = float(total) / count
         if self.schedule.phase(self.step - 1) == "sample":
             self.updates.look()
             self._prune(self.step)
@@ -163,8 +141,16 @@ class Trainer:
         if self.start_branches:
             self.history.branches_computed = self.net.branch_evaluations / (self.step * self.start_branches)
         self._remember_thetas()
-        self.history.rows.append(self._row(nll, score, time.perf_counter() - began))
-        return self.history.rows[-1]
+        row = self._row(nll, score, time.perf_counter() - began)
+        if not math.isfinite(row.loss):
+            written = checkpoint is not None and checkpoint.exists()
+            last = f"the last good checkpoint is {checkpoint}" if written else "no checkpoint was written yet"
+            raise NonFiniteLossError(
+                f"the training loss was {row.loss} in epoch {self.epoch}; {last}. Try a lower "
+                f"learning rate (now {self.settings.lr}) or check the inputs' scale"
+            )
+        self.history.rows.append(row)
+        return row
 
     def _train_step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step of the weights and, while sampling, of θ. Returns the batch's mean loss, still on the device."""
@@ -179,9 +165,11 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        data = loss.detach()
         if moves:
+            data = data - (net.price * net.theta.detach()).sum()
             self.updates.sampled(schedule.sampling_step(self.step) * self.settings.every)
-        return loss.detach()
+        return data
 
     def _after_step(self, x: Tensor, y: Tensor) -> None:
         """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
@@ -189,6 +177,8 @@ class Trainer:
         phase = schedule.phase(self.step)
         if phase == "sample" and self.step % schedule.settle_every == 0:
             self._reprice()
+        if self.step == schedule.settle_start:
+            self.updates.look()
         if phase == "settle" and self.net.num_gates:
             position = (self.step - schedule.settle_start) % schedule.settle_every
             if position < schedule.settle_batches:
@@ -198,6 +188,8 @@ class Trainer:
                 self._prune(self.step + 1)
                 self._reprice()
         self.step += 1
+        if self.step == max(schedule.settle_end, schedule.settle_start) and self.net.num_gates:
+            self.surgeon.guard()
 
     def _prune(self, step: int) -> None:
         """Look at the gates and remove what may go."""
@@ -223,7 +215,7 @@ class Trainer:
         for name, size in self.start_gates.items():
             full = torch.zeros(size)
             if name in present:
-                full[self.surgeon.origin[name]] = present[name].cpu()
+                full[self.surgeon.origin[name]] = present[name].cpu().float()
             self.history.thetas.setdefault(name, []).append(full)
 
     def _row(self, nll: float, score: Score, seconds: float) -> EpochRow:
@@ -250,7 +242,7 @@ class Trainer:
     def state(self) -> dict:
         """Everything that the rest of the run depends on."""
         return {
-            "fingerprint": self.fingerprint,
+            **self.fingerprint,
             "epochs": self.schedule.epochs,
             "steps_per_epoch": self.schedule.steps_per_epoch,
             "epoch": self.epoch,
@@ -259,7 +251,7 @@ class Trainer:
             "origin": self.surgeon.origin,
             "agreed": self.surgeon.monitor.agreed.cpu(),
             "updates": self.updates.state(),
-            "network": self.net.net.state_dict(),
+            "tensors": self.net.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "history": self.history.state(),
             "rng": torch.get_rng_state(),
@@ -272,25 +264,25 @@ class Trainer:
         Raises:
             CheckpointError: if network, number of epochs or data differ from the checkpoint's.
         """
-        for key, mine in (
-            ("fingerprint", self.fingerprint),
-            ("epochs", self.schedule.epochs),
-            ("steps_per_epoch", self.schedule.steps_per_epoch),
-        ):
-            if state[key] != mine:
+        for key, mine in {
+            **self.fingerprint,
+            "epochs": self.schedule.epochs,
+            "steps_per_epoch": self.schedule.steps_per_epoch,
+        }.items():
+            if state.get(key) != mine:
                 raise CheckpointError(
-                    f"{path} belongs to another run: its {key} is {_short(state[key])}, here it is {_short(mine)}; "
-                    "resume with the same network, data and epochs, or start in another folder"
+                    f"{path} belongs to another run: its {key} is {_short(state.get(key))}, here it is {_short(mine)}; "
+                    "resume with the same network, data, settings and epochs, or start in another folder"
                 )
         self.surgeon.remove(state["origin"])
-        self.net.net.load_state_dict(state["network"])
+        self.net.net.load_state_dict(state["tensors"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._reprice(smaller=True)
         self.updates.load(state["updates"])
         self.surgeon.monitor.agreed = state["agreed"].to(self.net.theta.device)
         self.history = History.from_state(state["history"])
         self.surgeon.removals = self.history.removals
         self.epoch, self.step = state["epoch"], state["step"]
+        self._reprice(smaller=True)
         self.net.branch_evaluations = state["branch_evaluations"]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
@@ -302,36 +294,17 @@ def _short(value: object) -> str:
     return text if len(text) < 80 else f"{text[:77]}..."
 
 
-def _check_data(net: BayesianNet, loader: Loader) -> Tensor:
-    """Refuse data that cannot be trained on; returns one example.
-
-    Raises:
-        ConfigError: for a loader without a length, or of another size than ``num_data``.
-        DataError: for an empty loader, inputs that are not finite, targets that do not fit the outputs.
-    """
-    if not isinstance(loader, Sized):
-        raise ConfigError(
-            "fit: the train_loader must have a length (len(train_loader) batches an epoch), so that the run's schedule "
-            "is known"
-        )
-    dataset = getattr(loader, "dataset", None)
-    if isinstance(dataset, Sized) and len(dataset) != net.num_data:
-        raise ConfigError(
-            f"fit: the BayesianNet was built with num_data={net.num_data}, but the train_loader's data set has "
-            f"{len(dataset)} examples; they must agree, because num_data weighs prior against data"
-        )
-    batch = next(iter(loader), None)
-    if batch is None:
-        raise DataError("fit: the train_loader gave no batch; expected at least one example")
-    device = net.theta.device
-    x, y = batch[0].to(device), batch[1].to(device)
-    if not bool(torch.isfinite(x).all()):
-        raise DataError("fit: the first training batch holds NaN or infinite inputs; remove or impute them")
-    was_training = net.training
-    net.eval()
-    try:
-        with torch.no_grad():
-            net.likelihood.check(net(x), y)
-    finally:
-        net.train(was_training)
-    return x[:1]
+def _fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str, object]:
+    """What tells one run from another, besides its length."""
+    prices = net.log_gamma.double().cpu()
+    return {
+        "network": {name: list(p.shape) for name, p in net.net.named_parameters()},
+        "model": [
+            type(net.likelihood).__name__,
+            sorted(vars(net.likelihood).items()),
+            net.num_data,
+            net.weight_precision,
+            [float(prices.sum()), float(prices.square().sum())],
+        ],
+        "settings": [prune, *settings.plain()],
+    }

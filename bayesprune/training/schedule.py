@@ -54,6 +54,11 @@ class Schedule:
             raise ConfigError(
                 f"Schedule: a run needs at least one epoch of one step, got {self.epochs} of {self.steps_per_epoch}"
             )
+        if min(self.checks_per_epoch, self.settle_batches) < 1 or not (self.travel > 0 and 0 < self.last <= 1):
+            raise ConfigError(
+                "Schedule: expected checks_per_epoch >= 1, settle_batches >= 1, travel > 0 and 0 < last <= 1, got "
+                f"{self.checks_per_epoch}, {self.settle_batches}, {self.travel}, {self.last}"
+            )
         if not 0 <= self.sample_from <= self.settle_from <= self.fine_tune_from <= 1:
             raise ConfigError(
                 "Schedule: expected 0 <= sample_from <= settle_from <= fine_tune_from <= 1, got "

@@ -49,22 +49,36 @@ class Surgeon:
         if not bool(ready.any()):
             return False
         off = {name: mask for name, mask in self.net.by_gate(ready).items() if bool(mask.any())}
-        for name, mask in off.items():
-            if bool(mask.all()) and not isinstance(self.net.net.get_submodule(name), Residual):
-                self._spare(name, mask)
-        off = {name: mask for name, mask in off.items() if bool(mask.any())}
         try:
             smaller, index = shrink(self.net.net, off)
-        except GateError as error:
-            warnings.warn(f"removal put off: {error}", stacklevel=2)
-            self.monitor.reset()
-            return False
+        except GateError:  # a layer would be left empty
+            self._spare_last(off)
+            try:
+                smaller, index = shrink(self.net.net, off)
+            except GateError as error:
+                warnings.warn(f"removal put off: {error}", stacklevel=2)
+                self.monitor.reset()
+                return False
         if sum(len(kept) for kept in self._kept(index).values()) == self.net.num_gates:
             self.monitor.reset()  # what is off cannot go yet: others still write where it wrote
             return False
         self._log(step, smaller, index)
         self._follow(smaller, index)
         return True
+
+    def guard(self) -> None:
+        """When θ has come to rest: switch the best structure on again in every layer that its gates would empty."""
+        off = {name: part <= 0.5 for name, part in self.net.by_gate(self.net.theta.detach()).items()}
+        try:
+            shrink(self.net.net, off)
+        except GateError:
+            self._spare_last(off)
+
+    def _spare_last(self, off: dict[str, Tensor]) -> None:
+        """Take the best structure out of ``off`` wherever a whole gate that is no branch's is off."""
+        for name, mask in off.items():
+            if bool(mask.all()) and not isinstance(self.net.net.get_submodule(name), Residual):
+                self._spare(name, mask)
 
     def _spare(self, name: str, mask: Tensor) -> None:
         """Keep the last structure of a layer without a by-pass."""

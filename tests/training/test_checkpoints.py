@@ -168,8 +168,8 @@ def wider() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "epochs", "loader", "message"),
     [
-        (branches, 2, batches, "belongs to another run: its fingerprint is"),
-        (wider, 2, batches, "resume with the same network, data and epochs, or start in another folder"),
+        (branches, 2, batches, "belongs to another run: its network is"),
+        (wider, 2, batches, "resume with the same network, data, settings and epochs, or start in another folder"),
         (units, 3, batches, "its epochs is 2, here it is 3"),
         (units, 2, lambda: Batches(*examples(), 48), "its steps_per_epoch is 12, here it is 10"),
     ],

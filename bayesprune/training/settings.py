@@ -1,0 +1,53 @@
+"""How `fit` trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from bayesprune.errors import ConfigError
+from bayesprune.infer.estimators import Estimator
+from bayesprune.pruning import CostPrice
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How `fit` trains, with defaults that serve.
+
+    Attributes:
+        lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it.
+        optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's
+            density enters as coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW
+            does not).
+        price: Price structures at what they are expected to save, instead of by the prior's constant log γ; see
+            `CostPrice`.
+        estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
+        every: Take a step on θ at every so-many-th step of the weights.
+        schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
+        patience: Consecutive checks that must agree before a structure is removed.
+    """
+
+    lr: float = 3e-3
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    price: CostPrice | None = None
+    estimator: str | Estimator = "auto"
+    every: int = 4
+    schedule: dict[str, Any] = field(default_factory=dict)
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr >= 0):
+            raise ConfigError(f"Settings: lr must be finite and not negative, got {self.lr}")
+        if self.every < 1 or self.patience < 1:
+            raise ConfigError(f"Settings: every and patience must be at least 1, got {self.every} and {self.patience}")
+
+    def plain(self) -> list[object]:
+        """The settings as plain values, for comparison."""
+        price = None if self.price is None else asdict(self.price)
+        estimator = self.estimator if isinstance(self.estimator, str) else getattr(self.estimator, "__name__", "")
+        optimizer = getattr(self.optimizer, "__name__", "")
+        return [self.lr, optimizer, price, estimator, self.every, sorted(self.schedule.items()), self.patience]
