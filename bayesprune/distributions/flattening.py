@@ -148,7 +148,7 @@ class FlatteningPrior(TorchDistribution):
         """P(π ≤ value) = log(1 + (γ − 1) value) / log γ; 0 below and 1 above the support."""
         log_gamma = self.log_gamma
         value = torch.where(value < 0, 0.0, torch.where(value > 1, 1.0, value))
-        largest = _largest_exponent(torch.result_type(value, log_gamma)) - 5  # log1p of torch 2.6 overflows a bit early
+        largest = 0.997 * _largest_exponent(torch.result_type(value, log_gamma))  # torch 2.6: log1p overflows early
         is_large = log_gamma > largest
         direct = torch.log1p(torch.expm1(torch.where(is_large, 1.0, log_gamma)) * value) / log_gamma
         return torch.where(is_large, 1 + _log_mixture(value, log_gamma) / log_gamma, direct)

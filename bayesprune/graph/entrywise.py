@@ -35,7 +35,7 @@ def pointwise(source: fx.Node, x: Features, function: Callable[[Tensor], Tensor]
 
 def prelu(node: fx.Node, module: nn.PReLU, source: fx.Node, x: Features) -> Step:
     """Zeros stay zeros; with one slope for all entries any constant goes through."""
-    slopes = module.weight.detach().double().cpu()
+    slopes = module.weight.detach().cpu().double()
     if len(slopes) == 1:
         return pointwise(source, x, lambda value: F.prelu(value, slopes))
     seen = x.along(1)
@@ -64,9 +64,9 @@ def batch_norm(node: fx.Node, module: nn.BatchNorm2d, source: fx.Node, x: Featur
     if module.running_mean is None or module.running_var is None:
         value = torch.where(value.isnan(), torch.nan, 0.0)
     else:
-        value = (value - module.running_mean.double().cpu()) / (module.running_var.double().cpu() + module.eps).sqrt()
+        value = (value - module.running_mean.cpu().double()) / (module.running_var.cpu().double() + module.eps).sqrt()
     if module.affine:
-        value = value * module.weight.double().cpu() + module.bias.double().cpu()
+        value = value * module.weight.cpu().double() + module.bias.cpu().double()
     return _resolved(source, seen, size, str(node.target), value)
 
 
@@ -77,8 +77,8 @@ def depthwise(node: fx.Node, layer: Any, source: fx.Node, x: Features | None) ->
         return Step()
     if x.axis != 1 or x.rank not in (None, layer.weight.dim()):
         return barrier(node, f"has its features along another dimension than {node.target} reads")
-    weight = layer.weight.double().cpu().flatten(1).sum(1)
-    bias = torch.zeros(len(weight), dtype=torch.float64) if layer.bias is None else layer.bias.double().cpu()
+    weight = layer.weight.cpu().double().flatten(1).sum(1)
+    bias = torch.zeros(len(weight), dtype=torch.float64) if layer.bias is None else layer.bias.cpu().double()
     value = x.value[x.entries(len(weight), str(node.target))]
     known = (value == 0) | torch.tensor(folds_constants(layer))
     step = _resolved(source, x, len(weight), str(node.target), torch.where(known, value * weight + bias, torch.nan))

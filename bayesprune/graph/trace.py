@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from bayesprune import layers
 from bayesprune.errors import TraceError
+from bayesprune.layers import GATED_LAYERS, Gate, Residual
 
 
 class GateTracer(fx.Tracer):
@@ -18,13 +18,13 @@ class GateTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
-        return isinstance(m, (layers.Gate, *layers.GATED_LAYERS)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (Gate, *GATED_LAYERS)) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Emit ``m``; a `layers.Residual` is by-pass + gated branch, whatever its gate is now."""
-        if isinstance(m, layers.Residual) and type(m).forward is layers.Residual.forward:
+        if isinstance(m, Residual) and type(m).forward is Residual.forward:
 
             def forward(x: Any) -> Any:
                 return m.shortcut(x) + m.gate(m.body(x))
@@ -59,7 +59,7 @@ def trace(net: nn.Module) -> Traced:
         TraceError: if it cannot be followed (control flow that depends on data, ...), or if ``net`` is itself a gated
             layer.
     """
-    if isinstance(net, (layers.Gate, layers.Residual, *layers.GATED_LAYERS)):
+    if isinstance(net, (Gate, Residual, *GATED_LAYERS)):
         raise TraceError(
             f"a lone {type(net).__name__} cannot be followed; wrap it: torch.nn.Sequential({type(net).__name__}(...))"
         )

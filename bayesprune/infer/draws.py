@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -40,7 +41,8 @@ class GateDraws(TorchDistribution):
     A value has event shape ``(rows, S)``. With ``rows`` > 1 each example of a batch has a draw of its own; since the
     likelihood factorises over examples, averaging over them is an unbiased estimate of the same expectation with less
     variance, so the log probability is the *mean* over rows of Σ_s log Bernoulli(ξ_s | π_s) (the gates are counted
-    once, not once an example). The first ``shared`` gates have one draw for all rows.
+    once, not once an example). The first ``shared`` gates have one draw for all rows. The score function, which Pyro's
+    own ``Trace_ELBO`` uses, is the *sum* over all that was drawn (`score_parts`).
 
     Args:
         probs: Inclusion probabilities π, shape ``(S,)``.
@@ -69,6 +71,11 @@ class GateDraws(TorchDistribution):
         return self
 
     @property
+    def distinct(self) -> int:
+        """How many rows of a draw are drawn; the others repeat them in turn."""
+        return min(self.rows, max(DISTINCT, -(-self.rows // REPEATS)))
+
+    @property
     def mean(self) -> Tensor:
         """π, shape ``(rows, S)``."""
         return self.probs.expand(self.rows, -1)
@@ -85,17 +92,39 @@ class GateDraws(TorchDistribution):
         their mean, with a little more variance, in a quarter of the time.
         """
         draws = torch.Size(sample_shape).numel()
-        distinct = min(self.rows, max(DISTINCT, -(-self.rows // REPEATS)))
-        xi = bernoulli_rows(self.probs, draws * distinct).view(draws, distinct, -1)
-        if distinct < self.rows:
-            xi = xi.repeat(1, -(-self.rows // distinct), 1)[:, : self.rows]
+        xi = bernoulli_rows(self.probs, draws * self.distinct).view(draws, self.distinct, -1)
+        if self.distinct < self.rows:
+            xi = xi.repeat(1, -(-self.rows // self.distinct), 1)[:, : self.rows]
         if self.shared and self.rows > 1:
             xi[:, :, : self.shared] = xi[:, :1, : self.shared]
         return xi.reshape(*sample_shape, self.rows, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Mean over rows of Σ_s log Bernoulli(ξ_s | π_s), in nats; a value of shape ``(S,)`` counts as one row."""
+        log_prob = self._entries(value).sum(-1)
+        return log_prob.mean(-1) if value.dim() > 1 else log_prob
+
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
+        """Parts of a score-function estimator: ∇E[f(ξ)] = E[f ∇log q], q being the law of the *whole* draw.
+
+        So ``score_function`` is the sum, not the mean, of log Bernoulli(ξ | π) over all that was drawn: rows that
+        repeat others count once, and so does the one draw of the ``shared`` gates. Pyro neither scales nor masks it.
+        ``log_prob``, which is part of f and is scaled, stays the mean over rows.
+
+        Args:
+            x: A value of `sample`, shape ``(..., rows, S)``, or ``(S,)`` for one row.
+            *args: Passed on, as Pyro does.
+            **kwargs: Passed on, as Pyro does.
+        """
+        parts = super().score_parts(x, *args, **kwargs)
+        if x.dim() < 2:
+            return parts
+        entries = self._entries(x[..., : self.distinct, :])
+        score = entries[..., 0, : self.shared].sum(-1) + entries[..., self.shared :].sum((-1, -2))
+        return parts._replace(score_function=score)
+
+    def _entries(self, value: Tensor) -> Tensor:
+        """Entry by entry log Bernoulli(ξ_s | π_s), in the shape of ``value``; finite for the impossible too."""
         tiny = torch.finfo(self.probs.dtype).tiny
         on, off = self.probs.clamp(min=tiny).log(), (1 - self.probs).clamp(min=tiny).log()
-        log_prob = (value * on + (1 - value) * off).sum(-1)
-        return log_prob.mean(-1) if value.dim() > 1 else log_prob
+        return value * on + (1 - value) * off

@@ -296,7 +296,7 @@ def _short(value: object) -> str:
 
 def _fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str, object]:
     """What tells one run from another, besides its length."""
-    prices = net.log_gamma.double().cpu()
+    prices = net.log_gamma.cpu().double()
     return {
         "network": {name: list(p.shape) for name, p in net.net.named_parameters()},
         "model": [

@@ -70,7 +70,7 @@ def seconds_a_step(step, count: int) -> float:
     return (time.perf_counter() - began) / count
 
 
-def compare(net: nn.Sequential, batch: int, blocks: int, steps: int) -> tuple[float, float, float]:
+def compare(net: nn.Sequential, batch: int, blocks: int, steps: int, every: int) -> tuple[float, float, float]:
     """Median milliseconds of the plain and the gated step, and the median ratio."""
     torch.manual_seed(0)
     x, y = torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
@@ -85,7 +85,8 @@ def compare(net: nn.Sequential, batch: int, blocks: int, steps: int) -> tuple[fl
 
     bnn = bp.BayesianNet(net, num_data=60_000, prior=bp.distributions.FlatteningPrior(18.0))
     endless = Repeat(x, y, 10**9)  # so long a run that θ rests
-    trainer = Trainer(bnn, endless, epochs=1, prune=False, settings=bp.training.Settings(lr=1e-9))
+    settings = bp.training.Settings(lr=1e-9, every=every, schedule={"sample_from": 0.0})
+    trainer = Trainer(bnn, endless, epochs=1, prune=False, settings=settings)
 
     def gated_step() -> None:
         trainer._train_step(x, y)
@@ -113,7 +114,7 @@ def main() -> None:
     ]
     rows = []
     for name, net, batch in cases:
-        plain, gated, ratio = compare(net, batch, options.blocks, options.steps)
+        plain, gated, ratio = compare(net, batch, options.blocks, options.steps, options.every)
         rows.append([name, f"{plain:.2f}", f"{gated:.2f}", f"{gated - plain:+.2f}", f"{ratio:.2f}"])
     print(machine())
     print(table(["network", "plain ms", "gated ms", "difference ms", "ratio"], rows))

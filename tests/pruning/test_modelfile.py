@@ -240,6 +240,6 @@ def test_save_refuses(tmp_path: Path) -> None:
 def test_failed_write_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = file.read_bytes()
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(ConfigError, match="cannot write to .*disk full"):
+    with pytest.raises(ConfigError, match=r"cannot write to .*disk full"):
         save(nn.Linear(2, 2), file)
     assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
