@@ -38,7 +38,7 @@ def inspect_gates(folder: Path) -> tuple[list[GateSummary], int, Path]:
     thetas: dict[str, Tensor] = {name: path[-1] for name, path in state["history"]["thetas"].items()}
     picture = folder / "inspect.png"
     title = f"posterior gate probabilities after epoch {state['epoch']} of {state['epochs']}"
-    draw_probabilities(thetas, picture, title=title, inputs=_input_gate(folder, thetas, state["fingerprint"]))
+    draw_probabilities(thetas, picture, title=title, inputs=_input_gate(folder, thetas, state["network"]))
     return summarize(thetas, state["origin"]), state["epoch"], picture
 
 

@@ -168,7 +168,7 @@ def test_a_checkpoint_of_another_network_is_refused(finished: Path, tmp_path: Pa
     verify_done("train", *TINY, "--epochs", "1", "--net", "resmlp3", "--out", other)
     (finished / "result.json").unlink()
     shutil.copy(other / "checkpoint.pt", finished)
-    verify_refused("train", "--resume", finished, says=("another run", "fingerprint"))
+    verify_refused("train", "--resume", finished, says=("another run", "its network is"))
 
 
 def test_a_damaged_config_is_refused(finished: Path):
