@@ -95,6 +95,8 @@ def train(
     # The options bear the names of RunConfig's fields, so the parsed values are taken as they come.
     asked = RunConfig(**{field.name: ctx.params[field.name] for field in fields(RunConfig)})
     given = {name for name in ctx.params if _was_given(ctx, name)}
+    if {"price", "log_gamma"} <= given:
+        raise ConfigError("--price and --log-gamma are two ways to price structures; give one of them")
     if resume is not None:
         _resume(resume, asked, given, out)
     else:

@@ -20,6 +20,8 @@ def check_data(net: BayesianNet, loader: Loader) -> tuple[Tensor, Tensor]:
         ConfigError: for a loader without a length, or of another size than ``num_data``.
         DataError: for an empty loader, inputs that are not finite, targets that do not fit the outputs.
     """
+    if not isinstance(net, BayesianNet):
+        raise ConfigError(f"fit: expected a BayesianNet, got a {type(net).__name__}; wrap it: BayesianNet(net, ...)")
     if not isinstance(loader, Sized):
         raise ConfigError(
             "fit: the train_loader must have a length (len(train_loader) batches an epoch), so that the run's schedule "
@@ -35,6 +37,11 @@ def check_data(net: BayesianNet, loader: Loader) -> tuple[Tensor, Tensor]:
     if batch is None:
         raise DataError("fit: the train_loader gave no batch; expected at least one example")
     example = batch[0][:1].to(net.theta.device)
+    dtype = next(net.net.parameters()).dtype
+    if example.is_floating_point() and example.dtype != dtype:
+        raise DataError(
+            f"fit: the inputs are {example.dtype}, the network's weights {dtype}; convert the inputs, x.float()"
+        )
     was_training = net.training
     net.eval()
     try:

@@ -90,7 +90,8 @@ class Surgeon:
         warnings.warn(
             f"every structure of {name!r} was due for removal; the last one "
             f"(index {int(self.origin[name][best])}) is kept, because the layer has no by-pass. "
-            "log_gamma is too high for this network, or the layer needs a Residual around it",
+            "The price (log_gamma, or nu of CostPrice) is too high for this network or so short a run, or the layer "
+            "needs a Residual around it",
             stacklevel=3,
         )
 
