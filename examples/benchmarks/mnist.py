@@ -44,7 +44,7 @@ RECIPES = {
     "lenet300": Recipe(epochs=40, nu=0.17, lr=3e-3, wide={"widths": (600, 200)}),
     "lenet5": Recipe(epochs=20, nu=0.36, lr=4e-3, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
     "resmlp": Recipe(
-        epochs=20, nu=0.4, lr=2e-3, wide={"depth": 48}, weight_precision=60.0, label_smoothing=0.0, every=2
+        epochs=20, nu=0.4, lr=2e-3, wide={"depth": 48}, weight_precision=60.0, label_smoothing=0.0, every=16
     ),
 }
 
