@@ -23,9 +23,11 @@ class ExpectedCost:
     """E[parameters] and E[multiply-adds] of a gated network under independent ξ_s ~ Bern(θ_s).
 
     (Guenter & Sideris 2024b, section 3.) An entry of a layer's output counts if its gates are on and anything that is
-    on reads it; a layer then costs its number of inputs times its number of outputs. With independent gates the
-    expectation is multilinear in θ, so pricing by its derivative keeps the properties of a constant price: minima
-    at θ ∈ {0, 1}.
+    on reads it; a layer then costs its number of inputs times its number of outputs. With independent gates this is
+    multilinear in θ, so pricing by its derivative keeps the properties of a constant price: minima at θ ∈ {0, 1}.
+
+    It is exact for chains whose layers cannot die whole. It approximates where they can (whether anything reads a
+    layer is taken for its likeliest reader), and in sums, whose terms are taken for independent.
 
     Args:
         net: Gated network.
