@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bayesprune.data.augment import Augment, AugmentedImages
 from bayesprune.data.images import Images, Splits
+from bayesprune.data.shards import Span, cut_epoch
 from bayesprune.errors import ConfigError
 
 
@@ -21,14 +23,25 @@ class ShuffledBatches(Sampler[Tensor]):
 
     Args:
         num_examples: Number of examples N.
-        batch_size: Examples a batch.
+        spans: The pieces, as from `cut_epoch`.
         seed: Seed of all orders, ≥ 0.
+        augment: How images are varied, ``None`` for not at all.
+        device: Where the indices go, once an epoch.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int):
+    def __init__(
+        self,
+        num_examples: int,
+        spans: list[Span],
+        seed: int,
+        augment: Augment | None = None,
+        device: str | torch.device = "cpu",
+    ):
         self.num_examples = num_examples
-        self.batch_size = batch_size
+        self.spans = spans
         self.seed = seed
+        self.augment = augment
+        self.device = device
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -43,14 +56,17 @@ class ShuffledBatches(Sampler[Tensor]):
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
-        return -(-self.num_examples // self.batch_size)
+        return len(self.spans)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Index tensors, int64, of ``batch_size`` entries each."""
+        """Index tensors, int64: shape ``(B,)``, or ``(4, B)`` as `AugmentedImages` takes them."""
         # numpy mixes the two numbers; torch's seed is one number, and seed + epoch would repeat orders between seeds.
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_examples)
+        plan = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_examples)
+        if self.augment is not None:
+            plan = np.concatenate([plan[None], self.augment.draw(self.num_examples, self.seed, self.epoch)])
         self.epoch += 1
-        return iter(torch.from_numpy(order).split(self.batch_size))
+        pieces = torch.from_numpy(plan).to(self.device).split([span.size for span in self.spans], dim=-1)
+        return (piece[..., start:stop] for piece, (_, start, stop) in zip(pieces, self.spans, strict=True))
 
 
 class EpochLoader(DataLoader):
@@ -60,14 +76,39 @@ class EpochLoader(DataLoader):
 
     Args:
         data: Training examples.
-        batch_size: Examples a batch.
-        seed: Seed of the order, ≥ 0.
+        batch_size: Examples a batch, those of all processes together.
+        seed: Seed of the order and of the augmentation, ≥ 0.
+        augment: How images are varied, ``None`` for not at all.
+        device: Where the examples are kept and the batches are made.
+        shard: Number of this process, from 0, and number of processes.
+
+    Attributes:
+        shard: As given.
+        spans: What the batches of every epoch are, in order: ``spans[k]`` holds the size B of batch k in all processes
+            together, and the places ``start`` to ``stop`` in it that this process gives. The mean loss of the whole
+            batch is the sum over processes of ``(stop - start) / size`` times the mean loss of each.
+
+    Raises:
+        ConfigError: if the shard is none, a batch would leave a process without examples, or the augmentation does not
+            fit the images.
     """
 
-    def __init__(self, data: Images, batch_size: int, seed: int):
-        self.batches = ShuffledBatches(len(data), batch_size, seed)
+    def __init__(
+        self,
+        data: Images,
+        batch_size: int,
+        seed: int,
+        augment: Augment | None = None,
+        device: str | torch.device = "cpu",
+        shard: tuple[int, int] = (0, 1),
+    ):
+        self.shard = shard
+        self.spans = cut_epoch(len(data), batch_size, shard)
+        self.batches = ShuffledBatches(len(data), self.spans, seed, augment, device)
+        held = data.to(device)
+        dataset: Dataset = held if augment is None else AugmentedImages(held, augment)
         super().__init__(
-            data, sampler=self.batches, batch_size=None, collate_fn=_unchanged, generator=torch.Generator()
+            dataset, sampler=self.batches, batch_size=None, collate_fn=_unchanged, generator=torch.Generator()
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -79,29 +120,47 @@ class EpochLoader(DataLoader):
         self.batches.set_epoch(epoch)
 
 
-def loaders(splits: Splits, batch_size: int, seed: int) -> tuple[EpochLoader, DataLoader]:
+def loaders(
+    splits: Splits,
+    batch_size: int,
+    seed: int,
+    *,
+    augment: Augment | None = None,
+    device: str | torch.device = "cpu",
+    shard: tuple[int, int] = (0, 1),
+) -> tuple[EpochLoader, DataLoader]:
     """Loaders of the training split, shuffled, and of the test split, in its own order.
 
     Both give tuples ``(x, y)`` of shapes ``(B, C, H, W)``, float32, and ``(B,)``, int64; the last batch may be smaller
     and ``len(loader.dataset)`` is the number of examples.
 
+    With several processes each builds its loaders with the same arguments and its own rank. All go through the same
+    training batches, with the same crops and flips as one process would, and each gives its own part of every batch;
+    see `EpochLoader.spans`. The test loader gives every process the whole test split.
+
     Args:
         splits: The data.
-        batch_size: Examples a batch, B.
-        seed: Seed of the training order, ≥ 0.
+        batch_size: Examples a batch, B, those of all processes together.
+        seed: Seed of the training order and of the augmentation, ≥ 0.
+        augment: How training images are varied, ``None`` for not at all.
+        device: Where the examples are kept, as bytes, and the batches are made. Nothing in an iteration waits for the
+            device.
+        shard: Number of this process, from 0, and number of processes.
 
     Raises:
-        ConfigError: if ``batch_size`` < 1 or ``seed`` < 0.
+        ConfigError: if ``batch_size`` < 1 or ``seed`` < 0, unless 0 ≤ rank < world and every process has a part of
+            every batch, or if the augmentation's border is as wide as the images.
     """
     if batch_size < 1:
         raise ConfigError(f"loaders: batch_size must be at least 1, got {batch_size}")
     if seed < 0:
         raise ConfigError(f"loaders: seed must be 0 or more, got {seed}")
     pieces = [slice(start, start + batch_size) for start in range(0, len(splits.test), batch_size)]
+    train = EpochLoader(splits.train, batch_size, seed, augment, device, shard)
     test: DataLoader = DataLoader(
-        splits.test, sampler=pieces, batch_size=None, collate_fn=_unchanged, generator=torch.Generator()
+        splits.test.to(device), sampler=pieces, batch_size=None, collate_fn=_unchanged, generator=torch.Generator()
     )
-    return EpochLoader(splits.train, batch_size, seed), test
+    return train, test
 
 
 def _unchanged(batch: Any) -> Any:

@@ -58,7 +58,24 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
             images, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
         else:
             images, labels = self.images[index], self.labels[index]
-        return images.to(torch.float32).mul_(self._scale).add_(self._shift), labels
+        return self.normalise(images), labels
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """A normalised copy of ``images``, float32, of the same shape.
+
+        Args:
+            images: Bytes, shape ``(..., C, H, W)``, on the device of the data.
+        """
+        return images.to(torch.float32).mul_(self._scale).add_(self._shift)
+
+    def to(self, device: str | torch.device) -> Images:
+        """The same examples on ``device``, as bytes; ``self`` if they are there."""
+        images, labels = self.images.to(device), self.labels.to(device)
+        if images is self.images and labels is self.labels:
+            return self
+        moved = Images(Raw(images, labels), self.mean, self.std)
+        moved._scale, moved._shift = self._scale.to(device), self._shift.to(device)
+        return moved
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
