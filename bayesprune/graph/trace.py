@@ -32,6 +32,14 @@ class GateTracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
 
+class BlockTracer(GateTracer):
+    """Traces as `GateTracer`, but keeps every `layers.Residual` whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether ``m`` becomes one node."""
+        return isinstance(m, Residual) or super().is_leaf_module(m, module_qualified_name)
+
+
 @dataclass
 class Traced:
     """A network with the graph of its forward pass.
@@ -71,6 +79,11 @@ def trace(net: nn.Module) -> Traced:
             "on tensor values or shapes in forward"
         ) from error
     return Traced(net, graph, _fixed_modules(net, graph))
+
+
+def block_graph(net: nn.Module) -> fx.Graph:
+    """The forward pass of a network that `trace` can follow, with one node for every outermost `layers.Residual`."""
+    return BlockTracer().trace(net)
 
 
 def _fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:

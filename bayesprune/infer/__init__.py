@@ -7,6 +7,8 @@ from bayesprune.infer.estimators import ESTIMATORS, get_estimator
 from bayesprune.infer.likelihoods import LIKELIHOODS, Bernoulli, Categorical, Gaussian, Likelihood
 from bayesprune.infer.net import BayesianNet, Prediction
 from bayesprune.infer.objective import BatchObjective
+from bayesprune.infer.random_state import RandomState
+from bayesprune.infer.sampler import GateSample, GateSampler
 
 __all__ = [
     "ESTIMATORS",
@@ -17,9 +19,12 @@ __all__ = [
     "Categorical",
     "GateDraws",
     "GateELBO",
+    "GateSample",
+    "GateSampler",
     "Gaussian",
     "Likelihood",
     "Prediction",
+    "RandomState",
     "get_estimator",
     "paired_differences",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import trace
 from bayesprune.infer.net import BayesianNet
+from bayesprune.infer.objective import BatchObjective
 from bayesprune.layers import GATED_LAYERS, Gate
 
 ELEMENTS = 2**21
@@ -16,7 +18,9 @@ ELEMENTS = 2**21
 
 
 @torch.no_grad()
-def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+def paired_differences(
+    net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None = None
+) -> tuple[Tensor, Tensor]:
     """C(ξ_s=1) − C(ξ_s=0) for every gate s, the other gates as in ξ, in eval mode.
 
     Since L is multilinear in θ, its mean over ξ ~ Bern(θ) is ∂L/∂θ_s − ρ_s exactly, for gates at 0 and 1 too: an
@@ -28,6 +32,7 @@ def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tu
         x: Inputs, shape ``(B, ...)``.
         y: Targets.
         xi: Gate values, shape ``(1, S)`` or ``(B, S)``.
+        on: Which of the branch gates are on in ``xi``, where the host knows, see `BayesianNet.forward`.
 
     Returns:
         Mean difference and its standard error over examples (0 for a single one, of which it is not known), each of
@@ -36,8 +41,10 @@ def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tu
     was_training = net.training
     net.eval()
     try:
-        base = net.likelihood.nll(net(x, xi, skip=True), y)
-        rows = [_flip_shared(net, x, y, xi, base, s) for s in range(net.num_shared)]
+        objective = BatchObjective(net, x, y, on=on)
+        shared = range(net.num_shared)
+        base = objective(xi, skip=True, watch=shared)
+        rows = [(base - objective.flipped(s)) * (2 * xi[0, s] - 1) for s in shared]
         if net.num_shared < net.num_gates:
             rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
     finally:
@@ -45,14 +52,6 @@ def paired_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor) -> tu
     differences = torch.stack(rows)
     correction = min(1, len(x) - 1)
     return differences.mean(1), differences.std(1, correction=correction) / len(x) ** 0.5
-
-
-def _flip_shared(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, base: Tensor, s: int) -> Tensor:
-    """Differences of one gate that the batch shares, shape ``(B,)``."""
-    flipped = xi.clone()
-    flipped[:, s] = 1 - flipped[:, s]
-    other = net.likelihood.nll(net(x, flipped, skip=True), y)
-    return (base - other) * (2 * xi[0, s] - 1)
 
 
 class _UnitFlips:

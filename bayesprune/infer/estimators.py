@@ -11,7 +11,7 @@ To add one, write a function of this signature, enter it in ``ESTIMATORS`` and i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, Protocol
 
@@ -36,12 +36,20 @@ class Objective(Protocol):
 
     shared: int
     """How many leading gates have one value for the whole batch."""
+    generator: torch.Generator | None
+    """Where random choices are drawn that every process must make alike; ``None`` for torch's global one."""
 
-    def __call__(self, xi: Tensor, *, skip: bool = False) -> Tensor:
-        """Differentiable negative log-likelihoods, shape ``(B,)``; ``skip`` leaves out branches that are off."""
+    def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
+        """Differentiable negative log-likelihoods, shape ``(B,)``.
+
+        ``skip`` leaves out branches that are off; ``watch`` names the shared gates that `flipped` will be asked for.
+        """
 
     def again(self, xi: Tensor) -> Tensor:
         """The same without gradient, with the dropout masks of the first call; running statistics stay as they are."""
+
+    def flipped(self, s: int) -> Tensor:
+        """As `again`, with the gates of the last call, but for the shared gate ``s``; computed from its block on."""
 
 
 Estimator = Callable[[Objective, Tensor, Tensor, Tensor], Tensor]
@@ -110,17 +118,28 @@ def second_order(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor)
     return objective(_WeightedDerivative.apply(theta, xi, on, off)).mean() + (price * theta).sum()
 
 
-def _flip_one(objective: Objective, losses: Tensor, theta: Tensor, xi: Tensor, price: Tensor, count: int) -> Tensor:
-    """Unbiased gradient from flipping one of the first ``count`` gates: only its entry is not 0, rescaled by ``count``.
+def _choose(objective: Objective, count: int) -> int:
+    """One of the first ``count`` gates, drawn at random."""
+    return int(torch.randint(count, (), generator=objective.generator))
+
+
+def _difference(
+    objective: Objective, losses: Tensor, theta: Tensor, xi: Tensor, price: Tensor, flip: tuple[int, int]
+) -> Tensor:
+    """Unbiased gradient from flipping one of so many gates: only its entry is not 0, rescaled by their number.
 
     The price enters at the visited gate only, so a gate at 0 or 1 that the data want there does not move between
     visits.
     """
-    chosen = int(torch.randint(count, ()))
-    flipped = xi.detach().clone()
-    flipped[:, chosen] = 1 - flipped[:, chosen]
+    chosen, count = flip
+    if chosen < objective.shared:
+        other = objective.flipped(chosen)
+    else:
+        values = xi.detach().clone()
+        values[:, chosen] = 1 - values[:, chosen]
+        other = objective.again(values)
     sign = 2 * xi[:, chosen].detach() - 1
-    difference = (sign * (losses.detach() - objective.again(flipped))).mean()
+    difference = (sign * (losses.detach() - other)).mean()
     gradient = torch.zeros_like(theta)
     gradient[chosen] = count * (difference + price[chosen])
     return gradient
@@ -129,11 +148,12 @@ def _flip_one(objective: Objective, losses: Tensor, theta: Tensor, xi: Tensor, p
 def paired(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
     """C(ξ_s=1) − C(ξ_s=0) on the same batch and the same other gates, for one gate s drawn at random, times S.
 
-    Unbiased at every θ, 0 and 1 included; one extra pass without gradient, in which, as in the first, branches that are
-    off are not computed.
+    Unbiased at every θ, 0 and 1 included. The extra pass, without gradient, begins at the block of s if all examples
+    share the gate; in it, as in the first, branches that are off are not computed.
     """
-    losses = objective(xi, skip=True)
-    gradient = _flip_one(objective, losses, theta, xi, price, theta.numel())
+    chosen = _choose(objective, theta.numel())
+    losses = objective(xi, skip=True, watch=[chosen] if chosen < objective.shared else [])
+    gradient = _difference(objective, losses, theta, xi, price, (chosen, theta.numel()))
     return losses.mean() + (price * theta.detach()).sum() + _with_gradient(theta, gradient)
 
 
@@ -151,7 +171,7 @@ def disarm(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Te
     differs = torch.where(rare > 0.5, torch.ones_like(value), (least / (1 - least)).expand_as(value))
     edge = least < 1e-3
     differs = torch.where(edge, torch.full_like(value, 1e-3), differs)
-    flip = torch.rand_like(differs) < differs
+    flip = torch.rand(differs.shape, generator=objective.generator).to(differs) < differs
     if objective.shared and len(value) > 1:
         flip[:, : objective.shared] = flip[:1, : objective.shared]
     partner = torch.where(flip, 1 - value, value)
@@ -177,8 +197,9 @@ def auto(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tens
         return second_order(objective, theta, xi, price)
     on, off = _trapezoid(theta.detach())
     on[:shared] = off[:shared] = 0
-    losses = objective(_WeightedDerivative.apply(theta, xi, on, off), skip=True)
-    gradient = _flip_one(objective, losses, theta, xi, price, shared)
+    chosen = _choose(objective, shared)
+    losses = objective(_WeightedDerivative.apply(theta, xi, on, off), skip=True, watch=[chosen])
+    gradient = _difference(objective, losses, theta, xi, price, (chosen, shared))
     units = (price[shared:] * theta[shared:]).sum() + (price[:shared] * theta[:shared].detach()).sum()
     return losses.mean() + units + _with_gradient(theta, gradient)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph import check_gates, gates_of
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
+from bayesprune.infer.tail import Seen, Tails
 from bayesprune.layers import Draw, Gate
 
 
@@ -110,7 +111,12 @@ class BayesianNet(nn.Module):
         self.num_branches = sum(branch.values())
         self.num_shared = sum(gate.size for gate in named.values() if gate.per_batch)
         self._norms = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        self._tails: dict[bool, Tails] = {}
         self._flatten()
+
+    def __getstate__(self) -> dict:
+        """What a copy is made of: all but the graphs of tails, which are made anew when they are asked for."""
+        return {**self.__dict__, "_tails": {}}
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
@@ -187,24 +193,67 @@ class BayesianNet(nn.Module):
 
     # forward -------------------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, xi: Tensor | None = None, *, skip: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, xi: Tensor | None = None, *, skip: bool = False, on: Sequence[bool] | None = None
+    ) -> Tensor:
         """Outputs of the network with the given gate values.
 
         Args:
             x: Inputs, shape ``(B, ...)``.
             xi: Gate values, shape ``(S,)``, ``(1, S)`` or ``(B, S)``, ordered as `theta`; ``None`` for the mode.
             skip: Whether branches whose gates are off are left out of the computation (they then get no derivative).
+            on: With ``skip``, which of the branch gates, the first ``num_branches``, are on in ``xi``; ``None`` to
+                read it off ``xi``, which waits for the device.
         """
         mode = xi is None
         if xi is None:
             self._synchronize()
             xi, skip = (self.theta.detach() > 0.5).to(self.theta.dtype), True
-        leading = xi if xi.dim() == 1 else xi[0]
-        known = (leading[: self.num_branches] > 0.5).tolist() if skip and self.num_branches else ()
+        known: Sequence[bool] = ()
+        if skip and self.num_branches:
+            known = self.branches_on(xi) if on is None else on
         if not mode:
             self.branch_evaluations += sum(known) if known else self.num_branches
         with self.draw.use(xi, known):
             return self.net(x)
+
+    def branches_on(self, xi: Tensor) -> list[bool]:
+        """Which of the branch gates are on in ``xi``; waits for the device."""
+        leading = xi if xi.dim() == 1 else xi[0]
+        return (leading[: self.num_branches] > 0.5).tolist()
+
+    @property
+    def tails(self) -> Tails:
+        """Where passes through the network can be resumed, in its present mode."""
+        if self.training not in self._tails:
+            self._tails[self.training] = Tails(self.net, self.gates())
+        return self._tails[self.training]
+
+    def slot_of(self, s: int) -> int:
+        """The slot of the gate that entry ``s`` of `theta` belongs to."""
+        for slot, size in enumerate(self.draw.sizes):
+            if s < size:
+                return slot
+            s -= size
+        raise IndexError(f"the network has {self.num_gates} gates")
+
+    def resume(self, x: Tensor, xi: Tensor, s: int, seen: Seen, on: Sequence[bool] | None = None) -> Tensor:
+        """Outputs for the gates ``xi`` with the shared gate ``s`` flipped, computed from its block on.
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            xi: Gate values, shape ``(1, S)`` or ``(B, S)``, ordered as `theta`.
+            s: An entry of `theta` that all examples share.
+            seen: What the pass with ``xi`` met at the block of ``s``, see `Tails.watch`.
+            on: As in `forward`, for ``xi``.
+        """
+        xi = xi.clone()
+        xi[:, s] = (xi[:, s] < 0.5).to(xi.dtype)
+        known = self.branches_on(xi) if on is None else [(not value) if i == s else value for i, value in enumerate(on)]
+        slot = self.slot_of(s)
+        self.branch_evaluations += sum(known[i] for i in self.tails.behind[slot] or () if i < self.num_branches)
+        with self.draw.use(xi, known):
+            return self.tails.resume(slot, x, seen)
 
     def rows(self, x: Tensor) -> int:
         """How many draws a batch takes: one an example, or one in all if every gate is shared by the batch."""
@@ -216,16 +265,17 @@ class BayesianNet(nn.Module):
 
     @contextmanager
     def frozen_statistics(self) -> Iterator[None]:
-        """Undo, on leaving, what passes within the context do to the running statistics of normalisations."""
-        # Copies are swapped in: to write the old values back would invalidate the autograd graph of earlier passes.
-        live = [(m._buffers, name, b) for m in self._norms for name, b in m._buffers.items() if b is not None]
-        for buffers, name, buffer in live:
-            buffers[name] = buffer.clone()
+        """Let passes within the context leave the running statistics of normalisations in training mode as they are."""
+        # Without them, a normalisation in training mode computes the same. To write old values back instead would
+        # invalidate the autograd graph of earlier passes.
+        live = [(m._buffers, dict(m._buffers)) for m in self._norms if m.training]
+        for buffers, _ in live:
+            buffers.update(dict.fromkeys(buffers))
         try:
             yield
         finally:
-            for buffers, name, buffer in live:
-                buffers[name] = buffer
+            for buffers, kept in live:
+                buffers.update(kept)
 
     # Pyro ----------------------------------------------------------------------------------------------------------
 

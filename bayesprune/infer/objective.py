@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from bayesprune.infer.net import BayesianNet
+from bayesprune.infer.random_state import RandomState
+from bayesprune.infer.tail import Seen
 
 
 class ReplayedObjective(ABC):
@@ -21,28 +25,49 @@ class ReplayedObjective(ABC):
     def __init__(self, net: BayesianNet, device: torch.device):
         self.net = net
         self.shared = net.num_shared
+        self.generator: torch.Generator | None = None
         self.device = device
-        self._random: tuple[Tensor, Tensor | None] | None = None
+        self._random: RandomState | None = None
+        self._xi: Tensor | None = None
 
     @abstractmethod
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
         """Negative log-likelihood of every example, shape ``(B,)``, nats."""
 
-    def __call__(self, xi: Tensor, *, skip: bool = False) -> Tensor:
-        """Evaluate, with gradient; the state of the random number generators is kept for `again`."""
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        self._random = torch.get_rng_state(), cuda
+    def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
+        """Evaluate, with gradient; what further passes need to know of this one is kept.
+
+        Args:
+            xi: Gate values.
+            skip: Whether branches that are off are left out.
+            watch: Shared gates that `flipped` will be asked for.
+        """
+        self._remember(xi)
         return self.losses(xi, skip)
+
+    def _remember(self, xi: Tensor) -> None:
+        self._random, self._xi = RandomState.now(self.device), xi.detach()
 
     def again(self, xi: Tensor) -> Tensor:
         """Evaluate without gradient, with the same dropout masks; running statistics stay as they are."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices), self.net.frozen_statistics():
+        with torch.no_grad(), self._replaying():
             if self._random is not None:
-                torch.set_rng_state(self._random[0])
-                if self._random[1] is not None:
-                    torch.cuda.set_rng_state(self._random[1], self.device)
+                self._random.restore()
             return self.losses(xi, skip=True)
+
+    def flipped(self, s: int) -> Tensor:
+        """Evaluate as `again`, the gates those of the last call but for the shared gate ``s``."""
+        assert self._xi is not None
+        xi = self._xi.clone()
+        xi[:, s] = (xi[:, s] < 0.5).to(xi.dtype)
+        return self.again(xi)
+
+    def _replaying(self) -> ExitStack:
+        """Leave random numbers and running statistics as they are now."""
+        stack = ExitStack()
+        stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
+        stack.enter_context(self.net.frozen_statistics())
+        return stack
 
 
 class BatchObjective(ReplayedObjective):
@@ -52,12 +77,46 @@ class BatchObjective(ReplayedObjective):
         net: The Bayesian network.
         x: Inputs, shape ``(B, ...)``.
         y: Targets, first dimension B.
+        on: For the branch gates, whether they are on in the gates that it will be called with, where the host knows;
+            ``None`` to read them off the gates, which waits for the device.
+        module: What to call instead of ``net`` in the first pass (a wrapper of it).
+        generator: Where estimators draw their own choices; ``None`` for torch's global one.
     """
 
-    def __init__(self, net: BayesianNet, x: Tensor, y: Tensor):
+    def __init__(
+        self,
+        net: BayesianNet,
+        x: Tensor,
+        y: Tensor,
+        *,
+        on: Sequence[bool] | None = None,
+        module: Callable[..., Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ):
         super().__init__(net, x.device)
-        self.x, self.y = x, y
+        self.x, self.y, self.on = x, y, on
+        self.generator = generator
+        self.module = net if module is None else module
+        self._seen: dict[int, Seen] = {}
 
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
         """Negative log-likelihood of every example, shape ``(B,)``, nats."""
         return self.net.likelihood.nll(self.net(self.x, xi, skip=skip), self.y)
+
+    def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
+        """Evaluate, with gradient; the blocks of the gates ``watch`` are kept, so that `flipped` can resume there."""
+        self._remember(xi)
+        slots = sorted({self.net.slot_of(s) for s in watch})
+        with ExitStack() as stack:
+            self._seen = stack.enter_context(self.net.tails.watch(slots, self.device)) if slots else {}
+            outputs = self.module(self.x, xi, skip=skip, on=self.on)
+        return self.net.likelihood.nll(outputs, self.y)
+
+    def flipped(self, s: int) -> Tensor:
+        """Evaluate as `again`, the gates those of the last call but for the shared gate ``s``, from its block on."""
+        seen = self._seen.get(self.net.slot_of(s))
+        if seen is None or seen.x is None:
+            return super().flipped(s)
+        assert self._xi is not None
+        with torch.no_grad(), self._replaying():
+            return self.net.likelihood.nll(self.net.resume(self.x, self._xi, s, seen, self.on), self.y)

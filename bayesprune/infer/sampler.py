@@ -1,0 +1,117 @@
+"""The gates of one batch after another, drawn so that neither other processes nor the device need be waited for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesprune.infer.draws import bernoulli_rows, distinct_rows
+from bayesprune.infer.net import BayesianNet
+
+LAG = 4
+"""After how many draws a copy of θ that was started on an accelerator is used: by then it has long arrived."""
+
+
+class GateSample(NamedTuple):
+    """The gates of a batch.
+
+    Attributes:
+        xi: Gate values, shape ``(rows, S)``, ordered as `BayesianNet.theta`.
+        on: Which of the branch gates are on.
+    """
+
+    xi: Tensor
+    on: list[bool]
+
+
+class GateSampler:
+    """Draws ξ ~ Bern(θ) for one batch after another, with random numbers of its own.
+
+    Processes whose samplers have the same seed draw the same gates: a branch is on for all of them or for none, and the
+    gates that each example draws are those that it would get if one process held the whole batch.
+
+    Branch gates, one number for the whole batch, are drawn on the host, which thereby knows what to skip. On an
+    accelerator it works with a copy of their θ that is some steps old, since the present one has still to be computed
+    there; `refresh` starts a new copy, `synchronize` waits for it.
+
+    Args:
+        net: The network.
+        seed: Seed of all draws.
+
+    Attributes:
+        generator: Host generator, also for further choices that processes must make alike.
+    """
+
+    def __init__(self, net: BayesianNet, seed: int):
+        self.net = net
+        self.generator = torch.Generator().manual_seed(seed)
+        device = net.theta.device
+        self._units = self.generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
+        self.synchronize()
+
+    def __call__(self, rows: int, start: int = 0, stop: int | None = None) -> GateSample:
+        """The gates of a batch.
+
+        Args:
+            rows: Examples in the batches of all processes together.
+            start: First example of this process.
+            stop: The one after its last; ``None`` for ``rows``.
+        """
+        self._advance()
+        net = self.net
+        chosen = torch.rand(len(self._branches), generator=self.generator) < self._branches
+        on = chosen.tolist()
+        theta = net.theta.detach()
+        branches = chosen.to(theta.dtype).to(theta.device, non_blocking=True)
+        if net.num_gates == net.num_branches:
+            return GateSample(branches[None], on)
+        rows = 1 if net.num_shared == net.num_gates else rows
+        stop = rows if stop is None else min(stop, rows)
+        start = min(start, stop - 1)
+        distinct = distinct_rows(rows)
+        drawn = bernoulli_rows(theta[net.num_branches :], distinct, self._units)
+        drawn[:, : net.num_shared - net.num_branches] = drawn[:1, : net.num_shared - net.num_branches]
+        drawn = torch.cat([branches.expand(distinct, -1), drawn], 1) if on else drawn
+        begun = start // distinct * distinct
+        return GateSample(drawn.repeat(-(-(stop - begun) // distinct), 1)[start - begun : stop - begun], on)
+
+    def refresh(self) -> None:
+        """Take note that θ moved."""
+        theta = self._theta()
+        if theta.device.type != "cuda":
+            self._branches = theta.cpu()
+            return
+        copy = torch.empty(theta.shape, dtype=theta.dtype, pin_memory=True)
+        copy.copy_(theta, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(theta.device))
+        self._pending.append((self._draws + LAG, copy, done))
+
+    def synchronize(self) -> None:
+        """Use θ as it is now; waits for the device."""
+        self._branches = self._theta().cpu()
+        self._pending: list[tuple[int, Tensor, torch.cuda.Event]] = []
+        self._draws = 0
+
+    def _theta(self) -> Tensor:
+        return self.net.theta.detach()[: self.net.num_branches].float()
+
+    def _advance(self) -> None:
+        """Use the copies whose turn it is."""
+        while self._pending and self._pending[0][0] <= self._draws:
+            _, self._branches, done = self._pending.pop(0)
+            done.synchronize()
+        self._draws += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs."""
+        return {"host": self.generator.get_state(), "units": self._units.get_state()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up the state of a checkpoint, with θ as it is now."""
+        self.generator.set_state(state["host"])
+        if self._units is not self.generator:
+            self._units.set_state(state["units"])
+        self.synchronize()
