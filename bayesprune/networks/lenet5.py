@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from bayesprune.errors import ConfigError
 from bayesprune.layers import Conv2d, Gate, Linear
+from bayesprune.networks.images import check_images
 
 
 def lenet5(
@@ -21,11 +21,7 @@ def lenet5(
     Raises:
         ConfigError: for inputs that are not images, or too small for two 5x5 convolutions with pooling.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 16:
-        raise ConfigError(
-            f"lenet5: expected images (channels, height, width) of at least 16x16, got {input_shape}; use "
-            "lenet300 or resmlp for smaller inputs"
-        )
+    check_images("lenet5", input_shape, 16, "use lenet300 or resmlp for smaller inputs")
     channels, *size = input_shape
     first, second, hidden = widths
     height, width = (((side - 4) // 2 - 4) // 2 for side in size)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
+import bayesprune as bp
 from bayesprune.errors import GateError
 from bayesprune.layers import Draw, Residual
 
@@ -92,6 +94,17 @@ def test_shapes_that_differ_are_refused_with_what_to_do() -> None:
     with pytest.raises(GateError, match=message):
         Residual(nn.Linear(3, 4))(X)
     assert Residual(nn.Linear(3, 4), nn.Linear(3, 4))(X).shape == (5, 4)
+
+
+def test_shapes_that_differ_are_refused_before_training_starts() -> None:
+    """A convolution that halves the map in front of a by-pass that does not: the first forward pass of `fit`."""
+    branch = nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.BatchNorm2d(4))
+    net = nn.Sequential(Residual(branch, nn.Conv2d(2, 4, 1)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    bnn = bp.BayesianNet(net, num_data=6)
+    data = TensorDataset(torch.randn(6, 2, 8, 8), torch.zeros(6, dtype=torch.long))
+    message = r"gives shape \(1, 4, 4, 4\), its by-pass \(1, 4, 8, 8\); pass shortcut= a linear map"
+    with pytest.raises(GateError, match=message):
+        bp.fit(bnn, DataLoader(data, batch_size=3), epochs=1)
 
 
 def test_broadcasting_is_not_mistaken_for_a_fit() -> None:

@@ -13,7 +13,11 @@ from bayesprune.graph import check_gates, gates_of
 from bayesprune.networks import NETWORKS, build, lenet5, lenet300, resmlp
 from bayesprune.pruning import compact, cost
 
-SHAPES = {"lenet300": (1, 8, 8), "lenet5": (1, 16, 16), "resmlp": (1, 8, 8), "resmlp3": (5,)}
+SHAPES = {
+    "lenet300": (1, 8, 8), "lenet5": (1, 16, 16), "resmlp": (1, 8, 8), "resmlp3": (5,), "resnet": (1, 8, 8),
+    "resnet8": (3, 8, 8), "resnet18": (3, 32, 32), "resnet34": (3, 32, 32), "resnet50": (3, 32, 32),
+    "vgg16": (1, 16, 16),
+}  # fmt: skip
 
 
 def gate_sizes(net: nn.Module) -> dict[str, int]:
@@ -44,7 +48,8 @@ def test_compaction_keeps_its_outputs(name: str) -> None:
             gate.theta[0] = 1.0
     x = torch.randn(4, *shape).double()
     small = compact(net)
-    torch.testing.assert_close(small(x), net(x), rtol=0, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), rtol=0, atol=1e-10)
     assert cost(small, x).params <= number_of_weights(net)
     assert not gates_of(small)
 
@@ -87,7 +92,13 @@ def test_lenet5_refuses_what_it_cannot_take(shape: tuple[int, ...]) -> None:
         lenet5(shape)
 
 
-@pytest.mark.parametrize("name", ["lenet", "resmlp0", "resmlp-3", "resmlp3x", "LeNet5", ""])
+@pytest.mark.parametrize(("name", "branches"), [("resnet", 9), ("resnet20", 9), ("resnet56", 27), ("resmlp5", 5)])
+def test_names_with_a_depth(name: str, branches: int) -> None:
+    assert len(gates_of(build(name, (1, 16, 16), 2))) == branches
+
+
+@pytest.mark.parametrize("name", ["lenet", "resmlp0", "resmlp-3", "resmlp3x", "LeNet5", "vgg19", "lenet12", ""])
 def test_unknown_names_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"unknown network .*; known are .*lenet300, lenet5.*resmlpDEPTH"):
+    message = r"unknown network .*; known are .*lenet300, lenet5.*vgg16, resmlpDEPTH .* and resnetDEPTH"
+    with pytest.raises(ConfigError, match=message):
         build(name, (1, 28, 28), 10)
