@@ -11,6 +11,7 @@ from torch import nn
 from bayesprune.errors import ConfigError
 from bayesprune.networks.imagenet import from_torchvision, resnet18, resnet34, resnet50
 from bayesprune.networks.lenet5 import lenet5
+from bayesprune.networks.lenet5_bypass import lenet5_bypass
 from bayesprune.networks.lenet300 import lenet300
 from bayesprune.networks.resmlp import resmlp
 from bayesprune.networks.resnet import resnet
@@ -19,6 +20,7 @@ from bayesprune.networks.vgg16 import vgg16
 NETWORKS: dict[str, Callable[..., nn.Module]] = {  # of the shape of one example and the number of classes
     "lenet300": lenet300,
     "lenet5": lenet5,
+    "lenet5-bypass": lenet5_bypass,
     "resmlp": resmlp,
     "resnet": partial(resnet, 20),
     "resnet18": resnet18,
@@ -61,6 +63,7 @@ __all__ = [
     "build",
     "from_torchvision",
     "lenet5",
+    "lenet5_bypass",
     "lenet300",
     "resmlp",
     "resnet",

@@ -11,7 +11,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.layers import gates_of
-from bayesprune.networks import resnet, resnet18, resnet34, resnet50, vgg16
+from bayesprune.networks import lenet5_bypass, resnet, resnet18, resnet34, resnet50, vgg16
 from bayesprune.pruning import ExpectedCost, compact, cost
 from tests.pruning.verify import draw_thetas, randomise_statistics, verify_compaction
 
@@ -21,6 +21,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet14 with units": (lambda: resnet(14, (1, 28, 28), 5, width=4, units=True), (1, 28, 28)),
     "vgg16": (lambda: vgg16((3, 32, 32), 5, width=4), (3, 32, 32)),
     "vgg16 of MNIST": (lambda: vgg16((1, 28, 28), 5, width=4), (1, 28, 28)),
+    "lenet5 with by-passes": (lambda: lenet5_bypass((1, 28, 28), 5, widths=(4, 6, 10)), (1, 28, 28)),
     "resnet18": (lambda: resnet18((3, 32, 32), 5), (3, 32, 32)),
     "resnet18 with units": (lambda: resnet18((3, 32, 32), 5, units=True), (3, 32, 32)),
     "resnet34": (lambda: resnet34((3, 32, 32), 5), (3, 32, 32)),
@@ -63,7 +64,7 @@ def test_every_gate_is_accepted_and_has_its_probability(case: str) -> None:
 @pytest.mark.parametrize("keep", [0.5, 1.0])
 @pytest.mark.parametrize("case", CASES)
 def test_expected_cost_is_the_cost_where_gates_are_certain(case: str, keep: float) -> None:
-    net, x = drawn(case, 3, keep), torch.randn(1, *CASES[case][1])
+    net, x = drawn(case, 5, keep), torch.randn(1, *CASES[case][1])
     expected = ExpectedCost(net, x)({name: gate.mode() for name, gate in gates_of(net).items()})
     size = cost(compact(net), x)
     assert {k: float(v) for k, v in expected.items()} == pytest.approx(vars(size), rel=1e-12)

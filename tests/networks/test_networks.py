@@ -16,7 +16,7 @@ from bayesprune.pruning import compact, cost
 SHAPES = {
     "lenet300": (1, 8, 8), "lenet5": (1, 16, 16), "resmlp": (1, 8, 8), "resmlp3": (5,), "resnet": (1, 8, 8),
     "resnet8": (3, 8, 8), "resnet18": (3, 32, 32), "resnet34": (3, 32, 32), "resnet50": (3, 32, 32),
-    "vgg16": (1, 16, 16),
+    "vgg16": (1, 16, 16), "lenet5-bypass": (1, 16, 16),
 }  # fmt: skip
 
 
@@ -102,3 +102,16 @@ def test_unknown_names_are_refused(name: str) -> None:
     message = r"unknown network .*; known are .*lenet300, lenet5.*vgg16, resmlpDEPTH .* and resnetDEPTH"
     with pytest.raises(ConfigError, match=message):
         build(name, (1, 28, 28), 10)
+
+
+def test_lenet5_with_every_by_pass_is_one_linear_map() -> None:
+    """With all gates off, f(x) − f(0) is linear in x; with them on it is not."""
+    net = build("lenet5-bypass", (1, 28, 28), 10).double().eval()
+    x, z = torch.randn(2, 1, 28, 28).double(), torch.randn(2, 1, 28, 28).double()
+    for theta, linear in ((0.0, True), (1.0, False)):
+        for gate in gates_of(net).values():
+            nn.init.constant_(gate.theta, theta)
+        with torch.no_grad():
+            zero = net(torch.zeros_like(x))
+            gap = net(x - 2 * z) - zero - (net(x) - zero) + 2 * (net(z) - zero)
+        assert bool(gap.abs().max() < 1e-12) == linear
