@@ -7,10 +7,11 @@ from torch import fx, nn
 
 from bayesprune.errors import GateError
 from bayesprune.graph import operations as ops
+from bayesprune.graph.calls import is_inplace, name_of
 from bayesprune.graph.features import Features, Step
 from bayesprune.graph.rules import Rules
-from bayesprune.graph.trace import Traced, trace
-from bayesprune.layers import Gate, gates_of
+from bayesprune.graph.trace import Traced, block_graph, trace
+from bayesprune.layers import Gate, Residual, gates_of
 
 
 def check_gates(net: nn.Module) -> None:
@@ -22,7 +23,8 @@ def check_gates(net: nn.Module) -> None:
     Raises:
         GateError: for a network without a gate, a gate of the wrong size, or one whose constant reaches a
             normalisation, an output or an operation that is not known, or is not 0 in a sum with something that the
-            gate does not silence.
+            gate does not silence; for an operation that works in place on what a residual block with the identity as
+            its by-pass gives.
         TraceError: for a network whose forward pass cannot be followed.
     """
     gates = gates_of(net)
@@ -32,6 +34,7 @@ def check_gates(net: nn.Module) -> None:
             "(Linear(..., gate='unit'), Residual, Gate)"
         )
     traced = trace(net)
+    _check_memory(net)
     names = {gate: name for name, gate in gates.items()}
     rules = Rules(traced, {})
     known: dict[fx.Node, Features | None] = {}
@@ -46,6 +49,22 @@ def check_gates(net: nn.Module) -> None:
     if names:
         name = next(iter(names.values()))
         raise GateError(f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward")
+
+
+def _check_memory(net: nn.Module) -> None:
+    """Refuse operations that would write over the input of a residual block: without its branch it hands that on."""
+    blocks = Traced(net, block_graph(net), {})
+    for node in blocks.graph.nodes:
+        block = blocks.module(node)
+        if not isinstance(block, Residual) or not isinstance(block.shortcut, nn.Identity):
+            continue
+        for user in node.users:
+            if is_inplace(blocks, user) and user.args[:1] == (node,):
+                raise GateError(
+                    f"{name_of(user)} works in place on what the residual block {node.target!r} gives; when the "
+                    "block's branch is off that is the block's own input, which would be overwritten. Use an operation "
+                    "that is not in place: torch.nn.ReLU() for torch.nn.ReLU(inplace=True)"
+                )
 
 
 def _gate_of(traced: Traced, node: fx.Node) -> Gate | None:

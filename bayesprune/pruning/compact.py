@@ -12,6 +12,8 @@ from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.graph.calls import is_inplace
 from bayesprune.graph.operations import DIFFERENCES, INPLACE_OPERATORS, SUMS
 from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.pruning.fuse import fold_batch_norms, fuse_linear_maps
+from bayesprune.pruning.redundant import drop_redundant
 from bayesprune.pruning.shrink import shrink
 
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {layer: layer.__bases__[0] for layer in GATED_LAYERS}
@@ -23,16 +25,22 @@ def gated_network(model: nn.Module) -> nn.Module:
     return inner() if callable(inner) else model
 
 
-def compact(model: nn.Module) -> nn.Module:
+def compact(model: nn.Module, *, fold_norms: bool = False) -> nn.Module:
     """Remove every structure whose gate is off (θ ≤ ½) and every gate, leaving a plain PyTorch network.
 
     Its outputs are those of the gated network in eval mode (which uses the mode of its gates), up to rounding.
-    ``model`` is not touched. Parameters keep their names. Functions called with ``training=self.training`` are those of
-    eval mode. A branch that is off is left out of a sum under the assumption that it has the shape of what it is added
-    to.
+    ``model`` is not touched. Functions called with ``training=self.training`` are those of eval mode. A branch that is
+    off is left out of a sum under the assumption that it has the shape of what it is added to.
+
+    What removal leaves is simplified where values stay the same in either mode and nothing costs more. A ReLU of what
+    is never negative goes, and so does every ``torch.nn.Identity``. Linear maps that follow one another become one (the
+    by-passes of branches that are off, say), which bears the name of the last one; see `fuse_linear_maps`. All other
+    parameters keep their names.
 
     Args:
         model: A `BayesianNet`, or a gated network.
+        fold_norms: Whether to fold BatchNorms as well, each into the layer before it: for inference, as they then are
+            as in eval mode for good.
 
     Returns:
         A ``torch.fx.GraphModule`` of torch's own modules and functions alone, in the training mode of ``model``.
@@ -50,11 +58,15 @@ def compact(model: nn.Module) -> nn.Module:
         if isinstance(module, Gate):
             _lower_gate(traced, node, module)
         elif isinstance(module, GATED_LAYERS):
-            _set_module(smaller, str(node.target), plain_layer(module))
+            smaller.set_submodule(str(node.target), plain_layer(module))
     plain = fx.GraphModule(smaller, traced.graph, class_name="CompactNet")
     plain.graph.eliminate_dead_code()
-    plain.delete_all_unused_submodules()
-    plain.recompile()
+    rest = Traced(plain, plain.graph, traced.fixed)
+    drop_redundant(rest)
+    if fold_norms:
+        fold_batch_norms(rest)
+    fuse_linear_maps(rest)
+    plain = fx.GraphModule(plain, plain.graph, class_name="CompactNet")  # of the modules that are left, in their order
     for name, part in plain.named_modules():
         part.training = modes.get(name, modes[""])
     return plain
@@ -135,11 +147,6 @@ def _own_memory(traced: Traced, node: fx.Node) -> None:
 def _buffer(traced: Traced, node: fx.Node, kind: str, value: Tensor) -> fx.Node:
     """A node that gives a tensor, kept as buffer ``kind`` of an empty module in the place of the gate."""
     if isinstance(traced.module(node), Gate):
-        _set_module(traced.net, str(node.target), nn.Module())
+        traced.net.set_submodule(str(node.target), nn.Module())
     traced.net.get_submodule(str(node.target)).register_buffer(kind, value.clone())
     return traced.graph.get_attr(f"{node.target}.{kind}")
-
-
-def _set_module(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    net.get_submodule(parent).register_module(last, module)

@@ -46,6 +46,8 @@ def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False
     for gate in gates.values():
         gate.draw, gate.slot = None, 0
     silent = {gates[name]: mask for name, mask in masks.items() if name in gates and bool(mask.any())}
+    if masks and not silent:  # whole branches alone have gone: nothing is constant, so nothing else can go
+        return smaller, IndexMap({name: (None,) * tensor.dim() for name, tensor in _tensors(smaller).items()})
     _silence(silent)
     analysis = Analysis(trace(smaller), silent)
     if analysis.emptied and not may_empty:
@@ -55,11 +57,15 @@ def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False
         )
     cutter = Cutter(analysis)
     cutter.cut()
-    index = IndexMap(folded=cutter.folded)
-    for name, tensor in [*smaller.named_parameters(), *smaller.named_buffers()]:
-        if not name.endswith("index") or not isinstance(smaller.get_submodule(name.rpartition(".")[0]), Gate):
-            index.kept[name] = cutter.kept.get(name, (None,) * tensor.dim())
-    return smaller, index
+    kept = {name: cutter.kept.get(name, (None,) * tensor.dim()) for name, tensor in _tensors(smaller).items()}
+    return smaller, IndexMap(kept, cutter.folded)
+
+
+def _tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without the indices of gates that select."""
+    selects = {id(module.index) for module in net.modules() if isinstance(module, Gate) and module.index is not None}
+    named = [*net.named_parameters(), *net.named_buffers()]
+    return {name: tensor for name, tensor in named if id(tensor) not in selects}
 
 
 def _checked(net: nn.Module, off: Mapping[str, Tensor]) -> dict[str, Tensor]:

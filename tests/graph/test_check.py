@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bayesprune import layers
 from bayesprune.errors import GateError, TraceError
 from bayesprune.graph import check_gates
+from bayesprune.infer import BayesianNet
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.pruning import compact, shrink
 from tests.pruning.nets import NETS
@@ -168,3 +169,26 @@ def test_control_flow_on_data() -> None:
 def test_lone_gated_module(module: nn.Module) -> None:
     with pytest.raises(TraceError, match=r"wrap it: torch\.nn\.Sequential"):
         check_gates(module)
+
+
+def _behind(operation: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), layers.Residual(nn.Linear(3, 3)), operation, nn.Linear(3, 2))
+
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        return x.relu_()
+
+
+@pytest.mark.parametrize(("operation", "name"), [(nn.ReLU(inplace=True), "3"), (InPlace(), "relu_")])
+def test_in_place_behind_a_block_that_may_hand_on_its_input(operation: nn.Module, name: str) -> None:
+    with pytest.raises(GateError, match=rf"^{name} works in place on what the residual block '2' gives"):
+        check_gates(_behind(operation))
+
+
+def test_in_place_where_the_by_pass_has_memory_of_its_own() -> None:
+    check_gates(_behind(nn.ReLU()))
+    own = nn.Sequential(layers.Residual(nn.Linear(3, 3), nn.Linear(3, 3)), nn.ReLU(inplace=True), nn.Linear(3, 2))
+    check_gates(own)
+    bnn = BayesianNet(own, num_data=10)
+    bnn(torch.randn(4, 3), torch.zeros(1, 1), skip=True).sum().backward()
