@@ -31,3 +31,11 @@ class CheckpointError(BayesPruneError, RuntimeError):
 
 class NonFiniteLossError(BayesPruneError, FloatingPointError):
     """The training loss became NaN or infinite."""
+
+
+class DeviceMemoryError(BayesPruneError, RuntimeError):
+    """A batch that does not fit into the memory of its device."""
+
+
+class RankError(BayesPruneError, RuntimeError):
+    """Processes that train one network together and no longer hold the same one."""

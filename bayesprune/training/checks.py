@@ -13,6 +13,16 @@ from bayesprune.infer import BayesianNet, Likelihood
 Loader = Iterable[tuple[Tensor, Tensor]]
 
 
+def check_net(net: BayesianNet) -> None:
+    """Refuse what is no Bayesian network.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if not isinstance(net, BayesianNet):
+        raise ConfigError(f"fit: expected a BayesianNet, got a {type(net).__name__}; wrap it: BayesianNet(net, ...)")
+
+
 def check_data(net: BayesianNet, loader: Loader) -> tuple[Tensor, Tensor]:
     """Look at the loader and its first batch; returns one example and the network's outputs for it.
 
@@ -20,8 +30,6 @@ def check_data(net: BayesianNet, loader: Loader) -> tuple[Tensor, Tensor]:
         ConfigError: for a loader without a length, or of another size than ``num_data``.
         DataError: for an empty loader, inputs that are not finite, targets that do not fit the outputs.
     """
-    if not isinstance(net, BayesianNet):
-        raise ConfigError(f"fit: expected a BayesianNet, got a {type(net).__name__}; wrap it: BayesianNet(net, ...)")
     if not isinstance(loader, Sized):
         raise ConfigError(
             "fit: the train_loader must have a length (len(train_loader) batches an epoch), so that the run's schedule "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from bayesprune.infer import BayesianNet, paired_differences
+from bayesprune.infer import BayesianNet, GateSample, paired_differences
 
 NOISE_MEMORY = 0.99
 """Weight of the past in the running mean square of sampled gradients."""
@@ -26,13 +28,14 @@ class GateUpdates:
 
     Args:
         net: The network whose θ is moved.
+        mean: Averages a tensor over all processes; by default there is one.
 
     Attributes:
         gain: Latest estimate of ∂L/∂θ for every gate, nats per example, shape ``(S,)``: the evidence for a removal.
     """
 
-    def __init__(self, net: BayesianNet):
-        self.net = net
+    def __init__(self, net: BayesianNet, mean: Callable[[Tensor], Tensor] = torch.clone):
+        self.net, self.mean = net, mean
         zeros = torch.zeros_like(net.log_gamma)
         self.gain, self._square = zeros.clone(), zeros.clone()
         self._sum, self._variance, self._differences = zeros.clone(), zeros.clone(), zeros.clone()
@@ -46,7 +49,7 @@ class GateUpdates:
         """
         theta, price = self.net.theta, self.net.price
         assert theta.grad is not None
-        gradient = theta.grad.to(price.dtype)
+        gradient = self.mean(theta.grad).to(price.dtype)
         self._sum += gradient
         self._count += 1
         self._steps += 1
@@ -64,11 +67,25 @@ class GateUpdates:
         self._clear()
 
     @torch.no_grad()
-    def measure(self, x: Tensor, y: Tensor) -> None:
-        """Add to the present evaluation the exact paired differences of one batch, other gates drawn from the guide."""
-        differences, error = paired_differences(self.net, x, y, self.net.sample_gates(x))
-        self._sum += differences
-        self._variance += error.square()
+    def measure(self, x: Tensor, y: Tensor, gates: GateSample, size: int | None = None) -> None:
+        """Add to the present evaluation the exact paired differences of one batch.
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            y: Targets.
+            gates: The other gates, drawn from the guide.
+            size: Examples of the batch in all processes together; by default B.
+        """
+        difference, error = paired_differences(self.net, x, y, *gates)
+        variance = error.square()
+        if size is not None and size != len(y):  # pool the examples of all processes
+            square = (len(y) - 1) * variance + difference.square()
+            sums = torch.stack([difference, square, torch.ones_like(square)]) * len(y)
+            difference, square, count = self.mean(sums).unbind()
+            difference, square = difference / count, square / count
+            variance = (square - difference.square()).clamp_(min=0) / (size - 1)
+        self._sum += difference
+        self._variance += variance
         self._count += 1
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesprune.infer import BayesianNet, paired_differences
+from bayesprune.infer import BayesianNet, GateSample, paired_differences
 from bayesprune.training.gates import NOISE_SHARE, SETTLE_ERROR, SETTLE_MEMORY, GateUpdates
 from tests.training.problems import bayesian, branches, examples, units
 
@@ -139,9 +139,10 @@ def test_measure_gathers_exact_differences() -> None:
         net.theta.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0]))
     moves = GateUpdates(net)
     x, y = examples(50)
-    moves.measure(x[:20], y[:20])
-    moves.measure(x[20:40], y[20:40])
     xi = net.theta.detach()[None]
+    gates = GateSample(xi, [True, False, True, False])
+    moves.measure(x[:20], y[:20], gates)
+    moves.measure(x[20:40], y[20:40], gates)
     exact = [paired_differences(net, x[a:b], y[a:b], xi)[0] for a, b in ((0, 20), (20, 40))]
     moves.settle(0.0)
     torch.testing.assert_close(moves.gain, sum(exact) / 2 + net.price)

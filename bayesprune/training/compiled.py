@@ -1,0 +1,71 @@
+"""Branches compiled one by one, so that which of them run may change with every batch."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.layers import Residual
+
+
+class BranchCompiler:
+    """Lets every `layers.Residual` compute its body through ``torch.compile`` in passes with gradient.
+
+    Bodies of one form and one shape of input share their code. The body is compiled when a batch as large as any so far
+    comes; smaller ones (the last of an epoch) are computed as written, which costs less than compiling for them.
+
+    Attributes:
+        failed: Whether compiling has failed; all branches are then computed as written.
+        rows: Examples of the largest batch so far.
+    """
+
+    def __init__(self) -> None:
+        self.failed = False
+        self.rows = 0
+
+    def prepare(self, net: nn.Module) -> None:
+        """Set ``run`` of every residual block of ``net``, in place; called again for a smaller network."""
+        if self.failed:
+            return
+        blocks = [module for module in net.modules() if isinstance(module, Residual)]
+        # one code object serves the bodies of all blocks: at worst each has a form of its own, before and after cutting
+        config = torch._dynamo.config
+        config.cache_size_limit = max(config.cache_size_limit, 2 * len(blocks))
+        try:
+            for block in blocks:
+                block.run = CompiledBranch(block.body, self)
+        except RuntimeError as error:  # this system or version of Python has no torch.compile
+            self.give_up(error)
+
+    def give_up(self, error: Exception) -> None:
+        """Compute everything as written from now on, and say so once."""
+        if not self.failed:
+            self.failed = True
+            reason = " ".join(str(error).split())[:300]
+            warnings.warn(f"compilation failed; branches are computed uncompiled, more slowly: {reason}", stacklevel=2)
+
+
+class CompiledBranch:
+    """A body as ``torch.compile`` makes it, or as written where that is cheaper or has failed.
+
+    Args:
+        body: The branch. Its parameters are used, not copied.
+        compiler: What all branches of a run share.
+    """
+
+    def __init__(self, body: nn.Module, compiler: BranchCompiler):
+        self.body, self.compiler = body, compiler
+        self.compiled = torch.compile(body, dynamic=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The branch, input ``(B, ...)``."""
+        if self.compiler.failed or len(x) < self.compiler.rows:
+            return self.body(x)
+        self.compiler.rows = len(x)
+        try:
+            return self.compiled(x)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self.compiler.give_up(error)
+            return self.body(x)
