@@ -22,6 +22,7 @@ RANKS = {
     "training": 5,
     "reports": 6,
     "cli": 7,
+    "__main__": 8,
 }
 MODULES = {
     ".".join(("bayesprune", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path

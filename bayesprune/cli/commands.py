@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from bayesprune.cli.config import RunConfig, read_config, resumed, versions, write_config
-from bayesprune.cli.errors import INTERRUPTED, Commands, say
+from bayesprune.cli.config import AUTO, RunConfig, resolve
+from bayesprune.cli.errors import Commands, interrupted
 from bayesprune.cli.finished import export as export_network
 from bayesprune.cli.finished import inspect_gates, score
 from bayesprune.cli.folder import check_new, new_folder
 from bayesprune.cli.progress import Display
-from bayesprune.cli.run import CHECKPOINT, RESULT, perform, prepare
+from bayesprune.cli.record import read_config, resumed, versions, write_config
+from bayesprune.cli.run import CHECKPOINT, RESULT, Run, perform, prepare
 from bayesprune.errors import ConfigError
+from bayesprune.networks import NETWORKS
 from bayesprune.reports import gate_table, result_table, score_table
 
-DEFAULT = RunConfig()
+RECIPE = "from the network's recipe"
 
 app = typer.Typer(
     cls=Commands,
@@ -57,33 +60,62 @@ def _group(
 @app.command()
 def train(
     ctx: typer.Context,
-    net: Annotated[str, typer.Option(help="Network: lenet300, lenet5, resmlp or resmlpDEPTH.")] = DEFAULT.net,
+    net: Annotated[
+        str, typer.Option(help=f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56).")
+    ] = "lenet300",
     data: Annotated[
         str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100 or imagefolder:PATH.")
-    ] = DEFAULT.data,
-    epochs: Annotated[int, typer.Option(help="Length of the run.")] = DEFAULT.epochs,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEFAULT.seed,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = DEFAULT.batch_size,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of the weights.")] = DEFAULT.lr,
+    ] = "digits",
+    epochs: Annotated[int, typer.Option(help="Length of the run.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What may be left of the network: macs=0.4, params=FRACTION or latency=FRACTION.", show_default="none"
+        ),
+    ] = None,
     price: Annotated[
-        float, typer.Option(help="Worth of the network's cost, nats per example; more prunes more.")
-    ] = DEFAULT.price,
+        float | None,
+        typer.Option(
+            help="Worth of the network's cost instead, nats per example; more prunes more.", show_default=RECIPE
+        ),
+    ] = None,
     log_gamma: Annotated[
         float | None,
         typer.Option(
             help="One price for all structures instead, nats for the whole data set.", show_default="not used"
         ),
-    ] = DEFAULT.log_gamma,
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples a step, of all processes together.", show_default=RECIPE)
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of the weights.", show_default=RECIPE)] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Of the weights: adam, or sgd with Nesterov momentum 0.9.", show_default=RECIPE)
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Precision of the slab over the number of examples.", show_default=RECIPE)
+    ] = None,
     label_smoothing: Annotated[
-        float, typer.Option(help="Probability that a label is taken to be random.")
-    ] = DEFAULT.label_smoothing,
-    estimator: Annotated[str, typer.Option(help="Estimator of the gates' gradient.")] = DEFAULT.estimator,
-    slab: Annotated[str, typer.Option(help="Posterior of the weights; only 'point' so far.")] = DEFAULT.slab,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:NUMBER or mps.")] = DEFAULT.device,
-    limit: Annotated[
-        int | None, typer.Option(help="Use so many training examples.", show_default="all")
-    ] = DEFAULT.limit,
-    data_dir: Annotated[str, typer.Option(help="Folder of torchvision's data sets.")] = DEFAULT.data_dir,
+        float | None, typer.Option(help="Probability that a label is taken to be random.", show_default=RECIPE)
+    ] = None,
+    augment: Annotated[
+        str, typer.Option(help="crop-flip, none, or auto: crop-flip for colour images if the recipe has it.")
+    ] = AUTO,
+    every: Annotated[
+        int | None, typer.Option(help="Steps of the weights for one of the gates.", show_default=RECIPE)
+    ] = None,
+    estimator: Annotated[str, typer.Option(help="Estimator of the gates' gradient.")] = "auto",
+    slab: Annotated[str, typer.Option(help="Posterior of the weights; only 'point' so far.")] = "point",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:NUMBER, mps, or auto: a GPU if the network is faster there.")
+    ] = AUTO,
+    precision: Annotated[str, typer.Option(help="float32, or bf16 for matrix products and convolutions.")] = "float32",
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile branches with torch.compile.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Use so many training examples.", show_default="all")] = None,
+    data_dir: Annotated[str, typer.Option(help="Folder of torchvision's data sets.")] = "data",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results.", show_default="runs/NET-DATA-seedSEED")
     ] = None,
@@ -93,14 +125,12 @@ def train(
 ) -> None:
     """Train a network, let it prune itself, and leave the small one with the record of the run in a folder."""
     # The options bear the names of RunConfig's fields, so the parsed values are taken as they come.
-    asked = RunConfig(**{field.name: ctx.params[field.name] for field in fields(RunConfig)})
-    given = {name for name in ctx.params if _was_given(ctx, name)}
-    if {"price", "log_gamma"} <= given:
-        raise ConfigError("--price and --log-gamma are two ways to price structures; give one of them")
+    given = {field.name: ctx.params[field.name] for field in fields(RunConfig) if _was_given(ctx, field.name)}
     if resume is not None:
-        _resume(resume, asked, given, out)
+        _resume(resume, given, out)
     else:
-        _start(asked, out or asked.default_folder)
+        config = resolve(given)
+        _train(config, out or config.default_folder, new=True)
 
 
 @app.command()
@@ -139,20 +169,14 @@ def export(
     typer.echo(f"wrote {out}")
 
 
-def _start(config: RunConfig, folder: Path) -> None:
-    """A new run; its folder is made when data and network are known to be good."""
-    check_new(folder)
-    _train(config, folder, new=True)
-
-
-def _resume(folder: Path, asked: RunConfig, given: set[str], out: Path | None) -> None:
+def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
     """Go on with the run in ``folder``."""
     stored, _ = read_config(folder)
     if out is not None and out.resolve() != folder.resolve():
         raise ConfigError(
             f"--out {out} contradicts --resume {folder}: a run goes on in its own folder; leave --out out"
         )
-    config = resumed(stored, asked, given, folder)
+    config = resumed(stored, given, folder)
     if (folder / RESULT).exists():
         typer.echo(f"the run in {folder} is finished; its result is in {folder / RESULT}")
         return
@@ -160,19 +184,35 @@ def _resume(folder: Path, asked: RunConfig, given: set[str], out: Path | None) -
 
 
 def _train(config: RunConfig, folder: Path, *, new: bool) -> None:
+    """Do the run in ``folder``, which is made for a new one when data and network are known to be good.
+
+    Of several processes the main one makes the folder, writes and shows; the others wait for it where `fit` first lets
+    processes meet.
+    """
+    if new:
+        check_new(folder)
     run = prepare(config)
-    console = _console()
     try:
-        with new_folder(folder, CHECKPOINT) if new else nullcontext():
-            if new:
-                write_config(folder, config, tuple(run.example.shape[1:]))
-            with Display(config.epochs, console) as display:
-                result = perform(run, folder, display)
+        if run.engine.is_main:
+            _train_and_show(run, folder, new=new)
+        else:
+            perform(run, folder)
     except KeyboardInterrupt:
         where = f"from {folder / CHECKPOINT}" if (folder / CHECKPOINT).exists() else "from the start"
-        say("error", f"interrupted; go on {where} with: bayesprune train --resume {folder}")
-        raise typer.Exit(INTERRUPTED) from None
+        interrupted(f"interrupted; go on {where} with: bayesprune train --resume {folder}")
+
+
+def _train_and_show(run: Run, folder: Path, *, new: bool) -> None:
+    console = _console()
+    with new_folder(folder, CHECKPOINT) if new else nullcontext():
+        if new:
+            write_config(folder, run.config, tuple(run.example.shape[1:]))
+        with Display(run.config.epochs, console) as display:
+            result = perform(run, folder, display)
+    assert result is not None
     console.print(result_table(result))
+    if result["budget"] is not None:
+        typer.echo(f"budget {result['budget']}: {'met' if result['budget_met'] else 'not met'}")
     typer.echo(f"results: {folder}")
 
 

@@ -1,39 +1,39 @@
-"""What a run is made of, and its folder's record of it."""
+"""What a run is made of: the options as they were given, and as they are used."""
 
 from __future__ import annotations
 
-import json
 import math
-import platform
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bayesprune.atomic import write_atomically
-from bayesprune.errors import CheckpointError, ConfigError
+from bayesprune.cli.recipes import OPTIMIZERS, recipe_for
+from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
+from bayesprune.training.budget import Budget
+from bayesprune.training.devices import PRECISIONS, check_device
 
-CONFIG = "config.json"
-MOVABLE = {"data_dir"}
-"""Options that may change when a run is resumed: they say where something lies, not what is computed."""
+CROP_FLIP, NO_AUGMENTATION, AUTO = "crop-flip", "none", "auto"
+COLOUR = ("cifar10", "cifar100", "imagefolder:")
+"""How the names of data sets of colour images begin."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The options of `bayesprune train`, with defaults that serve.
+    """The options of a run as they are used; `resolve` makes them of those of `bayesprune train`.
 
     Attributes:
         net: Name of the network.
         data: Name of the data set.
         epochs: Length of the run.
         seed: Seed of everything random, ≥ 0.
-        batch_size: Examples a step.
+        batch_size: Examples a step, those of all processes together.
         lr: Peak learning rate of the weights.
-        price: ν of `CostPrice`, nats per example: structures are priced at what they are expected to save.
+        price: ν of `CostPrice`, nats per example: structures are priced at what they are expected to save. ``None``
+            where a budget or ``log_gamma`` takes its place.
         log_gamma: log γ of the flattening hyper-prior, nats for the whole data set: one price for all structures,
             instead of ``price``.
         label_smoothing: ε of the categorical likelihood.
@@ -42,22 +42,37 @@ class RunConfig:
         device: Where to train.
         limit: Number of training examples to use; ``None`` for all.
         data_dir: Folder of torchvision's data sets.
+        budget: What may be left of the network, ``MEASURE=FRACTION``; ``None`` for no budget.
+        precision: Number format of matrix products and convolutions.
+        compile: Whether branches are compiled.
+        augment: How training images are varied.
+        every: Take a step on θ at every so-many-th step of the weights.
+        weight_decay: λ/N; ``None`` for λ = 1.
+        optimizer: Name of the optimiser of the weights.
     """
 
-    net: str = "lenet300"
-    data: str = "digits"
-    epochs: int = 100
-    seed: int = 0
-    batch_size: int = 64
-    lr: float = 2e-3
-    price: float = 0.25
-    log_gamma: float | None = None
-    label_smoothing: float = 0.05
-    estimator: str = "auto"
-    slab: str = "point"
-    device: str = "cpu"
-    limit: int | None = None
-    data_dir: str = "data"
+    net: str
+    data: str
+    epochs: int
+    seed: int
+    batch_size: int
+    lr: float
+    price: float | None
+    log_gamma: float | None
+    label_smoothing: float
+    estimator: str
+    slab: str
+    device: str
+    limit: int | None
+    data_dir: str
+    # Runs recorded before these options were there can still be read.
+    budget: str | None = None
+    precision: str = "float32"
+    compile: bool = False
+    augment: str = NO_AUGMENTATION
+    every: int = 4
+    weight_decay: float | None = None
+    optimizer: str = "adam"
 
     def check(self) -> None:
         """Refuse what can be seen to be wrong without reading data.
@@ -65,30 +80,48 @@ class RunConfig:
         Raises:
             ConfigError: for an option that cannot work.
         """
-        if self.epochs < 1:
-            raise ConfigError(f"--epochs must be at least 1, got {self.epochs}")
+        for name in ("epochs", "batch_size", "every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ConfigError(f"--seed must be 0 or more, got {self.seed}")
-        if self.batch_size < 1:
-            raise ConfigError(f"--batch-size must be at least 1, got {self.batch_size}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"--lr must be positive and finite, got {self.lr}")
-        if not (math.isfinite(self.price) and self.price > 0):
-            raise ConfigError(
-                f"--price must be positive and finite, got {self.price}; it is in nats per example, and larger values "
-                "prune more"
-            )
+        if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"--weight-decay must be finite and not negative, got {self.weight_decay}")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
-        if self.log_gamma is not None and not (math.isfinite(self.log_gamma) and self.log_gamma > 0):
-            raise ConfigError(
-                f"--log-gamma must be positive and finite, got {self.log_gamma}; it is in nats for the whole data set, "
-                "and larger values prune more"
-            )
+        self._check_prices()
+        for name, known in (("optimizer", OPTIMIZERS), ("augment", (CROP_FLIP, NO_AUGMENTATION))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{option(name)} {getattr(self, name)}: unknown; known are {', '.join(known)}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"--precision {self.precision}: unknown; known are {', '.join(PRECISIONS)}")
         get_estimator(self.estimator)
         if self.slab != "point":
             raise ConfigError(f"--slab {self.slab}: Gaussian slabs are not there yet; the only slab so far is 'point'")
         check_device(self.device)
+
+    def _check_prices(self) -> None:
+        for name, unit in (("price", "per example"), ("log_gamma", "for the whole data set")):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(
+                    f"{option(name)} must be positive and finite, got {value}; it is in nats {unit}, and larger values "
+                    "prune more"
+                )
+        given = [option(name) for name in ("budget", "price", "log_gamma") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} are two ways to price structures; give one of them")
+        self.parsed_budget()
+
+    def parsed_budget(self) -> Budget | None:
+        """The budget.
+
+        Raises:
+            ConfigError: if it cannot be read.
+        """
+        return None if self.budget is None else Budget.parse(self.budget)
 
     @property
     def default_folder(self) -> Path:
@@ -98,90 +131,46 @@ class RunConfig:
         return Path("runs") / f"{self.net}-{data}-seed{self.seed}"
 
 
-def check_device(name: str) -> torch.device:
-    """The device called ``name``.
+DEFAULTS: dict[str, Any] = {
+    "net": "lenet300",
+    "data": "digits",
+    "epochs": 100,
+    "seed": 0,
+    "log_gamma": None,
+    "estimator": "auto",
+    "slab": "point",
+    "device": AUTO,
+    "limit": None,
+    "data_dir": "data",
+    "budget": None,
+    "precision": "float32",
+    "compile": False,
+    "augment": AUTO,
+}
+"""The options that do not depend on the network."""
 
-    Raises:
-        ConfigError: if there is no such device here.
+
+def resolve(given: Mapping[str, Any]) -> RunConfig:
+    """The options to be used, when ``given`` were given (``None`` counts as not given).
+
+    What is missing comes from ``DEFAULTS`` and from the network's recipe. ``auto`` for the device is CUDA where there
+    is one and the recipe says that it is faster; for the augmentation, crops and flips of colour images where the
+    recipe has it.
     """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--device {name}: unknown; give cpu, cuda, cuda:NUMBER or mps") from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"--device {name}: expected cpu, cuda, cuda:NUMBER or mps")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"--device {name}: this machine or this build of PyTorch has no Apple GPU; try --device cpu")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            found = f"there are {count} (cuda:0 to cuda:{count - 1})" if count else "there is none"
-            raise ConfigError(
-                f"--device {name}: PyTorch sees no such CUDA device, {found}; try --device cpu, or a build of PyTorch "
-                "for your driver"
-            )
-    return device
+    options = DEFAULTS | {name: value for name, value in given.items() if value is not None}
+    recipe = recipe_for(options["net"])
+    for name in ("batch_size", "lr", "optimizer", "weight_decay", "label_smoothing", "every"):
+        options.setdefault(name, getattr(recipe, name))
+    priced = options["log_gamma"] is not None or options["budget"] is not None
+    options.setdefault("price", None if priced else recipe.price)
+    if options["device"] == AUTO:
+        options["device"] = "cuda" if recipe.accelerate and torch.cuda.is_available() else "cpu"
+    if options["augment"] == AUTO:
+        varied = recipe.augment and options["data"].startswith(COLOUR)
+        options["augment"] = CROP_FLIP if varied else NO_AUGMENTATION
+    return RunConfig(**options)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the numbers of a run depend on."""
-    return {
-        "bayesprune": version("bayesprune"),
-        "torch": torch.__version__,
-        "pyro": version("pyro-ppl"),
-        "python": platform.python_version(),
-    }
-
-
-def write_config(folder: Path, config: RunConfig, input_shape: tuple[int, ...]) -> None:
-    """Write ``config.json``: all options, the shape of one example and the versions."""
-    record = {"options": asdict(config), "input_shape": list(input_shape), "versions": versions()}
-    write_json(folder / CONFIG, record)
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write ``record`` as JSON, atomically."""
-    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
-
-
-def read_config(folder: Path) -> tuple[RunConfig, tuple[int, ...]]:
-    """Options of the run in ``folder`` and the shape of one of its examples.
-
-    Raises:
-        ConfigError: if ``folder`` is not that of a run.
-        CheckpointError: if ``config.json`` is damaged.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ConfigError(
-            f"{folder} is not the folder of a run: it has no {CONFIG}; give the folder that 'bayesprune train --out' "
-            "made"
-        )
-    try:
-        record = json.loads(path.read_text())
-        options = record["options"]
-        config = RunConfig(**{f.name: options[f.name] for f in fields(RunConfig)})
-        shape = tuple(int(size) for size in record["input_shape"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or of another version of bayesprune ({type(error).__name__}: {error}); start the run "
-            "anew in another folder"
-        ) from error
-    return config, shape
-
-
-def resumed(stored: RunConfig, asked: RunConfig, given: Collection[str], folder: Path) -> RunConfig:
-    """The options to go on with, when ``given`` options of ``asked`` were set together with ``--resume``.
-
-    Raises:
-        ConfigError: if one of them contradicts the stored ones.
-    """
-    for field in fields(RunConfig):
-        mine, theirs = getattr(asked, field.name), getattr(stored, field.name)
-        if field.name in given and field.name not in MOVABLE and mine != theirs:
-            option = "--" + field.name.replace("_", "-")
-            raise ConfigError(
-                f"{option} {mine} contradicts the run in {folder}, which has {option} {theirs}; leave the option out "
-                "to resume, or start another run with another --out"
-            )
-    return replace(stored, **{name: getattr(asked, name) for name in MOVABLE if name in given})
+def option(field: str) -> str:
+    """What the field of a `RunConfig` is called on the command line."""
+    return "--" + field.replace("_", "-")

@@ -1,11 +1,13 @@
-"""Errors as one line on stderr and an exit code, never a traceback."""
+"""Errors as one line on stderr and an exit code, never a traceback; said once, however many processes there are."""
 
 from __future__ import annotations
 
+import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -14,6 +16,9 @@ from bayesprune.errors import BayesPruneError, NonFiniteLossError
 
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes: what was asked for cannot be done; training came to nothing; the user stopped it."""
+
+PATIENCE = 10.0
+"""Seconds for which the other processes that torchrun started wait for the first one to say what is wrong."""
 
 
 class Commands(TyperGroup):
@@ -25,11 +30,36 @@ class Commands(TyperGroup):
             with _warnings_as_lines():
                 return super().invoke(ctx)
         except BayesPruneError as error:
+            _await_first()
             say("error", str(error))
             raise typer.Exit(FAILED if isinstance(error, NonFiniteLossError) else REFUSED) from error
         except KeyboardInterrupt:
-            say("error", "interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+            interrupted("interrupted")
+        except Exception as error:
+            if hasattr(error, "show"):  # what is wrong with the options, which Typer says itself
+                _await_first()
+            raise
+
+
+def first() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _await_first() -> None:
+    """Give the first process the time to say the same error; torchrun ends the others as soon as it has.
+
+    Only what the first process does not meet is then said by another one.
+    """
+    if not first():
+        time.sleep(PATIENCE)
+
+
+def interrupted(message: str) -> NoReturn:
+    """End with the exit code of Ctrl-C, which all processes get; the first one says ``message``."""
+    if first():
+        say("error", message)
+    raise typer.Exit(INTERRUPTED) from None
 
 
 def say(kind: str, message: str) -> None:
@@ -39,11 +69,11 @@ def say(kind: str, message: str) -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print every warning as one line, and once only."""
+    """Print every warning as one line, and once only, by the first process only."""
     said = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in said:
+        if first() and str(message) not in said:
             said.add(str(message))
             say("warning", str(message))
 

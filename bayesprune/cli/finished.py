@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.cli.config import CONFIG, read_config
+from bayesprune.cli.record import CONFIG, read_config
 from bayesprune.cli.run import CHECKPOINT, MODEL
 from bayesprune.data import load, loaders
 from bayesprune.errors import CheckpointError, ConfigError

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.atomic import write_atomically
-from bayesprune.cli.config import RunConfig, check_device, versions, write_json
-from bayesprune.data import EpochLoader, load, loaders
+from bayesprune.cli.config import CROP_FLIP, RunConfig
+from bayesprune.cli.recipes import OPTIMIZERS
+from bayesprune.cli.record import versions, write_json
+from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.infer import BayesianNet, Categorical
 from bayesprune.networks import build
 from bayesprune.pruning import CostPrice, compact, cost, save
 from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, evaluate, fit
+from bayesprune.training.engine import Engine
 from bayesprune.types import Cost, Removal
 
 CHECKPOINT = "checkpoint.pt"
@@ -37,21 +43,25 @@ class Run:
 
     Attributes:
         config: Its options.
+        engine: Where it computes.
         net: The network at its start.
         train_loader: Training batches.
         test_loader: Batches of the test split.
-        example: One input, shape ``(1, C, H, W)``, where the network is.
+        example: One input, shape ``(1, C, H, W)``.
         dense: What the network costs at its start.
         gates: Number of gates at its start.
+        branches: How many of them are on whole branches.
     """
 
     config: RunConfig
+    engine: Engine
     net: BayesianNet
     train_loader: EpochLoader
     test_loader: torch.utils.data.DataLoader
     example: Tensor
     dense: Cost
     gates: int
+    branches: int
 
 
 def prepare(config: RunConfig) -> Run:
@@ -61,22 +71,30 @@ def prepare(config: RunConfig) -> Run:
         BayesPruneError: for options or data that cannot work.
     """
     config.check()
-    device = check_device(config.device)
+    engine = _engine(config)
     splits = load(config.data, data_dir=config.data_dir, limit=config.limit)
-    train_loader, test_loader = loaders(splits, config.batch_size, config.seed)
+    num_data = len(splits.train)
+    decay = 1 / num_data if config.weight_decay is None else config.weight_decay
+    config = replace(config, weight_decay=decay)
+    train_loader, test_loader = loaders(
+        splits,
+        config.batch_size,
+        config.seed,
+        augment=_augment(config, splits),
+        device=engine.device,
+        shard=(engine.rank, engine.world_size),
+    )
     torch.manual_seed(config.seed)
-    network = build(config.net, splits.input_shape, splits.num_classes).to(device)
+    network = build(config.net, splits.input_shape, splits.num_classes)
     likelihood = Categorical(config.label_smoothing)
     prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
-    net = BayesianNet(network, likelihood, num_data=len(splits.train), prior=prior)
-    example = splits.test[:1][0].to(device)
+    net = BayesianNet(network, likelihood, num_data=num_data, prior=prior, weight_precision=decay * num_data)
+    example = splits.test[:1][0]
     dense = cost(net, example)
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and (dense.macs or 0) < ONE_THREAD:
-        torch.set_num_threads(1)
-    return Run(config, net, train_loader, test_loader, example, dense, net.num_gates)
+    return Run(config, engine, net, train_loader, test_loader, example, dense, net.num_gates, net.num_branches)
 
 
-def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None]) -> dict[str, Any]:
+def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None = None) -> dict[str, Any] | None:
     """Train, from the checkpoint in ``folder`` if it holds one, and write what came of it to ``folder``.
 
     Args:
@@ -85,27 +103,28 @@ def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None]) -> dic
         on_epoch: Called with every finished epoch.
 
     Returns:
-        The contents of ``result.json``, which is written last.
+        The contents of ``result.json``, which is written last; ``None`` from all processes but the main one, which
+        does all of the writing.
 
     Raises:
         BayesPruneError: as `fit`.
     """
     config = run.config
-    history = fit(
-        run.net,
-        run.train_loader,
-        epochs=config.epochs,
-        val_loader=run.test_loader,
-        settings=Settings(
-            lr=config.lr,
-            estimator=config.estimator,
-            price=CostPrice(config.price) if config.log_gamma is None else None,
-        ),
-        out=folder,
-        on_epoch=on_epoch,
-    )
-    small = compact(run.net.eval())
-    result = _result(run, history, small)
+    with _few_threads(run):
+        history = fit(
+            run.net,
+            run.train_loader,
+            epochs=config.epochs,
+            val_loader=run.test_loader,
+            settings=_settings(config),
+            engine=run.engine,
+            out=folder,
+            on_epoch=on_epoch,
+        )
+        if not run.engine.is_main:
+            return None
+        small = compact(run.net.eval())
+        result = _result(run, history, small)
     save(small, folder / MODEL)
     _write_removals(folder / "removals.csv", history.removals)
     draw_gates(history.thetas, folder / "gates.png", title=f"{config.net} on {config.data}, seed {config.seed}")
@@ -113,9 +132,46 @@ def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None]) -> dic
     return result
 
 
+def _engine(config: RunConfig) -> Engine:
+    """Where the run computes; Fabric does not report what it is doing."""
+    import lightning_fabric  # slow to import; it lets its logger speak
+
+    logging.getLogger(lightning_fabric.__name__).setLevel(logging.WARNING)
+    return Engine(config.device, precision=config.precision, compile=config.compile)
+
+
+def _settings(config: RunConfig) -> Settings:
+    return Settings(
+        lr=config.lr,
+        optimizer=OPTIMIZERS[config.optimizer],
+        estimator=config.estimator,
+        price=None if config.price is None else CostPrice(config.price),
+        budget=config.parsed_budget(),
+        every=config.every,
+    )
+
+
+def _augment(config: RunConfig, splits: Splits) -> Augment | None:
+    """Crops out of a border as wide as an eighth of the images (4 pixels for 32 x 32), and flips."""
+    return Augment(pad=min(splits.input_shape[1:]) // 8) if config.augment == CROP_FLIP else None
+
+
+@contextmanager
+def _few_threads(run: Run) -> Iterator[None]:
+    """Let a small network compute on one thread within the context, unless the user says how many there are."""
+    threads = torch.get_num_threads()
+    on_cpu = run.engine.device.type == "cpu"
+    if on_cpu and "OMP_NUM_THREADS" not in os.environ and (run.dense.macs or 0) < ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _result(run: Run, history: History, small: nn.Module) -> dict[str, Any]:
     """Score and cost of the compacted network ``small``, next to those of the network at the start."""
-    config = run.config
+    config, theta, last = run.config, run.net.theta, history.rows[-1]
     score = evaluate(small, run.test_loader)
     size = cost(small, run.example)
     return {
@@ -127,19 +183,37 @@ def _result(run: Run, history: History, small: nn.Module) -> dict[str, Any]:
         "dense_params": run.dense.params,
         "dense_macs": run.dense.macs,
         "gates": run.gates,
-        "gates_left": int((run.net.theta > 0.5).sum()),
-        "gates_converged": history.rows[-1].gates_converged,
+        "gates_left": int((theta > 0.5).sum()),
+        "branches": run.branches,
+        "branches_left": int((theta[: run.net.num_branches] > 0.5).sum()),
+        "gates_converged": last.gates_converged,
+        "budget": config.budget,
+        "budget_met": _budget_met(run, size, last),
+        "nu": None if math.isnan(last.nu) else last.nu,
         "seconds": sum(row.seconds for row in history.rows),
+        "epoch_seconds_first": history.rows[0].seconds,
+        "epoch_seconds_last": last.seconds,
         "epochs": config.epochs,
         "seed": config.seed,
+        **run.engine.describe(),
         "device": config.device,
         "network": config.net,
         "data": config.data,
-        "price": config.price if config.log_gamma is None else None,
+        "price": config.price,
         "log_gamma": config.log_gamma,
         "label_smoothing": config.label_smoothing,
         "versions": versions(),
     }
+
+
+def _budget_met(run: Run, size: Cost, last: EpochRow) -> bool | None:
+    """Whether a network of this size keeps to the budget, for seconds as they were measured last; without one, None."""
+    budget = run.config.parsed_budget()
+    if budget is None:
+        return None
+    if budget.measure == "latency":
+        return last.expected <= budget.fraction
+    return getattr(size, budget.measure) <= budget.fraction * getattr(run.dense, budget.measure)
 
 
 def _write_removals(path: Path, removals: list[Removal]) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from bayesprune.data import load
 from bayesprune.pruning import load as load_network
-from tests.cli.verify import TINY, listing, verify_done, verify_refused
+from tests.cli.verify import TINY, listing, verify_done, verify_refused, write_images
 
 
 def cells(line: str) -> list[str]:
@@ -61,26 +61,15 @@ def test_evaluate_prints_a_table(finished: Path):
     assert ["parameters", f"{result['params']:,}"] in rows
 
 
-def write_images(folder: Path, size: int, classes: int) -> None:
-    from torchvision.utils import save_image
-
-    for split in ("train", "test"):
-        for label in range(classes):
-            path = folder / split / f"class{label:02d}"
-            path.mkdir(parents=True)
-            save_image(torch.rand(3, size, size), path / "image.png")
-
-
 def test_evaluate_refuses_data_that_do_not_fit(finished: Path, tmp_path: Path):
-    write_images(tmp_path / "large", size=9, classes=2)
-    verify_refused("evaluate", finished, "--data", f"imagefolder:{tmp_path / 'large'}", says=("(3, 9, 9)", "(1, 8, 8)"))
+    large = write_images(tmp_path / "large", size=9, classes=2)
+    verify_refused("evaluate", finished, "--data", large, says=("(3, 9, 9)", "(1, 8, 8)"))
     verify_refused("evaluate", finished, "--data", "digit", says=("'digit'",))
 
 
 def test_evaluate_refuses_more_classes_than_outputs(tmp_path: Path):
-    write_images(tmp_path / "two", size=8, classes=2)
-    write_images(tmp_path / "three", size=8, classes=3)
-    two, three = (f"imagefolder:{tmp_path / name}" for name in ("two", "three"))
+    two = write_images(tmp_path / "two", size=8, classes=2)
+    three = write_images(tmp_path / "three", size=8, classes=3)
     verify_done("train", "--data", two, "--epochs", "1", "--log-gamma", "0.001", "--out", tmp_path / "run")
     assert json.loads(verify_done("evaluate", tmp_path / "run", "--json"))["examples"] == 2
     verify_refused("evaluate", tmp_path / "run", "--data", three, says=("3 classes", "2 outputs"))

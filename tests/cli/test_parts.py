@@ -1,71 +1,69 @@
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from bayesprune.cli.config import RunConfig, check_device, read_config, resumed, write_config
+from bayesprune.cli.config import resolve
 from bayesprune.cli.folder import new_folder
 from bayesprune.cli.progress import Display, describe
+from bayesprune.cli.record import read_config, resumed, write_config
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.training import EpochRow
 from tests.cli.verify import listing
 
-ROW = EpochRow(3, "settle", 0.98765, 0.5, 0.4, 0.97222, 1234, 0.5, 50_610, 50_200, 1.25)
+ROW = EpochRow(
+    epoch=3, phase="settle", loss=0.98765, nll=0.5, val_nll=0.4, val_accuracy=0.97222, gates_left=1234,
+    gates_converged=0.5, params=50_610, macs=50_200, nu=0.25, expected=0.5, seconds=1.25,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("config", "folder"),
+    ("options", "folder"),
     [
-        (RunConfig(), "runs/lenet300-digits-seed0"),
-        (RunConfig(net="resmlp12", data="mnist", seed=7), "runs/resmlp12-mnist-seed7"),
-        (RunConfig(data="imagefolder:/data/birds"), "runs/lenet300-imagefolder-birds-seed0"),
-        (RunConfig(data="imagefolder:../birds/"), "runs/lenet300-imagefolder-birds-seed0"),
+        ({}, "runs/lenet300-digits-seed0"),
+        ({"net": "resmlp12", "data": "mnist", "seed": 7}, "runs/resmlp12-mnist-seed7"),
+        ({"data": "imagefolder:/data/birds"}, "runs/lenet300-imagefolder-birds-seed0"),
+        ({"data": "imagefolder:../birds/"}, "runs/lenet300-imagefolder-birds-seed0"),
     ],
 )
-def test_the_default_folder_is_one_name_below_runs(config: RunConfig, folder: str):
-    assert config.default_folder == Path(folder)
-
-
-def test_the_defaults_pass_the_check():
-    RunConfig().check()
+def test_the_default_folder_is_one_name_below_runs(options: dict, folder: str):
+    assert resolve(options).default_folder == Path(folder)
 
 
 def test_a_config_survives_being_written(tmp_path: Path):
-    config = RunConfig(net="resmlp", limit=77, log_gamma=0.1, data="imagefolder:a b")
+    config = resolve({"net": "resmlp", "limit": 77, "log_gamma": 0.1, "data": "imagefolder:a b", "compile": True})
     write_config(tmp_path, config, (3, 32, 16))
     assert read_config(tmp_path) == (config, (3, 32, 16))
     assert listing(tmp_path) == ["config.json"]
 
 
+def test_a_run_recorded_with_fewer_options_can_be_read(tmp_path: Path):
+    """Those that came later have the values that all runs had before."""
+    config = resolve({"seed": 3})
+    write_config(tmp_path, config, (1, 8, 8))
+    record = json.loads((tmp_path / "config.json").read_text())
+    for name in ("budget", "precision", "compile", "augment", "every", "weight_decay", "optimizer"):
+        del record["options"][name]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert read_config(tmp_path)[0] == config
+
+
 def test_only_given_options_are_compared_when_resuming():
-    stored, asked = RunConfig(epochs=6, seed=3), RunConfig(seed=4)
-    assert resumed(stored, asked, {"resume"}, Path("run")) == stored
+    stored = resolve({"epochs": 6, "seed": 3, "log_gamma": 0.2})
+    assert resumed(stored, {}, Path("run")) == stored
+    assert resumed(stored, {"seed": 3, "log_gamma": 0.2, "device": "auto", "augment": "auto"}, Path("run")) == stored
     with pytest.raises(ConfigError, match="--seed 4 contradicts the run in run, which has --seed 3"):
-        resumed(stored, asked, {"resume", "seed"}, Path("run"))
+        resumed(stored, {"seed": 4}, Path("run"))
+    with pytest.raises(ConfigError, match=r"--budget macs=0\.5 contradicts .* no --budget"):
+        resumed(stored, {"budget": "macs=0.5"}, Path("run"))
 
 
 def test_data_that_were_moved_can_be_found_again():
-    stored = RunConfig(data="mnist", data_dir="old")
-    assert resumed(stored, RunConfig(data_dir="new"), {"data_dir"}, Path("run")) == replace(stored, data_dir="new")
-
-
-def test_devices_that_are_there_are_taken(monkeypatch: pytest.MonkeyPatch):
-    assert check_device("cpu").type == "cpu"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert (check_device("cuda").index, check_device("cuda:1").index) == (None, 1)
-    with pytest.raises(ConfigError, match=r"cuda:0 to cuda:1"):
-        check_device("cuda:2")
-
-
-def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    for name in ("cuda", "cuda:0", "mps"):
-        with pytest.raises(ConfigError, match=f"--device {name}: .*--device cpu"):
-            check_device(name)
+    stored = resolve({"data": "mnist", "data_dir": "old"})
+    assert resumed(stored, {"data_dir": "new"}, Path("run")) == replace(stored, data_dir="new")
 
 
 def test_a_refused_run_takes_its_folder_away_again(tmp_path: Path):

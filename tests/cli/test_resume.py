@@ -1,56 +1,16 @@
 """A run that was stopped and resumed ends with the numbers and the network of one that was not."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from bayesprune.cli.progress import Display
 from bayesprune.training import EpochRow
 from bayesprune.training.checkpoint import read_checkpoint
-from tests.cli.verify import TINY, listing, run, verify_done, verify_refused
-
-KILLED = """
-import os, signal, sys
-from bayesprune.cli import main
-from bayesprune.training.loop import Trainer
-train_step = Trainer._train_step
-def step(self, x, y):
-    if self.epoch == 3 and self.step == 3 * self.schedule.steps_per_epoch + 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return train_step(self, x, y)
-Trainer._train_step = step
-main()
-"""
-
-
-def numbers(folder: Path) -> dict[str, object]:
-    """``result.json`` and ``history.csv`` without durations, and ``removals.csv``."""
-    result = json.loads((folder / "result.json").read_text())
-    result.pop("seconds")
-    history = [line.rpartition(",")[0] for line in (folder / "history.csv").read_text().splitlines()]
-    return {"result": result, "history": history, "removals": (folder / "removals.csv").read_text()}
-
-
-def verify_same_end(resumed: Path, unbroken: Path) -> None:
-    """Both runs ended with the same numbers, files and tensors."""
-    assert listing(resumed) == listing(unbroken)
-    assert numbers(resumed) == numbers(unbroken)
-    mine, theirs = (load_file(folder / "model.safetensors") for folder in (resumed, unbroken))
-    assert mine.keys() == theirs.keys()
-    for name, tensor in mine.items():
-        assert torch.equal(tensor, theirs[name]), name
-    assert (
-        read_checkpoint(resumed / "checkpoint.pt")["origin"].keys()
-        == read_checkpoint(unbroken / "checkpoint.pt")["origin"].keys()
-    )
+from tests.cli.verify import TINY, kill, listing, run, verify_done, verify_refused, verify_same_end
 
 
 def start_and_stop(folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
@@ -84,10 +44,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(
 
 def test_a_killed_run_ends_as_an_unbroken_one(finished: Path, tmp_path: Path):
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, "train", *TINY, "--seed", "3", "--out", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    kill("train", *TINY, "--seed", "3", "--out", folder, epochs=3, steps=4)
     state = read_checkpoint(folder / "checkpoint.pt")
     assert state["epoch"] == 3
     assert sum(len(origin) for origin in state["origin"].values()) < 464

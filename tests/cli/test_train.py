@@ -1,18 +1,20 @@
-import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from bayesprune.cli.config import RunConfig
+from bayesprune.cli.config import RunConfig, resolve
 from bayesprune.cli.progress import Display
+from bayesprune.cli.run import perform, prepare
 from bayesprune.data import load, loaders
+from bayesprune.errors import DataError
 from bayesprune.networks import build
 from bayesprune.pruning import cost
 from bayesprune.pruning import load as load_network
 from bayesprune.training import EpochRow, evaluate
-from tests.cli.verify import TINY, listing, run, verify_done, verify_refused
+from tests.cli.verify import TINY, listing, run, table, verify_done, verify_refused
 
 FILES = [
     "checkpoint.pt",
@@ -23,11 +25,6 @@ FILES = [
     "removals.csv",
     "result.json",
 ]
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_its_files_and_no_others(finished: Path):
@@ -69,8 +66,8 @@ def test_history_and_removals_add_up_to_the_result(finished: Path):
 
 def test_the_config_holds_all_options(finished: Path):
     config = json.loads((finished / "config.json").read_text())
-    expected = RunConfig(epochs=6, limit=600, batch_size=16, lr=0.02, log_gamma=0.2, seed=3)
-    assert RunConfig(**config["options"]) == expected
+    given = {"epochs": 6, "limit": 600, "batch_size": 16, "lr": 0.02, "log_gamma": 0.2, "seed": 3}
+    assert RunConfig(**config["options"]) == resolve({**given, "weight_decay": 1 / 600})
     assert config["input_shape"] == [1, 8, 8]
 
 
@@ -117,19 +114,53 @@ def test_without_out_the_folder_is_named_after_the_run(tmp_path: Path, monkeypat
         (("--log-gamma", "nan"), ("--log-gamma", "nan")),
         (("--log-gamma", "inf"), ("--log-gamma", "inf")),
         (("--log-gamma", "0"), ("--log-gamma", "positive")),
+        (("--price", "0"), ("--price", "positive", "per example")),
+        (("--price", "0.1", "--log-gamma", "1"), ("--price and --log-gamma are two ways",)),
+        (("--budget", "macs=0.4", "--log-gamma", "1"), ("--budget and --log-gamma are two ways",)),
+        (("--budget", "macs"), ("budget", "'macs'")),
+        (("--budget", "macs=much"), ("budget", "much")),
+        (("--budget", "macs=1.5"), ("budget", "1.5")),
+        (("--budget", "flops=0.5"), ("budget", "flops", "macs", "params", "latency")),
+        (("--budget", "macs=0.0001"), ("macs", "0.0001")),
         (("--lr", "-1"), ("--lr", "-1.0")),
+        (("--weight-decay", "-1"), ("--weight-decay", "not negative")),
+        (("--optimizer", "adamw"), ("--optimizer adamw", "adam, sgd")),
+        (("--augment", "mixup"), ("--augment mixup", "crop-flip, none")),
+        (("--precision", "fp16"), ("--precision fp16", "float32, bf16")),
+        (("--every", "0"), ("--every", "at least 1")),
         (("--epochs", "0"), ("--epochs", "at least 1")),
         (("--batch-size", "0"), ("--batch-size", "at least 1")),
         (("--seed", "-1"), ("--seed", "0 or more")),
         (("--limit", "0"), ("limit", "1437")),
         (("--limit", "2000"), ("limit", "1437", "2000")),
         (("--net", "lenet5"), ("lenet5", "16x16")),
+        (("--net", "vgg16"), ("vgg16", "16x16", "(1, 8, 8)")),
+        (("--net", "resnet18"), ("resnet18", "32x32", "(1, 8, 8)")),
+        (("--net", "resnet21"), ("6n + 2", "resnet", "20")),
     ],
 )
 def test_what_cannot_work_is_refused_and_nothing_is_written(
     tmp_path: Path, options: tuple[str, ...], says: tuple[str, ...]
 ):
     verify_refused("train", *options, "--out", tmp_path / "deep" / "run", says=says)
+    assert listing(tmp_path) == []
+
+
+def test_a_number_format_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bayesprune.training.devices._computes_bfloat16", lambda device: False)
+    says = ("--precision bf16", "--precision float32")
+    verify_refused("train", "--precision", "bf16", "--out", tmp_path / "run", says=says)
+    assert listing(tmp_path) == []
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def overflow(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
+        if module.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation.")
+
+    spoil(monkeypatch, overflow)
+    says = ("a batch of 16 examples", "try --batch-size 8,", "2.00 GiB")
+    verify_refused("train", *TINY, "--out", tmp_path / "run", says=says)
     assert listing(tmp_path) == []
 
 
@@ -155,6 +186,17 @@ def test_a_file_for_a_folder_is_refused(tmp_path: Path):
     assert listing(tmp_path) == ["file"]
 
 
+def spoil(monkeypatch: pytest.MonkeyPatch, hook: Callable) -> None:
+    """Let the network have a forward hook."""
+
+    def spoiled(*args: object) -> torch.nn.Module:
+        network = build(*args)
+        network.register_forward_hook(hook)
+        return network
+
+    monkeypatch.setattr("bayesprune.cli.run.build", spoiled)
+
+
 def diverge(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Let the loss become NaN after so many steps."""
     steps = iter(range(10_000))
@@ -162,12 +204,7 @@ def diverge(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     def poison(module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
         return output * float("nan") if module.training and next(steps) >= after else output
 
-    def spoiled(*args: object) -> torch.nn.Module:
-        network = build(*args)
-        network.register_forward_hook(poison)
-        return network
-
-    monkeypatch.setattr("bayesprune.cli.run.build", spoiled)
+    spoil(monkeypatch, poison)
 
 
 def test_a_loss_that_is_not_finite_names_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -196,6 +233,32 @@ def test_ctrl_c_says_where_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     says = (f"from {folder / 'checkpoint.pt'}", f"bayesprune train --resume {folder}")
     verify_refused("train", *TINY, "--out", folder, says=says, code=130)
     assert not (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("net", "environment", "threads"),
+    [("lenet300", {}, 1), ("lenet300", {"OMP_NUM_THREADS": "2"}, 2), ("resnet14", {}, 2)],
+)
+def test_a_small_network_trains_on_one_thread_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch, net: str, environment: dict[str, str], threads: int
+):
+    during, before = [], torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def fit(*args: object, **kwargs: object) -> None:
+        during.append(torch.get_num_threads())
+        raise DataError("enough")
+
+    monkeypatch.setattr("bayesprune.cli.run.fit", fit)
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(DataError, match="enough"):
+            perform(prepare(resolve({"net": net, "limit": 64})), Path("nowhere"))
+        assert (during, torch.get_num_threads()) == ([threads], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.filterwarnings("default")

@@ -1,0 +1,149 @@
+"""Options that were not given come from the network's recipe; those that were given stay."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from bayesprune.cli.config import resolve
+from bayesprune.cli.recipes import OPTIMIZERS, PLAIN, RECIPES, nesterov, recipe_for
+from bayesprune.errors import ConfigError
+from bayesprune.networks import FAMILIES, NETWORKS
+
+
+def test_a_run_without_options_is_what_it_always_was():
+    """Results of runs without options must not change."""
+    assert asdict(resolve({})) == {
+        "net": "lenet300",
+        "data": "digits",
+        "epochs": 100,
+        "seed": 0,
+        "batch_size": 64,
+        "lr": 2e-3,
+        "price": 0.25,
+        "log_gamma": None,
+        "label_smoothing": 0.05,
+        "estimator": "auto",
+        "slab": "point",
+        "device": "cpu",
+        "limit": None,
+        "data_dir": "data",
+        "budget": None,
+        "precision": "float32",
+        "compile": False,
+        "augment": "none",
+        "every": 4,
+        "weight_decay": None,
+        "optimizer": "adam",
+    }
+
+
+def test_every_network_and_family_has_a_recipe():
+    assert set(RECIPES) == set(NETWORKS) | set(FAMILIES)
+
+
+@pytest.mark.parametrize("net", sorted(NETWORKS))
+def test_every_recipe_passes_the_check(net: str):
+    resolve({"net": net, "device": "cpu"}).check()
+
+
+@pytest.mark.parametrize(
+    ("net", "recipe"),
+    [
+        ("resnet56", "resnet"),
+        ("resnet20", "resnet"),
+        ("resnet18", "resnet18"),
+        ("resnet50", "resnet50"),
+        ("resmlp12", "resmlp"),
+        ("vgg16", "vgg16"),
+    ],
+)
+def test_a_depth_takes_its_family_s_recipe_unless_the_network_has_its_own(net: str, recipe: str):
+    assert recipe_for(net) is RECIPES[recipe]
+
+
+@pytest.mark.parametrize("net", ["lenet9", "56", "vgg", ""])
+def test_an_unknown_network_has_the_plain_recipe(net: str):
+    assert recipe_for(net) is PLAIN
+
+
+def test_recipes_of_residual_networks():
+    small, large, mlp = (resolve({"net": net}) for net in ("resnet56", "resnet50", "resmlp"))
+    assert (small.optimizer, small.lr, small.batch_size, small.weight_decay, small.every) == ("sgd", 0.1, 128, 5e-4, 4)
+    assert (large.optimizer, large.lr, large.batch_size, large.weight_decay) == ("sgd", 0.1, 256, 1e-4)
+    assert small.label_smoothing == large.label_smoothing == mlp.label_smoothing == 0
+    assert (mlp.optimizer, mlp.price, mlp.every, mlp.weight_decay) == ("adam", 0.4, 16, 60 / 60_000)
+
+
+def test_options_that_were_given_stay():
+    given = {"net": "resnet20", "lr": 0.5, "batch_size": 7, "optimizer": "adam", "weight_decay": 0.0, "every": 9}
+    config = resolve({**given, "label_smoothing": 0.2, "price": 3.0})
+    assert {name: getattr(config, name) for name in given} == given
+    assert (config.label_smoothing, config.price) == (0.2, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "augment"),
+    [
+        ({"net": "resnet20", "data": "cifar10"}, "crop-flip"),
+        ({"net": "vgg16", "data": "cifar100", "augment": "auto"}, "crop-flip"),
+        ({"net": "resnet18", "data": "imagefolder:birds"}, "crop-flip"),
+        ({"net": "resnet20", "data": "mnist"}, "none"),
+        ({"net": "resnet20", "data": "digits"}, "none"),
+        ({"net": "resnet20", "data": "cifar10", "augment": "none"}, "none"),
+        ({"net": "lenet300", "data": "cifar10"}, "none"),
+        ({"net": "lenet300", "data": "digits", "augment": "crop-flip"}, "crop-flip"),
+    ],
+)
+def test_colour_images_are_varied_where_the_recipe_has_it(options: dict[str, str], augment: str):
+    assert resolve(options).augment == augment
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpu_is_taken_where_there_is_one_and_it_is_faster(monkeypatch: pytest.MonkeyPatch, there: bool):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    assert resolve({"net": "resnet56"}).device == ("cuda" if there else "cpu")
+    assert resolve({"net": "lenet300"}).device == resolve({"net": "resmlp"}).device == "cpu"
+    assert resolve({"net": "resnet56", "device": "cpu"}).device == "cpu"
+
+
+def test_one_of_budget_price_and_log_gamma_prices_structures():
+    assert resolve({"budget": "macs=0.5"}).price is None
+    assert resolve({"log_gamma": 0.1}).price is None
+    assert resolve({"price": 0.5}).price == 0.5
+    for two in ({"budget": "macs=0.5", "log_gamma": 0.1}, {"price": 0.5, "log_gamma": 0.1}):
+        with pytest.raises(ConfigError, match="two ways to price structures"):
+            resolve(two).check()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_pass_over_what_has_no_gradient(name: str):
+    """The weights of a branch that was left out of the first step, and of one left out later."""
+    used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = OPTIMIZERS[name]([used, unused], lr=0.1, weight_decay=0.0)
+    for p in (used, unused, used):
+        optimizer.zero_grad()
+        p.square().sum().backward()
+        other = unused if p is used else used
+        before = other.detach().clone()
+        optimizer.step()
+        assert torch.equal(other, before)
+        assert (p < 1).all()
+
+
+def test_nesterov_adds_weight_decay_to_the_gradient():
+    """Sutskever et al. 2013 as torch writes it: v ← 0.9 v + g, w ← w − lr (g + 0.9 v), g with λ w in it."""
+    p = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = nesterov([p], lr=0.1, weight_decay=0.05)
+    w = velocity = 0.0
+    w = 2.0
+    for gradient in (1.0, -3.0):
+        p.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+        g = gradient + 0.05 * w
+        velocity = g if velocity == 0.0 else 0.9 * velocity + g
+        w -= 0.1 * (g + 0.9 * velocity)
+        assert math.isclose(p.item(), w, rel_tol=1e-12)
