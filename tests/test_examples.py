@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,16 +31,61 @@ def test_every_example_says_what_it_is_for_and_checks_its_result(name: str) -> N
     assert sum(isinstance(node, ast.Assert) for node in ast.walk(tree)) >= 3
 
 
-@pytest.mark.examples
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_example_runs(name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", FOLDER / f"{name}.py"],
-        cwd=tmp_path,
+def run(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", FOLDER / script, *arguments],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=SECONDS,
     )
+
+
+@pytest.mark.examples
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    done = run(f"{name}.py", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.examples
+def test_the_image_benchmark_stops_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
+    command = "benchmarks/cifar.py", tmp_path, "--smoke", "--out", "out"
+    stopped = run(*command, "--minutes", "0")
+    assert stopped.returncode == 75, stopped.stderr
+    assert stopped.stdout.count("epoch ") == 1
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    check_smoke(result, done.stdout)
+    again = run(*command)
+    assert again.returncode == 0 and "epoch " not in again.stdout, again.stderr
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["rows"] == result["rows"]
+    other = run(*command, "--lr", "0.01")
+    assert other.returncode == 1 and "lr was 0.05 and is 0.01" in other.stderr
+
+
+def check_smoke(result: dict[str, Any], printed: str) -> None:
+    """What the smoke run must have found."""
+    rows = {row["pipeline"]: row for row in result["rows"]}
+    if importlib.util.find_spec("torch_pruning") is None:
+        assert "pip install 'bayesprune[bench]'" in printed and set(rows) == {"dense", "gated"}
+    else:
+        assert set(rows) == {"dense", "gated", "peer"}
+    # ResNet-20 of 4, 8 and 16 channels on 8x8, 4x4 and 2x2: each of the nine blocks 18 * (4 * 8)**2, but the first of
+    # the second and third stage three quarters of that and a by-pass.
+    dense = rows["dense"]
+    assert dense["macs"] == 64 * 36 + 18 * 1024 * 7 + 2 * (18 * 1024 * 3 // 4 + 512) + 160
+    assert dense["layers"] == 22 and dense["branches"] == [9, 9] and len(dense["epochs"]) == 8
+    assert rows["gated"]["branches"][0] < 9
+    assert 0 < rows["gated"]["macs"] < 0.5 * dense["macs"]
+    for name, row in rows.items():
+        assert row["accuracy"] > 0.3, name  # chance is 0.1
+    if "peer" in rows:
+        assert 0.8 * rows["gated"]["macs"] < rows["peer"]["macs"] <= rows["gated"]["macs"]
+        assert len(rows["peer"]["epochs"]) == 4 and rows["peer"]["seconds"] > dense["seconds"]
+    compared = {entry["pipeline"]: entry for entry in result["comparisons"]}
+    assert compared["gated"]["to dense"]["macs"] == rows["gated"]["macs"] / dense["macs"]
+    assert result["step at the start"]["ratio"] > 0 and result["machine"]["torch"]

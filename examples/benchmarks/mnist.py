@@ -3,10 +3,12 @@
     python examples/benchmarks/mnist.py lenet300 --data-dir DIR
     python examples/benchmarks/mnist.py lenet5 --data-dir DIR
     python examples/benchmarks/mnist.py resmlp --data-dir DIR
+    python examples/benchmarks/mnist.py lenet5-bypass --starts usual --limit 20000 --data-dir DIR
+    python examples/benchmarks/mnist.py vgg16 --starts usual --limit 10000 --data-dir DIR
 
-One training run a row, on all 60,000 training images; nothing is chosen on the test set. Accuracy is that of
-the compacted network on the 10,000 test images; it is also computed with the gated network, and the script fails if the
-two differ.
+One training run a row, on all 60,000 training images unless limited; nothing is chosen on the test set. Accuracy is
+that of the compacted network on the 10,000 test images; it is also computed with the gated network, and the script
+fails if the two differ.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from report import machine, table
@@ -33,6 +35,7 @@ class Recipe:
     nu: float
     lr: float
     wide: dict
+    usual: dict = field(default_factory=dict)
     params: float = 0.5
     weight_precision: float = 6.0
     label_smoothing: float = 0.05
@@ -43,6 +46,8 @@ class Recipe:
 RECIPES = {
     "lenet300": Recipe(epochs=40, nu=0.17, lr=3e-3, wide={"widths": (600, 200)}),
     "lenet5": Recipe(epochs=20, nu=0.36, lr=4e-3, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
+    "lenet5-bypass": Recipe(epochs=10, nu=0.3, lr=3e-3, wide={"widths": (40, 100, 1000)}, channels_last=True),
+    "vgg16": Recipe(epochs=10, nu=0.3, lr=3e-3, wide={"width": 16}, usual={"width": 8}, channels_last=True),
     "resmlp": Recipe(
         epochs=20, nu=0.4, lr=2e-3, wide={"depth": 48}, weight_precision=60.0, label_smoothing=0.0, every=16
     ),
@@ -71,13 +76,14 @@ def run(name: str, recipe: Recipe, splits: bp.data.Splits, seed: int, wide: bool
     torch.manual_seed(seed)
     build = bp.networks.NETWORKS[name]
     example = torch.zeros(1, *splits.input_shape)
-    reference = bp.cost(build(splits.input_shape, splits.num_classes), example)
-    net = build(splits.input_shape, splits.num_classes, **(recipe.wide if wide else {}))
+    reference = bp.cost(build(splits.input_shape, splits.num_classes, **recipe.usual), example)
+    net = build(splits.input_shape, splits.num_classes, **(recipe.wide if wide else recipe.usual))
     if recipe.channels_last:
         net = net.to(memory_format=torch.channels_last)
     train, test = bp.data.loaders(splits, 128, seed)
     likelihood = Categorical(recipe.label_smoothing)
     bnn = bp.BayesianNet(net, likelihood, num_data=len(splits.train), weight_precision=recipe.weight_precision)
+    layers = bnn.num_branches == bnn.num_gates
     began = time.perf_counter()
     price = CostPrice(recipe.nu, recipe.params, reference)
     history = bp.fit(bnn, train, epochs=epochs, settings=Settings(lr=recipe.lr, price=price, every=recipe.every))
@@ -89,7 +95,7 @@ def run(name: str, recipe: Recipe, splits: bp.data.Splits, seed: int, wide: bool
         raise SystemExit(f"compaction changed the accuracy from {gated} to {accuracy}")
     size = bp.cost(small, example)
     gates = "-".join(str(int((theta > 0.5).sum())) for theta in bnn.gate_probs().values())
-    if name == "resmlp":
+    if layers:
         gates = f"{sum(int(g) for g in gates.split('-') if g)} branches"
     return Outcome(
         accuracy, size.params, size.macs, history.rows[-1].gates_converged, gates, history.branches_computed, seconds
@@ -104,12 +110,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--starts", nargs="*", default=["usual", "double"], choices=["usual", "double"])
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--limit", type=int, help="number of training images, instead of all")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
     recipe = RECIPES[options.net]
     epochs = options.epochs or recipe.epochs
-    splits = bp.data.load("mnist", data_dir=options.data_dir)
-    dense_net = bp.networks.build(options.net, splits.input_shape, splits.num_classes)
+    splits = bp.data.load("mnist", data_dir=options.data_dir, limit=options.limit)
+    dense_net = bp.networks.NETWORKS[options.net](splits.input_shape, splits.num_classes, **recipe.usual)
     dense = bp.cost(dense_net, torch.zeros(1, *splits.input_shape))
     print(machine(), flush=True)
     print(f"{options.net}, {epochs} epochs, nu {recipe.nu}", flush=True)

@@ -1,30 +1,59 @@
-"""What every benchmark prints: the machine, the versions and a Markdown table."""
+"""What every benchmark prints or writes: the machine, the versions, a Markdown table, a JSON file."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
 
 import bayesprune
+from bayesprune.atomic import write_atomically
 
 
 def machine() -> str:
     """One line on processor, cores and versions."""
+    is_ = facts()
+    return (
+        f"{is_['processor']}, {is_['cores']} cores, {is_['threads']} threads, {is_['gpu'] or 'no GPU'}; "
+        f"Python {is_['python']}, torch {is_['torch']}, Pyro {is_['pyro']}, bayesprune {is_['bayesprune']}"
+    )
+
+
+def facts() -> dict[str, Any]:
+    """Processor, GPU (``None`` without one) and versions (``None`` for what is not installed)."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return (
-        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"Pyro {pyro.__version__}, bayesprune {bayesprune.__version__}"
-    )
+    try:
+        torch_pruning = version("torch-pruning")
+    except PackageNotFoundError:
+        torch_pruning = None
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "pyro": pyro.__version__,
+        "torch_pruning": torch_pruning,
+        "bayesprune": bayesprune.__version__,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` so that the file is whole at all times."""
+    write_atomically(path, json.dumps(content, indent=1).encode())
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

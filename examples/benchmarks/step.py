@@ -18,7 +18,9 @@ from report import machine, table
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.data.shards import Span
 from bayesprune.layers import Gate, Linear, Residual
+from bayesprune.training.engine import Engine
 from bayesprune.training.loop import Trainer
 
 
@@ -86,10 +88,10 @@ def compare(net: nn.Sequential, batch: int, blocks: int, steps: int, every: int)
     bnn = bp.BayesianNet(net, num_data=60_000, prior=bp.distributions.FlatteningPrior(18.0))
     endless = Repeat(x, y, 10**9)  # so long a run that θ rests
     settings = bp.training.Settings(lr=1e-9, every=every, schedule={"sample_from": 0.0})
-    trainer = Trainer(bnn, endless, epochs=1, prune=False, settings=settings)
+    trainer = Trainer(bnn, endless, epochs=1, prune=False, settings=settings, engine=Engine())
 
     def gated_step() -> None:
-        trainer._train_step(x, y)
+        trainer._train_step(x, y, Span(batch, 0, batch))
         trainer.step += 1
 
     for step in (plain_step, gated_step):

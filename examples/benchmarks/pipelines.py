@@ -1,0 +1,230 @@
+"""Three ways to a network: train it plain and dense, let it prune itself while it trains, prune it and fine-tune.
+
+Each pipeline has a folder of its own, goes on from the checkpoint there, and leaves ``model.safetensors`` (the plain
+network that it ends with) and ``row.json`` (its line in the tables) when it is done.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import peer as torch_pruning
+import torch
+from plain import PlainTrainer, Progress
+from recipe import Deadline, Recipe, example, peak_memory
+from report import write_json
+from timing import Pair, latency
+from torch import nn
+
+import bayesprune as bp
+from bayesprune.data import Splits
+from bayesprune.layers import Residual
+from bayesprune.training import EpochRow, Schedule
+
+FINE_TUNING = 0.1
+"""Learning rate of fine-tuning, relative to that of training from scratch."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one pipeline is given.
+
+    Attributes:
+        recipe: How to train.
+        splits: On what.
+        seed: Of initial weights, order and augmentation.
+        folder: Where the folders of the pipelines of this seed are.
+        deadline: When to stop.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    seed: int
+    folder: Path
+    deadline: Deadline
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a pipeline ended with.
+
+    Attributes:
+        pipeline: Its name.
+        net: Name of the network it began with.
+        seed: Its seed.
+        accuracy: Of the network that is left, on the test images, 0 to 1.
+        macs: Multiply-adds of one example.
+        params: Parameters.
+        layers: Convolutions and linear maps.
+        branches: Branches that are left; of those that there were at the start.
+        seconds: All that training took: epochs, pruning, and what the pipeline began with.
+        epochs: Seconds of each epoch of its own.
+        peak: Most memory the device's tensors took, bytes; ``None`` where it was not measured.
+        latency: By batch size, a forward pass relative to that of the dense network.
+        converged: Fraction of the starting gates that are removed or within 0.01 of 0 or 1; ``None`` without gates.
+    """
+
+    pipeline: str
+    net: str
+    seed: int
+    accuracy: float
+    macs: int
+    params: int
+    layers: int
+    branches: tuple[int, int]
+    seconds: float
+    epochs: list[float]
+    peak: int | None
+    latency: dict[int, Pair] = field(default_factory=dict)
+    converged: float | None = None
+
+    @property
+    def first_seconds(self) -> float:
+        """Seconds of an epoch at the start; the very first, with all that is made ready in it, is left out."""
+        return median(self.epochs[1:4] or self.epochs)
+
+    @property
+    def last_seconds(self) -> float:
+        """Seconds of an epoch at the end."""
+        return median(self.epochs[-3:])
+
+    @classmethod
+    def read(cls, path: Path) -> Row:
+        """The row that a finished pipeline wrote."""
+        state = json.loads(path.read_text())
+        timed = {int(size): Pair(**pair) for size, pair in state.pop("latency").items()}
+        return cls(latency=timed, branches=tuple(state.pop("branches")), **state)
+
+
+def dense(run: Run) -> Row:
+    """Train the network without gates in a plain PyTorch loop."""
+    folder = _begin(run, "dense")
+    start = run.recipe.gated(run.splits)
+    branches = sum(isinstance(module, Residual) for module in start.modules())
+    net = bp.compact(start.train())
+    progress = _train(run, net, folder, run.recipe.epochs, run.recipe.lr)
+    return _finish(run, "dense", net, progress, seconds=sum(progress.seconds), branches=(branches, branches))
+
+
+def peer(run: Run) -> Row:
+    """Prune the dense network to the multiply-adds that the gated one ended with, and fine-tune it.
+
+    Raises:
+        SystemExit: if one of the other two pipelines is not done.
+        TooSmall: if Torch-Pruning cannot make it so small.
+    """
+    rows = {name: run.folder / name / "row.json" for name in ("dense", "gated")}
+    missing = [name for name, path in rows.items() if not path.exists()]
+    if missing:
+        raise SystemExit(f"the peer begins with the dense network and the size of the gated one; run {missing} first")
+    whole, target = Row.read(rows["dense"]), Row.read(rows["gated"])
+    folder = _begin(run, "peer")
+    start = folder / "pruned.safetensors"
+    if not start.exists():
+        began = time.perf_counter()
+        net = torch_pruning.pruned(
+            bp.load(run.folder / "dense" / "model.safetensors"), example(run.splits), target.macs
+        )
+        write_json(folder / "pruning.json", {"seconds": time.perf_counter() - began})
+        bp.save(net, start)
+    pruning = json.loads((folder / "pruning.json").read_text())["seconds"]
+    net = bp.load(start).to(run.recipe.device, memory_format=torch.channels_last)
+    progress = _train(run, net, folder, max(1, run.recipe.epochs // 2), FINE_TUNING * run.recipe.lr)
+    seconds = whole.seconds + pruning + sum(progress.seconds)
+    return _finish(run, "peer", net, progress, seconds=seconds, branches=whole.branches)
+
+
+def gated(run: Run) -> Row:
+    """Let the network prune itself while it trains.
+
+    Raises:
+        SystemExit: if compaction changes the accuracy.
+    """
+    folder = _begin(run, "gated")
+    bnn = run.recipe.bayesian(run.splits)
+    branches = bnn.num_branches
+    train = run.recipe.loaders(run.splits, run.seed)[0]
+    memory = folder / "memory.json"
+    peak = json.loads(memory.read_text())["peak"] if memory.exists() else None
+
+    def after_epoch(row: EpochRow) -> None:
+        nonlocal peak
+        peak = peak_memory(peak)
+        write_json(memory, {"peak": peak})
+        left = f"{row.gates_left} gates, {row.macs / 1e6:.2f} M multiply-adds"
+        print(f"  epoch {row.epoch}: {row.phase}, loss {row.nll:.4f}, {left}, {row.seconds:.2f} s", flush=True)
+        run.deadline.epoch_done(row.seconds)
+
+    history = bp.fit(
+        bnn,
+        train,
+        epochs=run.recipe.epochs,
+        settings=run.recipe.settings(run.splits),
+        engine=run.recipe.engine(),
+        out=folder,
+        on_epoch=after_epoch,
+    )
+    net = bp.compact(bnn)
+    test = run.recipe.loaders(run.splits, run.seed)[1]
+    before, after = (bp.training.evaluate(model, test).accuracy for model in (bnn, net))
+    if abs(before - after) > 5 / len(run.splits.test):  # kernels may round differently for other shapes
+        raise SystemExit(f"compaction changed the accuracy from {before} to {after}")
+    progress = Progress([row.seconds for row in history.rows], peak)
+    left = sum(bool(gate.theta > 0.5) for gate in bnn.gates()[: bnn.num_branches])
+    seconds, converged = sum(progress.seconds), history.rows[-1].gates_converged
+    return _finish(run, "gated", net, progress, seconds=seconds, branches=(left, branches), converged=converged)
+
+
+PIPELINES = {"dense": dense, "gated": gated, "peer": peer}
+
+
+def _begin(run: Run, name: str) -> Path:
+    """Make ready for a pipeline; returns its folder."""
+    print(f"{run.recipe.net}, seed {run.seed}: {name}", flush=True)
+    folder = run.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(run.seed)
+    if run.recipe.compile:
+        torch.compiler.reset()  # what is compiled keeps the network of the pipeline before
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return folder
+
+
+def _train(run: Run, net: nn.Module, folder: Path, epochs: int, lr: float) -> Progress:
+    """Train a plain network, or go on with it."""
+    train = run.recipe.loaders(run.splits, run.seed)[0]
+    trainer = PlainTrainer(net, run.recipe, Schedule(epochs, len(train)), lr)
+    return trainer.run(train, folder / "checkpoint.pt", run.deadline)
+
+
+def _finish(run: Run, name: str, net: nn.Module, progress: Progress, **known: Any) -> Row:
+    """Score and time the network that a pipeline ended with, and write it and its row."""
+    test = run.recipe.loaders(run.splits, run.seed)[1]
+    size = bp.cost(net, example(run.splits))
+    whole = run.recipe.plain(run.splits)
+    batches = {count: example(run.splits).expand(count, -1, -1, -1) for count in (1, run.recipe.batch_size)}
+    row = Row(
+        pipeline=name,
+        net=run.recipe.net,
+        seed=run.seed,
+        accuracy=bp.training.evaluate(net, test).accuracy,
+        macs=size.macs,
+        params=size.params,
+        layers=sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in net.modules()),
+        epochs=progress.seconds,
+        peak=progress.peak,
+        latency={count: latency(net, whole, x, run.recipe) for count, x in batches.items()},
+        **known,
+    )
+    bp.save(net, run.folder / name / "model.safetensors")
+    write_json(run.folder / name / "row.json", asdict(row))
+    return row

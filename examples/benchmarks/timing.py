@@ -1,0 +1,84 @@
+"""Times of two networks side by side: taken in turn, in blocks, so that a busy machine slows both alike."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from plain import PlainTrainer
+from recipe import Recipe
+from step import Repeat
+from torch import nn
+
+import bayesprune as bp
+from bayesprune.data.shards import Span
+from bayesprune.training import Schedule
+from bayesprune.training.loop import Trainer
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Times of the same thing for a network and for the one it is compared with.
+
+    Attributes:
+        reference_ms: Median over blocks of the mean milliseconds of the reference.
+        ms: The same of the network.
+        ratio: Median over blocks of their ratio.
+    """
+
+    reference_ms: float
+    ms: float
+    ratio: float
+
+
+def in_turn(reference: Callable[[], object], other: Callable[[], object], blocks: int, calls: int) -> Pair:
+    """Time two functions, ``calls`` calls of one, then of the other, ``blocks`` times after one block to warm up."""
+    pairs = [(_seconds(reference, calls), _seconds(other, calls)) for _ in range(blocks + 1)][1:]
+    first, second = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return Pair(1e3 * first, 1e3 * second, statistics.median(b / a for a, b in pairs))
+
+
+def _seconds(call: Callable[[], object], calls: int) -> float:
+    """Mean seconds of a call, the device's work included."""
+    _wait()
+    began = time.perf_counter()
+    for _ in range(calls):
+        call()
+    _wait()
+    return (time.perf_counter() - began) / calls
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def latency(net: nn.Module, dense: nn.Module, example: torch.Tensor, recipe: Recipe) -> Pair:
+    """A forward pass of ``net`` relative to ``dense``, for inputs like ``example``, in the precision of the recipe."""
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    example = example.to(recipe.device, dtype, memory_format=torch.channels_last)
+    first, second = (copy.deepcopy(module).eval().to(recipe.device, dtype) for module in (dense, net))
+    with torch.inference_mode():
+        return in_turn(lambda: first(example), lambda: second(example), recipe.blocks, calls=10)
+
+
+def step_at_the_start(recipe: Recipe, splits: bp.data.Splits) -> Pair:
+    """A step of `fit` relative to one of the plain loop, at the initial θ, both on the same batch on the device."""
+    steps = 10**9  # so long a run that θ rests
+    x = torch.randn(recipe.batch_size, *splits.input_shape, device=recipe.device)
+    y = torch.randint(0, splits.num_classes, (recipe.batch_size,), device=recipe.device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    plain = PlainTrainer(recipe.plain(splits), recipe, Schedule(1, steps), lr=1e-9)
+    bnn = recipe.bayesian(splits)
+    settings = replace(recipe.settings(splits), lr=1e-9, schedule={"sample_from": 0.0})
+    trainer = Trainer(bnn, Repeat(x, y, steps), 1, False, settings, recipe.engine())
+
+    def gated_step() -> None:
+        trainer._train_step(x, y, Span(len(y), 0, len(y)))
+        trainer.step += 1
+
+    return in_turn(lambda: plain.step(x, y), gated_step, recipe.blocks, calls=2 * recipe.every)
