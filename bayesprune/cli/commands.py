@@ -114,6 +114,9 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Compile branches with torch.compile.")
     ] = False,
+    strategy: Annotated[
+        str, typer.Option(help="Under torchrun: auto, every process holds the network, or fsdp, they divide it.")
+    ] = "auto",
     limit: Annotated[int | None, typer.Option(help="Use so many training examples.", show_default="all")] = None,
     data_dir: Annotated[str, typer.Option(help="Folder of torchvision's data sets.")] = "data",
     out: Annotated[

@@ -45,6 +45,7 @@ class RunConfig:
         budget: What may be left of the network, ``MEASURE=FRACTION``; ``None`` for no budget.
         precision: Number format of matrix products and convolutions.
         compile: Whether branches are compiled.
+        strategy: How processes share the network.
         augment: How training images are varied.
         every: Take a step on θ at every so-many-th step of the weights.
         weight_decay: λ/N; ``None`` for λ = 1.
@@ -69,6 +70,7 @@ class RunConfig:
     budget: str | None = None
     precision: str = "float32"
     compile: bool = False
+    strategy: str = "auto"
     augment: str = NO_AUGMENTATION
     every: int = 4
     weight_decay: float | None = None
@@ -145,6 +147,7 @@ DEFAULTS: dict[str, Any] = {
     "budget": None,
     "precision": "float32",
     "compile": False,
+    "strategy": "auto",
     "augment": AUTO,
 }
 """The options that do not depend on the network."""

@@ -134,10 +134,11 @@ def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None 
 
 def _engine(config: RunConfig) -> Engine:
     """Where the run computes; Fabric does not report what it is doing."""
-    import lightning_fabric  # slow to import; it lets its logger speak
-
-    logging.getLogger(lightning_fabric.__name__).setLevel(logging.WARNING)
-    return Engine(config.device, precision=config.precision, compile=config.compile)
+    logging.disable(logging.INFO)
+    try:
+        return Engine(config.device, precision=config.precision, compile=config.compile, strategy=config.strategy)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _settings(config: RunConfig) -> Settings:

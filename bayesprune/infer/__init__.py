@@ -1,6 +1,6 @@
 """Inference: the Bayesian network as a Pyro model and guide, its ELBO, and the estimators of the gates' gradient."""
 
-from bayesprune.infer.differences import paired_differences
+from bayesprune.infer.differences import paired_differences, shared_differences
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.elbo import GateELBO
 from bayesprune.infer.estimators import ESTIMATORS, get_estimator
@@ -27,4 +27,5 @@ __all__ = [
     "RandomState",
     "get_estimator",
     "paired_differences",
+    "shared_differences",
 ]

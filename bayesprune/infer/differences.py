@@ -41,10 +41,7 @@ def paired_differences(
     was_training = net.training
     net.eval()
     try:
-        objective = BatchObjective(net, x, y, on=on)
-        shared = range(net.num_shared)
-        base = objective(xi, skip=True, watch=shared)
-        rows = [(base - objective.flipped(s)) * (2 * xi[0, s] - 1) for s in shared]
+        base, rows = _shared_flips(net, x, y, xi, on)
         if net.num_shared < net.num_gates:
             rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
     finally:
@@ -52,6 +49,28 @@ def paired_differences(
     differences = torch.stack(rows)
     correction = min(1, len(x) - 1)
     return differences.mean(1), differences.std(1, correction=correction) / len(x) ** 0.5
+
+
+@torch.no_grad()
+def shared_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
+    """The mean differences of `paired_differences` for the gates that a batch shares alone, shape ``(num_shared,)``."""
+    was_training = net.training
+    net.eval()
+    try:
+        _, rows = _shared_flips(net, x, y, xi, on)
+    finally:
+        net.train(was_training)
+    return torch.stack(rows).mean(1) if rows else torch.zeros_like(net.theta.detach()[:0])
+
+
+def _shared_flips(
+    net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Losses with the gates ξ, and for each gate that the batch shares its difference, each of shape ``(B,)``."""
+    objective = BatchObjective(net, x, y, on=on)
+    shared = range(net.num_shared)
+    base = objective(xi, skip=True, watch=shared)
+    return base, [(base - objective.flipped(s)) * (2 * xi[0, s] - 1) for s in shared]
 
 
 class _UnitFlips:

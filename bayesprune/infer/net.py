@@ -110,8 +110,7 @@ class BayesianNet(nn.Module):
             gate.connect(self.draw, slot)
         self.num_branches = sum(branch.values())
         self.num_shared = sum(gate.size for gate in named.values() if gate.per_batch)
-        self._norms = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-        self._tails: dict[bool, Tails] = {}
+        self.exchange(self.net)
         self._flatten()
 
     def __getstate__(self) -> dict:
@@ -191,6 +190,18 @@ class BayesianNet(nn.Module):
         self._connect()
         self.log_gamma = log_gamma
 
+    def exchange(self, net: nn.Module, followed: nn.Module | None = None) -> None:
+        """Compute with another form of the network, whose gates and buffers are these very ones.
+
+        Args:
+            net: The form, whose modules bear the same names.
+            followed: A form whose forward pass can be followed, if that of ``net`` cannot.
+        """
+        self.net = net
+        self._followed = () if followed is None else (followed,)  # no submodule: its weights are those of ``net``
+        self._norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        self._tails: dict[bool, Tails] = {}
+
     # forward -------------------------------------------------------------------------------------------------------
 
     def forward(
@@ -226,7 +237,8 @@ class BayesianNet(nn.Module):
     def tails(self) -> Tails:
         """Where passes through the network can be resumed, in its present mode."""
         if self.training not in self._tails:
-            self._tails[self.training] = Tails(self.net, self.gates())
+            followed = [module.train(self.training) for module in self._followed]
+            self._tails[self.training] = Tails(self.net, self.gates(), *followed)
         return self._tails[self.training]
 
     def slot_of(self, s: int) -> int:

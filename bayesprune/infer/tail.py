@@ -42,14 +42,15 @@ class Tails:
     Args:
         net: Gated network, in the mode (training or not) in which passes are to be resumed.
         gates: The gates, in the order of their slots.
+        followed: Modules of the same names whose forward pass is followed instead.
 
     Attributes:
         behind: By slot, the slots of gates in the block or after it; ``None`` where a pass cannot be resumed.
     """
 
-    def __init__(self, net: nn.Module, gates: Sequence[Gate]):
+    def __init__(self, net: nn.Module, gates: Sequence[Gate], followed: nn.Module | None = None):
         self.net = net
-        graph = block_graph(net)
+        graph = block_graph(net if followed is None else followed)
         self.nodes = list(graph.nodes)
         self._interpreter = fx.Interpreter(net, graph=graph)
         holders = {name: node for node in self.nodes if node.op == "call_module" for name in [str(node.target)]}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("float32", "bf16")
+STRATEGIES = ("auto", "fsdp")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 """What torchrun tells every process that it starts."""
 OUT_OF_MEMORY = ("can't allocate memory", "DefaultCPUAllocator", "MPS backend out of memory")
@@ -73,6 +74,31 @@ def _computes_bfloat16(device: torch.device) -> bool:
         except (TypeError, RuntimeError):  # macOS before version 14
             return False
     return True
+
+
+def check_strategy(strategy: str, device: torch.device, compiled: bool) -> None:
+    """Refuse a strategy with which nothing can be computed.
+
+    Args:
+        strategy: ``"auto"``, or ``"fsdp"`` for weights that processes divide among them.
+        device: An existing device.
+        compiled: Whether branches are to be compiled.
+
+    Raises:
+        ConfigError: for an unknown strategy, or for ``"fsdp"`` with compiled branches, on an Apple GPU, or on the CPU
+            with a version of PyTorch that has it for GPUs alone.
+    """
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
+    if strategy == "auto":
+        return
+    if compiled:
+        raise ConfigError("--strategy fsdp does not go with --compile; leave one of them out")
+    if device.type == "mps" or (device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event")):
+        raise ConfigError(
+            f"--strategy fsdp: PyTorch {torch.__version__} cannot divide weights on {device.type}; take --device cuda "
+            "or --strategy auto" + (", or a newer PyTorch" if device.type == "cpu" else "")
+        )
 
 
 def fabric(device: torch.device, precision: str) -> Fabric | None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import platform
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bayesprune.errors import ConfigError, RankError
+from bayesprune.errors import RankError
+from bayesprune.infer import BayesianNet
 from bayesprune.layers import Gate
 from bayesprune.training.compiled import BranchCompiler
-from bayesprune.training.devices import check_device, check_precision, fabric, memory_errors
+from bayesprune.training.devices import check_device, check_precision, check_strategy, fabric, memory_errors
+
+if TYPE_CHECKING:
+    from bayesprune.training.sharded import Shards
 
 __all__ = ["Engine", "memory_errors"]
 
@@ -35,18 +40,22 @@ class Engine:
         precision: ``float32``, or ``bf16``: matrix products and convolutions in bfloat16, while weights, θ and their
             gradients stay float32.
         compile: Whether branches are compiled; see `BranchCompiler`.
-        strategy: ``auto``: one process computes alone, several share every batch. Parameters are not sharded.
+        strategy: What several processes share besides every batch: ``auto`` nothing; ``fsdp`` the weights too, their
+            gradients and the optimiser's state, for networks whose training outgrows one GPU. One process shares
+            nothing.
 
     Attributes:
         device: The device of this process.
         rank: Number of this process, from 0.
         world_size: Number of processes.
         is_main: Whether this is process 0, which writes files.
-        memory_format: How images and the weights of convolutions are laid out: channels last on CUDA.
+        divides: Whether processes divide the weights among them.
+        memory_format: How images and the weights of convolutions are laid out: channels last on CUDA, unless weights
+            are divided.
 
     Raises:
         ConfigError: for a device that is not there, a number format that it lacks, devices that do not suit the
-            processes, or another strategy.
+            processes, or a strategy that does not suit them.
     """
 
     def __init__(
@@ -57,14 +66,9 @@ class Engine:
         compile: bool = False,
         strategy: str = "auto",
     ):
-        if strategy != "auto":
-            raise ConfigError(
-                f"Engine: strategy {strategy!r} is not supported, only 'auto'. Every process holds the whole network, "
-                "because structures are removed by making a smaller copy of it, and FSDP's modules cannot be copied; "
-                "if memory is short, try precision='bf16' or more processes with smaller parts of a batch"
-            )
         place = check_device(device)
         check_precision(precision, place)
+        check_strategy(strategy, place, compile)
         self.precision = precision
         self._fabric = fabric(place, precision)
         self.device, self.rank, self.world_size = place, 0, 1
@@ -72,8 +76,13 @@ class Engine:
             self._fabric.launch()
             self.device = self._fabric.device
             self.rank, self.world_size = self._fabric.global_rank, self._fabric.world_size
+            if self.world_size > 1 and self.device.type == "cpu":  # on CUDA Fabric sees to it
+                atexit.register(_disconnect)
         self.is_main = self.rank == 0
-        self.memory_format = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+        self.divides = strategy == "fsdp" and self.world_size > 1
+        self._shards: Shards | None = None
+        last = self.device.type == "cuda" and not self.divides  # FSDP gathers weights in the order of their entries
+        self.memory_format = torch.channels_last if last else torch.preserve_format
         self._compiler = BranchCompiler() if compile else None
 
     # one process ---------------------------------------------------------------------------------------------------
@@ -129,17 +138,63 @@ class Engine:
     def wrap(self, net: nn.Module) -> Callable[..., Any]:
         """What to call instead of ``net`` in the pass whose gradients count; for a smaller network, again.
 
-        With one process it is ``net``. With several, each backward pass averages the gradients of all weights, every
-        process weighing the same. Weights that no process used, those of a branch that was left out, get no gradient,
-        so that an optimiser passes over them. θ and buffers are left alone: the gates' parameters share the storage of
-        one vector whose gradient `mean` averages. All weights start as process 0 has them.
+        With one process it is ``net``; so it is where weights are divided, since `sharded` sees to it all. With
+        several that are not divided, each backward pass averages the gradients of all weights, every process weighing
+        the same. Weights that no process used, those of a branch that was left out, get no gradient, so that an
+        optimiser passes over them. θ and buffers are left alone: the gates' parameters share the storage of one vector
+        whose gradient `mean` averages. All weights start as process 0 has them.
         """
-        if self._fabric is None or self.world_size == 1:
+        if self._fabric is None or self.world_size == 1 or self.divides:
             return net
         names = [f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate)]
         names += [name for name, _ in net.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, names)
         return self._fabric.strategy.setup_module(net)
+
+    @contextmanager
+    def sharded(self, net: BayesianNet, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Within the context every process holds only its part of each weight, if processes divide them.
+
+        Training steps are taken as ever. Whatever copies, follows, saves or loads the network must be within `whole` or
+        after the context. After an exception the network is left as it is, since other processes may not have met it.
+
+        Args:
+            net: The network; all weights start as process 0 has them.
+            optimizer: The optimiser of its weights.
+
+        Raises:
+            ConfigError: for a weight that cannot be divided.
+        """
+        if not self.divides:
+            yield
+            return
+        from bayesprune.training.sharded import Shards  # slow to import
+
+        self._shards = Shards(net, optimizer)
+        try:
+            yield
+            self._shards.gather()
+        finally:
+            self._shards = None
+
+    @contextmanager
+    def whole(self, read_only: bool = False) -> Iterator[None]:
+        """Within the context, inside that of `sharded`, every process holds the whole network again.
+
+        Args:
+            read_only: Whether the network is only looked at; then the optimiser keeps its parts, which is cheaper.
+        """
+        shards = self._shards
+        if shards is None:
+            yield
+        elif read_only:
+            shards.fill()
+            yield
+            shards.resume()
+        else:
+            shards.gather()
+            yield
+            shards.divide()
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of ``tensor`` over processes, any shape, without gradient; itself with one process."""
@@ -199,6 +254,12 @@ class Engine:
         """Wait until every process is here."""
         if self._fabric is not None:
             self._fabric.barrier()
+
+
+def _disconnect() -> None:
+    """Let the threads of gloo end before the process does, which is aborted otherwise, now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _digest(tensor: Tensor) -> str:

@@ -34,6 +34,7 @@ def test_a_run_without_options_is_what_it_always_was():
         "budget": None,
         "precision": "float32",
         "compile": False,
+        "strategy": "auto",
         "augment": "none",
         "every": 4,
         "weight_decay": None,

@@ -20,7 +20,7 @@ from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
 from bayesprune.layers import Residual
 from bayesprune.optim import remap_optimizer
 from bayesprune.pruning import shrink
-from bayesprune.training.devices import check_device, check_precision
+from bayesprune.training.devices import check_device, check_precision, check_strategy
 from bayesprune.training.engine import Engine, memory_errors
 
 COMPILER_NOISE = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
@@ -77,7 +77,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, gpus: int, bf16: bool = True) -> No
         (0, {"device": "tpu"}, "--device tpu: unknown; give cpu, cuda, cuda:NUMBER or mps"),
         (0, {"device": "meta"}, "--device meta: expected cpu, cuda, cuda:NUMBER or mps"),
         (0, {"precision": "float16"}, "--precision float16: expected one of float32, bf16"),
-        (0, {"strategy": "fsdp"}, "'fsdp' is not supported, .* FSDP's modules cannot be copied; .* precision='bf16'"),
+        (0, {"strategy": "ddp"}, "--strategy ddp: expected one of auto, fsdp"),
+        (0, {"strategy": "fsdp", "compile": True}, "--strategy fsdp does not go with --compile; leave one of them out"),
     ],
 )
 def test_refused(monkeypatch: pytest.MonkeyPatch, gpus: int, options: dict[str, str], message: str) -> None:
@@ -97,6 +98,18 @@ def test_bfloat16_where_it_would_only_be_emulated(monkeypatch: pytest.MonkeyPatc
                 ConfigError, match="--precision bf16: cuda does not compute in bfloat16; try --precision f"
             ):
                 check_precision("bf16", torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("device", "advice"),
+    [("cpu", "or --strategy auto, or a newer PyTorch$"), ("mps", "or --strategy auto$")],
+)
+def test_dividing_weights_where_pytorch_cannot(monkeypatch: pytest.MonkeyPatch, device: str, advice: str) -> None:
+    monkeypatch.setattr("torch.cpu.Stream", object)
+    check_strategy("auto", torch.device(device), True)
+    check_strategy("fsdp", torch.device("cuda"), False)
+    with pytest.raises(ConfigError, match=rf"cannot divide weights on {device}; .*{advice}"):
+        check_strategy("fsdp", torch.device(device), False)
 
 
 def test_bfloat16_on_an_old_mac(monkeypatch: pytest.MonkeyPatch) -> None:
