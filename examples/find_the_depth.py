@@ -15,8 +15,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.infer import Categorical
-from bayesprune.training import History, Settings
-from bayesprune.training.budget import Budget
+from bayesprune.training import Budget, History, Settings
 
 BUDGET = Budget("macs", 0.4)
 
@@ -50,7 +49,7 @@ def main() -> None:
 
 
 def layers(net: nn.Module) -> int:
-    """How many convolutions and linear maps a network has."""
+    """How many convolutions and linear maps a network has, those of by-passes included."""
     return sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in net.modules())
 
 

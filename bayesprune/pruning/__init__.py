@@ -2,13 +2,16 @@
 
 from bayesprune.pruning.compact import compact
 from bayesprune.pruning.cost import cost
-from bayesprune.pruning.expected import CostPrice, ExpectedCost
+from bayesprune.pruning.expected import MEASURES, ExpectedCost
 from bayesprune.pruning.export import export_onnx, export_torch
+from bayesprune.pruning.meter import measure_latency
 from bayesprune.pruning.modelfile import load, save
+from bayesprune.pruning.price import CostPrice, prices, relative_cost
 from bayesprune.pruning.removal import RemovalMonitor
 from bayesprune.pruning.shrink import shrink
 
 __all__ = [
+    "MEASURES",
     "CostPrice",
     "ExpectedCost",
     "RemovalMonitor",
@@ -17,6 +20,9 @@ __all__ = [
     "export_onnx",
     "export_torch",
     "load",
+    "measure_latency",
+    "prices",
+    "relative_cost",
     "save",
     "shrink",
 ]

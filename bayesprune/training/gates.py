@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bayesprune.infer import BayesianNet, GateSample, paired_differences
+from bayesprune.infer import BayesianNet, GateSample, paired_differences, shared_differences
 
 NOISE_MEMORY = 0.99
 """Weight of the past in the running mean square of sampled gradients."""
@@ -15,6 +15,8 @@ NOISE_SHARE = 0.1
 """How much of a sampled gradient's root mean square counts, besides the price, in the length by which it is divided."""
 SETTLE_MEMORY = 0.7
 """Weight of the past in the running mean of exact differences."""
+RECENT_STEPS, RECENT_TRAVEL = 20, 0.2
+"""Of how many steps, and of how much of what the price alone moves θ, a running mean of sampled gradients tells."""
 SETTLE_ERROR = 0.5
 """How much of their standard error counts, besides the price, in the length by which they are divided."""
 
@@ -39,6 +41,8 @@ class GateUpdates:
         zeros = torch.zeros_like(net.log_gamma)
         self.gain, self._square = zeros.clone(), zeros.clone()
         self._sum, self._variance, self._differences = zeros.clone(), zeros.clone(), zeros.clone()
+        self._recent = zeros.clone()
+        self._recent_units = self._recent_shared = 0.0
         self._steps = self._count = self._settled = 0
 
     def sampled(self, size: float) -> None:
@@ -53,7 +57,12 @@ class GateUpdates:
         self._sum += gradient
         self._count += 1
         self._steps += 1
-        self._square.lerp_((gradient - price).square(), 1 - NOISE_MEMORY)
+        data = gradient - price
+        self._square.lerp_(data.square(), 1 - NOISE_MEMORY)
+        weight = min(1 / RECENT_STEPS, size / RECENT_TRAVEL)
+        shared = self.net.num_shared
+        self._recent[shared:].lerp_(data[shared:], weight)
+        self._recent_units += weight * (1 - self._recent_units)
         share = NOISE_SHARE**2 / (1 - NOISE_MEMORY**self._steps)
         length = torch.addcmul(self._square * share, price, price).sqrt_()
         with torch.no_grad():
@@ -65,6 +74,31 @@ class GateUpdates:
         if self._count:
             self.gain = self._sum / self._count
         self._clear()
+
+    @property
+    def differences(self) -> Tensor:
+        """Latest estimate of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``; NaN before there is one."""
+        if self._settled:
+            return self._differences / (1 - SETTLE_MEMORY**self._settled)
+        seen = torch.full_like(self._recent, self._recent_units)
+        seen[: self.net.num_shared] = self._recent_shared
+        return self._recent / seen
+
+    def survey(self, x: Tensor, y: Tensor, gates: GateSample) -> None:
+        """While sampling: learn the exact differences of the gates that a batch shares, which moves no θ.
+
+        Sampled gradients tell too little of them: an estimator that flips one gate at a time visits each but rarely.
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            y: Targets.
+            gates: The other gates, drawn from the guide.
+        """
+        if self.net.num_shared:
+            found = shared_differences(self.net, x, y, *gates).to(self._recent.dtype)
+            found, count = self.mean(torch.stack([found, torch.ones_like(found)]) * len(y)).unbind()
+            self._recent[: self.net.num_shared].lerp_(found / count, 1 - SETTLE_MEMORY)
+            self._recent_shared += (1 - SETTLE_MEMORY) * (1 - self._recent_shared)
 
     @torch.no_grad()
     def measure(self, x: Tensor, y: Tensor, gates: GateSample, size: int | None = None) -> None:
@@ -106,8 +140,8 @@ class GateUpdates:
     def _clear(self) -> None:
         self._sum, self._variance, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._sum), 0
 
-    _VECTORS = ("gain", "_square", "_sum", "_variance", "_differences")
-    _COUNTS = ("_steps", "_count", "_settled")
+    _VECTORS = ("gain", "_square", "_sum", "_variance", "_differences", "_recent")
+    _COUNTS = ("_steps", "_count", "_settled", "_recent_units", "_recent_shared")
 
     def keep(self, kept: Tensor) -> None:
         """Go on with the gates of these indices."""

@@ -7,6 +7,7 @@ import io
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class EpochRow:
         params: Parameters left.
         macs: Multiply-adds of one example left, all remaining gates on.
         seconds: Duration.
+        nu: ν, what the whole cost is worth, times one half, nats per example: that of `CostPrice` or a budget's
+            multiplier; NaN with constant log γ.
+        expected: Expected cost relative to that at the start: G of `CostPrice`, or in a budget's measure, and from the
+            end of settling on that of the network that `compact` gives; NaN with constant log γ.
     """
 
     epoch: int
@@ -44,6 +49,8 @@ class EpochRow:
     params: int
     macs: int
     seconds: float
+    nu: float = math.nan
+    expected: float = math.nan
 
 
 @dataclass
@@ -85,8 +92,13 @@ class History:
     def from_state(cls, state: dict) -> History:
         """The record that `state` wrote."""
         return cls(
-            rows=[EpochRow(**row) for row in state["rows"]],
+            rows=[EpochRow(**{name: _one_nan(value) for name, value in row.items()}) for row in state["rows"]],
             removals=[Removal(**removal) for removal in state["removals"]],
             thetas={name: list(path) for name, path in state["thetas"].items()},
             branches_computed=state["branches_computed"],
         )
+
+
+def _one_nan(value: object) -> Any:
+    """``value``, or for a NaN the one of `math`, with which rows that were read compare as those that were written."""
+    return math.nan if value != value else value

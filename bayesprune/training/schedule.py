@@ -9,6 +9,10 @@ from bayesprune.errors import ConfigError
 
 WARMUP = 200
 """Steps over which the learning rate rises in a run that is not short."""
+PRICES_PER_PHASE = 20
+"""How often prices follow the cost during sampling at least, if it has as many steps."""
+BUDGET_BY = 0.8
+"""After which share of sampling a budget is to be met."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,17 @@ class Schedule:
         """Entry ``index`` of ``count`` numbers that fall linearly to ``last`` of the first and add up to ``travel``."""
         share = (index + 0.5) / max(1, count)
         return self.travel / max(1, count) * (1 - (1 - self.last) * share) / (0.5 * (1 + self.last))
+
+    def prices_due(self, step: int) -> bool:
+        """Whether prices are to follow the cost after this step of sampling: some times an epoch, and in the phase."""
+        length = self.settle_start - self.sample_start
+        every = max(1, min(self.settle_every, length // PRICES_PER_PHASE))
+        return self.phase(step) == "sample" and (step - self.sample_start) % every == 0
+
+    def budget_share(self, step: int) -> float:
+        """How far a target cost has come down to its budget by this step: from 0 to 1 over most of sampling."""
+        done = (step - self.sample_start) / max(1, self.settle_start - self.sample_start)
+        return min(1.0, max(0.0, done) / BUDGET_BY)
 
     def price_factor(self, step: int) -> float:
         """Factor on prices that follow the cost: from a fifth to 1 over the first half of sampling."""

@@ -12,6 +12,7 @@ import torch
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import Estimator
 from bayesprune.pruning import CostPrice
+from bayesprune.training.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Settings:
             does not).
         price: Price structures at what they are expected to save, instead of by the prior's constant log γ; see
             `CostPrice`.
+        budget: What the network may cost in the end, instead of a price: ν is then found while training, see
+            `Multiplier`.
         estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
         every: Take a step on θ at every so-many-th step of the weights.
         schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
@@ -34,6 +37,7 @@ class Settings:
     lr: float = 3e-3
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     price: CostPrice | None = None
+    budget: Budget | None = None
     estimator: str | Estimator = "auto"
     every: int = 4
     schedule: dict[str, Any] = field(default_factory=dict)
@@ -45,9 +49,16 @@ class Settings:
         if self.every < 1 or self.patience < 1:
             raise ConfigError(f"Settings: every and patience must be at least 1, got {self.every} and {self.patience}")
 
+        if self.price is not None and self.budget is not None:
+            raise ConfigError(
+                f"Settings: price (nu={self.price.nu}) and budget ({self.budget}) exclude each other, because a budget "
+                "finds nu itself; leave one of them out"
+            )
+
     def plain(self) -> list[object]:
         """The settings as plain values, for comparison."""
         price = None if self.price is None else asdict(self.price)
         estimator = self.estimator if isinstance(self.estimator, str) else getattr(self.estimator, "__name__", "")
         optimizer = getattr(self.optimizer, "__name__", "")
-        return [self.lr, optimizer, price, estimator, self.every, sorted(self.schedule.items()), self.patience]
+        budget = None if self.budget is None else asdict(self.budget)
+        return [self.lr, optimizer, price, budget, estimator, self.every, sorted(self.schedule.items()), self.patience]

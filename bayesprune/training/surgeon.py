@@ -45,7 +45,21 @@ class Surgeon:
         Returns:
             Whether the network became smaller.
         """
-        ready = self.monitor.check(self.net.theta.detach(), self.updates.gain)
+        return self._cut(step, self.monitor.check(self.net.theta.detach(), self.updates.gain))
+
+    def clear(self, step: int) -> bool:
+        """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence.
+
+        Args:
+            step: The step that is done, for the log.
+
+        Returns:
+            Whether the network became smaller.
+        """
+        return self._cut(step, self.net.theta.detach() == 0)
+
+    def _cut(self, step: int, ready: Tensor) -> bool:
+        """Remove the structures in ``ready``, shape ``(S,)``, bool, as far as they can go now."""
         if not bool(ready.any()):
             return False
         off = {name: mask for name, mask in self.net.by_gate(ready).items() if bool(mask.any())}

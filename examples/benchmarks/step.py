@@ -21,7 +21,7 @@ import bayesprune as bp
 from bayesprune.data.shards import Span
 from bayesprune.layers import Gate, Linear, Residual
 from bayesprune.training.engine import Engine
-from bayesprune.training.loop import Trainer
+from bayesprune.training.trainer import Trainer
 
 
 class Block(nn.Module):

@@ -17,7 +17,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.data.shards import Span
 from bayesprune.training import Schedule
-from bayesprune.training.loop import Trainer
+from bayesprune.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ TINY = ("--epochs", "6", "--limit", "600", "--batch-size", "16", "--lr", "0.02",
 KILLED = """
 import os, signal
 from bayesprune.cli import main
-from bayesprune.training.loop import Trainer
+from bayesprune.training.trainer import Trainer
 train_step = Trainer._train_step
 def step(self, *batch):
     if self.epoch == {epochs} and self.step == {epochs} * self.schedule.steps_per_epoch + {steps}:

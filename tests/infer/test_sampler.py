@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from bayesprune.infer import BayesianNet, GateSampler
 from tests.infer import nets
@@ -83,5 +82,3 @@ def test_no_branches_left() -> None:
     net = Case(nets.units, (0.5,)).net
     sample = GateSampler(net, 7)(5)
     assert sample.on == [] and sample.xi.shape == (5, 7)
-
-

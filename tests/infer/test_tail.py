@@ -23,7 +23,8 @@ class Skip(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.body, self.gate, self.last = nn.Linear(3, 4), nn.Linear(4, 4), Gate(1, per_batch=True), nn.Linear(4, 3)
+        self.first, self.body, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.gate = Gate(1, per_batch=True)
 
     def forward(self, x: Tensor) -> Tensor:
         stream = torch.relu(self.first(x))
@@ -144,7 +145,7 @@ def test_resumed_passes_leave_no_trace() -> None:
 
 
 def test_what_follows_the_block_sees_the_same_dropout_masks_whether_it_is_on_or_off() -> None:
-    """The second branch is the same random function in both passes, so a first branch that adds 0 makes no difference."""
+    """The second branch is the same function in both passes, so a first branch that adds 0 makes no difference."""
     torch.manual_seed(0)
 
     def body() -> nn.Module:

@@ -179,3 +179,38 @@ def test_keep_goes_on_with_these_gates() -> None:
     moves.keep(kept)
     for name, value in moves.state().items():
         assert torch.equal(value, before[name][kept]) if isinstance(value, Tensor) else value == before[name], name
+
+
+def test_differences_follow_sampled_gradients_without_their_price() -> None:
+    """The mean over some steps: after very many with the same gradient, what it is above the price."""
+    net, moves = updates()
+    assert bool(moves.differences.isnan().all())
+    gradient = torch.linspace(-1, 1, net.num_gates)
+    step(net, moves, gradient, 0.01)
+    torch.testing.assert_close(moves.differences, gradient - net.price)
+    for _ in range(3):
+        step(net, moves, -gradient, 0.01)
+    weights = torch.tensor([0.95**3, 0.95**2, 0.95, 1.0])
+    mean = float((weights * torch.tensor([1.0, -1.0, -1.0, -1.0])).sum() / weights.sum())
+    torch.testing.assert_close(moves.differences, mean * gradient - net.price)
+
+
+def test_differences_of_shared_gates_are_surveyed_and_settled_ones_count_alone() -> None:
+    net = bayesian(branches()).double().eval()
+    moves = GateUpdates(net)
+    x, y = examples(40)
+    x, on = x.double(), torch.ones(1, 4, dtype=torch.float64)
+    gates = GateSample(on, [True] * 4)
+    exact = paired_differences(net, x, y, *gates)[0]
+    step(net, moves, torch.ones(4, dtype=torch.float64), 0.01)
+    assert bool(moves.differences.isnan().all())
+    before = net.theta.detach().clone()
+    for _ in range(3):
+        moves.survey(x, y, gates)
+    torch.testing.assert_close(moves.differences.double(), exact, rtol=1e-5, atol=1e-7)
+    assert torch.equal(net.theta.detach(), before)
+    moves.look()
+    moves.measure(x[:20], y[:20], gates)
+    moves.settle(0.1)
+    half = paired_differences(net, x[:20], y[:20], *gates)[0]
+    torch.testing.assert_close(moves.differences.double(), half, rtol=1e-5, atol=1e-7)

@@ -13,7 +13,7 @@ from bayesprune.networks import resnet
 from bayesprune.pruning import CostPrice, compact
 from bayesprune.training import Settings, fit
 from bayesprune.training.engine import Engine
-from bayesprune.training.loop import Trainer
+from bayesprune.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 SGD = Settings(

@@ -125,3 +125,22 @@ def test_learning_rate(epochs: int, steps: int, warm: int) -> None:
 def test_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Schedule(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("epochs", "steps", "often"), [(2, 40, 20), (10, 100, 20), (100, 40, 4 * 30), (3, 4, 3)])
+def test_prices_follow_often_enough(epochs: int, steps: int, often: int) -> None:
+    """At least 20 times while sampling, if it has as many steps, and some times an epoch."""
+    schedule = Schedule(epochs, steps)
+    due = [step for step in range(schedule.steps) if schedule.prices_due(step)]
+    assert {schedule.phase(step) for step in due} == {"sample"} and due[0] == schedule.sample_start
+    assert often <= len(due) <= 2 * often
+    gaps = {later - earlier for earlier, later in pairwise(due)}
+    assert len(gaps) == 1 and max(gaps) <= schedule.settle_every
+
+
+def test_a_budget_comes_down_over_most_of_sampling() -> None:
+    schedule = Schedule(10, 100, sample_from=0.1, settle_from=0.6)
+    shares = [schedule.budget_share(step) for step in range(schedule.steps)]
+    assert shares[:101] == [0.0] * 101 and shares[300] == pytest.approx(0.5)
+    assert shares[499] < 1.0 and shares[500:] == [1.0] * 500
+    assert shares == sorted(shares)

@@ -1,0 +1,125 @@
+"""What each operation of a network takes when all gates are on: multiply-adds, or seconds measured on its device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bayesprune.graph import Traced, trace
+from bayesprune.layers import GATED_LAYERS, Gate
+
+WARM_UP = 3
+"""Passes before the first that is timed."""
+REPEATS, PATIENCE = 50, 1.0
+"""Timed passes at most, and the seconds after which no further one begins."""
+
+
+def count_macs(traced: Traced, example: Tensor) -> dict[fx.Node, int]:
+    """Multiply-adds of matrix products and convolutions in one pass, by operation.
+
+    Args:
+        traced: The network, in eval mode.
+        example: Inputs, shape ``(B, ...)``.
+    """
+    with FlopCounterMode(display=False) as counter:
+        passing = _Pass(traced, counter.get_total_flops)
+        passing.run(example)
+    return {node: (after - before) // 2 for node, (before, after) in passing.marks.items()}
+
+
+def measure_latency(net: nn.Module, example: Tensor) -> list[float]:
+    """Seconds of every operation of one pass with all gates on, in eval mode, in the order of the traced network.
+
+    Each is the median over repeats, measured on its own: on CUDA between two events in the stream of the pass. A gate
+    takes no time. Modules that are traced as one (torch's own) count with all that happens in them.
+
+    Args:
+        net: Gated network, or any that can be traced.
+        example: Inputs, shape ``(B, ...)``, where the network is: seconds are those of the whole batch.
+
+    Raises:
+        TraceError: if the forward pass cannot be followed.
+    """
+    mark, between = _clock(example.device)
+    found: dict[fx.Node, list[float]] = {}
+    with eval_mode(net):
+        traced = trace(net)
+        for _ in range(WARM_UP):
+            _Pass(traced, mark).run(example)
+        began = time.perf_counter()
+        for _ in range(REPEATS):
+            passing = _Pass(traced, mark)
+            passing.run(example)
+            for node, (before, after) in passing.marks.items():
+                found.setdefault(node, []).append(between(before, after))
+            if time.perf_counter() - began > PATIENCE:
+                break
+    return [0.0 if isinstance(traced.module(node), Gate) else median(times) for node, times in found.items()]
+
+
+class _Pass(fx.Interpreter):
+    """One pass with all gates on, that reads a counter before and after every operation."""
+
+    def __init__(self, traced: Traced, read: Callable[[], Any]):
+        super().__init__(traced.net, graph=traced.graph)
+        self.read = read
+        self.marks: dict[fx.Node, tuple[Any, Any]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Compute one operation."""
+        if not n.op.startswith("call"):
+            return super().run_node(n)
+        before = self.read()
+        result = super().run_node(n)
+        self.marks[n] = before, self.read()
+        return result
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a module; a gate keeps what it selects, and multiplies nothing."""
+        module = self.fetch_attr(target)
+        if isinstance(module, Gate):
+            return module.select(*args, **kwargs)
+        return module.ungated(*args, **kwargs) if isinstance(module, GATED_LAYERS) else module(*args, **kwargs)
+
+
+def _clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
+    """A function that marks the present moment of a device, and one that gives the seconds between two marks."""
+    if device.type == "cuda":
+
+        def event() -> torch.cuda.Event:
+            recorded = torch.cuda.Event(enable_timing=True)
+            recorded.record(torch.cuda.current_stream(device))
+            return recorded
+
+        def between(before: torch.cuda.Event, after: torch.cuda.Event) -> float:
+            after.synchronize()
+            return before.elapsed_time(after) / 1000
+
+        return event, between
+
+    def now() -> float:
+        if device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    return now, lambda before, after: after - before
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """Let ``net`` be in eval mode, without gradients, within the context."""
+    modes = {module: module.training for module in net.modules()}
+    try:
+        net.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

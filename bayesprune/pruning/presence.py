@@ -1,0 +1,220 @@
+"""With what probability the entries of every tensor of a gated network are there, and with what anything reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from bayesprune.graph import Analysis, Traced, gates_of
+from bayesprune.graph import operations as ops
+from bayesprune.graph.features import Flow
+from bayesprune.layers import Gate
+
+
+class Event(NamedTuple):
+    """For every entry of a tensor, that the gates ``gates`` are on and something of probability ``own`` happens.
+
+    What no gate decides has no gates and no ``own``, and so costs no arithmetic.
+
+    Attributes:
+        gates: Names of gates that hold one structure each, on which all entries depend.
+        own: For every entry, shape ``(n,)``, or for all, shape ``(1,)``, float64; ``None`` where it is certain.
+    """
+
+    gates: frozenset[str] = frozenset()
+    own: Tensor | None = None
+
+    def and_gate(self, name: str, theta: Tensor) -> Event:
+        """This, and that the gate ``name`` is on, or for gates of several structures the one of each entry."""
+        return Event(self.gates | {name}, self.own) if len(theta) == 1 else both([self, Event(own=theta)])
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A flow into a tensor; whether it takes every entry to the same one, reaches all, and starts from all."""
+
+    flow: Flow
+    same: bool
+    into_all: bool
+    from_all: bool
+
+
+class Presence:
+    """Events of being there and of being read, gates being independent: ξ_s ~ Bern(θ_s).
+
+    Args:
+        traced: The network.
+
+    Attributes:
+        steps: What every operation does, see `graph.Analysis`.
+    """
+
+    def __init__(self, traced: Traced):
+        self.steps = Analysis(traced, {}).steps
+        names = {gate: name for name, gate in gates_of(traced.net).items()}
+        self._gates: dict[fx.Node, str] = {}
+        split: set[fx.Node] = set()
+        for node in self.steps:
+            module = traced.module(node)
+            gate = module if isinstance(module, Gate) else getattr(module, "gate", None)
+            if isinstance(gate, Gate):
+                self._gates[node] = names[gate]
+                split |= {node} if gate.size > 1 else set()
+        self._sizes = {node: len(step.out) for node, step in self.steps.items() if step.out is not None}
+        self._links = {node: [self._link(node, flow) for flow in self.steps[node].flows] for node in self._sizes}
+        self._reached = {node for node in self._sizes if self._all_reached(node)}
+        self._whole = {node: self._read_whole(node) for node in self.steps}
+        self._apart = self._find_apart(split)
+        self._sums = {
+            node: frozenset(self._gates[t] for t in node.all_input_nodes if t in self._gates and t not in split)
+            for node, step in self.steps.items()
+            if step.out is None and node.target in ops.SUMS
+        }
+
+    def present(self, theta: Mapping[str, Tensor]) -> tuple[dict[fx.Node, Event], dict[fx.Node, Event]]:
+        """Whether the gates before them leave the entries of the tensors whose features are known there.
+
+        Args:
+            theta: By gate name, the inclusion probabilities, float64.
+
+        Returns:
+            That an entry is not silenced; and, for sums, that all of their terms are there (where features are not
+            known, that the gates are on whose outputs are the terms).
+        """
+        present: dict[fx.Node, Event] = {}
+        joint = {node: Event(gates) for node, gates in self._sums.items()}
+        for node, links in self._links.items():
+            sources = [present[link.flow.node] for link in links]
+            if node in self._reached and all(p.own is None and p.gates == sources[0].gates for p in sources):
+                here = both(sources[:1])
+            else:
+                parts = [self._forward(node, link, p) for link, p in zip(links, sources, strict=True)]
+                here = both(parts) if node.target in ops.PRODUCTS else either(parts, theta)
+                if node.target in ops.SUMS:
+                    joint[node] = both(parts)
+            gate = self._gates.get(node)
+            present[node] = here if gate is None else here.and_gate(gate, theta[gate])
+        return present, joint
+
+    def needed(self, theta: Mapping[str, Tensor]) -> tuple[dict[fx.Node, Event], dict[fx.Node, Event]]:
+        """Whether the gates behind them let anything read the entries of every tensor.
+
+        Args:
+            theta: By gate name, the inclusion probabilities, float64.
+
+        Returns:
+            That an entry is read (for all together where features are not known); and for every tensor that any entry
+            is, taken for that of its likeliest entry where entries are read together.
+        """
+        readers: dict[fx.Node, list[Event]] = {node: [] for node in self.steps}
+        needed: dict[fx.Node, Event] = {}
+        anything: dict[fx.Node, Event] = {}
+        for node in reversed(list(self.steps)):
+            need = needed[node] = Event() if node.op == "output" else either(readers[node], theta)
+            whole = anything[node] = self._any(node, need)
+            through, gate = need, self._gates.get(node)
+            if gate is not None:
+                through = need.and_gate(gate, theta[gate])
+                whole = whole.and_gate(gate, theta[gate]) if len(theta[gate]) == 1 else whole
+            for link in self._links.get(node, ()):
+                readers[link.flow.node].append(self._backward(node, link, through))
+            for source in self._whole[node]:
+                readers[source].append(whole)
+        return needed, anything
+
+    def _any(self, node: fx.Node, need: Event) -> Event:
+        own = need.own
+        if own is None or len(own) == 1:
+            return need
+        return Event(need.gates, 1 - (1 - own).prod(0, True) if node in self._apart else own.amax(0, True))
+
+    def _forward(self, node: fx.Node, link: _Link, p: Event) -> Event:
+        """What a flow brings to the entries of ``node``, given that of its source."""
+        if link.same or (p.own is None and link.into_all):
+            return p
+        flow = link.flow
+        given = _full(p.own, self._sizes[flow.node])[flow.src]
+        return Event(p.gates, torch.zeros(self._sizes[node], dtype=given.dtype).index_put((flow.dst,), given))
+
+    def _backward(self, node: fx.Node, link: _Link, p: Event) -> Event:
+        """That the entries of a flow's source are read through it, given that those of ``node`` are."""
+        if link.same or (p.own is None and link.from_all):
+            return p
+        flow = link.flow
+        none = 1 - _full(p.own, self._sizes[node])[flow.dst]
+        start = torch.ones(self._sizes[flow.node], dtype=none.dtype)
+        return Event(p.gates, 1 - start.scatter_reduce(0, flow.src, none, "prod"))
+
+    # found once ----------------------------------------------------------------------------------------------------
+
+    def _link(self, node: fx.Node, flow: Flow) -> _Link:
+        size, source = self._sizes[node], self._sizes[flow.node]
+        every = torch.arange(size)
+        if source == size and torch.equal(flow.src, every) and torch.equal(flow.dst, every):
+            return _Link(flow, True, True, True)
+        return _Link(flow, False, len(flow.dst.unique()) == size, len(flow.src.unique()) == source)
+
+    def _all_reached(self, node: fx.Node) -> bool:
+        """Whether flows reach every entry of a tensor, or there are none."""
+        links = self._links[node]
+        if not links or any(link.into_all for link in links):
+            return True
+        return len(torch.cat([link.flow.dst for link in links]).unique()) == self._sizes[node]
+
+    def _read_whole(self, node: fx.Node) -> list[fx.Node]:
+        """The inputs of which an operation needs every entry, or of which no entries are known."""
+        step = self.steps[node]
+        named = {read.node for read in step.reads} | set(step.pins)
+        return [source for source in node.all_input_nodes if source in named or source not in self._sizes]
+
+    def _find_apart(self, split: set[fx.Node]) -> set[fx.Node]:
+        """Tensors whose entries are not all read together, but each through one of the gates in ``split``."""
+        apart: set[fx.Node] = set()
+        for node in reversed(list(self._links)):
+            if node in apart or node in split:
+                apart.update(link.flow.node for link in self._links[node])
+        return apart
+
+
+def both(events: Sequence[Event]) -> Event:
+    """All of several events, independent but for the gates they share; of none, always."""
+    gates: frozenset[str] = frozenset()
+    own: Tensor | None = None
+    for event in events:
+        gates = gates | event.gates
+        own = event.own if own is None else own if event.own is None else own * event.own
+    return Event(gates, own)
+
+
+def either(events: Sequence[Event], theta: Mapping[str, Tensor]) -> Event:
+    """At least one of several events, independent but for the gates they share; of none, never."""
+    if not events:
+        return Event(own=torch.zeros(1, dtype=torch.float64))
+    if len(events) == 1:
+        return events[0]
+    shared = frozenset.intersection(*(event.gates for event in events))
+    none: Tensor | None = None
+    for event in events:
+        p = probability(Event(event.gates - shared, event.own), theta)
+        if p is None:
+            return Event(shared)
+        none = 1 - p if none is None else none * (1 - p)
+    assert none is not None
+    return Event(shared, 1 - none)
+
+
+def probability(event: Event, theta: Mapping[str, Tensor]) -> Tensor | None:
+    """The probability of an event, ``None`` if it is certain."""
+    p = event.own
+    for name in sorted(event.gates):
+        p = theta[name] if p is None else p * theta[name]
+    return p
+
+
+def _full(own: Tensor | None, size: int) -> Tensor:
+    """A probability for each of ``size`` entries."""
+    return torch.ones(size, dtype=torch.float64) if own is None else own.expand(size)

@@ -1,0 +1,113 @@
+"""Prices made of what structures are expected to cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bayesprune.errors import ConfigError
+from bayesprune.pruning.expected import ExpectedCost
+from bayesprune.types import Cost
+
+LEAST = 1e-9
+"""What a relative cost is taken to be at least, so that it has a logarithm."""
+
+
+def relative_cost(
+    expected: ExpectedCost, theta: Mapping[str, Tensor], reference: Mapping[str, float], weights: Mapping[str, float]
+) -> tuple[float, dict[str, Tensor]]:
+    """G = ∏_m (E[cost_m] / reference_m)^w_m at θ, and ∂ 2√G / ∂θ.
+
+    The cost of a network grows with the square of its width, so the derivative of √G, unlike that of G or of log G,
+    does not change when all widths change alike: prices made of it neither fade nor run away while the network shrinks.
+
+    Args:
+        expected: Expected cost of the present network.
+        theta: By gate name, the inclusion probabilities.
+        reference: By measure, what counts as 1.
+        weights: By measure, its exponent.
+
+    Returns:
+        G, and by gate name the derivative, shape ``(size,)``, float32, on the CPU.
+    """
+    leaves = {name: value.detach().to("cpu", torch.float64).requires_grad_(True) for name, value in theta.items()}
+    with torch.enable_grad():
+        costs = expected(leaves)
+        log_cost = sum(
+            weight * (costs[measure] / reference[measure]).clamp(min=LEAST).log() for measure, weight in weights.items()
+        )
+        assert isinstance(log_cost, Tensor)
+        root = 2 * (log_cost / 2).exp()
+    gradients: Sequence[Tensor | None] = [None] * len(leaves)
+    if root.requires_grad:
+        gradients = torch.autograd.grad(root, list(leaves.values()), allow_unused=True)
+    return float(log_cost.detach().exp()), {
+        name: (torch.zeros_like(leaf) if gradient is None else gradient).float()
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class CostPrice:
+    """Price structures at what they are expected to save: ρ_s = ∂/∂θ_s of 2ν √G.
+
+    G = (E[params]/params_0)^w · (E[MACs]/MACs_0)^(1−w) is the expected cost relative to a reference; see
+    `relative_cost` for why the root of it.
+
+    Attributes:
+        nu: ν, nats per example: what the whole reference cost is worth, times one half.
+        params: w, the weight of parameters against multiply-adds.
+        reference: What cost counts as 1; ``None`` for that of the network at the start.
+    """
+
+    nu: float
+    params: float = 0.5
+    reference: Cost | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.nu) and self.nu > 0 and 0 <= self.params <= 1):
+            raise ConfigError(
+                f"CostPrice: expected nu > 0 and params in [0, 1], got nu={self.nu}, params={self.params}"
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By measure, the exponents that G is made with."""
+        return {"params": self.params, "macs": 1 - self.params}
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """By measure, what counts as 1.
+
+        Raises:
+            ConfigError: if the price has no reference.
+        """
+        if self.reference is None or self.reference.macs is None:
+            raise ConfigError("CostPrice: needs a reference with parameters and multiply-adds; see relative_to")
+        return {"params": self.reference.params, "macs": self.reference.macs}
+
+    def relative_to(self, cost: Cost) -> CostPrice:
+        """The same price with this reference, if it has none yet."""
+        return self if self.reference is not None else replace(self, reference=cost)
+
+    def __call__(self, expected: ExpectedCost, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """ρ by gate name, nats per example, at the present θ.
+
+        Args:
+            expected: Expected cost of the present network.
+            theta: By gate name, the inclusion probabilities.
+
+        Raises:
+            ConfigError: if the price has no reference.
+        """
+        return prices(self.nu, relative_cost(expected, theta, self.costs, self.weights)[1])
+
+
+def prices(nu: float, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ρ = ν times a derivative of the cost, by gate name; a least price for what saves nothing."""
+    least = 1e-6 * nu / max(1, sum(part.numel() for part in gradient.values()))
+    return {name: (nu * part).clamp(min=least) for name, part in gradient.items()}

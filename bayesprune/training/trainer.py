@@ -1,0 +1,234 @@
+"""The state of a training run, and its steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bayesprune.data.shards import Span
+from bayesprune.errors import ConfigError, NonFiniteLossError
+from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
+from bayesprune.pruning import cost
+from bayesprune.training.checks import Loader, check_batch, check_data, check_net
+from bayesprune.training.engine import Engine, memory_errors
+from bayesprune.training.gates import GateUpdates
+from bayesprune.training.history import EpochRow, History
+from bayesprune.training.metrics import Score, evaluate
+from bayesprune.training.prices import Prices
+from bayesprune.training.schedule import Schedule
+from bayesprune.training.settings import Settings
+from bayesprune.training.surgeon import Surgeon
+
+
+class Trainer:
+    """The state of a run between two epochs."""
+
+    def __init__(self, net: BayesianNet, loader: Loader, epochs: int, prune: bool, settings: Settings, engine: Engine):
+        self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
+        check_net(net)
+        engine.place(net)
+        self.example, self.outputs = check_data(net, loader)
+        unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
+        if unknown:
+            raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
+        self.schedule = Schedule(epochs, len(loader), **settings.schedule)  # type: ignore[arg-type]
+        self.estimator = get_estimator(settings.estimator)
+        decay = net.weight_precision / net.num_data
+        extra = {"fused": True} if settings.optimizer is torch.optim.Adam else {}
+        self.optimizer = settings.optimizer(list(net.weights().values()), lr=settings.lr, weight_decay=decay, **extra)
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            raise ConfigError(
+                "fit: AdamW decouples weight decay from the gradient, but the slab's density is part of the loss; use "
+                "Adam or SGD"
+            )
+        self.updates = GateUpdates(net, engine.mean)
+        self.sampler = GateSampler(net, int(engine.broadcast(int(torch.randint(2**62, ())))))
+        self.module = engine.wrap(net)
+        self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
+        self.history = History(removals=self.surgeon.removals)
+        self.fingerprint = _fingerprint(net, prune, settings)
+        self.checked = False
+        self.start_branches = net.num_branches
+        net.branch_evaluations = 0
+        self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
+        self.epoch = self.step = 0
+        self.prices = Prices(net, self.example, settings, self.schedule, engine.broadcast)
+        self._remember_thetas()
+
+    def run_epoch(self, val_loader: Loader | None, checkpoint: Path | None) -> EpochRow:
+        """Train for one epoch, score, and append a row to the history."""
+        began = time.perf_counter()
+        self.net.train()
+        if hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(self.epoch)
+        self.prices.update(self.step)
+        total = torch.zeros((), device=self.engine.device)
+        count = 0
+        with self.engine.sharded(self.net, self.optimizer):
+            for number, (x, y) in enumerate(self.loader):
+                if not self.checked:
+                    check_batch(self.net.likelihood, self.outputs, x, y, f"training batch {number}")
+                part = self._part(number, len(y))
+                with memory_errors(part.size):
+                    x, y = self.engine.input(x), self.engine.input(y)
+                    total += self._train_step(x, y, part) * len(y)
+                    self._after_step(x, y, part)
+                count += part.size
+        self.checked = True
+        if count != self.net.num_data and not hasattr(self.loader, "dataset"):
+            raise ConfigError(
+                f"fit: the BayesianNet was built with num_data={self.net.num_data}, but an epoch of the train_loader "
+                f"has {count} examples; they must agree, because num_data weighs prior against data"
+            )
+        self.engine.average_statistics(self.net)
+        nll = float(self.engine.mean(total)) * self.engine.world_size / count
+        self.sampler.synchronize()
+        if self.schedule.phase(self.step - 1) == "sample":
+            self.updates.look()
+            self._prune(self.step)
+        score = evaluate(self.net, val_loader) if val_loader is not None else Score(float("nan"), float("nan"))
+        self.epoch += 1
+        if self.start_branches:
+            self.history.branches_computed = self.net.branch_evaluations / (self.step * self.start_branches)
+        self._remember_thetas()
+        row = self._row(nll, score, time.perf_counter() - began)
+        if not math.isfinite(row.loss):
+            written = checkpoint is not None and checkpoint.exists()
+            last = f"the last good checkpoint is {checkpoint}" if written else "no checkpoint was written yet"
+            raise NonFiniteLossError(
+                f"the training loss was {row.loss} in epoch {self.epoch}; {last}. Try a lower "
+                f"learning rate (now {self.settings.lr}) or check the inputs' scale"
+            )
+        self.history.rows.append(row)
+        return row
+
+    def _part(self, number: int, size: int) -> Span:
+        """Which examples of batch ``number`` this process holds, ``size`` in all."""
+        spans = getattr(self.loader, "spans", None)
+        if spans is not None:
+            return spans[number]
+        rank, processes = self.engine.rank, self.engine.world_size
+        return Span(size * processes, size * rank, size * (rank + 1))
+
+    def _train_step(self, x: Tensor, y: Tensor, part: Span) -> Tensor:
+        """One step of the weights and, while sampling, of θ. Returns the batch's mean loss, still on the device."""
+        net, schedule, engine = self.net, self.schedule, self.engine
+        rate = self.settings.lr * schedule.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        xi, on = self.sampler(*part)
+        objective = BatchObjective(net, x, y, on=on, module=self.module, generator=self.sampler.generator)
+        moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and self.step % self.settings.every == 0
+        with engine.autocast():
+            loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
+        self.optimizer.zero_grad()
+        share = len(y) * engine.world_size / part.size  # gradients are averaged over processes
+        engine.backward(loss if share == 1 else loss * share)
+        self.optimizer.step()
+        data = loss.detach()
+        if moves:
+            data = data - (net.price * net.theta.detach()).sum()
+            self.updates.sampled(schedule.sampling_step(self.step) * self.settings.every)
+            self.sampler.refresh()
+        return data
+
+    def _after_step(self, x: Tensor, y: Tensor, part: Span) -> None:
+        """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
+        schedule = self.schedule
+        phase = schedule.phase(self.step)
+        if schedule.prices_due(self.step):
+            if self.prices.budget is not None:
+                self.engine.average_statistics(self.net)
+                with self.engine.autocast():
+                    self.updates.survey(x, y, self.sampler(*part))
+            self.prices.update(self.step, self.updates.differences)
+        if self.step == schedule.settle_start:
+            self.updates.look()
+        if phase == "settle" and self.net.num_gates:
+            position = (self.step - schedule.settle_start) % schedule.settle_every
+            if position < schedule.settle_batches:
+                self.engine.average_statistics(self.net)
+                units = self.net.num_shared < self.net.num_gates  # these are flipped layer by layer
+                with self.engine.autocast(), self.engine.whole(read_only=True) if units else nullcontext():
+                    self.updates.measure(x, y, self.sampler(*part), part.size)
+            if position == schedule.settle_every - 1:
+                self.updates.settle(schedule.settling_step(self.step))
+                self.sampler.synchronize()
+                with self.engine.whole():
+                    self._prune(self.step + 1)
+                self.prices.update(self.step, self.updates.differences)
+        self.step += 1
+        if self.step == max(schedule.settle_end, schedule.settle_start):
+            with self.engine.whole():
+                self.surgeon.guard()
+                if self.prices.enforce(self.updates.differences):
+                    self._prune(self.step, at_rest=True)
+            self.sampler.synchronize()
+
+    def _prune(self, step: int, at_rest: bool = False) -> None:
+        """Look at the gates and remove what may go, or at rest all that is off, on every process alike."""
+        self.engine.agree("the gates' inclusion probabilities", self.net.theta.detach())
+        if self.prune and (self.surgeon.clear(step) if at_rest else self.surgeon.check(step)):
+            self.follow()
+            self.prices.rebuild()
+            self.prices.update(self.step)
+
+    def follow(self) -> None:
+        """Let everything that holds the network go on with the smaller one."""
+        self.engine.place(self.net, self.optimizer)
+        self.module = self.engine.wrap(self.net)
+        self.sampler.synchronize()
+
+    # records -------------------------------------------------------------------------------------------------------
+
+    def _remember_thetas(self) -> None:
+        """Append θ of all starting gates, 0 where removed, to the history."""
+        present = self.net.gate_probs()
+        for name, size in self.start_gates.items():
+            full = torch.zeros(size)
+            if name in present:
+                full[self.surgeon.origin[name]] = present[name].cpu().float()
+            self.history.thetas.setdefault(name, []).append(full)
+
+    def _row(self, nll: float, score: Score, seconds: float) -> EpochRow:
+        net = self.net
+        theta = net.theta.detach()
+        interior = int(((theta > 0.01) & (theta < 0.99)).sum())
+        size = cost(net, self.example)
+        return EpochRow(
+            epoch=self.epoch,
+            phase=self.schedule.phase(self.step - 1),
+            loss=nll + float((net.price * theta).sum()) + float(net.slab_penalty().detach()),
+            nll=nll,
+            val_nll=score.nll,
+            val_accuracy=score.accuracy,
+            gates_left=net.num_gates,
+            gates_converged=1 - interior / max(1, sum(self.start_gates.values())),
+            params=size.params,
+            macs=size.macs or 0,
+            seconds=seconds,
+            nu=self.prices.nu,
+            expected=self.prices.expected,
+        )
+
+
+def _fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str, object]:
+    """What tells one run from another, besides its length."""
+    prices = net.log_gamma.cpu().double()
+    return {
+        "network": {name: list(p.shape) for name, p in net.net.named_parameters()},
+        "model": [
+            type(net.likelihood).__name__,
+            sorted(vars(net.likelihood).items()),
+            net.num_data,
+            net.weight_precision,
+            [float(prices.sum()), float(prices.square().sum())],
+        ],
+        "settings": [prune, *settings.plain()],
+    }

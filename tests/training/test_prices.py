@@ -1,0 +1,283 @@
+"""Prices in a run: what they are made of, that budgets are met, and that a resumed run has the same path."""
+
+from __future__ import annotations
+
+import csv
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bayesprune import layers
+from bayesprune.errors import ConfigError
+from bayesprune.graph import trace
+from bayesprune.infer import BayesianNet
+from bayesprune.layers import Residual
+from bayesprune.pruning import CostPrice, ExpectedCost, compact, cost, relative_cost
+from bayesprune.training import History, Settings, fit
+from bayesprune.training import prices as module
+from bayesprune.training.budget import START, Budget
+from bayesprune.training.prices import Prices
+from bayesprune.training.schedule import Schedule
+from tests.training.problems import Batches, bayesian, branches, convolutional, examples, set_theta, stream, units
+from tests.training.test_checkpoints import verify_resumed
+
+SCHEDULE = {"checks_per_epoch": 3, "settle_batches": 2}
+X = examples(1)[0]
+
+
+def trained(net: BayesianNet, budget: str, epochs: int = 12, x: Tensor | None = None, **options) -> History:
+    mine, y = examples()
+    settings = Settings(lr=0.02, every=1, budget=Budget.parse(budget), schedule=SCHEDULE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
+        warnings.filterwarnings("ignore", "every structure of")
+        return fit(net, Batches(mine if x is None else x, y), epochs=epochs, settings=settings, **options)
+
+
+def relative(net: BayesianNet, dense: nn.Module, measure: str, x: Tensor) -> float:
+    return getattr(cost(compact(net), x), measure) / getattr(cost(dense, x), measure)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("budget", ["macs=0.25", "params=0.5", "macs=0.8"])
+@pytest.mark.parametrize("make", [units, lambda: branches(6), stream])
+def test_a_budget_is_met(make, budget: str, seed: int) -> None:
+    """Always, by whatever net the run ends with: the guarantee does not rest on the multiplier."""
+    torch.manual_seed(seed)
+    net = bayesian(make())
+    dense = make()
+    with torch.no_grad():
+        for gate in bayesian(dense).gates():
+            gate.theta.fill_(1.0)
+    parsed = Budget.parse(budget)
+    history = trained(net, budget)
+    found = relative(net, dense, parsed.measure, X)
+    assert found <= parsed.fraction
+    last = history.rows[-1]
+    assert last.expected == pytest.approx(found) and last.nu > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_branches_end_within_one_of_the_budget(seed: int) -> None:
+    """Twelve equal branches that all help a little: as many are kept as the budget allows, or one less."""
+    torch.manual_seed(seed)
+    make = lambda: branches(12)  # noqa: E731
+    net, dense = bayesian(make()), make()
+    trained(net, "macs=0.6", epochs=30)
+    one = 16 / cost(dense, X).macs
+    found = relative(net, dense, "macs", X)
+    assert 0.6 - 2 * one < found <= 0.6
+
+
+def test_without_pruning_the_gates_keep_to_the_budget() -> None:
+    net = bayesian(units())
+    history = trained(net, "macs=0.3", prune=False)
+    assert history.removals == [] and net.num_gates == 14
+    assert relative(net, units(), "macs", X) <= 0.3
+
+
+def test_after_normalisation() -> None:
+    x = examples()[0][:, None]
+    net, dense = bayesian(convolutional()), convolutional()
+    trained(net, "params=0.4", x=x)
+    assert relative(net, dense, "params", x) <= 0.4
+
+
+def test_what_is_forced_is_said_logged_and_removed() -> None:
+    """θ rests in a run without sampling and settling: only force can meet the budget."""
+    net = bayesian(branches(4))
+    schedule = {"sample_from": 0.5, "settle_from": 0.5, "fine_tune_from": 0.5}
+    settings = Settings(budget=Budget("macs", 0.8), schedule=schedule)
+    with pytest.warns(UserWarning, match=r"2 of 4 structures had to be switched off .* budget macs=0\.8; 0\.6923 are"):
+        history = fit(net, Batches(*examples()), epochs=4, settings=settings)
+    assert net.num_gates == 2 and [removal.step for removal in history.removals] == [24, 24]
+    assert [row.macs for row in history.rows] == [104, 72, 72, 72]
+    assert [row.expected for row in history.rows[1:]] == pytest.approx([72 / 104] * 3)
+
+
+def test_the_least_harm_goes_first() -> None:
+    net = bayesian(branches(4))
+    set_theta(net, g1=[0.9], g2=[1.0], g3=[0.8], g4=[0.2])
+    prices = Prices(net, X, Settings(budget=Budget("macs", 0.7)), Schedule(10, 10))
+    with pytest.warns(UserWarning, match="1 of 3 structures"):
+        assert prices.enforce(torch.tensor([-0.3, -0.1, -0.2, -0.01]))
+    assert net.theta.tolist() == pytest.approx([0.9, 0.0, 0.8, 0.2])
+    assert not prices.enforce(torch.tensor([-0.3, -0.1, -0.2, -0.01]))
+
+
+@pytest.mark.parametrize(
+    ("make", "budget", "least"),
+    [
+        (branches, "macs=0.15", "0.154"),  # 16 of 104: compaction joins the two layers that are left
+        (branches, "params=0.14", "0.143"),  # 18 of 126
+        (units, "macs=0.01", "0.05"),  # 3 of 60: one input, one unit
+        (stream, "macs=0.17", "0.179"),  # 10 of 56: one unit
+    ],
+)
+def test_a_budget_that_cannot_be_met_is_refused_at_the_start(make, budget: str, least: str, tmp_path: Path) -> None:
+    net = bayesian(make())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    measure = budget.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"{budget} is below what the kept structures cost: .*{measure}={least}"):
+        trained(net, budget, out=tmp_path / "run")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not (tmp_path / "run").exists()
+    Prices(net, X, Settings(budget=Budget(measure, float(least))), Schedule(10, 10))
+
+
+def test_price_and_budget_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"price \(nu=0\.25\) and budget \(macs=0\.4\) exclude each other"):
+        Settings(price=CostPrice(0.25), budget=Budget("macs", 0.4))
+
+
+def test_history_holds_the_path_of_the_multiplier(tmp_path: Path) -> None:
+    net = bayesian(branches(6))
+    history = trained(net, "macs=0.6", epochs=10, out=tmp_path)
+    with (tmp_path / "history.csv").open() as file:
+        written = [(float(row["nu"]), float(row["expected"])) for row in csv.DictReader(file)]
+    assert written == [(row.nu, row.expected) for row in history.rows]
+    path = [row.nu for row in history.rows if row.phase in ("sample", "settle")]
+    assert len(set(path)) > 3 and all(nu > 0 for nu in path)
+    resting = [row.nu for row in history.rows if row.phase == "fine-tune"]
+    assert len(resting) >= 2 and len(set(resting)) == 1
+
+
+def test_constant_prices_have_no_multiplier() -> None:
+    net = bayesian(units(), log_gamma=3.0)
+    row = fit(net, Batches(*examples()), epochs=1).rows[0]
+    assert math.isnan(row.nu) and math.isnan(row.expected)
+    assert bool((net.log_gamma == 3.0).all())
+
+
+def test_cost_prices_in_a_row() -> None:
+    """ν has reached its end after half of sampling, and G is that of the θ that the run ends with."""
+    net = bayesian(units())
+    dense = cost(net, X)
+    settings = Settings(price=CostPrice(0.05, params=0.25), schedule={"settle_from": 0.8, "fine_tune_from": 0.8})
+    last = fit(net, Batches(*examples()), epochs=10, prune=False, settings=settings).rows[-1]
+    expected = ExpectedCost(net.net, X)(net.by_gate(net.theta.detach()))
+    assert last.nu == 0.05
+    g = (float(expected["params"]) / dense.params) ** 0.25 * (float(expected["macs"]) / dense.macs) ** 0.75
+    assert last.expected == pytest.approx(g, rel=1e-6)
+
+
+def test_log_gamma_is_the_multiplier_times_the_derivative() -> None:
+    net = bayesian(units())
+    prices = Prices(net, X, Settings(budget=Budget("macs", 0.5)), Schedule(10, 10))
+    theta = net.by_gate(net.theta.detach())
+    _, gradient = relative_cost(ExpectedCost(net.net, X, ("macs",)), theta, {"macs": 60.0}, {"macs": 1.0})
+    assert prices.nu == START and prices.expected == pytest.approx((0.9 * 8 * 0.9 * 6 + 0.9 * 6 * 2) / 60)
+    torch.testing.assert_close(net.price, START * torch.cat([gradient[name] for name in net.gate_names]))
+
+
+def test_a_target_that_falls_raises_the_multiplier_and_one_that_is_met_lowers_it() -> None:
+    net = bayesian(branches(4))
+    schedule = Schedule(10, 10, sample_from=0.1, settle_from=0.6)
+    prices = Prices(net, X, Settings(budget=Budget("macs", 0.6)), schedule)
+    useful = torch.tensor([-4.0, -3.0, -2.0, -1.0])
+    unknown = torch.tensor([-4.0, math.nan, -2.0, -1.0])
+    prices.update(30, unknown)
+    assert prices.nu == START
+    prices.update(30)
+    assert prices.nu == START
+    for step in (30, 40, 50):
+        before = prices.nu
+        prices.update(step, useful)
+        assert prices.nu > before
+    with torch.no_grad():
+        net.theta.zero_()
+    before = prices.nu
+    prices.update(50, useful)  # as many as the target allows are worth more than this
+    assert prices.nu == before
+    prices.update(50, 1e-3 * useful)
+    assert prices.nu < before
+
+
+def test_all_branches_may_go_under_a_budget() -> None:
+    net = bayesian(branches(2), log_gamma=1.0)
+    history = trained(net, "macs=0.56")  # 40 of 72, or 56 with one of them
+    assert net.num_gates == 0 and history.rows[-1].expected == pytest.approx(16 / 72)  # with its two layers joined
+
+
+class Timed:
+    """Seconds of every operation as if from a clock: a multiple of its parameters, the same whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, net: nn.Module, example: Tensor) -> list[float]:
+        self.asked += 1
+        with torch.no_grad():
+            traced = trace(net)
+        calls = [traced.module(node) for node in traced.graph.nodes if node.op.startswith("call")]
+        return [1e-6 * sum(p.numel() for p in m.parameters()) if isinstance(m, nn.Linear) else 0.0 for m in calls]
+
+
+def test_a_latency_budget_is_met_by_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Timed()
+    monkeypatch.setattr(module, "measure_latency", clock)
+    net = bayesian(branches(6))
+    history = trained(net, "latency=0.6")
+    assert sum(clock(compact(net), X)) <= 0.6e-6 * (36 + 6 * 20 + 10)
+    assert history.rows[-1].expected <= 0.6
+    assert clock.asked > 3  # at the start, after removals, at the end
+
+
+def test_seconds_come_from_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process would measure others, and then hold other prices."""
+    monkeypatch.setattr(module, "measure_latency", lambda net, example: [math.nan] * 20)
+    net = bayesian(branches(4))
+    seconds = Timed()(net.net, X)
+
+    def broadcast(value: list[float]) -> list[float]:
+        return seconds if len(value) == 20 else value
+
+    with pytest.raises(ConfigError, match="so the least budget is"):
+        Prices(net, X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10), broadcast=broadcast)
+    prices = Prices(net, X, Settings(price=CostPrice(0.1)), Schedule(10, 10), broadcast=broadcast)
+    assert prices.nu == pytest.approx(0.02)
+
+
+def test_a_measured_latency_budget_in_a_real_run() -> None:
+    """Branches of one slow layer each, on this machine's own clock; half of them have to go."""
+
+    def make() -> nn.Module:
+        wide = [Residual(nn.Sequential(nn.Linear(8, 512), nn.ReLU(), nn.Linear(512, 8))) for _ in range(4)]
+        return nn.Sequential(*wide, nn.Linear(8, 2))
+
+    net = bayesian(make())
+    history = trained(net, "latency=0.7", epochs=6)
+    assert net.num_gates < 4 and history.rows[-1].expected <= 0.7
+
+
+@pytest.mark.parametrize(
+    ("make", "stops", "budget"),
+    [
+        pytest.param(units, [1, 3, 5], "macs=0.4", id="units, three stops"),
+        pytest.param(branches, [2], "params=0.7", id="branches"),
+        pytest.param(branches, [2, 4], "latency=0.7", id="branches, latency"),
+    ],
+)
+def test_resumed_run_has_the_same_path(
+    make, stops: list[int], budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "measure_latency", Timed())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
+        history = verify_resumed(make, lambda: Batches(*examples()), 2.0, tmp_path, stops, budget=Budget.parse(budget))
+    assert len({row.nu for row in history.rows}) >= 3
+
+
+def test_units_within_a_layer_that_is_not_gated_alone() -> None:
+    """Layers of units in a row: the budget leaves each at least one."""
+    make = lambda: nn.Sequential(  # noqa: E731
+        layers.Linear(8, 6, gate="unit"), nn.ReLU(), layers.Linear(6, 6, gate="unit"), nn.ReLU(), nn.Linear(6, 2)
+    )
+    net, dense = bayesian(make()), make()
+    trained(net, "macs=0.15")
+    assert relative(net, dense, "macs", X) <= 0.15
+    assert all(int((part > 0.5).sum()) >= 1 for part in net.gate_probs().values())
