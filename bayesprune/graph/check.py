@@ -11,7 +11,7 @@ from bayesprune.graph.calls import is_inplace, name_of
 from bayesprune.graph.features import Features, Step
 from bayesprune.graph.rules import Rules
 from bayesprune.graph.trace import Traced, block_graph, trace
-from bayesprune.layers import Gate, Residual, gates_of
+from bayesprune.layers import GATED_LAYERS, Gate, Residual, gates_of
 
 
 def check_gates(net: nn.Module) -> None:
@@ -23,8 +23,8 @@ def check_gates(net: nn.Module) -> None:
     Raises:
         GateError: for a network without a gate, a gate of the wrong size, or one whose constant reaches a
             normalisation, an output or an operation that is not known, or is not 0 in a sum with something that the
-            gate does not silence; for an operation that works in place on what a residual block with the identity as
-            its by-pass gives.
+            gate does not silence; for an operation that works in place on the input of a residual block, or on what one
+            with the identity as its by-pass gives.
         TraceError: for a network whose forward pass cannot be followed.
     """
     gates = gates_of(net)
@@ -34,7 +34,7 @@ def check_gates(net: nn.Module) -> None:
             "(Linear(..., gate='unit'), Residual, Gate)"
         )
     traced = trace(net)
-    _check_memory(net)
+    _check_memory(net, traced)
     names = {gate: name for name, gate in gates.items()}
     rules = Rules(traced, {})
     known: dict[fx.Node, Features | None] = {}
@@ -51,20 +51,47 @@ def check_gates(net: nn.Module) -> None:
         raise GateError(f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward")
 
 
-def _check_memory(net: nn.Module) -> None:
-    """Refuse operations that would write over the input of a residual block: without its branch it hands that on."""
-    blocks = Traced(net, block_graph(net), {})
-    for node in blocks.graph.nodes:
-        block = blocks.module(node)
-        if not isinstance(block, Residual) or not isinstance(block.shortcut, nn.Identity):
-            continue
-        for user in node.users:
-            if is_inplace(blocks, user) and user.args[:1] == (node,):
-                raise GateError(
-                    f"{name_of(user)} works in place on what the residual block {node.target!r} gives; when the "
-                    "block's branch is off that is the block's own input, which would be overwritten. Use an operation "
-                    "that is not in place: torch.nn.ReLU() for torch.nn.ReLU(inplace=True)"
-                )
+def _check_memory(net: nn.Module, traced: Traced) -> None:
+    """Refuse operations that would write over the input of a residual block, which its by-pass reads or hands on."""
+    residual = {name: module for name, module in net.named_modules() if isinstance(module, Residual)}
+    inside = {f"{name}.body.": block.body for name, block in residual.items() if not _is_leaf(block.body)}
+    for prefix, part in {"": net, **inside}.items():
+        blocks = Traced(part, block_graph(part), {})
+        for node in blocks.graph.nodes:
+            block = blocks.module(node)
+            if isinstance(block, Residual) and _hands_on(block.shortcut):
+                for user in _writers(blocks, node):
+                    what = f"what the residual block '{prefix}{node.target}' gives, without its branch its input"
+                    raise _overwrites(user, what)
+    bodies = [f"{name}.body" for name in residual]
+    for node in traced.graph.nodes:
+        for user in _writers(traced, node) if len(node.users) > 1 else []:
+            name = str(user.target)
+            if any(name == body or name.startswith(f"{body}.") for body in bodies):
+                raise _overwrites(user, "the input of the branch that it begins, which the by-pass reads too")
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return isinstance(module, (Gate, Residual, *GATED_LAYERS))
+
+
+def _hands_on(bypass: nn.Module) -> bool:
+    """Whether a by-pass gives its input itself."""
+    if isinstance(bypass, nn.Sequential):
+        return all(map(_hands_on, bypass))
+    return isinstance(bypass, nn.Identity)
+
+
+def _writers(traced: Traced, node: fx.Node) -> list[fx.Node]:
+    """What writes over the output of ``node``."""
+    return [user for user in node.users if is_inplace(traced, user) and user.args[:1] == (node,)]
+
+
+def _overwrites(user: fx.Node, what: str) -> GateError:
+    return GateError(
+        f"{name_of(user)} works in place on {what}; use an operation that is not in place: torch.nn.ReLU() for "
+        "torch.nn.ReLU(inplace=True)"
+    )
 
 
 def _gate_of(traced: Traced, node: fx.Node) -> Gate | None:

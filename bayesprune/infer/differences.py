@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from bayesprune.graph import trace
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
+from bayesprune.infer.tail import given_inputs
 from bayesprune.layers import GATED_LAYERS, Gate
 
 ELEMENTS = 2**21
@@ -87,10 +88,11 @@ class _UnitFlips:
         self.net, self.x, self.y, self.xi = net, x, y, xi
         self.traced = trace(net.net)
         self.output = next(iter(reversed(self.traced.graph.nodes)))
-        self.values: dict[fx.Node, Any] = {}
+        self.values = given_inputs(self.traced.graph.nodes, x)
         with net.draw.use(xi):
             for node in self.traced.graph.nodes:
-                self.values[node] = x if node.op == "placeholder" else self._compute(node, self.values)
+                if node not in self.values:
+                    self.values[node] = self._compute(node, self.values)
 
     def differences(self, base: Tensor) -> list[Tensor]:
         """For every such gate, C(ξ_s=1) − C(ξ_s=0) of each example, shape ``(B,)``, given the losses ``base`` at ξ."""

@@ -171,9 +171,10 @@ def disarm(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Te
     differs = torch.where(rare > 0.5, torch.ones_like(value), (least / (1 - least)).expand_as(value))
     edge = least < 1e-3
     differs = torch.where(edge, torch.full_like(value, 1e-3), differs)
-    flip = torch.rand(differs.shape, generator=objective.generator).to(differs) < differs
-    if objective.shared and len(value) > 1:
-        flip[:, : objective.shared] = flip[:1, : objective.shared]
+    draws = torch.rand_like(differs)
+    if objective.shared:  # every process must flip these alike
+        draws[:, : objective.shared] = torch.rand(objective.shared, generator=objective.generator).to(draws)
+    flip = draws < differs
     partner = torch.where(flip, 1 - value, value)
     losses = objective(xi, skip=True)
     difference = losses.detach() - objective.again(partner)

@@ -115,7 +115,7 @@ class BatchObjective(ReplayedObjective):
     def flipped(self, s: int) -> Tensor:
         """Evaluate as `again`, the gates those of the last call but for the shared gate ``s``, from its block on."""
         seen = self._seen.get(self.net.slot_of(s))
-        if seen is None or seen.x is None:
+        if seen is None or not seen.intact:
             return super().flipped(s)
         assert self._xi is not None
         with torch.no_grad(), self._replaying():

@@ -107,11 +107,12 @@ class GateSampler:
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint needs."""
-        return {"host": self.generator.get_state(), "units": self._units.get_state()}
+        return {"host": self.generator.get_state(), self._units.device.type: self._units.get_state()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take up the state of a checkpoint, with θ as it is now."""
         self.generator.set_state(state["host"])
-        if self._units is not self.generator:
-            self._units.set_state(state["units"])
+        kind = self._units.device.type  # a run that moved to another kind of device goes on with other unit gates
+        if self._units is not self.generator and kind in state:
+            self._units.set_state(state[kind])
         self.synchronize()

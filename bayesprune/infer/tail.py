@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,12 +21,18 @@ class Seen:
 
     device: torch.device
     x: Tensor | None = None
+    version: int = 0
     before: RandomState | None = None
     after: RandomState | None = None
 
     def enter(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Hook before the block's forward."""
-        self.x, self.before = args[0].detach(), RandomState.now(self.device)
+        self.x, self.version, self.before = args[0].detach(), args[0]._version, RandomState.now(self.device)
+
+    @property
+    def intact(self) -> bool:
+        """Whether a pass met the block and nothing has written over its input since."""
+        return self.x is not None and self.x._version == self.version
 
     def leave(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """Hook after it."""
@@ -106,8 +113,15 @@ class Tails:
         output = self.net.get_submodule(str(start.target))(seen.x)
         seen.after.restore()
         early = self.nodes[: self.nodes.index(start)]
-        known = {node: x if node.op == "placeholder" else None for node in early if node.op != "get_attr"}
+        known = {node: None for node in early if node.op not in ("placeholder", "get_attr")}
+        known |= given_inputs(self.nodes, x)
         return self._interpreter.run(initial_env={**known, start: output})
+
+
+def given_inputs(nodes: Iterable[fx.Node], x: Any) -> dict[fx.Node, Any]:
+    """The inputs of a forward pass that is given ``x`` alone: the others have their defaults."""
+    first, *others = (node for node in nodes if node.op == "placeholder")
+    return {first: x, **{node: node.args[0] for node in others}}
 
 
 def _holder(gate: str, holders: dict[str, fx.Node]) -> fx.Node | None:

@@ -6,7 +6,7 @@ from bayesprune.pruning.expected import MEASURES, ExpectedCost
 from bayesprune.pruning.export import export_onnx, export_torch
 from bayesprune.pruning.meter import measure_latency
 from bayesprune.pruning.modelfile import load, save
-from bayesprune.pruning.price import CostPrice, prices, relative_cost
+from bayesprune.pruning.price import CostPrice, marginal_cost, prices, relative_cost
 from bayesprune.pruning.removal import RemovalMonitor
 from bayesprune.pruning.shrink import shrink
 
@@ -20,6 +20,7 @@ __all__ = [
     "export_onnx",
     "export_torch",
     "load",
+    "marginal_cost",
     "measure_latency",
     "prices",
     "relative_cost",

@@ -19,33 +19,44 @@ LEAST = 1e-9
 
 def relative_cost(
     expected: ExpectedCost, theta: Mapping[str, Tensor], reference: Mapping[str, float], weights: Mapping[str, float]
-) -> tuple[float, dict[str, Tensor]]:
-    """G = ∏_m (E[cost_m] / reference_m)^w_m at θ, and ∂ 2√G / ∂θ.
-
-    The cost of a network grows with the square of its width, so the derivative of √G, unlike that of G or of log G,
-    does not change when all widths change alike: prices made of it neither fade nor run away while the network shrinks.
+) -> Tensor:
+    """G = ∏_m (E[cost_m] / reference_m)^w_m at θ, differentiable in θ, float64.
 
     Args:
         expected: Expected cost of the present network.
         theta: By gate name, the inclusion probabilities.
         reference: By measure, what counts as 1.
         weights: By measure, its exponent.
+    """
+    costs = expected(theta)
+    logs = [weight * (costs[name] / reference[name]).clamp(min=LEAST).log() for name, weight in weights.items()]
+    return torch.stack(logs).sum().exp()
+
+
+def marginal_cost(
+    expected: ExpectedCost, theta: Mapping[str, Tensor], reference: Mapping[str, float], weights: Mapping[str, float]
+) -> tuple[float, dict[str, Tensor]]:
+    """G and ∂ 2√G / ∂θ.
+
+    The cost of a network grows with the square of its width, so the derivative of √G, unlike that of G or of log G,
+    does not change when all widths change alike: prices made of it neither fade nor run away while the network shrinks.
+
+    Args:
+        expected: As for `relative_cost`.
+        theta: As there.
+        reference: As there.
+        weights: As there.
 
     Returns:
         G, and by gate name the derivative, shape ``(size,)``, float32, on the CPU.
     """
     leaves = {name: value.detach().to("cpu", torch.float64).requires_grad_(True) for name, value in theta.items()}
     with torch.enable_grad():
-        costs = expected(leaves)
-        log_cost = sum(
-            weight * (costs[measure] / reference[measure]).clamp(min=LEAST).log() for measure, weight in weights.items()
-        )
-        assert isinstance(log_cost, Tensor)
-        root = 2 * (log_cost / 2).exp()
+        cost = relative_cost(expected, leaves, reference, weights)
     gradients: Sequence[Tensor | None] = [None] * len(leaves)
-    if root.requires_grad:
-        gradients = torch.autograd.grad(root, list(leaves.values()), allow_unused=True)
-    return float(log_cost.detach().exp()), {
+    if cost.requires_grad:
+        gradients = torch.autograd.grad(2 * cost.sqrt(), list(leaves.values()), allow_unused=True)
+    return float(cost.detach()), {
         name: (torch.zeros_like(leaf) if gradient is None else gradient).float()
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
     }
@@ -56,7 +67,7 @@ class CostPrice:
     """Price structures at what they are expected to save: ρ_s = ∂/∂θ_s of 2ν √G.
 
     G = (E[params]/params_0)^w · (E[MACs]/MACs_0)^(1−w) is the expected cost relative to a reference; see
-    `relative_cost` for why the root of it.
+    `marginal_cost` for why the root of it.
 
     Attributes:
         nu: ν, nats per example: what the whole reference cost is worth, times one half.
@@ -104,7 +115,7 @@ class CostPrice:
         Raises:
             ConfigError: if the price has no reference.
         """
-        return prices(self.nu, relative_cost(expected, theta, self.costs, self.weights)[1])
+        return prices(self.nu, marginal_cost(expected, theta, self.costs, self.weights)[1])
 
 
 def prices(nu: float, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:

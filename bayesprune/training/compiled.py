@@ -13,12 +13,12 @@ from bayesprune.layers import Residual
 class BranchCompiler:
     """Lets every `layers.Residual` compute its body through ``torch.compile`` in passes with gradient.
 
-    Bodies of one form and one shape of input share their code. The body is compiled when a batch as large as any so far
-    comes; smaller ones (the last of an epoch) are computed as written, which costs less than compiling for them.
+    Bodies of one form and one shape of input share their code. Batches as large as the first are compiled for; others
+    (the last of an epoch) are computed as written, which costs less than compiling for them.
 
     Attributes:
         failed: Whether compiling has failed; all branches are then computed as written.
-        rows: Examples of the largest batch so far.
+        rows: Examples of the first batch; 0 before it.
     """
 
     def __init__(self) -> None:
@@ -57,13 +57,13 @@ class CompiledBranch:
 
     def __init__(self, body: nn.Module, compiler: BranchCompiler):
         self.body, self.compiler = body, compiler
-        self.compiled = torch.compile(body, dynamic=False)
+        self.compiled = torch.compile(body, dynamic=False, options={"fallback_random": True})  # eager's masks
 
     def __call__(self, x: Tensor) -> Tensor:
         """The branch, input ``(B, ...)``."""
-        if self.compiler.failed or len(x) < self.compiler.rows:
+        self.compiler.rows = self.compiler.rows or len(x)
+        if self.compiler.failed or len(x) != self.compiler.rows:
             return self.body(x)
-        self.compiler.rows = len(x)
         try:
             return self.compiled(x)
         except torch._dynamo.exc.TorchDynamoException as error:

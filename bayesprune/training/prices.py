@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
-from bayesprune.pruning import ExpectedCost, compact, cost, measure_latency, prices, relative_cost
+from bayesprune.pruning import ExpectedCost, compact, cost, marginal_cost, measure_latency, prices, relative_cost
 from bayesprune.training.budget import MARGIN, Budget, Multiplier, dual_maximiser
 from bayesprune.training.force import Dispensable, force, vertex
 from bayesprune.training.schedule import Schedule
@@ -85,7 +85,7 @@ class Prices:
         """
         if self.price is None and self.budget is None:
             return
-        self.expected, savings = self._relative(self.net.theta.detach())
+        self.expected, savings = self._marginal(self.net.theta.detach())
         self.expected = self.expected if self._at_rest is None else self._at_rest
         if self.price is not None:
             self.nu = self.price.nu * self.schedule.price_factor(step)
@@ -104,13 +104,19 @@ class Prices:
         assert self.budget is not None
         share = self.schedule.budget_share(step)
         target = self._beginning ** (1 - share) * (MARGIN * self.budget.fraction) ** share
-        best = dual_maximiser(differences, savings, target, lambda on: self._relative(on)[0])
+        best = dual_maximiser(differences, savings, target, self._relative)
         self._multiplier.step(self.expected, target, best)
 
-    def _relative(self, theta: Tensor) -> tuple[float, dict[str, Tensor]]:
+    def _marginal(self, theta: Tensor) -> tuple[float, dict[str, Tensor]]:
         """Relative cost at θ, shape ``(S,)``, and the derivative of twice its root by gate name."""
         by_gate = self.net.by_gate(theta.cpu().double())
-        return relative_cost(self._cost, by_gate, self._reference, self._weights)
+        return marginal_cost(self._cost, by_gate, self._reference, self._weights)
+
+    def _relative(self, theta: Tensor) -> float:
+        """Relative cost at θ, shape ``(S,)``."""
+        by_gate = self.net.by_gate(theta.cpu().double())
+        with torch.no_grad():
+            return float(relative_cost(self._cost, by_gate, self._reference, self._weights))
 
     # the end of settling -------------------------------------------------------------------------------------------
 
@@ -130,8 +136,8 @@ class Prices:
         may_go = Dispensable(self.net)
         left = self._measured(on)
         while left > self.budget.fraction:
-            expected, _ = self._relative(on)
-            fewer = force(on, harm, self._savings, expected * self.budget.fraction / left, may_go)
+            goal = self._relative(on) * self.budget.fraction / left
+            fewer = force(on, harm, self._savings, goal, may_go)
             if torch.equal(fewer, on):
                 break
             on, left = fewer, self._measured(fewer)
@@ -149,8 +155,8 @@ class Prices:
         return count > 0
 
     def _savings(self, on: Tensor) -> tuple[float, Tensor]:
-        relative, savings = self._relative(on)
-        return relative, torch.cat([savings[name] for name in self.net.gate_names])
+        relative, savings = self._marginal(on)
+        return relative, torch.cat([torch.zeros(0), *savings.values()])
 
     def _measured(self, on: Tensor) -> float:
         """What the network compacted to the structures in ``on`` costs, relative to the reference."""

@@ -11,6 +11,8 @@ WARMUP = 200
 """Steps over which the learning rate rises in a run that is not short."""
 PRICES_PER_PHASE = 20
 """How often prices follow the cost during sampling at least, if it has as many steps."""
+SETTLE_SHARE = 0.2
+"""What the flips of branches in exact evaluations may cost while settling, relative to the steps of the weights."""
 BUDGET_BY = 0.8
 """After which share of sampling a budget is to be met."""
 
@@ -37,7 +39,7 @@ class Schedule:
         travel: How far the price alone takes θ during sampling, and during settling.
         last: Step size at the end of a phase relative to its start; it falls linearly.
         checks_per_epoch: Exact evaluations an epoch while settling.
-        settle_batches: Batches of each evaluation.
+        settle_batches: Batches of each evaluation at most, see `batches_to_measure`.
 
     Raises:
         ConfigError: for fewer than one epoch or step, or phases that are not in order.
@@ -100,6 +102,17 @@ class Schedule:
     def settle_every(self) -> int:
         """Steps between exact evaluations."""
         return max(1, self.steps_per_epoch // self.checks_per_epoch)
+
+    def batches_to_measure(self, shared: int) -> int:
+        """How many batches an exact evaluation takes: ``settle_batches``, or fewer where that would cost too much.
+
+        A batch costs a forward pass, and on average half a one for each gate that a batch shares; a step costs three.
+
+        Args:
+            shared: Number of gates that a batch shares.
+        """
+        steps = (1 + shared / 2) / 3
+        return min(self.settle_batches, max(1, int(SETTLE_SHARE * self.settle_every / steps)))
 
     def phase(self, step: int) -> str:
         """``warm-up``, ``sample``, ``settle`` or ``fine-tune``."""

@@ -48,7 +48,10 @@ class Trainer:
                 "Adam or SGD"
             )
         self.updates = GateUpdates(net, engine.mean)
-        self.sampler = GateSampler(net, int(engine.broadcast(int(torch.randint(2**62, ())))))
+        seed = int(engine.broadcast(int(torch.randint(2**62, ()))))
+        self.sampler = GateSampler(net, seed)
+        if engine.rank > 0:
+            torch.manual_seed(seed + engine.rank)  # or the parts of a batch would share their dropout masks
         self.module = engine.wrap(net)
         self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
         self.history = History(removals=self.surgeon.removals)
@@ -88,10 +91,10 @@ class Trainer:
             )
         self.engine.average_statistics(self.net)
         nll = float(self.engine.mean(total)) * self.engine.world_size / count
-        self.sampler.synchronize()
         if self.schedule.phase(self.step - 1) == "sample":
             self.updates.look()
             self._prune(self.step)
+        self.sampler.synchronize()
         score = evaluate(self.net, val_loader) if val_loader is not None else Score(float("nan"), float("nan"))
         self.epoch += 1
         if self.start_branches:
@@ -152,19 +155,19 @@ class Trainer:
             self.updates.look()
         if phase == "settle" and self.net.num_gates:
             position = (self.step - schedule.settle_start) % schedule.settle_every
-            if position < schedule.settle_batches:
+            if position < schedule.batches_to_measure(self.net.num_shared):
                 self.engine.average_statistics(self.net)
                 units = self.net.num_shared < self.net.num_gates  # these are flipped layer by layer
                 with self.engine.autocast(), self.engine.whole(read_only=True) if units else nullcontext():
                     self.updates.measure(x, y, self.sampler(*part), part.size)
             if position == schedule.settle_every - 1:
                 self.updates.settle(schedule.settling_step(self.step))
-                self.sampler.synchronize()
                 with self.engine.whole():
                     self._prune(self.step + 1)
+                self.sampler.synchronize()
                 self.prices.update(self.step, self.updates.differences)
         self.step += 1
-        if self.step == max(schedule.settle_end, schedule.settle_start):
+        if self.step == max(1, schedule.settle_end):
             with self.engine.whole():
                 self.surgeon.guard()
                 if self.prices.enforce(self.updates.differences):

@@ -186,9 +186,29 @@ def test_in_place_behind_a_block_that_may_hand_on_its_input(operation: nn.Module
         check_gates(_behind(operation))
 
 
+@pytest.mark.parametrize("bypass", [None, nn.Linear(3, 3)])
+def test_in_place_at_the_beginning_of_a_branch(bypass: nn.Module | None) -> None:
+    block = layers.Residual(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 3)), bypass)
+    with pytest.raises(GateError, match=r"^1\.body\.0 works in place on the input of the branch that it begins"):
+        check_gates(nn.Sequential(nn.Linear(3, 3), block, nn.Linear(3, 2)))
+
+
 def test_in_place_where_the_by_pass_has_memory_of_its_own() -> None:
     check_gates(_behind(nn.ReLU()))
     own = nn.Sequential(layers.Residual(nn.Linear(3, 3), nn.Linear(3, 3)), nn.ReLU(inplace=True), nn.Linear(3, 2))
     check_gates(own)
     bnn = BayesianNet(own, num_data=10)
     bnn(torch.randn(4, 3), torch.zeros(1, 1), skip=True).sum().backward()
+
+
+@pytest.mark.parametrize("bypass", [nn.Sequential(), nn.Sequential(nn.Identity())])
+def test_in_place_behind_a_by_pass_that_is_an_identity_in_other_words(bypass: nn.Module) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), Residual(nn.Linear(3, 3), bypass), nn.ReLU(inplace=True), nn.Linear(3, 2))
+    with pytest.raises(GateError, match=r"^2 works in place on what the residual block '1' gives"):
+        check_gates(net)
+
+
+def test_in_place_behind_a_block_within_a_branch() -> None:
+    inner = nn.Sequential(Residual(nn.Linear(3, 3)), nn.ReLU(inplace=True), nn.Linear(3, 3))
+    with pytest.raises(GateError, match=r"^1 works in place on what the residual block '1\.body\.0' gives"):
+        check_gates(nn.Sequential(nn.Linear(3, 3), Residual(inner), nn.Linear(3, 2)))

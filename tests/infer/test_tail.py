@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
-from bayesprune.infer import BatchObjective, BayesianNet
+from bayesprune.infer import BatchObjective, BayesianNet, paired_differences
 from bayesprune.infer.tail import Tails
 from bayesprune.layers import Gate, Residual
 from tests.infer import nets
@@ -170,3 +170,34 @@ def test_tails_are_made_for_the_mode_and_the_structure() -> None:
     case.net.replace(case.net.net, case.net.log_gamma)
     assert case.net.train().tails is not training
     assert isinstance(training, Tails)
+
+
+def overwritten() -> nn.Module:
+    """What follows the block writes over its input when the branch is off, through a view."""
+    return nn.Sequential(
+        nn.Linear(3, 4), Residual(nn.Linear(4, 4)), nn.Identity(), nn.ReLU(inplace=True), nn.Linear(4, 3)
+    )
+
+
+class Scaled(nn.Module):
+    """A forward pass with an argument that has a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.last = nn.Linear(3, 4), Residual(nn.Linear(4, 4)), nn.Linear(4, 3)
+        self.units = Gate(4)
+
+    def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
+        return self.last(self.units(torch.tanh(self.block(self.first(x))))) * scale
+
+
+@pytest.mark.parametrize("build", [overwritten, Scaled])
+def test_differences_where_resuming_takes_care(build) -> None:
+    case = Case(build)
+    for value in (0.0, 1.0):
+        xi = torch.full((1, case.net.num_gates), value).double()
+        mean, _ = paired_differences(case.net, case.x, case.y, xi)
+        for s in range(case.net.num_gates):
+            on, off = xi.clone(), xi.clone()
+            on[:, s], off[:, s] = 1.0, 0.0
+            torch.testing.assert_close(mean[s], case.mean_loss(on) - case.mean_loss(off))

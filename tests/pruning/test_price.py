@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bayesprune import layers
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate
-from bayesprune.pruning import CostPrice, ExpectedCost, cost, relative_cost
+from bayesprune.pruning import CostPrice, ExpectedCost, cost, marginal_cost
 from bayesprune.types import Cost
 from tests.pruning.costed import branches, example, nested, normalised_conv, perceptron, probabilities
 
@@ -110,7 +110,7 @@ def test_relative_cost_and_its_derivative(build: Callable[[], nn.Module]) -> Non
         moved[name] = moved[name].index_fill(0, torch.tensor([s]), t)
         return float(expected(moved)["macs"]) / expected.total["macs"]
 
-    found, gradient = relative_cost(expected, theta, expected.total, {"macs": 1.0})
+    found, gradient = marginal_cost(expected, theta, expected.total, {"macs": 1.0})
     for name, value in theta.items():
         for s, t in enumerate(value.tolist()):
             assert found == pytest.approx(share(name, s, t), rel=1e-9)
@@ -119,15 +119,15 @@ def test_relative_cost_and_its_derivative(build: Callable[[], nn.Module]) -> Non
                 assert float(gradient[name][s]) == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
 
-def test_relative_cost_of_a_network_without_gates() -> None:
+def test_marginal_cost_of_a_network_without_gates() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     expected = ExpectedCost(net, torch.randn(1, 3))
-    assert relative_cost(expected, {}, {"params": 52, "macs": 40}, {"params": 0.5, "macs": 0.5}) == (0.5, {})
+    assert marginal_cost(expected, {}, {"params": 52, "macs": 40}, {"params": 0.5, "macs": 0.5}) == (0.5, {})
 
 
 def test_relative_cost_of_nothing_is_finite() -> None:
     net = nn.Sequential(nn.Identity(), layers.Residual(nn.Linear(2, 2)))
-    found, gradient = relative_cost(
+    found, gradient = marginal_cost(
         ExpectedCost(net, torch.randn(1, 2)), {"1": torch.zeros(1)}, {"macs": 4.0}, {"macs": 1.0}
     )
     assert 0 <= found < 1e-8 and bool(torch.isfinite(gradient["1"]).all())

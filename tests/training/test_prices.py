@@ -16,7 +16,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import trace
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual
-from bayesprune.pruning import CostPrice, ExpectedCost, compact, cost, relative_cost
+from bayesprune.pruning import CostPrice, ExpectedCost, compact, cost, marginal_cost
 from bayesprune.training import History, Settings, fit
 from bayesprune.training import prices as module
 from bayesprune.training.budget import START, Budget
@@ -42,12 +42,10 @@ def relative(net: BayesianNet, dense: nn.Module, measure: str, x: Tensor) -> flo
     return getattr(cost(compact(net), x), measure) / getattr(cost(dense, x), measure)
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("budget", ["macs=0.25", "params=0.5", "macs=0.8"])
 @pytest.mark.parametrize("make", [units, lambda: branches(6), stream])
-def test_a_budget_is_met(make, budget: str, seed: int) -> None:
-    """Always, by whatever net the run ends with: the guarantee does not rest on the multiplier."""
-    torch.manual_seed(seed)
+def test_a_budget_is_met(make, budget: str) -> None:
+    """Whatever the run: the guarantee does not rest on the multiplier."""
     net = bayesian(make())
     dense = make()
     with torch.no_grad():
@@ -61,16 +59,16 @@ def test_a_budget_is_met(make, budget: str, seed: int) -> None:
     assert last.expected == pytest.approx(found) and last.nu > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_branches_end_within_one_of_the_budget(seed: int) -> None:
-    """Twelve equal branches that all help a little: as many are kept as the budget allows, or one less."""
-    torch.manual_seed(seed)
-    make = lambda: branches(12)  # noqa: E731
-    net, dense = bayesian(make()), make()
-    trained(net, "macs=0.6", epochs=30)
-    one = 16 / cost(dense, X).macs
-    found = relative(net, dense, "macs", X)
-    assert 0.6 - 2 * one < found <= 0.6
+@pytest.mark.seed(0)
+@pytest.mark.statistical
+def test_the_multiplier_ends_within_a_branch_of_the_budget() -> None:
+    """Twelve equal branches of which few are needed: seeds 0 to 4 end like this; one of them is fixed."""
+    net, dense = bayesian(branches(12)), cost(branches(12), X)
+    settings = Settings(lr=0.02, every=1, budget=Budget("macs", 0.6), schedule=SCHEDULE)
+    history = fit(net, Batches(*examples()), epochs=30, settings=settings)  # with a warning if any were forced
+    assert 0.6 - 2 * 16 / dense.macs < history.rows[-1].expected <= 0.6
+    settled = [row.expected for row in history.rows if row.phase == "settle"]
+    assert settled[-1] == pytest.approx(settled[-3])
 
 
 def test_without_pruning_the_gates_keep_to_the_budget() -> None:
@@ -169,7 +167,7 @@ def test_log_gamma_is_the_multiplier_times_the_derivative() -> None:
     net = bayesian(units())
     prices = Prices(net, X, Settings(budget=Budget("macs", 0.5)), Schedule(10, 10))
     theta = net.by_gate(net.theta.detach())
-    _, gradient = relative_cost(ExpectedCost(net.net, X, ("macs",)), theta, {"macs": 60.0}, {"macs": 1.0})
+    _, gradient = marginal_cost(ExpectedCost(net.net, X, ("macs",)), theta, {"macs": 60.0}, {"macs": 1.0})
     assert prices.nu == START and prices.expected == pytest.approx((0.9 * 8 * 0.9 * 6 + 0.9 * 6 * 2) / 60)
     torch.testing.assert_close(net.price, START * torch.cat([gradient[name] for name in net.gate_names]))
 

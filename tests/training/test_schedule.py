@@ -144,3 +144,11 @@ def test_a_budget_comes_down_over_most_of_sampling() -> None:
     assert shares[:101] == [0.0] * 101 and shares[300] == pytest.approx(0.5)
     assert shares[499] < 1.0 and shares[500:] == [1.0] * 500
     assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize(("shared", "batches"), [(0, 8), (4, 8), (12, 8), (14, 7), (27, 4), (54, 2), (1000, 1)])
+def test_an_evaluation_takes_fewer_batches_of_a_deep_network(shared: int, batches: int) -> None:
+    """390 steps an epoch, 97 an interval: b batches cost b (1 + S/2) / 3 steps, at most a fifth of 97."""
+    schedule = Schedule(10, 390)
+    assert schedule.batches_to_measure(shared) == batches
+    assert batches == 1 or batches * (1 + shared / 2) / 3 <= 0.2 * 97
