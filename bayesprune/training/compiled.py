@@ -14,7 +14,8 @@ class BranchCompiler:
     """Lets every `layers.Residual` compute its body through ``torch.compile`` in passes with gradient.
 
     Bodies of one form and one shape of input share their code. Batches as large as the first are compiled for; others
-    (the last of an epoch) are computed as written, which costs less than compiling for them.
+    (the last of an epoch) are computed as written, which costs less than compiling for them. So are bodies with
+    dropout: compiled, they would not repeat their masks in the further passes of an estimator.
 
     Attributes:
         failed: Whether compiling has failed; all branches are then computed as written.
@@ -29,7 +30,7 @@ class BranchCompiler:
         """Set ``run`` of every residual block of ``net``, in place; called again for a smaller network."""
         if self.failed:
             return
-        blocks = [module for module in net.modules() if isinstance(module, Residual)]
+        blocks = [module for module in net.modules() if isinstance(module, Residual) and not _draws(module.body)]
         # one code object serves the bodies of all blocks: at worst each has a form of its own, before and after cutting
         config = torch._dynamo.config
         config.cache_size_limit = max(config.cache_size_limit, 2 * len(blocks))
@@ -47,6 +48,11 @@ class BranchCompiler:
             warnings.warn(f"compilation failed; branches are computed uncompiled, more slowly: {reason}", stacklevel=2)
 
 
+def _draws(body: nn.Module) -> bool:
+    """Whether a body draws random numbers: compiled, it would draw others than the passes that repeat it."""
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in body.modules())
+
+
 class CompiledBranch:
     """A body as ``torch.compile`` makes it, or as written where that is cheaper or has failed.
 
@@ -57,7 +63,7 @@ class CompiledBranch:
 
     def __init__(self, body: nn.Module, compiler: BranchCompiler):
         self.body, self.compiler = body, compiler
-        self.compiled = torch.compile(body, dynamic=False, options={"fallback_random": True})  # eager's masks
+        self.compiled = torch.compile(body, dynamic=False)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The branch, input ``(B, ...)``."""

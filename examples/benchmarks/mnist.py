@@ -3,6 +3,7 @@
     python examples/benchmarks/mnist.py lenet300 --data-dir DIR
     python examples/benchmarks/mnist.py lenet5 --data-dir DIR
     python examples/benchmarks/mnist.py resmlp --data-dir DIR
+    python examples/benchmarks/mnist.py resmlp --starts usual --budget macs=0.5 --data-dir DIR
     python examples/benchmarks/mnist.py lenet5-bypass --starts usual --limit 20000 --data-dir DIR
     python examples/benchmarks/mnist.py vgg16 --starts usual --limit 10000 --data-dir DIR
 
@@ -24,7 +25,7 @@ from report import machine, table
 import bayesprune as bp
 from bayesprune.infer import Categorical
 from bayesprune.pruning import CostPrice
-from bayesprune.training import Settings
+from bayesprune.training import Budget, Settings
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ class Outcome:
     seconds: float
 
 
-def run(name: str, recipe: Recipe, splits: bp.data.Splits, seed: int, wide: bool, epochs: int) -> Outcome:
-    """Train once and compact."""
+def run(
+    name: str, recipe: Recipe, splits: bp.data.Splits, seed: int, wide: bool, epochs: int, budget: Budget | None
+) -> Outcome:
+    """Train once, under a budget or at the recipe's price, and compact."""
     torch.manual_seed(seed)
     build = bp.networks.NETWORKS[name]
     example = torch.zeros(1, *splits.input_shape)
@@ -85,8 +88,9 @@ def run(name: str, recipe: Recipe, splits: bp.data.Splits, seed: int, wide: bool
     bnn = bp.BayesianNet(net, likelihood, num_data=len(splits.train), weight_precision=recipe.weight_precision)
     layers = bnn.num_branches == bnn.num_gates
     began = time.perf_counter()
-    price = CostPrice(recipe.nu, recipe.params, reference)
-    history = bp.fit(bnn, train, epochs=epochs, settings=Settings(lr=recipe.lr, price=price, every=recipe.every))
+    price = None if budget else CostPrice(recipe.nu, recipe.params, reference)
+    settings = Settings(lr=recipe.lr, price=price, budget=budget, every=recipe.every)
+    history = bp.fit(bnn, train, epochs=epochs, settings=settings)
     seconds = time.perf_counter() - began
     small = bp.compact(bnn)
     accuracy = bp.training.evaluate(small, test).accuracy
@@ -110,6 +114,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--starts", nargs="*", default=["usual", "double"], choices=["usual", "double"])
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--budget", type=Budget.parse, help="such as macs=0.5, instead of the recipe's price")
     parser.add_argument("--limit", type=int, help="number of training images, instead of all")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
@@ -119,12 +124,12 @@ def main() -> None:
     dense_net = bp.networks.NETWORKS[options.net](splits.input_shape, splits.num_classes, **recipe.usual)
     dense = bp.cost(dense_net, torch.zeros(1, *splits.input_shape))
     print(machine(), flush=True)
-    print(f"{options.net}, {epochs} epochs, nu {recipe.nu}", flush=True)
+    print(f"{options.net}, {epochs} epochs, {options.budget or f'nu {recipe.nu}'}", flush=True)
     print(f"dense: {dense.params} parameters, {dense.macs} multiply-adds", flush=True)
     rows, outcomes = [], []
     for start in options.starts:
         for seed in options.seeds:
-            o = run(options.net, recipe, splits, seed, start == "double", epochs)
+            o = run(options.net, recipe, splits, seed, start == "double", epochs, options.budget)
             outcomes.append(o)
             row = [start, str(seed), f"{100 * o.accuracy:.2f}", f"{o.params} ({100 * o.params / dense.params:.2f} %)"]
             row += [f"{100 * o.macs / dense.macs:.2f} %", o.gates, f"{100 * o.converged:.2f} %"]

@@ -383,6 +383,12 @@ def test_a_system_without_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(gradients(engine, net, *images()), gradients(Engine(), convolutional(), *images()))
 
 
+def test_branches_with_dropout_are_computed_as_written() -> None:
+    blocks = [Residual(nn.Sequential(nn.Linear(3, 3), nn.Dropout(rate))) for rate in (0.5, 0.0)]
+    Engine(compile=True).place(nn.Sequential(*blocks))
+    assert blocks[0].run is None and blocks[1].run is not None
+
+
 @pytest.mark.gpu
 def test_cuda_trains_as_the_cpu_does() -> None:
     found = trained(Engine("cuda"), OPTIMIZERS[0])
