@@ -45,7 +45,7 @@ class Recipe:
 
 
 RECIPES = {
-    "lenet300": Recipe(epochs=40, nu=0.17, lr=3e-3, wide={"widths": (600, 200)}),
+    "lenet300": Recipe(epochs=40, nu=0.15, lr=3e-3, wide={"widths": (600, 200)}),
     "lenet5": Recipe(epochs=20, nu=0.36, lr=4e-3, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
     "lenet5-bypass": Recipe(epochs=10, nu=0.3, lr=3e-3, wide={"widths": (40, 100, 1000)}, channels_last=True),
     "vgg16": Recipe(epochs=10, nu=0.3, lr=3e-3, wide={"width": 16}, usual={"width": 8}, channels_last=True),
