@@ -84,6 +84,7 @@ class EpochLoader(DataLoader):
 
     Attributes:
         shard: As given.
+        labels: Labels of all examples, shape ``(N,)``, int64.
         spans: What the batches of every epoch are, in order: ``spans[k]`` holds the size B of batch k in all processes
             together, and the places ``start`` to ``stop`` in it that this process gives. The mean loss of the whole
             batch is the sum over processes of ``(stop - start) / size`` times the mean loss of each.
@@ -106,6 +107,7 @@ class EpochLoader(DataLoader):
         self.spans = cut_epoch(len(data), batch_size, shard)
         self.batches = ShuffledBatches(len(data), self.spans, seed, augment, device)
         held = data.to(device)
+        self.labels = held.labels
         dataset: Dataset = held if augment is None else AugmentedImages(held, augment)
         super().__init__(
             dataset, sampler=self.batches, batch_size=None, collate_fn=_unchanged, generator=torch.Generator()

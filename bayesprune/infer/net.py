@@ -243,6 +243,8 @@ class BayesianNet(nn.Module):
 
     def slot_of(self, s: int) -> int:
         """The slot of the gate that entry ``s`` of `theta` belongs to."""
+        if 0 <= s < self.num_branches:  # branches come first, one entry each
+            return s
         for slot, size in enumerate(self.draw.sizes):
             if s < size:
                 return slot

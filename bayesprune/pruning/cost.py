@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate
 from bayesprune.pruning.compact import gated_network
+from bayesprune.pruning.meter import eval_mode
 from bayesprune.types import Cost
 
 
@@ -33,12 +33,6 @@ def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
     if example_input.dim() == 0 or len(example_input) == 0:
         raise ConfigError(f"cost: example_input must hold at least one example, got shape {tuple(example_input.shape)}")
     device = next((p.device for p in net.parameters()), example_input.device)
-    modes = {module: module.training for module in net.modules()}
-    try:
-        net.eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            net(example_input[:1].to(device))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with eval_mode(net), FlopCounterMode(display=False) as counter:
+        net(example_input[:1].to(device))
     return Cost(params, counter.get_total_flops() // 2)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sized
 import torch
 from torch import Tensor
 
+from bayesprune.data import EpochLoader
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import BayesianNet, Likelihood
 
@@ -58,6 +59,8 @@ def check_data(net: BayesianNet, loader: Loader) -> tuple[Tensor, Tensor]:
     finally:
         net.train(was_training)
     check_batch(net.likelihood, outputs, *batch, "the first training batch")
+    if isinstance(loader, EpochLoader):  # all of its images are bytes, normalised alike: its labels are left to check
+        net.likelihood.check(outputs.expand(len(loader.labels), *outputs.shape[1:]), loader.labels.cpu())
     return example, outputs
 
 

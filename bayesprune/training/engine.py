@@ -210,9 +210,11 @@ class Engine:
 
         They are linear in what the batches bring, so doing this now and then is the same as doing it in every step.
         """
+        if self.world_size == 1:
+            return
         norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
         buffers = [b for norm in norms for b in norm.buffers(recurse=False) if b.is_floating_point()]
-        if self.world_size == 1 or not buffers:
+        if not buffers:
             return
         flat = self.mean(torch.cat([b.flatten() for b in buffers]))
         for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):

@@ -12,9 +12,7 @@ from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual
 from bayesprune.pruning import shrink
-
-NEGLIGIBLE = 1e-6
-"""Savings relative to the largest one that count as this much: what saves nothing goes last."""
+from bayesprune.training.budget import NEGLIGIBLE
 
 
 class Dispensable:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bayesprune.data import EpochLoader
 from bayesprune.data.shards import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
@@ -56,7 +57,7 @@ class Trainer:
         self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
         self.history = History(removals=self.surgeon.removals)
         self.fingerprint = _fingerprint(net, prune, settings)
-        self.checked = False
+        self.checked = isinstance(loader, EpochLoader)  # whole, by check_data; others batch by batch as they come
         self.start_branches = net.num_branches
         net.branch_evaluations = 0
         self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
+from bayesprune.data.images import Raw, make_splits
 from bayesprune.errors import ConfigError, DataError, NonFiniteLossError
 from bayesprune.infer import BayesianNet
 from bayesprune.networks import resmlp
@@ -299,3 +300,20 @@ def test_evaluate_needs_an_example() -> None:
     with pytest.raises(DataError, match="the loader gave no batch"):
         evaluate(net, [])
     assert not net.training
+
+
+def test_labels_of_an_epoch_loader_are_checked_whole_before_training_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one wrong label is not in the first batch; no batch of such a loader is looked at while training."""
+    pixels = torch.arange(40, dtype=torch.uint8).view(10, 1, 2, 2)
+    raw = Raw(pixels, torch.arange(10) % 2)
+    loader, _ = bp.data.loaders(make_splits("small", raw, raw, 2), 2, 0)
+    net = nn.Sequential(nn.Flatten(), bp.layers.Linear(4, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 2))
+    bnn = BayesianNet(net, num_data=10)
+    monkeypatch.setattr("bayesprune.training.trainer.check_batch", lambda *_: pytest.fail("waits for the device"))
+    fit(bnn, loader, epochs=1, settings=Settings(schedule=REST))
+    loader.set_epoch(0)
+    *_, last = loader.batches
+    loader.labels[last[0]] = 2
+    loader.set_epoch(0)
+    with pytest.raises(DataError, match="2"):
+        fit(bnn, loader, epochs=1, settings=Settings(schedule=REST))
