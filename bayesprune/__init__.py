@@ -1,6 +1,6 @@
 """bayesprune: Bayesian neural networks that prune themselves while they train."""
 
-from bayesprune import data, distributions, infer, layers, networks, optim, pruning, training
+from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, selection, training
 from bayesprune.infer import BayesianNet
 from bayesprune.pruning import compact, cost, load, save
 from bayesprune.training import fit
@@ -17,9 +17,11 @@ __all__ = [
     "infer",
     "layers",
     "load",
+    "metrics",
     "networks",
     "optim",
     "pruning",
     "save",
+    "selection",
     "training",
 ]

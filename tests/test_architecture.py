@@ -15,7 +15,7 @@ import bayesprune
 ROOT = Path(bayesprune.__file__).parent
 RANKS = {
     **dict.fromkeys(("atomic", "errors", "types"), 0),
-    **dict.fromkeys(("distributions", "data"), 1),
+    **dict.fromkeys(("distributions", "data", "metrics", "selection"), 1),
     "layers": 2,
     "graph": 3,
     **dict.fromkeys(("networks", "infer", "optim", "pruning"), 4),

@@ -18,7 +18,7 @@ import torch
 import bayesprune as bp
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
-MODULES = ("comparison", "peer", "pipelines", "plain", "recipe", "report", "step", "timing")
+MODULES = ("comparison", "peer", "pipelines", "plain", "recipe", "report", "selection", "step", "timing")
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +271,33 @@ def test_the_step_benchmark_leaves_the_gates_where_they_are(bench: Any) -> None:
     assert plain > 0 and ratio == pytest.approx(gated / plain)  # of a single block
     # Four moves, each of at most ten times 2 * 5 / (0.55 * 0.35e9): steps on a gradient ten times its noise or price.
     assert all(abs(float(gate.theta.detach()) - 0.9) < 1e-5 for gate in bp.layers.gates_of(net).values())
+
+
+def test_selection_tables_hold_every_method(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exact(problem: Any, setting: Any) -> torch.Tensor:
+        return bp.selection.enumerate_models(problem.x, problem.y, **vars(setting)).inclusion
+
+    def empty(problem: Any, setting: Any) -> torch.Tensor:
+        return torch.zeros(len(problem.support))
+
+    methods = {**bench.selection.METHODS, "exact": exact}
+    rows = [line.strip("| ").split(" | ") for line in bench.selection.deviation_table(methods, range(3)).splitlines()]
+    assert rows[0] == ["inputs", "mean field: mean", "mean field: largest", "exact: mean", "exact: largest"]
+    assert rows[2] == ["orthogonal", *["0.000"] * 4]  # where mean field is exact
+    assert [row[3:] for row in rows[3:]] == [["0.000"] * 2] * 4
+    means = [float(row[1]) for row in rows[2:]]
+    assert means == sorted(means) and means[-1] > 0.1
+
+    monkeypatch.setattr(bench.selection, "WIDE", ((120, 0.0),))
+    oracle = {"truth": lambda problem, setting: problem.support.double(), "empty": empty}
+    assert bench.selection.recovery_table(oracle, range(2)).splitlines()[2:] == [
+        "| 120 | 0.0 | 1.00 | 0.00 | 0.00 | 0.00 |"
+    ]
+
+
+def test_orthogonal_inputs_are_standardised(bench: Any) -> None:
+    problem = bench.selection.orthogonal(60, 5, 2, effect=0.3, seed=0)
+    torch.testing.assert_close(problem.x.T @ problem.x, 60 * torch.eye(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(problem.x.mean(0), torch.zeros(5), atol=1e-6, rtol=0)
+    noise = problem.y - problem.x @ problem.coefficients
+    assert 0.7 < noise.std() < 1.3 and int(problem.support.sum()) == 2

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from bayesprune.cli.config import AUTO, RunConfig, resolve
 from bayesprune.cli.errors import Commands, interrupted
+from bayesprune.cli.finished import draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
-from bayesprune.cli.finished import inspect_gates, score
 from bayesprune.cli.folder import check_new, new_folder
 from bayesprune.cli.progress import Display
 from bayesprune.cli.record import read_config, resumed, versions, write_config
@@ -151,14 +151,23 @@ def evaluate(
     data_dir: Annotated[
         str | None, typer.Option(help="Folder of torchvision's data sets.", show_default="that of the run")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to tell from the test split's by entropy: a data set or 'noise'.", show_default="none"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score the compacted network of a run on a test split."""
-    result = score(folder, data, data_dir)
+    """Score the compacted network of a run on a test split, and draw how far its probabilities can be believed."""
+    scored = score(folder, data, data_dir, against)
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(scored.record))
     else:
-        _console().print(score_table(result))
+        _console().print(score_table(scored.record))
+    draw_score(scored)
+    if not as_json:
+        typer.echo(f"picture: {scored.picture}")
 
 
 @app.command()

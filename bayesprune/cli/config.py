@@ -128,9 +128,7 @@ class RunConfig:
     @property
     def default_folder(self) -> Path:
         """``runs/NET-DATA-seedS``, the data set's path reduced to its last part."""
-        kind, _, path = self.data.partition(":")
-        data = f"{kind}-{Path(path).name}" if path else kind
-        return Path("runs") / f"{self.net}-{data}-seed{self.seed}"
+        return Path("runs") / f"{self.net}-{short_name(self.data)}-seed{self.seed}"
 
 
 DEFAULTS: dict[str, Any] = {
@@ -172,6 +170,12 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
         varied = recipe.augment and options["data"].startswith(COLOUR)
         options["augment"] = CROP_FLIP if varied else NO_AUGMENTATION
     return RunConfig(**options)
+
+
+def short_name(data: str) -> str:
+    """The name of a data set as part of the name of a file: a path is reduced to its last part."""
+    kind, _, path = data.partition(":")
+    return f"{kind}-{Path(path).name}" if path else kind
 
 
 def option(field: str) -> str:

@@ -20,19 +20,22 @@ from bayesprune.atomic import write_atomically
 from bayesprune.cli.config import CROP_FLIP, RunConfig
 from bayesprune.cli.recipes import OPTIMIZERS
 from bayesprune.cli.record import versions, write_json
+from bayesprune.cli.scoring import class_probabilities, diagram_title, figures
 from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.infer import BayesianNet, Categorical
+from bayesprune.metrics import Calibration, calibration
 from bayesprune.networks import build
 from bayesprune.pruning import CostPrice, compact, cost, save
-from bayesprune.reports import draw_gates
-from bayesprune.training import EpochRow, History, Settings, evaluate, fit
+from bayesprune.reports import draw_gates, draw_reliability
+from bayesprune.training import EpochRow, History, Settings, fit
 from bayesprune.training.engine import Engine
 from bayesprune.types import Cost, Removal
 
 CHECKPOINT = "checkpoint.pt"
 MODEL = "model.safetensors"
 RESULT = "result.json"
+RELIABILITY = "reliability.png"
 ONE_THREAD = 1_000_000
 """Below so many multiply-adds a network trains on one thread: sharing small operations out costs more than it saves."""
 
@@ -124,10 +127,12 @@ def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None 
         if not run.engine.is_main:
             return None
         small = compact(run.net.eval())
-        result = _result(run, history, small)
+        measured = calibration(*class_probabilities(small, run.test_loader))
+        result = _result(run, history, small, measured)
     save(small, folder / MODEL)
     _write_removals(folder / "removals.csv", history.removals)
     draw_gates(history.thetas, folder / "gates.png", title=f"{config.net} on {config.data}, seed {config.seed}")
+    draw_reliability(measured, folder / RELIABILITY, title=diagram_title(config, config.data))
     write_json(folder / RESULT, result)
     return result
 
@@ -170,14 +175,12 @@ def _few_threads(run: Run) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _result(run: Run, history: History, small: nn.Module) -> dict[str, Any]:
-    """Score and cost of the compacted network ``small``, next to those of the network at the start."""
+def _result(run: Run, history: History, small: nn.Module, measured: Calibration) -> dict[str, Any]:
+    """Figures and cost of the compacted network ``small``, next to those of the network at the start."""
     config, theta, last = run.config, run.net.theta, history.rows[-1]
-    score = evaluate(small, run.test_loader)
     size = cost(small, run.example)
     return {
-        "accuracy": score.accuracy,
-        "nll": score.nll,
+        **figures(measured),
         "dense_accuracy_not_measured": True,
         "params": size.params,
         "macs": size.macs,

@@ -1,7 +1,16 @@
 """Distributions of gates and gated weights, and their divergences."""
 
 from bayesprune.distributions.flattening import FlatteningPrior
-from bayesprune.distributions.kl import bernoulli_kl
+from bayesprune.distributions.inclusion import FixedInclusion, layer_adaptive_log_gamma
+from bayesprune.distributions.kl import bernoulli_entropy, bernoulli_kl, normal_kl
 from bayesprune.distributions.spike_and_slab import SpikeAndSlab
 
-__all__ = ["FlatteningPrior", "SpikeAndSlab", "bernoulli_kl"]
+__all__ = [
+    "FixedInclusion",
+    "FlatteningPrior",
+    "SpikeAndSlab",
+    "bernoulli_entropy",
+    "bernoulli_kl",
+    "layer_adaptive_log_gamma",
+    "normal_kl",
+]

@@ -9,6 +9,11 @@ from torch.distributions import register_kl
 from bayesprune.distributions.spike_and_slab import SpikeAndSlab
 
 
+def bernoulli_entropy(theta: Tensor) -> Tensor:
+    """H(θ) = −θ log θ − (1 − θ) log(1 − θ) in nats, 0 at 0 and 1."""
+    return torch.special.entr(theta) + torch.special.entr(1 - theta)
+
+
 def bernoulli_kl(theta: Tensor, pi: Tensor) -> Tensor:
     """KL(Bern(θ) ‖ Bern(π)) in nats, exact at 0 and 1 (0 · log 0 = 0) and for any positive π.
 
@@ -22,11 +27,23 @@ def bernoulli_kl(theta: Tensor, pi: Tensor) -> Tensor:
         theta: Probabilities in [0, 1].
         pi: Probabilities in [0, 1], broadcast against ``theta``.
     """
-    entropy = torch.special.entr(theta) + torch.special.entr(1 - theta)
     # Where a term's weight is 0 it sees a harmless π: the slope of 0 · log π at π = 0 would be 0 / 0.
     on = torch.xlogy(theta, torch.where(theta == 0, 1.0, pi))
     off = torch.special.xlog1py(1 - theta, -torch.where(theta == 1, 0.0, pi))
-    return -entropy - on - off
+    return -bernoulli_entropy(theta) - on - off
+
+
+def normal_kl(mean: Tensor, log_scale: Tensor, prior_scale: Tensor | float) -> Tensor:
+    """KL(Normal(μ, σ²) ‖ Normal(0, σ0²)) in nats, entry by entry.
+
+    Args:
+        mean: μ.
+        log_scale: log σ, the shape of ``mean``.
+        prior_scale: σ0, broadcast against it.
+    """
+    scale = torch.as_tensor(prior_scale, dtype=mean.dtype, device=mean.device)
+    log_ratio = log_scale - scale.log()
+    return torch.expm1(2 * log_ratio) / 2 - log_ratio + (mean / scale).square() / 2
 
 
 @register_kl(SpikeAndSlab, SpikeAndSlab)

@@ -2,7 +2,8 @@
 
 from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.check import check_gates
+from bayesprune.graph.presence import Presence
 from bayesprune.graph.trace import Traced, block_graph, trace
 from bayesprune.layers import gates_of
 
-__all__ = ["Analysis", "Traced", "block_graph", "check_gates", "gates_of", "trace"]
+__all__ = ["Analysis", "Presence", "Traced", "block_graph", "check_gates", "gates_of", "trace"]

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bayesprune.layers import Conv1d, Conv2d, Linear
+from bayesprune.layers import Conv1d, Conv2d, Linear, NormalConv1d, NormalConv2d, NormalLinear
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1d, Conv2d)
-LINEARS = (nn.Linear, Linear)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1d, Conv2d, NormalConv1d, NormalConv2d)
+LINEARS = (nn.Linear, Linear, NormalLinear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 POINTWISE = (

@@ -5,10 +5,13 @@ from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.elbo import GateELBO
 from bayesprune.infer.estimators import ESTIMATORS, get_estimator
 from bayesprune.infer.likelihoods import LIKELIHOODS, Bernoulli, Categorical, Gaussian, Likelihood
-from bayesprune.infer.net import BayesianNet, Prediction
+from bayesprune.infer.net import BayesianNet
+from bayesprune.infer.noise import LearnedGaussian
 from bayesprune.infer.objective import BatchObjective
+from bayesprune.infer.prediction import ClassPrediction, Prediction, RealPrediction, summarize
 from bayesprune.infer.random_state import RandomState
 from bayesprune.infer.sampler import GateSample, GateSampler
+from bayesprune.infer.weighted import Weighted
 
 __all__ = [
     "ESTIMATORS",
@@ -17,15 +20,20 @@ __all__ = [
     "BayesianNet",
     "Bernoulli",
     "Categorical",
+    "ClassPrediction",
     "GateDraws",
     "GateELBO",
     "GateSample",
     "GateSampler",
     "Gaussian",
+    "LearnedGaussian",
     "Likelihood",
     "Prediction",
     "RandomState",
+    "RealPrediction",
+    "Weighted",
     "get_estimator",
     "paired_differences",
     "shared_differences",
+    "summarize",
 ]

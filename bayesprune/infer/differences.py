@@ -24,6 +24,8 @@ def paired_differences(
 ) -> tuple[Tensor, Tensor]:
     """C(ξ_s=1) − C(ξ_s=0) for every gate s, the other gates as in ξ, in eval mode.
 
+    With Gaussian slabs all are computed with one draw of the weights.
+
     Since L is multilinear in θ, its mean over ξ ~ Bern(θ) is ∂L/∂θ_s − ρ_s exactly, for gates at 0 and 1 too: an
     unbiased estimate with no more noise than the examples bring. It takes S partial forward passes of the batch, each
     from the flipped gate on, so it is for now and then, not for every step.
@@ -42,9 +44,10 @@ def paired_differences(
     was_training = net.training
     net.eval()
     try:
-        base, rows = _shared_flips(net, x, y, xi, on)
-        if net.num_shared < net.num_gates:
-            rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
+        with net.drawn_weights():
+            base, rows = _shared_flips(net, x, y, xi, on)
+            if net.num_shared < net.num_gates:
+                rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
     finally:
         net.train(was_training)
     differences = torch.stack(rows)
@@ -58,7 +61,8 @@ def shared_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: S
     was_training = net.training
     net.eval()
     try:
-        _, rows = _shared_flips(net, x, y, xi, on)
+        with net.drawn_weights():
+            _, rows = _shared_flips(net, x, y, xi, on)
     finally:
         net.train(was_training)
     return torch.stack(rows).mean(1) if rows else torch.zeros_like(net.theta.detach()[:0])

@@ -22,7 +22,9 @@ class GateELBO(ELBO):
 
     L(θ, M) = E_{ξ~Bern(θ)}[C(ξ, M)] + (1/N) Σ_s (θ_s log γ_s + const(γ_s)) + λ/(2N) ‖M‖² (Guenter & Sideris 2024,
     eq. 12 f.): the expectation and its gradient by the estimator, the rest in closed form. On the same gates it differs
-    from Pyro's ``Trace_ELBO`` only by Σ_s (ξ_s − θ_s) log γ_s / N, whose mean is 0.
+    from Pyro's ``Trace_ELBO`` only by Σ_s (ξ_s − θ_s) log γ_s / N, whose mean is 0. With a fixed prior −H(θ_s) is added
+    for every gate, with Gaussian slabs Σ_w Θ_w KL(Normal(μ, σ²) ‖ Normal(0, σ0²)) / N takes the place of the last term,
+    and the expectation is over one draw of the weights for the batch.
 
     Above log γ ≈ 87 the optimal π of a gate, about e^(−log γ), underflows to 0 in float32 and log π with it: the value
     of Pyro's own ``Trace_ELBO`` then loses its meaning. This loss, in closed form, keeps it.
@@ -67,8 +69,8 @@ class GateELBO(ELBO):
         theta, scale = gates["fn"].probs, gates["scale"]
         objective = _TracedObjective(net, model, guide_trace, args, kwargs)
         data = self.estimator(objective, theta, gates["value"], net.log_gamma * scale)
-        constant = -net.prior().log_normalizer.sum() * scale
-        return data + constant - objective.slab()
+        divergence = net.gate_divergence(theta) + net.slab_divergence(theta)
+        return data + divergence * scale - objective.slab()
 
 
 def _owner(model: Callable) -> BayesianNet:

@@ -27,6 +27,8 @@ NUDGE = 2.0**-20
 A gate may sit before its activation, and relu'(0) is 0 in torch, while the derivative that counts is the one from the
 right, which relu(ξ a) has at any ξ > 0.
 """
+TEMPERATURE = 0.5
+"""Of the concrete relaxation, as in SS-IG."""
 FLOOR = 0.1
 """Smallest probability of an outcome by which a derivative seen at that outcome is divided."""
 
@@ -118,6 +120,38 @@ def second_order(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor)
     return objective(_WeightedDerivative.apply(theta, xi, on, off)).mean() + (price * theta).sum()
 
 
+class _RowWeightedDerivative(torch.autograd.Function):
+    """Pass ξ on, nudged off 0; as the gradient of θ_s return Σ_rows weight · ∂C/∂ξ_s."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, xi: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return xi.clamp(min=NUDGE)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (weight,) = ctx.saved_tensors
+        return (grad * weight).sum(0), None, None
+
+
+def concrete(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
+    """Straight through a concrete relaxation of temperature ½ (Maddison et al. 2017; Jang et al. 2017).
+
+    ξ̃_s = sigmoid((logit θ_s + logit u_s)/τ) for uniform u_s; the gate is ξ_s = 1[ξ̃_s > ½], and the derivative is that
+    of ξ̃_s: ∂C/∂ξ_s · ξ̃_s(1 − ξ̃_s) / (τ θ_s(1 − θ_s)). Given the gates at hand, u_s is uniform on (1 − θ_s, 1) where
+    they are on and on (0, 1 − θ_s) where they are off. Biased by the relaxation; no extra pass. The estimator of SS-IG
+    (Jantre, Bhattacharya & Maiti 2021).
+    """
+    p = theta.detach().clamp(FLOOR / 100, 1 - FLOOR / 100)
+    inside = torch.rand_like(xi)
+    if objective.shared:
+        inside[:, : objective.shared] = torch.rand(objective.shared, generator=objective.generator).to(inside)
+    u = torch.where(xi > 0.5, 1 - p * inside, (1 - p) * inside)
+    relaxed = torch.sigmoid((torch.logit(p) + torch.logit(u, eps=1e-6)) / TEMPERATURE)
+    weight = relaxed * (1 - relaxed) / (TEMPERATURE * p * (1 - p))
+    return objective(_RowWeightedDerivative.apply(theta, xi, weight)).mean() + (price * theta).sum()
+
+
 def _choose(objective: Objective, count: int) -> int:
     """One of the first ``count`` gates, drawn at random."""
     return int(torch.randint(count, (), generator=objective.generator))
@@ -207,6 +241,7 @@ def auto(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tens
 
 ESTIMATORS: dict[str, Estimator] = {
     "auto": auto,
+    "concrete": concrete,
     "disarm": disarm,
     "exact": exact,
     "paired": paired,

@@ -9,13 +9,17 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.errors import ConfigError, DataError
 
 
-class Likelihood(ABC):
-    """p(y | outputs), one factor an example."""
+class Likelihood(nn.Module, ABC):
+    """p(y | outputs), one factor an example.
+
+    A module like any other: parameters of its own, such as a noise scale, move to devices, are saved and are trained
+    with the network that it belongs to.
+    """
 
     @abstractmethod
     def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
@@ -32,6 +36,21 @@ class Likelihood(ABC):
     def observed(self, y: Tensor) -> Tensor:
         """Targets in the dtype that ``distribution`` takes."""
         return y
+
+    def target_shape(self, outputs: Tensor) -> torch.Size:
+        """Shape of one target, for outputs of shape ``(B, ...)``; by default that of one output."""
+        return outputs.shape[1:]
+
+    def penalty(self) -> Tensor | float:
+        """Minus the log prior density of the likelihood's own parameters, nats for the whole data set; 0 without any.
+
+        The negative ELBO, in nats per example, holds it over N, the number of training examples.
+        """
+        return 0.0
+
+    def settings(self) -> dict[str, Any]:
+        """The plain values that tell this likelihood from another of its class; by default its public attributes."""
+        return {name: value for name, value in vars(self).items() if name != "training" and not name.startswith("_")}
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Raise `DataError` if targets and outputs do not fit together. Reads values: not for the training step."""
@@ -73,6 +92,7 @@ class Categorical(Likelihood):
     """
 
     def __init__(self, label_smoothing: float = 0.0):
+        super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"categorical likelihood: label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
@@ -90,6 +110,14 @@ class Categorical(Likelihood):
     def mean(self, outputs: Tensor) -> Tensor:
         """Class probabilities."""
         return outputs.softmax(-1)
+
+    def observed(self, y: Tensor) -> Tensor:
+        """Labels as integers."""
+        return y.long() if y.is_floating_point() else y
+
+    def target_shape(self, outputs: Tensor) -> torch.Size:
+        """One label an example."""
+        return torch.Size()
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Labels must be integers in [0, K)."""
@@ -120,18 +148,24 @@ class Gaussian(Likelihood):
     """
 
     def __init__(self, scale: float = 1.0):
+        super().__init__()
         if not (math.isfinite(scale) and scale > 0):
             raise ConfigError(f"gaussian likelihood: the noise scale must be positive and finite, got {scale}")
         self.scale = scale
 
+    @property
+    def noise_scale(self) -> Tensor | float:
+        """The standard deviation of the noise, one number or one an entry of a target."""
+        return self.scale
+
     def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
-        """Normal(outputs, scale), independent over the dimensions of a target."""
-        return dist.Normal(outputs, self.scale).to_event(outputs.dim() - 1)
+        """Normal(outputs, noise_scale), independent over the dimensions of a target."""
+        return dist.Normal(outputs, self.noise_scale).to_event(outputs.dim() - 1)
 
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
         """½((y − outputs)/scale)² + log(scale √(2π)), summed over the dimensions of a target."""
         per_entry = 0.5 * ((y - outputs) / self.scale).square() + math.log(self.scale * math.sqrt(2 * math.pi))
-        return per_entry.flatten(1).sum(1) if outputs.dim() > 1 else per_entry
+        return per_example(per_entry)
 
     def mean(self, outputs: Tensor) -> Tensor:
         """The outputs themselves."""
@@ -153,7 +187,7 @@ class Bernoulli(Likelihood):
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Binary cross-entropy, summed over the dimensions of a target."""
         per_entry = F.binary_cross_entropy_with_logits(outputs, y.to(outputs.dtype), reduction="none")
-        return per_entry.flatten(1).sum(1) if outputs.dim() > 1 else per_entry
+        return per_example(per_entry)
 
     def observed(self, y: Tensor) -> Tensor:
         """Targets as floating-point numbers."""
@@ -173,6 +207,11 @@ class Bernoulli(Likelihood):
             )
 
 
+def per_example(per_entry: Tensor) -> Tensor:
+    """Sums over all dimensions but the first, shape ``(B,)``."""
+    return per_entry.flatten(1).sum(1) if per_entry.dim() > 1 else per_entry
+
+
 def _check_same_shape(name: str, outputs: Tensor, y: Tensor) -> None:
     if outputs.shape != y.shape:
         raise DataError(
@@ -188,9 +227,14 @@ def get_likelihood(likelihood: str | Likelihood) -> Likelihood:
     """The likelihood of that name, or the object itself.
 
     Raises:
-        ConfigError: for an unknown name.
+        ConfigError: for an unknown name, or a likelihood whose ``__init__`` leaves out that of `Likelihood`.
     """
     if isinstance(likelihood, Likelihood):
+        if "_modules" not in vars(likelihood):
+            raise ConfigError(
+                f"likelihood {type(likelihood).__name__}: its __init__ must begin with super().__init__(), because a "
+                "Likelihood is a torch.nn.Module"
+            )
         return likelihood
     if likelihood not in LIKELIHOODS:
         raise ConfigError(

@@ -1,8 +1,34 @@
 """Gates and the layers that carry them. A network built of these runs and tests alone, without Pyro."""
 
-from bayesprune.layers.find import GATED_LAYERS, gates_of
+from bayesprune.layers.find import GATED_LAYERS, gates_of, plain_parameters
 from bayesprune.layers.gate import Draw, Gate
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
+from bayesprune.layers.normal import (
+    SCALES,
+    NormalConv1d,
+    NormalConv2d,
+    NormalLayer,
+    NormalLinear,
+    give_normal_slabs,
+    normal_layers,
+)
 from bayesprune.layers.residual import Residual
 
-__all__ = ["GATED_LAYERS", "Conv1d", "Conv2d", "Draw", "Gate", "Linear", "Residual", "gates_of"]
+__all__ = [
+    "GATED_LAYERS",
+    "SCALES",
+    "Conv1d",
+    "Conv2d",
+    "Draw",
+    "Gate",
+    "Linear",
+    "NormalConv1d",
+    "NormalConv2d",
+    "NormalLayer",
+    "NormalLinear",
+    "Residual",
+    "gates_of",
+    "give_normal_slabs",
+    "normal_layers",
+    "plain_parameters",
+]

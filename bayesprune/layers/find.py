@@ -1,4 +1,4 @@
-"""Which gates a network has, and what they are called."""
+"""Which gates a network has, what they are called, and which of its parameters are those of a plain network."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from torch import nn
 
 from bayesprune.layers.gate import Gate
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
+from bayesprune.layers.normal import SCALES, NormalConv1d, NormalConv2d, NormalLayer, NormalLinear
 from bayesprune.layers.residual import Residual
 
-GATED_LAYERS = (Linear, Conv1d, Conv2d)
+GATED_LAYERS = (Linear, Conv1d, Conv2d, NormalLinear, NormalConv1d, NormalConv2d)
 OWNERS = (*GATED_LAYERS, Residual)
 
 
@@ -26,3 +27,12 @@ def gates_of(net: nn.Module) -> dict[str, Gate]:
             owned = child == "gate" and isinstance(modules[parent], OWNERS)
             gates[parent if owned else name] = module
     return gates
+
+
+def plain_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a plain network has as well, by name: all but θ of gates and log σ of Normal weights."""
+    other = {id(gate.theta) for gate in module.modules() if isinstance(gate, Gate)}
+    for layer in module.modules():
+        if isinstance(layer, NormalLayer):
+            other |= {id(getattr(layer, name)) for name in SCALES}
+    return {name: p for name, p in module.named_parameters() if id(p) not in other}

@@ -21,15 +21,19 @@ class Draw:
 
     Args:
         sizes: Number of gates of every `Gate`, in the order of their slots.
+
+    Attributes:
+        noise: Whether layers with Normal weights draw their outputs in this pass.
     """
 
     def __init__(self, sizes: Sequence[int]):
         self.sizes = list(sizes)
         self.slices: tuple[Tensor, ...] | None = None
         self.known: Sequence[bool] = ()
+        self.noise = False
 
     @contextmanager
-    def use(self, xi: Tensor, known: Sequence[bool] = ()) -> Iterator[None]:
+    def use(self, xi: Tensor, known: Sequence[bool] = (), noise: bool = False) -> Iterator[None]:
         """Let the gates multiply by ``xi`` within the context.
 
         Args:
@@ -37,13 +41,14 @@ class Draw:
             known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for
                 the whole batch and known to the host. A branch known to be off is not computed, one known to be on not
                 multiplied.
+            noise: Whether layers with Normal weights draw their outputs, instead of using the means of their weights.
         """
-        before = self.slices, self.known
-        self.slices, self.known = xi.split(self.sizes, dim=-1), known
+        before = self.slices, self.known, self.noise
+        self.slices, self.known, self.noise = xi.split(self.sizes, dim=-1), known, noise
         try:
             yield
         finally:
-            self.slices, self.known = before
+            self.slices, self.known, self.noise = before
 
 
 class Gate(nn.Module):

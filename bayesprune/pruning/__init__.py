@@ -8,7 +8,7 @@ from bayesprune.pruning.meter import measure_latency
 from bayesprune.pruning.modelfile import load, save
 from bayesprune.pruning.price import CostPrice, marginal_cost, prices, relative_cost
 from bayesprune.pruning.removal import RemovalMonitor
-from bayesprune.pruning.shrink import shrink
+from bayesprune.pruning.shrink import kept_gates, shrink
 
 __all__ = [
     "MEASURES",
@@ -19,6 +19,7 @@ __all__ = [
     "cost",
     "export_onnx",
     "export_torch",
+    "kept_gates",
     "load",
     "marginal_cost",
     "measure_latency",

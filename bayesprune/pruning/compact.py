@@ -8,15 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.graph.calls import is_inplace
 from bayesprune.graph.operations import DIFFERENCES, INPLACE_OPERATORS, SUMS
-from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.layers import GATED_LAYERS, SCALES, Gate
 from bayesprune.pruning.fuse import fold_batch_norms, fuse_linear_maps
 from bayesprune.pruning.redundant import drop_redundant
-from bayesprune.pruning.shrink import shrink
+from bayesprune.pruning.shrink import kept_gates, shrink
 
-PLAIN: dict[type[nn.Module], type[nn.Module]] = {layer: layer.__bases__[0] for layer in GATED_LAYERS}
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    layer: next(base for base in layer.__mro__ if base.__module__.startswith("torch.nn.modules"))
+    for layer in GATED_LAYERS
+}
 
 
 def gated_network(model: nn.Module) -> nn.Module:
@@ -25,12 +29,12 @@ def gated_network(model: nn.Module) -> nn.Module:
     return inner() if callable(inner) else model
 
 
-def compact(model: nn.Module, *, fold_norms: bool = False) -> nn.Module:
+def compact(model: nn.Module, *, posterior: bool = False, fold_norms: bool = False) -> nn.Module:
     """Remove every structure whose gate is off (θ ≤ ½) and every gate, leaving a plain PyTorch network.
 
-    Its outputs are those of the gated network in eval mode (which uses the mode of its gates), up to rounding.
-    ``model`` is not touched. Functions called with ``training=self.training`` are those of eval mode. A branch that is
-    off is left out of a sum under the assumption that it has the shape of what it is added to.
+    Its outputs are those of the gated network in eval mode (which uses the mode of its gates and the means of Gaussian
+    slabs), up to rounding. ``model`` is not touched. Functions called with ``training=self.training`` are those of eval
+    mode. A branch that is off is left out of a sum under the assumption that it has the shape of what it is added to.
 
     What removal leaves is simplified where values stay the same in either mode and nothing costs more. A ReLU of what
     is never negative goes, and so does every ``torch.nn.Identity``. Linear maps that follow one another become one (the
@@ -39,19 +43,25 @@ def compact(model: nn.Module, *, fold_norms: bool = False) -> nn.Module:
 
     Args:
         model: A `BayesianNet`, or a gated network.
+        posterior: Whether to leave a smaller `BayesianNet` instead, with the gates that are on, their θ, and the
+            posterior of the weights that are left, to go on predicting or training with. Nothing is simplified then.
         fold_norms: Whether to fold BatchNorms as well, each into the layer before it: for inference, as they then are
             as in eval mode for good.
 
     Returns:
-        A ``torch.fx.GraphModule`` of torch's own modules and functions alone, in the training mode of ``model``.
+        A ``torch.fx.GraphModule`` of torch's own modules and functions alone, in the training mode of ``model``; or a
+        `BayesianNet`.
 
     Raises:
+        ConfigError: if ``posterior`` is asked of a network that is no `BayesianNet`.
         TraceError: if the forward pass cannot be followed.
         GateError: for a gate that does not fit what it gates.
     """
     net = gated_network(model)
     off = {name: gate.mode().detach().cpu() == 0 for name, gate in gates_of(net).items()}
-    smaller, _ = shrink(net, off, may_empty=True)
+    smaller, index = shrink(net, off, may_empty=True)
+    if posterior:
+        return _smaller_posterior(model, smaller, kept_gates(net, index))
     modes = {name: module.training for name, module in smaller.named_modules()}
     traced = trace(smaller.eval())
     for node, module in [(node, traced.module(node)) for node in traced.graph.nodes]:
@@ -72,18 +82,37 @@ def compact(model: nn.Module, *, fold_norms: bool = False) -> nn.Module:
     return plain
 
 
+def _smaller_posterior(model: Any, smaller: nn.Module, kept: dict[str, Tensor]) -> nn.Module:
+    """A copy of a `BayesianNet` that goes on with the gated network ``smaller``."""
+    if not hasattr(model, "replace"):
+        raise ConfigError(
+            f"compact: posterior=True needs a BayesianNet, got a {type(model).__name__}; wrap the network: "
+            "BayesianNet(net, ...)"
+        )
+    small = copy.deepcopy(model)
+    small.replace(smaller, kept)
+    return small.train(model.training)
+
+
 @torch.no_grad()
 def plain_layer(layer: nn.Module) -> nn.Module:
-    """The torch layer that a gated layer is at the mode of its gates: rows of those that are off are 0."""
+    """The torch layer that a gated layer is at the mode of its gates and the mean of its weights.
+
+    Rows of gates that are off are 0.
+    """
     plain = copy.copy(layer)
     plain.__dict__ = {
         key: copy.copy(value) if isinstance(value, dict) else value for key, value in layer.__dict__.items()
     }
     plain.__class__ = PLAIN[type(layer)]
+    for name in SCALES:
+        plain._parameters.pop(name, None)
+    for name in ("draw", "drawn", "_resting"):
+        plain.__dict__.pop(name, None)
     gate = plain._modules.pop("gate", plain.__dict__.pop("gate", None))
     if isinstance(gate, Gate) and not bool(gate.mode().all()):
         xi = gate.mode().to(layer.weight.dtype).expand(len(layer.weight))  # type: ignore[arg-type]
-        for name, parameter in layer._parameters.items():
+        for name, parameter in list(plain._parameters.items()):
             if parameter is not None:
                 value = parameter * xi.view(-1, *[1] * (parameter.dim() - 1))
                 plain._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.errors import ConfigError
-from bayesprune.layers import Gate
+from bayesprune.layers import plain_parameters
 from bayesprune.pruning.compact import gated_network
 from bayesprune.pruning.meter import eval_mode
 from bayesprune.types import Cost
@@ -16,7 +16,8 @@ def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
     """Count parameters, and multiply-adds of matrix products and convolutions in eval mode.
 
     Gates cost nothing; a gated network costs what it has without them (branches that are off by the mode of their gates
-    are not computed, and count as nothing in ``macs``). The model's mode and statistics stay as they are.
+    are not computed, and count as nothing in ``macs``). A Normal weight counts once, as its mean. The model's mode and
+    statistics stay as they are.
 
     Args:
         model: Any network, gated or not, or a `BayesianNet`.
@@ -26,8 +27,7 @@ def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
         ConfigError: for an ``example_input`` without examples.
     """
     net = gated_network(model)
-    gates = {id(p) for module in net.modules() if isinstance(module, Gate) for p in module.parameters(recurse=False)}
-    params = sum(p.numel() for p in net.parameters() if id(p) not in gates)
+    params = sum(p.numel() for p in plain_parameters(net).values())
     if example_input is None:
         return Cost(params, None)
     if example_input.dim() == 0 or len(example_input) == 0:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from bayesprune.graph import Analysis
 from bayesprune.graph.calls import is_depthwise
 from bayesprune.graph.operations import BATCH_NORMS, CONVOLUTIONS, LINEARS
-from bayesprune.layers import Gate
+from bayesprune.layers import Gate, NormalLayer
 
 
 class Cutter:
@@ -67,37 +67,45 @@ class Cutter:
         linear = isinstance(layer, nn.Linear)
         inputs, outputs = (layer.in_features, layer.out_features) if linear else (layer.in_channels, layer.out_channels)
         stays = self.analysis.kept(node, outputs)
+        normal = isinstance(layer, NormalLayer)
         if is_depthwise(layer):
             self._tensor(name, layer, "weight", stays)
+            if normal:
+                self._tensor(name, layer, "weight_log_scale", stays)
             layer.groups = layer.in_channels = layer.out_channels = len(layer.weight)
         else:
             read = self.analysis.kept(node.args[0], inputs) if self.analysis.steps[node].reads else None  # type: ignore[arg-type]
             if read is not None:
                 self._fold(node, layer, name, inputs, read)
             self._tensor(name, layer, "weight", stays, read)
+            if normal:
+                self._tensor(name, layer, "weight_log_scale", stays, read)
             sizes = layer.weight.shape
             if linear:
                 layer.out_features, layer.in_features = sizes[0], sizes[1]
             else:
                 layer.out_channels, layer.in_channels = sizes[0], sizes[1]
         self._tensor(name, layer, "bias", stays)
+        if normal:
+            self._tensor(name, layer, "bias_log_scale", stays)
         gate = getattr(layer, "gate", None)
         if gate is not None and gate.size == outputs:
             self._own_gate(gate, f"{name}.gate", stays)
 
     @torch.no_grad()
     def _fold(self, node: fx.Node, layer: Any, name: str, inputs: int, read: Tensor) -> None:
-        """Add what the constants among the lost inputs contribute to the bias, in float64."""
+        """Add what the constants among the lost inputs contribute to the bias and its variance, in float64."""
         constants = torch.where(read, 0.0, self.analysis.constants(node.args[0], inputs))  # type: ignore[arg-type]
         if layer.bias is None or not bool(constants.any()):
             return
-        taps = (
-            layer.weight.detach().double().flatten(2).sum(2)
-            if layer.weight.dim() > 2
-            else layer.weight.detach().double()
-        )
-        layer.bias.copy_(layer.bias.double() + taps @ constants.to(taps.device))
+        constants = constants.to(layer.weight.device)
+        layer.bias.copy_(layer.bias.double() + _taps(layer.weight) @ constants)
         self.folded.add(f"{name}.bias" if name else "bias")
+        if isinstance(layer, NormalLayer) and layer.bias_log_scale is not None:
+            variance = (2 * layer.bias_log_scale.double()).exp()
+            variance += _taps((2 * layer.weight_log_scale.double()).exp()) @ constants.square()
+            layer.bias_log_scale.copy_(0.5 * variance.log())
+            self.folded.add(f"{name}.bias_log_scale" if name else "bias_log_scale")
 
     def _batch_norm(self, node: fx.Node, norm: Any, name: str) -> None:
         mask = self.analysis.kept(node, norm.num_features)
@@ -121,3 +129,9 @@ class Cutter:
         self._tensor(name, gate, "theta", out)
         gate.size, gate.in_size = int(out.sum()), int(source.sum())
         gate.index = None if gate.size == gate.in_size else chosen.to(gate.theta.device)
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """What each input adds to each output where it is constant, float64: kernels summed over their positions."""
+    weight = weight.detach().double()
+    return weight.flatten(2).sum(2) if weight.dim() > 2 else weight

@@ -10,9 +10,9 @@ from torch import Tensor, fx, nn
 from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
 from bayesprune.graph.calls import is_depthwise
-from bayesprune.layers import Gate
+from bayesprune.graph.presence import Event, Presence, both, probability
+from bayesprune.layers import plain_parameters
 from bayesprune.pruning.meter import count_macs, eval_mode, measure_latency
-from bayesprune.pruning.presence import Event, Presence, both, probability
 
 MEASURES = ("params", "macs", "latency")
 """Parameters; multiply-adds of one example; seconds of one pass on the device where the network is."""
@@ -130,15 +130,12 @@ class ExpectedCost:
         """Attribute parameters to the one operation that uses them; those of several, or of none, are fixed."""
         if "params" not in self.measures:
             return
-        users: dict[nn.Parameter, list[fx.Node]] = {p: [] for p in self.traced.net.parameters()}
-        gates = {module.theta for module in self.traced.net.modules() if isinstance(module, Gate)}
+        users: dict[nn.Parameter, list[fx.Node]] = {p: [] for p in plain_parameters(self.traced.net).values()}
         for node in self.presence.steps:
             module = self.traced.module(node)
-            for p in () if module is None else module.parameters():
+            for p in () if module is None else plain_parameters(module).values():
                 users[p].append(node)
         for p, nodes in users.items():
-            if p in gates:
-                continue
             if len(nodes) == 1:
                 self._add(nodes[0], self._parameter_kind(nodes[0], p), "params", p.numel())
             else:

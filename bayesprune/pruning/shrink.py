@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Analysis, gates_of, trace
-from bayesprune.layers import Gate, Residual
+from bayesprune.layers import Gate, Residual, normal_layers
 from bayesprune.pruning.cut import Cutter
 from bayesprune.types import IndexMap
 
@@ -45,6 +45,8 @@ def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False
     gates = gates_of(smaller)
     for gate in gates.values():
         gate.draw, gate.slot = None, 0
+    for layer in normal_layers(smaller).values():
+        layer.draw = None
     silent = {gates[name]: mask for name, mask in masks.items() if name in gates and bool(mask.any())}
     if masks and not silent:  # whole branches alone have gone: nothing is constant, so nothing else can go
         return smaller, IndexMap({name: (None,) * tensor.dim() for name, tensor in _tensors(smaller).items()})
@@ -59,6 +61,22 @@ def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False
     cutter.cut()
     kept = {name: cutter.kept.get(name, (None,) * tensor.dim()) for name, tensor in _tensors(smaller).items()}
     return smaller, IndexMap(kept, cutter.folded)
+
+
+def kept_gates(net: nn.Module, index: IndexMap) -> dict[str, Tensor]:
+    """By gate name, which of its entries `shrink` kept, shape ``(left,)``; names that vanished are missing.
+
+    Args:
+        net: The network that was cut.
+        index: What `shrink` gave with the smaller one.
+    """
+    kept = {}
+    for name, gate in gates_of(net).items():
+        parameter = f"{name}.theta" if net.get_submodule(name) is gate else f"{name}.gate.theta"
+        if parameter in index.kept:
+            chosen = index.kept[parameter][0]
+            kept[name] = torch.arange(gate.size) if chosen is None else chosen.cpu()
+    return kept
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:

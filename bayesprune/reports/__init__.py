@@ -1,14 +1,18 @@
 """Pictures and tables from plain records."""
 
+from bayesprune.reports.inclusion import draw_inclusion
 from bayesprune.reports.picture import draw_gates
 from bayesprune.reports.probabilities import draw_probabilities
+from bayesprune.reports.reliability import draw_reliability
 from bayesprune.reports.summary import GateSummary, summarize, total
 from bayesprune.reports.tables import gate_table, result_table, score_table
 
 __all__ = [
     "GateSummary",
     "draw_gates",
+    "draw_inclusion",
     "draw_probabilities",
+    "draw_reliability",
     "gate_table",
     "result_table",
     "score_table",

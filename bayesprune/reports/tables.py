@@ -47,7 +47,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
     ):
         table.add_row(label, f"{before:,}", f"{after:,}", _percent(after / before))
     table.add_row("test accuracy", "", f"{100 * result['accuracy']:.2f} %", "")
-    table.add_row("test nll (nats)", "", f"{result['nll']:.4f}", "")
+    for label, figure in _probability_rows(result):
+        table.add_row(f"test {label}", "", figure, "")
     table.add_row("gates converged", "", _percent(result["gates_converged"]), "")
     table.add_row("seconds", "", f"{result['seconds']:.1f}", "")
     return table
@@ -57,17 +58,30 @@ def score_table(score: Mapping[str, Any]) -> Table:
     """What `bayesprune evaluate` measured.
 
     Args:
-        score: ``accuracy`` (0 to 1), ``nll`` (nats per example), ``params``, ``macs``, ``examples`` and ``data``.
+        score: ``accuracy`` (0 to 1), ``nll`` (nats per example), ``brier``, ``ece``, ``params``, ``macs``,
+            ``examples`` and ``data``, and maybe ``against`` and ``auroc``.
     """
     table = Table(title=f"test split of {score['data']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("examples", f"{score['examples']:,}")
     table.add_row("accuracy", f"{100 * score['accuracy']:.2f} %")
-    table.add_row("nll (nats)", f"{score['nll']:.4f}")
+    for label, figure in _probability_rows(score):
+        table.add_row(label, figure)
+    if "auroc" in score:
+        table.add_row(f"AUROC against {score['against']}", f"{score['auroc']:.4f}")
     table.add_row("parameters", f"{score['params']:,}")
     table.add_row("multiply-adds", f"{score['macs']:,}")
     return table
+
+
+def _probability_rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows for what is measured of class probabilities."""
+    return [
+        ("nll (nats)", f"{figures['nll']:.4f}"),
+        ("Brier score", f"{figures['brier']:.4f}"),
+        ("calibration error", f"{100 * figures['ece']:.2f} %"),
+    ]
 
 
 def _gate_cells(summary: GateSummary) -> tuple[str, ...]:

@@ -148,6 +148,7 @@ class Engine:
             return net
         names = [f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate)]
         names += [name for name, _ in net.named_buffers()]
+        names += [name for name, _ in net.named_parameters() if name.startswith("likelihood.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, names)
         return self._fabric.strategy.setup_module(net)
 

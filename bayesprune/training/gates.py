@@ -19,6 +19,8 @@ RECENT_STEPS, RECENT_TRAVEL = 20, 0.2
 """Of how many steps, and of how much of what the price alone moves θ, a running mean of sampled gradients tells."""
 SETTLE_ERROR = 0.5
 """How much of their standard error counts, besides the price, in the length by which they are divided."""
+RESOLUTION = 1e-6
+"""How near to 0 or 1 an optimum under a fixed prior is taken for 0 or 1 itself."""
 
 
 class GateUpdates:
@@ -27,6 +29,10 @@ class GateUpdates:
     A step is ``size`` · ĝ/√(ρ² + (κσ)²): where the noise σ of an estimate is small against the price ρ this is η ĝ with
     η = size/ρ, so the price alone moves θ by ``size``; where noise drowns the price, steps are held back, so that gates
     do not walk at random into 0.
+
+    Under a fixed prior λ the entropy of the gates is part of the objective. While sampling, its slope logit(θ)/N is
+    added to the gradient; exact differences give the optimum itself, θ* = sigmoid(logit λ − D − N (E[C | ξ=1] −
+    E[C | ξ=0])), D being the divergence of the structure's weights, and θ moves towards it.
 
     Args:
         net: The network whose θ is moved.
@@ -64,6 +70,7 @@ class GateUpdates:
         self._recent[shared:].lerp_(data[shared:], weight)
         self._recent_units += weight * (1 - self._recent_units)
         share = NOISE_SHARE**2 / (1 - NOISE_MEMORY**self._steps)
+        gradient = gradient + self._entropy_slope()
         length = torch.addcmul(self._square * share, price, price).sqrt_()
         with torch.no_grad():
             theta.sub_((gradient / length).to(theta.dtype), alpha=size).clamp_(0, 1)
@@ -72,8 +79,14 @@ class GateUpdates:
     def look(self) -> None:
         """Turn the gradients summed up since the last look into the latest estimate."""
         if self._count:
-            self.gain = self._sum / self._count
+            self.gain = self._sum / self._count + self._entropy_slope()
         self._clear()
+
+    def _entropy_slope(self) -> Tensor | float:
+        """The derivative of −H(θ)/N, finite at 0 and 1; none where the prior is flattening."""
+        if not self.net.fixed_prior:
+            return 0.0
+        return torch.logit(self.net.theta.detach().to(self.gain.dtype), RESOLUTION) / self.net.num_data
 
     @property
     def differences(self) -> Tensor:
@@ -127,14 +140,19 @@ class GateUpdates:
         """Move θ by the evaluation that `measure` gathered, smoothed with those before, by at most ``size``."""
         if not self._count:
             return
-        price = self.net.price
+        price, theta = self.net.price, self.net.theta
         self._settled += 1
         self._differences.lerp_(self._sum / self._count, 1 - SETTLE_MEMORY)
         self.gain = self._differences / (1 - SETTLE_MEMORY**self._settled) + price
-        variance = self._variance / self._count**2
-        length = torch.addcmul(variance * SETTLE_ERROR**2, price, price).sqrt_()
-        step = (self.gain / length).clamp_(-1, 1)
-        self.net.theta.sub_(step.to(self.net.theta.dtype), alpha=size).clamp_(0, 1)
+        if self.net.fixed_prior:
+            best = torch.sigmoid(-self.net.num_data * self.gain)
+            best = torch.where(best < RESOLUTION, 0.0, torch.where(best > 1 - RESOLUTION, 1.0, best))
+            theta.add_((best.to(theta.dtype) - theta).clamp_(-size, size)).clamp_(0, 1)
+            self.gain = self.gain + self._entropy_slope()
+        else:
+            variance = self._variance / self._count**2
+            length = torch.addcmul(variance * SETTLE_ERROR**2, price, price).sqrt_()
+            theta.sub_((self.gain / length).clamp_(-1, 1).to(theta.dtype), alpha=size).clamp_(0, 1)
         self._clear()
 
     def _clear(self) -> None:

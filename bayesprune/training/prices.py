@@ -83,6 +83,7 @@ class Prices:
             differences: New estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``, NaN before
                 there is one: a budget's multiplier takes a step.
         """
+        self.net.refresh(self.schedule.slab_share(step))
         if self.price is None and self.budget is None:
             return
         self.expected, savings = self._marginal(self.net.theta.detach())

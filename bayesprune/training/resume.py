@@ -25,6 +25,7 @@ def state_of(run: Trainer) -> dict:
         "updates": run.updates.state(),
         "prices": run.prices.state(),
         "tensors": run.net.net.state_dict(),
+        "likelihood": run.net.likelihood.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "history": run.history.state(),
         "gates_rng": run.sampler.state(),
@@ -55,6 +56,7 @@ def take_up(run: Trainer, state: dict, path: Path) -> None:
             )
     run.surgeon.remove(state["origin"])
     run.net.net.load_state_dict(state["tensors"])
+    run.net.likelihood.load_state_dict(state["likelihood"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.follow()
     run.updates.load(state["updates"])

@@ -54,6 +54,7 @@ class Schedule:
     last: float = 0.1
     checks_per_epoch: int = 4
     settle_batches: int = 8
+    slab_by: float = 0.1
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.steps_per_epoch < 1:
@@ -151,6 +152,10 @@ class Schedule:
         """Factor on prices that follow the cost: from a fifth to 1 over the first half of sampling."""
         done = (step - self.sample_start) / max(1, self.settle_start - self.sample_start)
         return min(1.0, 0.2 + 0.8 * max(0.0, done) / 0.5)
+
+    def slab_share(self, step: int) -> float:
+        """How much of the divergence of Normal weights counts at this step: rises from 0 to 1 in ``slab_by``."""
+        return min(1.0, (step + 1) / max(1.0, self.slab_by * self.steps))
 
     def learning_rate(self, step: int) -> float:
         """Factor on the weights' learning rate: linear warm-up (at most a tenth of the run), half a cosine to 0."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
-from bayesprune.layers import Residual
+from bayesprune.layers import Residual, plain_parameters
 from bayesprune.optim import remap_optimizer
-from bayesprune.pruning import RemovalMonitor, shrink
+from bayesprune.pruning import RemovalMonitor, kept_gates, shrink
 from bayesprune.training.gates import GateUpdates
 from bayesprune.types import IndexMap, Removal
 
@@ -73,7 +73,7 @@ class Surgeon:
                 warnings.warn(f"removal put off: {error}", stacklevel=2)
                 self.monitor.reset()
                 return False
-        if sum(len(kept) for kept in self._kept(index).values()) == self.net.num_gates:
+        if sum(len(kept) for kept in kept_gates(self.net.net, index).values()) == self.net.num_gates:
             self.monitor.reset()  # what is off cannot go yet: others still write where it wrote
             return False
         self._log(step, smaller, index)
@@ -119,19 +119,8 @@ class Surgeon:
         if off:
             self._follow(*shrink(self.net.net, off))
 
-    def _kept(self, index: IndexMap) -> dict[str, Tensor]:
-        """By gate name, which of its present entries stay; names that vanish are missing."""
-        kept = {}
-        for name in self.net.gate_names:
-            module = self.net.net.get_submodule(name)
-            parameter = f"{name}.theta" if hasattr(module, "theta") else f"{name}.gate.theta"
-            if parameter in index.kept:
-                chosen = index.kept[parameter][0]
-                kept[name] = torch.arange(len(self.origin[name])) if chosen is None else chosen.cpu()
-        return kept
-
     def _log(self, step: int, smaller: nn.Module, index: IndexMap) -> None:
-        kept = self._kept(index)
+        kept = kept_gates(self.net.net, index)
         thetas, gains = self.net.by_gate(self.net.theta.detach().cpu()), self.net.by_gate(self.updates.gain.cpu())
         for name in self.net.gate_names:
             gone = torch.ones(len(thetas[name]), dtype=torch.bool)
@@ -144,26 +133,21 @@ class Surgeon:
 
     def _follow(self, smaller: nn.Module, index: IndexMap) -> None:
         """Let prices, estimates, monitor and optimiser go on with the smaller network."""
-        net, kept = self.net, self._kept(index)
-        entries = []
-        start = 0
-        for name, size in zip(net.gate_names, net.draw.sizes, strict=True):
-            if name in kept:
-                entries.append(start + kept[name])
-            start += size
-        chosen = torch.cat(entries).to(net.theta.device) if entries else torch.zeros(0, dtype=torch.long)
-        old = net.weights()
-        net.replace(smaller, net.log_gamma[chosen])
+        net, kept = self.net, kept_gates(self.net.net, index)
+        old = net.trained()
+        chosen = net.replace(smaller, kept)
         self.updates.keep(chosen)
         self.monitor.keep(chosen)
-        remap_optimizer(self.optimizer, old, net.weights(), index)
+        new = net.trained()
+        whole = {name: (None,) * p.dim() for name, p in new.items() if name not in index.kept}  # the likelihood's own
+        remap_optimizer(self.optimizer, old, new, IndexMap({**index.kept, **whole}, index.folded))
         self.origin = {name: self.origin[name][kept[name]] for name in self.origin if name in kept}
 
 
 def _structure_norms(module: nn.Module, size: int) -> Tensor:
     """‖M_s‖ of each structure of a gated module, shape ``(size,)``: rows of the writing layer, or the branch."""
     if isinstance(module, Residual):
-        squares = [p.detach().square().sum() for p in module.body.parameters()]
+        squares = [p.detach().square().sum() for p in plain_parameters(module.body).values()]
         return torch.stack(squares).sum().sqrt().expand(size).cpu()
     weight = getattr(module, "weight", None)
     if weight is None:

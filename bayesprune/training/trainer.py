@@ -40,9 +40,13 @@ class Trainer:
             raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
         self.schedule = Schedule(epochs, len(loader), **settings.schedule)  # type: ignore[arg-type]
         self.estimator = get_estimator(settings.estimator)
+        if net.slabs is not None and engine.divides:
+            raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
         decay = net.weight_precision / net.num_data
         extra = {"fused": True} if settings.optimizer is torch.optim.Adam else {}
-        self.optimizer = settings.optimizer(list(net.weights().values()), lr=settings.lr, weight_decay=decay, **extra)
+        groups = net.parameter_groups()
+        parameters = groups[0]["params"] if len(groups) == 1 else groups
+        self.optimizer = settings.optimizer(parameters, lr=settings.lr, weight_decay=decay, **extra)
         if isinstance(self.optimizer, torch.optim.AdamW):
             raise ConfigError(
                 "fit: AdamW decouples weight decay from the gradient, but the slab's density is part of the loss; use "
@@ -125,15 +129,22 @@ class Trainer:
         net, schedule, engine = self.net, self.schedule, self.engine
         rate = self.settings.lr * schedule.learning_rate(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
         xi, on = self.sampler(*part)
         objective = BatchObjective(net, x, y, on=on, module=self.module, generator=self.sampler.generator)
-        moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and self.step % self.settings.every == 0
+        due = self.step % self.settings.every == 0
+        moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and due
+        if net.slabs is not None:
+            net.slabs.rest(not due)
         with engine.autocast():
             loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
         self.optimizer.zero_grad()
         share = len(y) * engine.world_size / part.size  # gradients are averaged over processes
         engine.backward(loss if share == 1 else loss * share)
+        for parameter in net.likelihood.parameters():  # not part of the module that averages gradients
+            if parameter.grad is not None:
+                parameter.grad = engine.mean(parameter.grad)
+        net.pull()
         self.optimizer.step()
         data = loss.detach()
         if moves:
@@ -146,6 +157,8 @@ class Trainer:
         """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
         schedule = self.schedule
         phase = schedule.phase(self.step)
+        if self.step % schedule.settle_every == 0:
+            self.net.refresh(schedule.slab_share(self.step))
         if schedule.prices_due(self.step):
             if self.prices.budget is not None:
                 self.engine.average_statistics(self.net)
@@ -208,7 +221,7 @@ class Trainer:
         return EpochRow(
             epoch=self.epoch,
             phase=self.schedule.phase(self.step - 1),
-            loss=nll + float((net.price * theta).sum()) + float(net.slab_penalty().detach()),
+            loss=nll + _penalty(net),
             nll=nll,
             val_nll=score.nll,
             val_accuracy=score.accuracy,
@@ -222,6 +235,14 @@ class Trainer:
         )
 
 
+@torch.no_grad()
+def _penalty(net: BayesianNet) -> float:
+    """What the loss has besides the data term, up to a constant, nats per example."""
+    theta = net.theta.detach()
+    gates = (net.log_gamma * theta).sum() + (net.gate_divergence(theta) if net.fixed_prior else 0.0)
+    return float(gates / net.num_data + net.slab_penalty())
+
+
 def _fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str, object]:
     """What tells one run from another, besides its length."""
     prices = net.log_gamma.cpu().double()
@@ -229,9 +250,10 @@ def _fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str,
         "network": {name: list(p.shape) for name, p in net.net.named_parameters()},
         "model": [
             type(net.likelihood).__name__,
-            sorted(vars(net.likelihood).items()),
+            sorted(net.likelihood.settings().items()),
             net.num_data,
             net.weight_precision,
+            [net.slab, net.slab_scale, net.fixed_prior],
             [float(prices.sum()), float(prices.square().sum())],
         ],
         "settings": [prune, *settings.plain()],

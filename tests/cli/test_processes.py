@@ -109,7 +109,8 @@ def verify_same_up_to_rounding(one: Path, two: Path, processes: int = 2) -> None
     assert listing(one) == listing(two)
     expected, found = numbers(one)["result"], numbers(two)["result"]
     assert found.pop("processes") == processes and expected.pop("processes") == 1
-    assert found.pop("nll") == pytest.approx(expected.pop("nll"), rel=1e-5)
+    for name in ("nll", "brier", "ece"):
+        assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-5)
     assert found == expected
     assert json.loads((one / "config.json").read_text()) == json.loads((two / "config.json").read_text())
     removed = [[(r["step"], r["gate"], r["index"]) for r in table(folder / "removals.csv")] for folder in (one, two)]

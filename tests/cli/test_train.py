@@ -22,6 +22,7 @@ FILES = [
     "gates.png",
     "history.csv",
     "model.safetensors",
+    "reliability.png",
     "removals.csv",
     "result.json",
 ]

@@ -254,10 +254,10 @@ def test_prices_one_a_gate_in_the_order_of_names() -> None:
 def test_replace_goes_on_with_a_smaller_network() -> None:
     case = Case(nets.branches)
     smaller = nn.Sequential(*list(case.net.net)[:3], case.net.net[-1])
-    case.net.replace(smaller, case.net.log_gamma[:2])
+    assert case.net.replace(smaller, {name: torch.tensor([0]) for name in ("1", "2")}).tolist() == [0, 1]
     assert case.net.num_gates == 2 and case.net.gate_names == ["1", "2"]
     verify_aliased(case.net)
-    case.net.replace(nn.Sequential(smaller[0], smaller[-1]), case.net.log_gamma[:0])
+    case.net.replace(nn.Sequential(smaller[0], smaller[-1]), {})
     assert case.net.num_gates == 0 and case.net.theta.shape == (0,)
     torch.testing.assert_close(case.net(case.x), smaller[-1](smaller[0](case.x)))
 

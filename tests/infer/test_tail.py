@@ -167,7 +167,7 @@ def test_tails_are_made_for_the_mode_and_the_structure() -> None:
     training = case.net.train().tails
     assert case.net.tails is training
     assert case.net.eval().tails is not training
-    case.net.replace(case.net.net, case.net.log_gamma)
+    case.net.replace(case.net.net, {name: torch.arange(len(p)) for name, p in case.net.gate_probs().items()})
     assert case.net.train().tails is not training
     assert isinstance(training, Tails)
 

@@ -31,6 +31,8 @@ def test_result_table_puts_the_compacted_network_next_to_the_start():
     result = {
         "accuracy": 0.9611,
         "nll": 0.12345,
+        "brier": 0.06543,
+        "ece": 0.01234,
         "params": 1000,
         "macs": 900,
         "dense_params": 50_000,
@@ -47,18 +49,24 @@ def test_result_table_puts_the_compacted_network_next_to_the_start():
         ["multiply-adds", "45,000", "900", "2.0 %"],
         ["test accuracy", "96.11 %"],
         ["test nll (nats)", "0.1235"],
+        ["test Brier score", "0.0654"],
+        ["test calibration error", "1.23 %"],
         ["gates converged", "99.8 %"],
         ["seconds", "12.3"],
     ]
 
 
 def test_score_table_names_the_data():
-    score = {"accuracy": 0.5, "nll": 1.0, "params": 12, "macs": 3456, "examples": 360, "data": "digits"}
-    assert rows(score_table(score)) == [
+    score = {"accuracy": 0.5, "nll": 1.0, "brier": 0.5, "ece": 0.25, "params": 12, "macs": 3456, "examples": 360}
+    of_data = [
         ["test split of digits"],
         ["examples", "360"],
         ["accuracy", "50.00 %"],
         ["nll (nats)", "1.0000"],
-        ["parameters", "12"],
-        ["multiply-adds", "3,456"],
+        ["Brier score", "0.5000"],
+        ["calibration error", "25.00 %"],
     ]
+    of_network = [["parameters", "12"], ["multiply-adds", "3,456"]]
+    assert rows(score_table({**score, "data": "digits"})) == of_data + of_network
+    against = {**score, "data": "digits", "against": "noise", "auroc": 0.98765}
+    assert rows(score_table(against)) == [*of_data, ["AUROC against noise", "0.9877"], *of_network]

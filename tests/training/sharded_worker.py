@@ -21,7 +21,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
 from bayesprune.layers import Residual
 from bayesprune.optim import remap_optimizer
-from bayesprune.pruning import shrink
+from bayesprune.pruning import kept_gates, shrink
 from bayesprune.training import EpochRow, History, Settings, fit
 from bayesprune.training.engine import Engine
 from tests.training import worker
@@ -105,7 +105,7 @@ def steps(engine: Engine, name: str, x: Tensor, y: Tensor, patterns: list[str]) 
         with engine.whole():
             smaller, index = shrink(net.net, {"4": torch.tensor([True])})
             old = net.weights()
-            net.replace(smaller, net.log_gamma[:3])
+            net.replace(smaller, kept_gates(net.net, index))
             remap_optimizer(optimizer, old, net.weights(), index)
         for pattern in patterns[2:]:
             step(pattern)

@@ -19,7 +19,7 @@ from bayesprune.errors import BayesPruneError, ConfigError, DeviceMemoryError, R
 from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
 from bayesprune.layers import Residual
 from bayesprune.optim import remap_optimizer
-from bayesprune.pruning import shrink
+from bayesprune.pruning import kept_gates, shrink
 from bayesprune.training.devices import check_device, check_precision, check_strategy
 from bayesprune.training.engine import Engine, memory_errors
 
@@ -280,8 +280,8 @@ def trained(engine: Engine, make: Callable[..., torch.optim.Optimizer]) -> dict[
             optimizer.step()
         if removal:
             smaller, index = shrink(net.net, {"1": torch.arange(5) == 2, "5": torch.tensor([True])})
-            old, kept = net.weights(), torch.arange(net.num_gates - 2)
-            net.replace(smaller, net.log_gamma[kept])
+            old = net.weights()
+            net.replace(smaller, kept_gates(net.net, index))
             remap_optimizer(optimizer, old, net.weights(), index)
             engine.place(net, optimizer)
     return {name: p.detach() for name, p in net.weights().items()}
@@ -315,8 +315,8 @@ def test_compiled_branches_share_their_code(counter: CompileCounterWithBackend) 
     assert counter.frame_count == 1, "a smaller batch is computed as written"
     with torch.no_grad():
         torch.testing.assert_close(net(x), twin(x))
-    smaller, _ = shrink(net.net, {"4": torch.tensor([True])})
-    net.replace(smaller, net.log_gamma[1:])
+    smaller, index = shrink(net.net, {"4": torch.tensor([True])})
+    net.replace(smaller, kept_gates(net.net, index))
     assert [block.run for block in net.net.modules() if isinstance(block, Residual)] == [None, None]
     engine.place(net)
     off = torch.ones(1, twin.num_gates)

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bayesprune.errors import RankError
 from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
 from bayesprune.layers import Residual
-from bayesprune.pruning import shrink
+from bayesprune.pruning import kept_gates, shrink
 from bayesprune.training.engine import Engine
 
 SHARES = {"even": [4, 4], "uneven": [5, 3]}
@@ -67,8 +67,8 @@ def estimate(
 
 def without_last(net: BayesianNet) -> BayesianNet:
     """The network without its last branch."""
-    smaller, _ = shrink(net.net, {"4": torch.tensor([True])})
-    net.replace(smaller, net.log_gamma[:3])
+    smaller, index = shrink(net.net, {"4": torch.tensor([True])})
+    net.replace(smaller, kept_gates(net.net, index))
     return net
 
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from bayesprune.graph import Analysis, Traced, gates_of
 from bayesprune.graph import operations as ops
+from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.features import Flow
-from bayesprune.layers import Gate
+from bayesprune.graph.trace import Traced
+from bayesprune.layers import Gate, gates_of
 
 
 class Event(NamedTuple):

@@ -1,0 +1,220 @@
+"""A network with gates as one function of its inputs and of one vector of gate values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.graph import gates_of
+from bayesprune.infer.draws import GateDraws
+from bayesprune.infer.tail import Seen, Tails
+from bayesprune.layers import Draw, Gate, normal_layers
+
+
+class GatedNet(nn.Module):
+    """A gated network whose gates are handed in as one vector, and whose θ are one vector too.
+
+    Args:
+        net: Gated network, inputs ``(B, ...)``.
+
+    Attributes:
+        net: The gated network. In eval mode, without a draw, it uses the mode of its gates.
+        branch_evaluations: How many branches (gates with one draw a batch) all passes with drawn gates have computed.
+        num_branches: Number of gates on whole branches, which come first in `theta`.
+        num_shared: Number of gates that have one value for a batch, which come before all others.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.branch_evaluations = 0
+        self._connect()
+
+    # gates ---------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Give every gate its slot, first those with one number a batch, which the host can then know as one list."""
+        named = gates_of(self.net)
+        branch = {name: gate.per_batch and gate.size == 1 for name, gate in named.items()}
+        names = sorted(named, key=lambda name: (not branch[name], not named[name].per_batch))
+        self._gates: dict[str, Gate] = {name: named[name] for name in names}
+        self._module_order = list(named)
+        self.draw = Draw([gate.size for gate in self._gates.values()])
+        for slot, gate in enumerate(self._gates.values()):
+            gate.connect(self.draw, slot)
+        normal = normal_layers(self.net)
+        for layer in normal.values():
+            layer.draw = self.draw
+        self._noise = bool(normal)
+        self.num_branches = sum(branch.values())
+        self.num_shared = sum(gate.size for gate in named.values() if gate.per_batch)
+        self.exchange(self.net)
+        self._flatten()
+
+    def __getstate__(self) -> dict:
+        """What a copy is made of: all but the graphs of tails, which are made anew when they are asked for."""
+        return {**self.__dict__, "_tails": {}}
+
+    def _flatten(self) -> None:
+        """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
+        thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
+        flat = torch.cat(thetas) if thetas else next(self.net.parameters()).new_zeros(0)  # all branches may be gone
+        for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
+            gate.theta.data = part
+        self._theta = flat.requires_grad_(True)
+
+    def _synchronize(self) -> None:
+        """Gather θ again if any gate's parameter was replaced; `theta` looks at the first gate alone, which is fast."""
+        start = self._theta.data_ptr()
+        for gate in self._gates.values():
+            if gate.theta.data_ptr() != start:
+                self._flatten()
+                return
+            start += gate.theta.numel() * gate.theta.element_size()
+
+    @property
+    def theta(self) -> Tensor:
+        """Posterior inclusion probabilities of all gates, shape ``(S,)``, a leaf; the gates share its storage."""
+        first = next(iter(self._gates.values()), None)
+        if first is not None and first.theta.data_ptr() != self._theta.data_ptr():  # copied, moved or cast since
+            self._flatten()
+        return self._theta
+
+    @property
+    def num_gates(self) -> int:
+        """S, the number of gates now in the network."""
+        return self._theta.numel()
+
+    @property
+    def gate_names(self) -> list[str]:
+        """Names of the gated modules, in the order of their entries in `theta` and ``log_gamma``."""
+        return list(self._gates)
+
+    def gates(self) -> list[Gate]:
+        """The gates, in the order of their entries in `theta`."""
+        return list(self._gates.values())
+
+    def gate_probs(self) -> dict[str, Tensor]:
+        """Posterior inclusion probabilities by name of the gated module, in the order of the network's modules."""
+        self._synchronize()
+        return {name: self._gates[name].theta.detach().clone() for name in self._module_order}
+
+    def by_gate(self, values: Tensor) -> dict[str, Tensor]:
+        """Cut a vector of shape ``(S,)``, ordered as `theta`, into one part for each gated module."""
+        return dict(zip(self._gates, values.split(self.draw.sizes), strict=True))
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """All parameters of the network but its gates', by name; of Normal weights means and log scales."""
+        thetas = {id(gate.theta) for gate in self._gates.values()}
+        return {name: p for name, p in self.net.named_parameters() if id(p) not in thetas}
+
+    def gated_network(self) -> nn.Module:
+        """The gated network itself."""
+        return self.net
+
+    def exchange(self, net: nn.Module, followed: nn.Module | None = None) -> None:
+        """Compute with another form of the network, whose gates and buffers are these very ones.
+
+        Args:
+            net: The form, whose modules bear the same names.
+            followed: A form whose forward pass can be followed, if that of ``net`` cannot.
+        """
+        self.net = net
+        self._followed = () if followed is None else (followed,)  # no submodule: its weights are those of ``net``
+        self._norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        self._tails: dict[bool, Tails] = {}
+
+    # forward -------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, x: Tensor, xi: Tensor | None = None, *, skip: bool = False, on: Sequence[bool] | None = None
+    ) -> Tensor:
+        """Outputs of the network with the given gate values.
+
+        Normal weights are those of a draw within which this is called; otherwise, with given gate values, layers draw
+        their outputs (local reparameterisation), and for the mode of the gates weights are their means.
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            xi: Gate values, shape ``(S,)``, ``(1, S)`` or ``(B, S)``, ordered as `theta`; ``None`` for the mode.
+            skip: Whether branches whose gates are off are left out of the computation (they then get no derivative).
+            on: With ``skip``, which of the branch gates, the first ``num_branches``, are on in ``xi``; ``None`` to
+                read it off ``xi``, which waits for the device.
+        """
+        mode = xi is None
+        if xi is None:
+            self._synchronize()
+            xi, skip = (self.theta.detach() > 0.5).to(self.theta.dtype), True
+        known: Sequence[bool] = ()
+        if skip and self.num_branches:
+            known = self.branches_on(xi) if on is None else on
+        if not mode:
+            self.branch_evaluations += sum(known) if known else self.num_branches
+        with self.draw.use(xi, known, noise=self._noise and not mode):
+            return self.net(x)
+
+    def branches_on(self, xi: Tensor) -> list[bool]:
+        """Which of the branch gates are on in ``xi``; waits for the device."""
+        leading = xi if xi.dim() == 1 else xi[0]
+        return (leading[: self.num_branches] > 0.5).tolist()
+
+    @property
+    def tails(self) -> Tails:
+        """Where passes through the network can be resumed, in its present mode."""
+        if self.training not in self._tails:
+            followed = [module.train(self.training) for module in self._followed]
+            self._tails[self.training] = Tails(self.net, self.gates(), *followed)
+        return self._tails[self.training]
+
+    def slot_of(self, s: int) -> int:
+        """The slot of the gate that entry ``s`` of `theta` belongs to."""
+        if 0 <= s < self.num_branches:  # branches come first, one entry each
+            return s
+        for slot, size in enumerate(self.draw.sizes):
+            if s < size:
+                return slot
+            s -= size
+        raise IndexError(f"the network has {self.num_gates} gates")
+
+    def resume(self, x: Tensor, xi: Tensor, s: int, seen: Seen, on: Sequence[bool] | None = None) -> Tensor:
+        """Outputs for the gates ``xi`` with the shared gate ``s`` flipped, computed from its block on.
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            xi: Gate values, shape ``(1, S)`` or ``(B, S)``, ordered as `theta`.
+            s: An entry of `theta` that all examples share.
+            seen: What the pass with ``xi`` met at the block of ``s``, see `Tails.watch`.
+            on: As in `forward`, for ``xi``.
+        """
+        xi = xi.clone()
+        xi[:, s] = (xi[:, s] < 0.5).to(xi.dtype)
+        known = self.branches_on(xi) if on is None else [(not value) if i == s else value for i, value in enumerate(on)]
+        slot = self.slot_of(s)
+        self.branch_evaluations += sum(known[i] for i in self.tails.behind[slot] or () if i < self.num_branches)
+        with self.draw.use(xi, known, noise=self._noise):
+            return self.tails.resume(slot, x, seen)
+
+    def rows(self, x: Tensor) -> int:
+        """How many draws a batch takes: one an example, or one in all if every gate is shared by the batch."""
+        return 1 if self.num_shared == self.num_gates else len(x)
+
+    def sample_gates(self, x: Tensor) -> Tensor:
+        """Gate values drawn from the guide for a batch, shape ``(rows, S)``."""
+        return GateDraws(self.theta.detach(), self.rows(x), self.num_shared, validate_args=False).sample()
+
+    @contextmanager
+    def frozen_statistics(self) -> Iterator[None]:
+        """Let passes within the context leave the running statistics of normalisations in training mode as they are."""
+        # Without them, a normalisation in training mode computes the same. To write old values back instead would
+        # invalidate the autograd graph of earlier passes.
+        live = [(m._buffers, dict(m._buffers)) for m in self._norms if m.training]
+        for buffers, _ in live:
+            buffers.update(dict.fromkeys(buffers))
+        try:
+            yield
+        finally:
+            for buffers, kept in live:
+                buffers.update(kept)

@@ -1,0 +1,74 @@
+"""Regression with noise whose scale is learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.errors import ConfigError, DataError
+from bayesprune.infer.likelihoods import Gaussian, per_example
+
+
+class LearnedGaussian(Gaussian):
+    """Real targets with unknown noise: `Gaussian`, its scale σ a point estimate under a conjugate prior.
+
+    The precision σ⁻² ~ Gamma(ν/2, rate ν s²/2): the prior weighs as much as ν more targets whose residuals have the
+    mean square s². The estimate is the mode of log σ, which the prior alone puts at log s. For given outputs, with R
+    the sum of the squares of n residuals, it is σ² = (R + ν s²)/(n + ν): above 0 even where a network fits its data
+    exactly.
+
+    Args:
+        scale: s, the prior's guess of the noise scale, from which learning starts; for standardised targets, 1 is the
+            scale of all that they vary.
+        shape: Shape of one target, for a noise scale of its own for each entry; ``()`` for one scale in all.
+        prior_count: ν, how many residuals the guess counts for.
+
+    Attributes:
+        log_scale: log σ, a parameter of shape ``shape``.
+
+    Raises:
+        ConfigError: for a scale or a count that is not positive and finite.
+    """
+
+    def __init__(self, scale: float = 1.0, shape: Sequence[int] = (), prior_count: float = 1.0):
+        super().__init__(scale)
+        if not (math.isfinite(prior_count) and prior_count > 0):
+            raise ConfigError(
+                "gaussian likelihood: prior_count, how many residuals the guess of the noise scale counts for, must be "
+                f"positive and finite, got {prior_count}"
+            )
+        self.shape = tuple(shape)
+        self.prior_count = prior_count
+        self.log_scale = nn.Parameter(torch.full(self.shape, math.log(scale)))
+
+    @property
+    def noise_scale(self) -> Tensor:
+        """σ as it is now, shape ``shape``; with gradient in log σ."""
+        return self.log_scale.exp()
+
+    def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """½((y − outputs)/σ)² + log(σ √(2π)), summed over the dimensions of a target; with gradient in log σ."""
+        standardised = (y - outputs) * (-self.log_scale).exp()
+        return per_example(0.5 * standardised.square() + self.log_scale + 0.5 * math.log(2 * math.pi))
+
+    def penalty(self) -> Tensor:
+        """Minus the prior log density of log σ, summed over scales, nats for the whole data set.
+
+        With a = ν/2 and d = log(σ/s): a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each scale.
+        """
+        a = self.prior_count / 2
+        d = self.log_scale - math.log(self.scale)
+        constant = math.lgamma(a) - a * math.log(a) - math.log(2)
+        return (a * (2 * d + (-2 * d).exp()) + constant).sum()
+
+    def check(self, outputs: Tensor, y: Tensor) -> None:
+        """Targets must have the outputs' shape, and the scales that of one target if there is one an entry."""
+        super().check(outputs, y)
+        if self.shape and self.shape != tuple(outputs.shape[1:]):
+            raise DataError(
+                f"gaussian likelihood: the noise scales have shape {self.shape}, but a target has shape "
+                f"{tuple(outputs.shape[1:])}; make them equal, or leave out shape= for one scale in all"
+            )

@@ -1,0 +1,204 @@
+"""What posterior samples of a network's outputs say about new targets, and how sure they are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import singledispatch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bayesprune.errors import ConfigError, DataError
+from bayesprune.infer.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, per_example
+from bayesprune.infer.weighted import Weighted
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Posterior predictive summary.
+
+    Attributes:
+        mean: Class probabilities, success probabilities or means, averaged over samples; shape of the network's
+            outputs.
+        samples: The same for each posterior sample, shape ``(num_samples, ...)``.
+    """
+
+    mean: Tensor
+    samples: Tensor
+
+
+@dataclass(frozen=True)
+class ClassPrediction(Prediction):
+    """Posterior predictive of class labels, shape ``(B,)``, or of binary targets, shape ``(B,)`` or ``(B, D)``.
+
+    Attributes:
+        log_probs: Log probabilities of the values 0 to K − 1 of each target entry under each posterior sample, shape
+            ``(num_samples, B, K)``; for binary targets ``(num_samples, B, 2)`` or ``(num_samples, B, D, 2)``.
+    """
+
+    log_probs: Tensor
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy of the mean prediction, nats, shape ``(B,)``; of several binary entries the sum of their entropies.
+
+        It is the total uncertainty: what is left to the targets themselves, and `mutual_information`.
+        """
+        return per_example(_entropy(_log_mean_exp(self.log_probs)))
+
+    @property
+    def mutual_information(self) -> Tensor:
+        """Between a target and the network that predicts it, nats, shape ``(B,)``: what more data could resolve.
+
+        Entropy of the mean prediction minus the mean entropy of the samples' predictions, not below 0 (Houlsby et al.
+        2011, eq. 2); summed over several binary entries.
+        """
+        return (self.entropy - per_example(_entropy(self.log_probs).mean(0))).clamp(min=0)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log of the probability of each target, averaged over samples, shape ``(B,)``, nats.
+
+        Args:
+            y: Labels, shape ``(B,)``, or binary targets in the shape of the network's outputs; any dtype.
+
+        Raises:
+            DataError: for targets of another shape, or that are no whole numbers in [0, K).
+        """
+        _check_targets(y, self.log_probs.shape[1:-1])
+        index, values = y.long(), self.log_probs.shape[-1]
+        if bool(((index != y) | (index < 0) | (index >= values)).any()):
+            raise DataError(f"log_prob: targets must be whole numbers from 0 to {values - 1}")
+        index = index[..., None].expand(len(self.log_probs), *index.shape, 1)
+        per_entry = self.log_probs.gather(-1, index).squeeze(-1)
+        return _log_mean_exp(per_entry.flatten(2).sum(2) if per_entry.dim() > 2 else per_entry)
+
+
+@dataclass(frozen=True)
+class RealPrediction(Prediction):
+    """Posterior predictive of real targets: an equal-weight mixture of normal distributions, one a posterior sample.
+
+    Attributes:
+        noise_scale: Standard deviation of the noise, broadcastable to ``samples``.
+    """
+
+    noise_scale: Tensor
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Variance of the samples' means, in the shape of ``mean``: what more data could resolve."""
+        return self.samples.var(0, correction=0)
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Variance of the noise, averaged over samples, in the shape of ``mean``."""
+        return self.noise_scale.square().expand(self.samples.shape).mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of a target, ``epistemic + aleatoric``: exactly that of the mixture."""
+        return self.epistemic + self.aleatoric
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Central predictive interval of each target entry, both bounds in the shape of ``mean``.
+
+        The bounds are the (1 − level)/2 and (1 + level)/2 quantiles of the mixture, by bisection of its distribution
+        function down to the resolution of the number format.
+
+        Args:
+            level: Probability that a target lies within, in (0, 1).
+
+        Raises:
+            ConfigError: for a level outside (0, 1).
+        """
+        if not 0 < level < 1:
+            raise ConfigError(f"interval: level must be in (0, 1), got {level}")
+        deviations, tail = self.samples - self.mean, (1 - level) / 2
+        low = _lower_quantile(deviations, self.noise_scale, tail)
+        high = -_lower_quantile(-deviations, self.noise_scale, tail)  # in the lower tail small numbers are exact
+        return self.mean + low, self.mean + high
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log density of each target under the mixture, joint over its entries, shape ``(B,)``, nats.
+
+        Args:
+            y: Targets in the shape of ``mean``.
+
+        Raises:
+            DataError: for targets of another shape.
+        """
+        _check_targets(y, self.mean.shape)
+        standardised = (y - self.samples) / self.noise_scale
+        per_entry = -0.5 * standardised.square() - self.noise_scale.log() - 0.5 * math.log(2 * math.pi)
+        return _log_mean_exp(per_entry.flatten(2).sum(2) if per_entry.dim() > 2 else per_entry)
+
+
+@singledispatch
+def summarize(likelihood: Likelihood, outputs: Tensor) -> Prediction:
+    """What posterior samples of the outputs predict, in the terms of the likelihood.
+
+    A likelihood of one's own gets mean and samples; to give it more, register a function for its class:
+    ``@summarize.register(Poisson)``.
+
+    Args:
+        likelihood: `ClassPrediction` for a `Categorical` or a `Bernoulli`, `RealPrediction` for a `Gaussian`; for a
+            `Weighted` one that of the likelihood within.
+        outputs: The network's outputs for each posterior sample, shape ``(num_samples, B, ...)``.
+    """
+    samples = _means(likelihood, outputs)
+    return Prediction(samples.mean(0), samples)
+
+
+@summarize.register(Categorical)
+def _classes(likelihood: Categorical, outputs: Tensor) -> ClassPrediction:
+    samples = _means(likelihood, outputs)
+    return ClassPrediction(samples.mean(0), samples, outputs.log_softmax(-1))
+
+
+@summarize.register(Bernoulli)
+def _binary(likelihood: Bernoulli, outputs: Tensor) -> ClassPrediction:
+    samples = _means(likelihood, outputs)
+    return ClassPrediction(samples.mean(0), samples, torch.stack((F.logsigmoid(-outputs), F.logsigmoid(outputs)), -1))
+
+
+@summarize.register(Gaussian)
+def _real(likelihood: Gaussian, outputs: Tensor) -> RealPrediction:
+    samples = _means(likelihood, outputs)
+    scale = torch.as_tensor(likelihood.noise_scale, dtype=samples.dtype, device=samples.device)
+    return RealPrediction(samples.mean(0), samples, scale)
+
+
+@summarize.register(Weighted)
+def _weighted(likelihood: Weighted, outputs: Tensor) -> Prediction:
+    return summarize(likelihood.base, outputs)
+
+
+def _means(likelihood: Likelihood, outputs: Tensor) -> Tensor:
+    return torch.stack([likelihood.mean(sample) for sample in outputs])
+
+
+def _log_mean_exp(values: Tensor) -> Tensor:
+    """Log of the mean over the first dimension of e to the values."""
+    return values.logsumexp(0) - math.log(len(values))
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    """Entropies of distributions over the last dimension, nats; 0 log 0 is 0."""
+    return torch.special.entr(log_probs.exp()).sum(-1)
+
+
+def _check_targets(y: Tensor, shape: torch.Size) -> None:
+    if y.shape != shape:
+        raise DataError(f"log_prob: expected targets of shape {tuple(shape)}, got {tuple(y.shape)}")
+
+
+def _lower_quantile(means: Tensor, scale: Tensor, p: float) -> Tensor:
+    """The p-quantile of equal-weight mixtures of normal distributions over the first dimension, by bisection."""
+    quantiles = means + scale * torch.special.ndtri(torch.as_tensor(p, dtype=means.dtype, device=means.device))
+    low, high = quantiles.amin(0), quantiles.amax(0)  # the mixture's quantile is between those of its components
+    for _ in range(torch.finfo(means.dtype).bits):
+        middle = 0.5 * (low + high)
+        below = torch.special.ndtr((middle - means) / scale).mean(0) < p
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return 0.5 * (low + high)

@@ -1,0 +1,259 @@
+"""Gaussian slabs: the prior of Normal weights and their divergence from it, each weight counted while it is there.
+
+A weight has q(w) = Normal(μ, σ²) while all gates are on that it needs, and the prior Normal(0, σ0²) otherwise, so its
+Kullback-Leibler term is Θ_w KL(Normal(μ, σ²) ‖ Normal(0, σ0²)), Θ_w the probability that it is there: θ of the unit
+that it leads to, times θ of the one that it comes from, times θ of the branch that holds it. (SS-IG, Jantre,
+Bhattacharya & Maiti 2021, counts the first of the three alone; the bound holds for either, and is tighter here.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.distributions import normal_kl
+from bayesprune.graph import Presence, trace
+from bayesprune.graph.calls import is_depthwise
+from bayesprune.graph.presence import Event, both, probability
+from bayesprune.layers import NormalLayer, normal_layers
+
+Shares = tuple[Tensor | None, Tensor | None]
+"""With what probability outputs and inputs of a layer are there, shapes ``(n_out,)`` and ``(n_in,)``, or one entry for
+all; ``None`` where that is certain."""
+
+
+class NormalSlabs:
+    """The Normal weights of a network as one vector, its prior and the divergence of the one from the other.
+
+    Args:
+        net: The network.
+        branches: Names of the gates that a batch shares, whose branches are skipped when they are off.
+        prior_scale: σ0; ``None`` for one a layer at its optimum, σ0² = Σ Θ(μ² + σ²) / Σ Θ (empirical Bayes).
+    """
+
+    def __init__(self, net: nn.Module, branches: Sequence[str], prior_scale: float | None):
+        self.layers = normal_layers(net)
+        self.branches = frozenset(branches)
+        self.prior_scale = prior_scale
+        traced = trace(net)
+        self._presence = Presence(traced)
+        calls = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
+        self._nodes = {name: calls[name] for name in self.layers if name in calls and name not in traced.fixed}
+        self._sizes = [p.numel() for p in self._parameters()[0]]
+        device = next(net.parameters()).device
+        self.scales = [torch.ones((), device=device) for _ in self.layers]
+        self._resting = False
+        self._pulls: list[tuple[nn.Parameter, Tensor]] = []
+        self._spreads: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+
+    def means(self) -> list[nn.Parameter]:
+        """μ of all Normal weights."""
+        return self._parameters()[0]
+
+    def log_scales(self) -> list[nn.Parameter]:
+        """Log σ of all Normal weights."""
+        return self._parameters()[1]
+
+    def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Means and log scales, weight and bias of one layer after another."""
+        means: list[nn.Parameter] = []
+        log_scales: list[nn.Parameter] = []
+        for layer in self.layers.values():
+            means.append(layer.weight)
+            log_scales.append(layer.weight_log_scale)
+            if layer.bias is not None and layer.bias_log_scale is not None:
+                means.append(layer.bias)
+                log_scales.append(layer.bias_log_scale)
+        return means, log_scales
+
+    def rest(self, resting: bool) -> None:
+        """Let log σ of all layers take no step for a while, or steps again; see `NormalLayer.rest`."""
+        if resting != self._resting:
+            self._resting = resting
+            for layer in self.layers.values():
+                layer.rest(resting)
+
+    # who is there --------------------------------------------------------------------------------------------------
+
+    def _shares(self, theta: Mapping[str, Tensor], given: frozenset[str] = frozenset()) -> list[Shares]:
+        """By layer, with what probability its outputs and inputs are there, the gates ``given`` being on.
+
+        Args:
+            theta: By gate name, the inclusion probabilities, shape ``(size,)``, on the CPU, float64.
+            given: Names of gates.
+        """
+        present, _ = self._presence.present(theta)
+        needed, _ = self._presence.needed(theta)
+        shares: list[Shares] = []
+        for name, layer in self.layers.items():
+            node = self._nodes.get(name)
+            if node is None:
+                shares.append((None, None))
+                continue
+            out = both([present[node], needed[node]]) if node in present else needed[node]
+            reads = self._presence.steps[node].reads
+            columns = None
+            if reads and not is_depthwise(layer):
+                columns = self._probability(present[reads[0].node], theta, given | out.gates)
+                features = self._presence.steps[reads[0].node].out
+                if columns is not None and len(columns) > 1 and features is not None:
+                    columns = columns[features.entries(layer.weight.shape[1], name)]
+            shares.append((self._probability(out, theta, given), columns))
+        return shares
+
+    @staticmethod
+    def _probability(event: Event, theta: Mapping[str, Tensor], given: frozenset[str]) -> Tensor | None:
+        return probability(Event(event.gates - given, event.own), theta)
+
+    def _tables(self, shares: Sequence[Shares]) -> list[Tensor]:
+        """Θ of weight and bias of one layer after another, each broadcastable to it."""
+        tables = []
+        for layer, (rows, columns) in zip(self.layers.values(), shares, strict=True):
+            like = layer.weight
+            tail = [1] * (like.dim() - 2)
+            table = torch.ones((1, 1, *tail), dtype=like.dtype, device=like.device)
+            if rows is not None:
+                table = table * rows.to(table).view(-1, 1, *tail)
+            if columns is not None:
+                table = table * columns.to(table).view(1, -1, *tail)
+            tables.append(table)
+            if layer.bias is not None:
+                tables.append(torch.ones(1).to(table) if rows is None else rows.to(table))
+        return tables
+
+    # the divergence ------------------------------------------------------------------------------------------------
+
+    def divergence(self, theta: Mapping[str, Tensor]) -> Tensor:
+        """Σ_w Θ_w KL(Normal(μ, σ²) ‖ Normal(0, σ0²)), nats for the whole data set; differentiable in θ, μ and log σ.
+
+        Args:
+            theta: By gate name, the inclusion probabilities, shape ``(size,)``.
+        """
+        means, log_scales = self._parameters()
+        tables = self._tables(self._shares({name: t.to("cpu", torch.float64) for name, t in theta.items()}))
+        total = torch.zeros((), device=means[0].device)
+        for mean, log_scale, table, scale in zip(means, log_scales, tables, self._scale_of_each(), strict=True):
+            total = total + (table * normal_kl(mean, log_scale, scale)).sum()
+        return total
+
+    def _scale_of_each(self) -> list[Tensor]:
+        """σ0 of every mean."""
+        each = []
+        for layer, scale in zip(self.layers.values(), self.scales, strict=True):
+            each += [scale] * (1 if layer.bias is None else 2)
+        return each
+
+    def refresh(self, theta: Mapping[str, Tensor], num_data: float) -> dict[str, Tensor]:
+        """Take note that θ moved: σ0, and the shares by which the prior pulls each weight.
+
+        Args:
+            theta: By gate name, the inclusion probabilities, shape ``(size,)``.
+            num_data: N.
+
+        Returns:
+            By gate name, what its structures add to the divergence while they are on, nats for the whole data set.
+        """
+        leaves = {name: t.detach().to("cpu", torch.float64).requires_grad_() for name, t in theta.items()}
+        shares = self._shares(leaves)
+        with torch.no_grad():
+            self._learn_scales(self._tables(shares))
+        total = torch.zeros((), dtype=torch.float64)
+        for layer, (rows, columns), scale in zip(self.layers.values(), shares, self.scales, strict=True):
+            total = total + _weighed(layer, rows, columns, scale)
+        self._set_pulls(leaves, num_data)
+        if not total.requires_grad:
+            return {name: torch.zeros_like(t) for name, t in leaves.items()}
+        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(leaves, gradients, strict=True))
+
+    def _learn_scales(self, tables: Sequence[Tensor]) -> None:
+        """σ0 of every layer: as given, or at its optimum; bias and weights of a layer share it."""
+        means, log_scales = self._parameters()
+        if self.prior_scale is not None:
+            self.scales = [torch.full((), self.prior_scale, device=means[0].device) for _ in self.layers]
+            return
+        squares, counts = [], []
+        for mean, log_scale, table in zip(means, log_scales, tables, strict=True):
+            squares.append((table * (mean.square() + (2 * log_scale).exp())).sum())
+            counts.append(table.expand_as(mean).sum())
+        self.scales, at = [], 0
+        for layer in self.layers.values():
+            stop = at + (1 if layer.bias is None else 2)
+            count = torch.stack(counts[at:stop]).sum().clamp(min=1e-6)
+            self.scales.append((torch.stack(squares[at:stop]).sum() / count).clamp(min=1e-12).sqrt())
+            at = stop
+
+    @torch.no_grad()
+    def _set_pulls(self, theta: Mapping[str, Tensor], num_data: float) -> None:
+        """Of branches only the share while they are on: weights of one that is skipped are not pulled in that step."""
+        means, log_scales = self._parameters()
+        tables = self._tables(self._shares(theta, self.branches))
+        self._pulls, self._spreads = [], []
+        for mean, log_scale, table, scale in zip(means, log_scales, tables, self._scale_of_each(), strict=True):
+            share = (table / num_data).expand_as(mean).contiguous()
+            self._pulls.append((mean, share / scale.square()))
+            self._spreads.append((log_scale, share, scale))
+
+    @torch.no_grad()
+    def pull(self) -> None:
+        """Add the derivative of the divergence over N to the gradients of all means and log scales that have one."""
+        pulls = [(mean.grad, mean, share) for mean, share in self._pulls if mean.grad is not None]
+        if pulls:
+            gradients, means, shares = zip(*pulls, strict=True)
+            torch._foreach_addcmul_(gradients, means, shares)
+        for log_scale, share, scale in self._spreads:
+            if log_scale.grad is not None:
+                log_scale.grad.addcmul_(torch.expm1(2 * (log_scale - scale.log())), share)
+
+    # draws ---------------------------------------------------------------------------------------------------------
+
+    def posterior(self) -> tuple[Tensor, Tensor]:
+        """μ and σ of all Normal weights as vectors of shape ``(D,)``, differentiable."""
+        means, log_scales = self._parameters()
+        return torch.cat([p.flatten() for p in means]), torch.cat([p.flatten() for p in log_scales]).exp()
+
+    def prior(self) -> Tensor:
+        """σ0 of all Normal weights, shape ``(D,)``."""
+        return torch.cat([scale.expand(size) for scale, size in zip(self._scale_of_each(), self._sizes, strict=True)])
+
+    def presence(self, theta: Mapping[str, Tensor]) -> Tensor:
+        """Θ of all Normal weights, shape ``(D,)``, differentiable in θ."""
+        means, _ = self._parameters()
+        tables = self._tables(self._shares({name: t.to("cpu", torch.float64) for name, t in theta.items()}))
+        return torch.cat([table.expand_as(mean).flatten() for table, mean in zip(tables, means, strict=True)])
+
+    @contextmanager
+    def drawn(self, weights: Tensor | None = None) -> Iterator[None]:
+        """Within the context all passes compute with these weights, for all examples alike.
+
+        Args:
+            weights: Shape ``(D,)``; ``None`` to draw them from the posterior.
+        """
+        parts: Iterator[Any] = iter(() if weights is None else weights.split(self._sizes))
+        try:
+            for layer in self.layers.values():
+                if weights is None:
+                    layer.draw_weights()
+                else:
+                    weight = next(parts).view_as(layer.weight)
+                    layer.drawn = weight, None if layer.bias is None else next(parts)
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.drop_weights()
+
+
+def _weighed(layer: NormalLayer, rows: Tensor | None, columns: Tensor | None, scale: Tensor) -> Tensor:
+    """The divergence of a layer, each weight by the share of its output and of its input; differentiable in these."""
+    with torch.no_grad():
+        table = normal_kl(layer.weight, layer.weight_log_scale, scale)
+        table = table.reshape(*table.shape[:2], -1).sum(-1).to("cpu", torch.float64)
+        bias = torch.zeros(len(table), dtype=torch.float64)
+        if layer.bias is not None and layer.bias_log_scale is not None:
+            bias = normal_kl(layer.bias, layer.bias_log_scale, scale).to(bias)
+    by_row = bias + (table.sum(1) if columns is None else table @ columns.expand(table.shape[1]))
+    return by_row.sum() if rows is None else (rows.expand(len(table)) * by_row).sum()

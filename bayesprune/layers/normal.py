@@ -1,0 +1,168 @@
+"""Linear and convolution layers with a Normal posterior for every weight: Gaussian slabs.
+
+A weight where its gates are on has q(w) = Normal(μ, σ²) (mean field), μ the layer's ``weight`` and ``bias``, log σ
+kept beside them. Without a draw the layers compute with μ, so a network of them is still the plain network.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayesprune.layers.gate import Draw
+from bayesprune.layers.gated import Conv1d, Conv2d, Linear
+
+TINY = 1e-16
+"""Added to variances, whose root has no derivative at 0."""
+SCALES = ("weight_log_scale", "bias_log_scale")
+"""Names of the parameters that hold log σ."""
+
+
+class NormalLayer(nn.Module):
+    """What layers with Normal weights share; goes before the layer whose map it makes random.
+
+    Three kinds of passes, by what the layer is handed:
+
+    - nothing: the weights are their means;
+    - a `Draw` with ``noise``: local reparameterisation (Kingma, Salimans & Welling 2015). Each output is drawn from its
+      own law given the inputs, Normal(μ·x, σ²·x²), independently for every example and every position of a
+      convolution;
+    - ``drawn`` weights: those, for all examples alike.
+
+    Attributes:
+        weight_log_scale: log σ of the weights, in their shape.
+        bias_log_scale: log σ of the bias, or ``None``.
+        draw: Tells whether to add noise; ``None`` outside a `BayesianNet`.
+        drawn: Weights and bias to compute with; ``None`` for none.
+    """
+
+    weight: Any
+    bias: Any
+    weight_log_scale: nn.Parameter
+    bias_log_scale: nn.Parameter | None
+    draw: Draw | None
+    drawn: tuple[Tensor, Tensor | None] | None
+    _resting: tuple[Tensor, Tensor | None] | None
+
+    def become_normal(self, scale: float) -> None:
+        """Take up Normal weights, their means the present weights.
+
+        Args:
+            scale: σ relative to the root mean square of the weights.
+        """
+        spread = float(self.weight.detach().square().mean().sqrt()) or 1 / math.sqrt(self.weight[0].numel())
+        start = math.log(scale * spread)
+        self.weight_log_scale = nn.Parameter(torch.full_like(self.weight, start))
+        self.bias_log_scale = None if self.bias is None else nn.Parameter(torch.full_like(self.bias, start))
+        self.draw = self.drawn = self._resting = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of."""
+        return {**self.__dict__, "drawn": None, "_resting": None}
+
+    def rest(self, resting: bool) -> None:
+        """While log σ takes no step, passes have no derivative for it, and variances are computed once."""
+        self._resting = None
+        for scale in (self.weight_log_scale, self.bias_log_scale):
+            if scale is not None:
+                scale.requires_grad_(not resting)
+        if resting:
+            with torch.no_grad():
+                self._resting = self.variances()
+
+    def variances(self) -> tuple[Tensor, Tensor | None]:
+        """σ² of weights and bias."""
+        if self._resting is not None:
+            return self._resting
+        bias = None if self.bias_log_scale is None else (2 * self.bias_log_scale).exp()
+        return (2 * self.weight_log_scale).exp(), bias
+
+    @torch.no_grad()
+    def draw_weights(self) -> None:
+        """Draw weights from the posterior, with which all passes compute until `drop_weights`."""
+        bias = None
+        if self.bias is not None and self.bias_log_scale is not None:
+            bias = self.bias + self.bias_log_scale.exp() * torch.randn_like(self.bias)
+        self.drawn = self.weight + self.weight_log_scale.exp() * torch.randn_like(self.weight), bias
+
+    def drop_weights(self) -> None:
+        """Forget drawn weights."""
+        self.drawn = None
+
+    def ungated(self, x: Tensor) -> Tensor:
+        """What the gate multiplies."""
+        if self.drawn is not None:
+            return self.map(x, *self.drawn)
+        mean = self.map(x, self.weight, self.bias)
+        if self.draw is None or not self.draw.noise:
+            return mean
+        scale = self.map(x.square(), *self.variances()).add_(TINY).sqrt_()
+        return torch.addcmul(mean, scale, torch.randn_like(scale))
+
+    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's linear map with these weights."""
+        raise NotImplementedError
+
+
+class NormalLinear(NormalLayer, Linear):
+    """`layers.Linear` with Normal weights; see `NormalLayer`."""
+
+    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Wx + b."""
+        return F.linear(x, weight, bias)
+
+
+class NormalConv1d(NormalLayer, Conv1d):
+    """`layers.Conv1d` with Normal weights; see `NormalLayer`."""
+
+    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """W ∗ x + b."""
+        return self._conv_forward(x, weight, bias)
+
+
+class NormalConv2d(NormalLayer, Conv2d):
+    """`layers.Conv2d` with Normal weights; see `NormalLayer`."""
+
+    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """W ∗ x + b."""
+        return self._conv_forward(x, weight, bias)
+
+
+NORMAL: dict[type[nn.Module], type[NormalLayer]] = {
+    nn.Linear: NormalLinear, Linear: NormalLinear, nn.Conv1d: NormalConv1d, Conv1d: NormalConv1d,
+    nn.Conv2d: NormalConv2d, Conv2d: NormalConv2d,
+}  # fmt: skip
+"""By class of a layer, what it becomes."""
+
+
+def give_normal_slabs(net: nn.Module, scale: float) -> None:
+    """Give every linear and convolution layer of ``net`` Normal weights, in place; those that have them stay.
+
+    Layers keep their names, hooks and parameters, whose values become the means. Layers of other classes, subclasses of
+    torch's included, and those that share parameters with another module keep point weights.
+
+    Args:
+        net: The network.
+        scale: σ at the start, relative to the root mean square of a layer's weights.
+    """
+    owners: dict[int, int] = {}
+    for module in net.modules():
+        for parameter in module._parameters.values():
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for module in net.modules():
+        kind = NORMAL.get(type(module))
+        if kind is None or owners[id(module.weight)] > 1 or hasattr(module, "parametrizations"):
+            continue
+        if not hasattr(module, "gate"):
+            module.gate = None  # type: ignore[assignment]
+        module.__class__ = kind
+        module.become_normal(scale)  # type: ignore[operator]
+
+
+def normal_layers(net: nn.Module) -> dict[str, NormalLayer]:
+    """The layers of ``net`` with Normal weights, by name."""
+    return {name: module for name, module in net.named_modules() if isinstance(module, NormalLayer)}

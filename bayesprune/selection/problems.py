@@ -1,0 +1,124 @@
+"""Synthetic regressions of which it is known which inputs matter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesprune.errors import ConfigError
+
+FRIEDMAN_INPUTS = 5
+"""Inputs that Friedman's function depends on, the first ones."""
+
+
+@dataclass(frozen=True)
+class SelectionProblem:
+    """A regression with its answer.
+
+    Attributes:
+        x: Inputs, float32, shape ``(N, d)``.
+        y: Targets, float32, shape ``(N,)``.
+        support: Which inputs the targets depend on, bool, shape ``(d,)``.
+        coefficients: Their coefficients, 0 off the support, float32, shape ``(d,)``; ``None`` where the targets are no
+            linear function of the inputs.
+    """
+
+    x: Tensor
+    y: Tensor
+    support: Tensor
+    coefficients: Tensor | None
+
+
+def sparse_regression(
+    num_data: int,
+    num_inputs: int,
+    num_active: int,
+    *,
+    correlation: float = 0.0,
+    effect: float = 1.0,
+    noise_scale: float = 1.0,
+    seed: int = 0,
+) -> SelectionProblem:
+    """A linear regression y = Xβ + noise with few of the β not 0, as in sparse recovery; d may exceed N by far.
+
+    Rows of X are Normal(0, Σ) with Σ_jk = correlation^|j − k|, an autoregression of order 1 along the inputs. The
+    active inputs are drawn at random; each has β = +effect or −effect with equal probability.
+
+    Args:
+        num_data: N.
+        num_inputs: d.
+        num_active: Number of inputs with β ≠ 0.
+        correlation: Correlation of neighbouring inputs, in (−1, 1).
+        effect: Size of an active input's coefficient. Alone in a model it would be estimated with a standard error of
+            noise_scale / √N.
+        noise_scale: Standard deviation of the noise.
+        seed: Seeds everything; the generator of torch is left alone.
+
+    Raises:
+        ConfigError: for sizes or scales out of their range.
+    """
+    _check_sizes("sparse_regression", num_data, num_inputs, noise_scale)
+    if not 0 <= num_active <= num_inputs:
+        raise ConfigError(
+            f"sparse_regression: num_active must be from 0 to the number of inputs, {num_inputs}, got {num_active}"
+        )
+    if not -1 < correlation < 1:
+        raise ConfigError(f"sparse_regression: correlation must be in (-1, 1), got {correlation}")
+    if not 0 < effect < math.inf:
+        raise ConfigError(f"sparse_regression: effect must be positive and finite, got {effect}; signs are drawn")
+    generator = torch.Generator().manual_seed(seed)
+    x = _autoregressive(num_data, num_inputs, correlation, generator)
+    active = torch.randperm(num_inputs, generator=generator)[:num_active]
+    signs = 2.0 * torch.randint(2, (num_active,), generator=generator) - 1
+    coefficients = torch.zeros(num_inputs).index_put_((active,), effect * signs)
+    noise = noise_scale * torch.randn(num_data, generator=generator)
+    return SelectionProblem(x, x @ coefficients + noise, coefficients != 0, coefficients)
+
+
+def friedman_regression(num_data: int, num_inputs: int, *, noise_scale: float = 1.0, seed: int = 0) -> SelectionProblem:
+    """Friedman's non-linear regression, in which five inputs matter.
+
+    y = 10 sin(π x_0 x_1) + 20 (x_2 − ½)² + 10 x_3 + 5 x_4 + noise, all inputs Uniform(0, 1) and independent (Friedman
+    1991), by scikit-learn's `make_friedman1`. The square has no linear correlation with x_2: a linear model cannot find
+    that input.
+
+    Args:
+        num_data: N.
+        num_inputs: d, at least 5.
+        noise_scale: Standard deviation of the noise. That of the function is 4.9.
+        seed: Seeds everything; the global generators are left alone.
+
+    Raises:
+        ConfigError: for sizes or scales out of their range.
+    """
+    from sklearn.datasets import make_friedman1  # slow to import
+
+    _check_sizes("friedman_regression", num_data, num_inputs, noise_scale)
+    if num_inputs < FRIEDMAN_INPUTS:
+        raise ConfigError(
+            f"friedman_regression: expected at least {FRIEDMAN_INPUTS} inputs, on which the function depends, "
+            f"got {num_inputs}"
+        )
+    x, y = make_friedman1(num_data, num_inputs, noise=noise_scale, random_state=seed)
+    support = torch.arange(num_inputs) < FRIEDMAN_INPUTS
+    return SelectionProblem(torch.from_numpy(x).float(), torch.from_numpy(y).float(), support, None)
+
+
+def _autoregressive(num_data: int, num_inputs: int, correlation: float, generator: torch.Generator) -> Tensor:
+    """Rows of a stationary autoregression of order 1 and variance 1, shape ``(num_data, num_inputs)``."""
+    step = torch.arange(num_inputs)
+    lag = (step[:, None] - step).clamp(min=0)
+    mixing = (correlation ** lag.float()).tril()
+    mixing[:, 1:] *= math.sqrt(1 - correlation**2)
+    return torch.randn(num_data, num_inputs, generator=generator) @ mixing.T
+
+
+def _check_sizes(where: str, num_data: int, num_inputs: int, noise_scale: float) -> None:
+    """Refuse a problem without examples or inputs, or with noise of no standard deviation."""
+    if num_data < 1 or num_inputs < 1:
+        raise ConfigError(f"{where}: expected at least one example and one input, got {num_data} and {num_inputs}")
+    if not 0 <= noise_scale < math.inf:
+        raise ConfigError(f"{where}: noise_scale must be 0 or positive, and finite, got {noise_scale}")
