@@ -27,7 +27,7 @@ from bayesprune.layers import give_normal_slabs, plain_parameters
 SLABS = ("point", "normal")
 LOG_SCALE_LR = 10.0
 """Learning rate of log σ relative to that of the weights."""
-INITIAL_SCALE = 0.1
+INITIAL_SCALE = 0.5
 """σ of Normal weights at the start, relative to the root mean square of their layer's weights."""
 
 

@@ -15,6 +15,12 @@ SETTLE_SHARE = 0.2
 """What the flips of branches in exact evaluations may cost while settling, relative to the steps of the weights."""
 BUDGET_BY = 0.8
 """After which share of sampling a budget is to be met."""
+PHASES: dict[str, dict[str, float]] = {
+    "point": {},
+    "normal": {"slab_by": 0.3, "sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
+}
+"""By kind of slab, the fields of `Schedule` that are not at their defaults. With Gaussian slabs gates are judged by the
+evidence, which tells nothing before the weights' variances have found their place."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Schedule:
         last: Step size at the end of a phase relative to its start; it falls linearly.
         checks_per_epoch: Exact evaluations an epoch while settling.
         settle_batches: Batches of each evaluation at most, see `batches_to_measure`.
+        slab_by: Fraction over which the divergence of Normal weights rises to count in full.
 
     Raises:
         ConfigError: for fewer than one epoch or step, or phases that are not in order.
@@ -54,7 +61,7 @@ class Schedule:
     last: float = 0.1
     checks_per_epoch: int = 4
     settle_batches: int = 8
-    slab_by: float = 0.1
+    slab_by: float = 0.3
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.steps_per_epoch < 1:

@@ -17,12 +17,13 @@ from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.pruning import cost
 from bayesprune.training.checks import Loader, check_batch, check_data, check_net
+from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.metrics import Score, evaluate
 from bayesprune.training.prices import Prices
-from bayesprune.training.schedule import Schedule
+from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
 from bayesprune.training.surgeon import Surgeon
 
@@ -38,7 +39,8 @@ class Trainer:
         unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
         if unknown:
             raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
-        self.schedule = Schedule(epochs, len(loader), **settings.schedule)  # type: ignore[arg-type]
+        fields_set = PHASES[net.slab] | settings.schedule
+        self.schedule = Schedule(epochs, len(loader), **fields_set)  # type: ignore[arg-type]
         self.estimator = get_estimator(settings.estimator)
         if net.slabs is not None and engine.divides:
             raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
@@ -78,7 +80,7 @@ class Trainer:
         self.prices.update(self.step)
         total = torch.zeros((), device=self.engine.device)
         count = 0
-        with self.engine.sharded(self.net, self.optimizer):
+        with flush_denormals(), self.engine.sharded(self.net, self.optimizer):
             for number, (x, y) in enumerate(self.loader):
                 if not self.checked:
                     check_batch(self.net.likelihood, self.outputs, x, y, f"training batch {number}")

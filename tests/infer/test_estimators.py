@@ -313,7 +313,7 @@ def test_its_minimum_over_the_cube_is_at_a_vertex() -> None:
 def test_names() -> None:
     for name, function in ESTIMATORS.items():
         assert get_estimator(name) is function and get_estimator(function) is function
-    with pytest.raises(ConfigError, match=r"unknown estimator 'arm'; known are auto, disarm, exact, paired"):
+    with pytest.raises(ConfigError, match=r"unknown estimator 'arm'; known are auto, concrete, disarm, exact, paired"):
         get_estimator("arm")
 
 
