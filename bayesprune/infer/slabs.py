@@ -46,7 +46,8 @@ class NormalSlabs:
         self._sizes = [p.numel() for p in self._parameters()[0]]
         device = next(net.parameters()).device
         self.scales = [torch.ones((), device=device) for _ in self.layers]
-        self._resting = False
+        self._variances: list[Tensor] = []
+        self._learnt = False
         self._pulls: list[tuple[nn.Parameter, Tensor]] = []
         self._spreads: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
@@ -70,12 +71,31 @@ class NormalSlabs:
                 log_scales.append(layer.bias_log_scale)
         return means, log_scales
 
-    def rest(self, resting: bool) -> None:
-        """Let log σ of all layers take no step for a while, or steps again; see `NormalLayer.rest`."""
-        if resting != self._resting:
-            self._resting = resting
-            for layer in self.layers.values():
-                layer.rest(resting)
+    def hand_out(self, learn: bool) -> None:
+        """Before a pass of training: hand the layers their variances, which change only after a step of log σ.
+
+        Args:
+            learn: Whether log σ takes a step after this pass; otherwise it gets no gradient.
+        """
+        if not learn and not self._learnt and self._variances:
+            return  # they have them
+        log_scales = self.log_scales()
+        if self._learnt or not self._variances:
+            with torch.no_grad():
+                self._variances = [(2 * log_scale).exp_() for log_scale in log_scales]
+        given: list[Tensor] = self._variances
+        if learn:
+            given = [_Variance.apply(*pair) for pair in zip(log_scales, self._variances, strict=True)]
+        self._learnt = learn
+        parts = iter(given)
+        for layer in self.layers.values():
+            layer.handed = next(parts), None if layer.bias is None else next(parts)
+
+    def take_back(self) -> None:
+        """Let the layers compute their variances in every pass."""
+        self._variances, self._learnt = [], False
+        for layer in self.layers.values():
+            layer.handed = None
 
     # who is there --------------------------------------------------------------------------------------------------
 
@@ -196,7 +216,7 @@ class NormalSlabs:
         for mean, log_scale, table, scale in zip(means, log_scales, tables, self._scale_of_each(), strict=True):
             share = (table / num_data).expand_as(mean).contiguous()
             self._pulls.append((mean, share / scale.square()))
-            self._spreads.append((log_scale, share, scale))
+            self._spreads.append((log_scale, share, self._pulls[-1][1]))
 
     @torch.no_grad()
     def pull(self) -> None:
@@ -205,9 +225,10 @@ class NormalSlabs:
         if pulls:
             gradients, means, shares = zip(*pulls, strict=True)
             torch._foreach_addcmul_(gradients, means, shares)
-        for log_scale, share, scale in self._spreads:
+        for index, (log_scale, share, scaled) in enumerate(self._spreads):
             if log_scale.grad is not None:
-                log_scale.grad.addcmul_(torch.expm1(2 * (log_scale - scale.log())), share)
+                variance = self._variances[index] if self._variances else (2 * log_scale).exp()
+                log_scale.grad.addcmul_(variance, scaled).sub_(share)
 
     # draws ---------------------------------------------------------------------------------------------------------
 
@@ -245,6 +266,20 @@ class NormalSlabs:
         finally:
             for layer in self.layers.values():
                 layer.drop_weights()
+
+
+class _Variance(torch.autograd.Function):
+    """σ² that is known already, as a function of log σ."""
+
+    @staticmethod
+    def forward(ctx: Any, log_scale: Tensor, variance: Tensor) -> Tensor:
+        ctx.save_for_backward(variance)
+        return variance.view_as(variance)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (variance,) = ctx.saved_tensors
+        return (grad * variance).mul_(2), None
 
 
 def _weighed(layer: NormalLayer, rows: Tensor | None, columns: Tensor | None, scale: Tensor) -> Tensor:

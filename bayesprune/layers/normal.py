@@ -38,6 +38,8 @@ class NormalLayer(nn.Module):
         bias_log_scale: log σ of the bias, or ``None``.
         draw: Tells whether to add noise; ``None`` outside a `BayesianNet`.
         drawn: Weights and bias to compute with; ``None`` for none.
+        handed: σ² of weights and bias as of log σ now, with or without derivative, for passes that add noise; ``None``
+            to compute them in each.
     """
 
     weight: Any
@@ -46,7 +48,7 @@ class NormalLayer(nn.Module):
     bias_log_scale: nn.Parameter | None
     draw: Draw | None
     drawn: tuple[Tensor, Tensor | None] | None
-    _resting: tuple[Tensor, Tensor | None] | None
+    handed: tuple[Tensor, Tensor | None] | None
 
     def become_normal(self, scale: float) -> None:
         """Take up Normal weights, their means the present weights.
@@ -58,26 +60,16 @@ class NormalLayer(nn.Module):
         start = math.log(scale * spread)
         self.weight_log_scale = nn.Parameter(torch.full_like(self.weight, start))
         self.bias_log_scale = None if self.bias is None else nn.Parameter(torch.full_like(self.bias, start))
-        self.draw = self.drawn = self._resting = None
+        self.draw = self.drawn = self.handed = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made of."""
-        return {**self.__dict__, "drawn": None, "_resting": None}
-
-    def rest(self, resting: bool) -> None:
-        """While log σ takes no step, passes have no derivative for it, and variances are computed once."""
-        self._resting = None
-        for scale in (self.weight_log_scale, self.bias_log_scale):
-            if scale is not None:
-                scale.requires_grad_(not resting)
-        if resting:
-            with torch.no_grad():
-                self._resting = self.variances()
+        return {**self.__dict__, "drawn": None, "handed": None}
 
     def variances(self) -> tuple[Tensor, Tensor | None]:
         """σ² of weights and bias."""
-        if self._resting is not None:
-            return self._resting
+        if self.handed is not None:
+            return self.handed
         bias = None if self.bias_log_scale is None else (2 * self.bias_log_scale).exp()
         return (2 * self.weight_log_scale).exp(), bias
 

@@ -27,6 +27,9 @@ from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
 from bayesprune.training.surgeon import Surgeon
 
+SCALES_EVERY = 2
+"""Every how many of the steps at which θ may move log σ of Normal weights takes one."""
+
 
 class Trainer:
     """The state of a run between two epochs."""
@@ -91,6 +94,8 @@ class Trainer:
                     self._after_step(x, y, part)
                 count += part.size
         self.checked = True
+        if self.net.slabs is not None:
+            self.net.slabs.take_back()
         if count != self.net.num_data and not hasattr(self.loader, "dataset"):
             raise ConfigError(
                 f"fit: the BayesianNet was built with num_data={self.net.num_data}, but an epoch of the train_loader "
@@ -137,7 +142,7 @@ class Trainer:
         due = self.step % self.settings.every == 0
         moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and due
         if net.slabs is not None:
-            net.slabs.rest(not due)
+            net.slabs.hand_out(learn=self.step % (SCALES_EVERY * self.settings.every) == 0)
         with engine.autocast():
             loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
         self.optimizer.zero_grad()
