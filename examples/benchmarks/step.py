@@ -25,7 +25,6 @@ from bayesprune.layers import Gate, Linear, Residual
 from bayesprune.training.engine import Engine
 from bayesprune.training.trainer import Trainer
 
-
 REFRESH = 117
 """Steps between two looks of the prior at θ: four an epoch of 60,000 examples in batches of 128."""
 
