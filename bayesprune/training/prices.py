@@ -48,6 +48,7 @@ class Prices:
     ):
         self.net, self.example, self.schedule, self._broadcast = net, example, schedule, broadcast
         self.price, self.budget = settings.price, settings.budget
+        self._temperature = settings.temperature
         self.nu = self.expected = self._beginning = math.nan
         self._multiplier = Multiplier()
         self._seconds: list[float] | None = None
@@ -83,7 +84,7 @@ class Prices:
             differences: New estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``, NaN before
                 there is one: a budget's multiplier takes a step.
         """
-        self.net.refresh(self.schedule.slab_share(step))
+        self.net.refresh(self._temperature * self.schedule.slab_share(step))
         if self.price is None and self.budget is None:
             return
         self.expected, savings = self._marginal(self.net.theta.detach())

@@ -30,6 +30,9 @@ class Settings:
             `Multiplier`.
         estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
         every: Take a step on θ at every so-many-th step of the weights.
+        temperature: How much the divergence of Gaussian slabs from their prior counts while training: 1 is the evidence
+            lower bound, less keeps more weights and trusts the data more than the model does (Wenzel et al. 2020). The
+            prices of gates are not multiplied by it.
         schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
         patience: Consecutive checks that must agree before a structure is removed.
     """
@@ -40,6 +43,7 @@ class Settings:
     budget: Budget | None = None
     estimator: str | Estimator = "auto"
     every: int = 4
+    temperature: float = 1.0
     schedule: dict[str, Any] = field(default_factory=dict)
     patience: int = 2
 
@@ -49,6 +53,8 @@ class Settings:
         if self.every < 1 or self.patience < 1:
             raise ConfigError(f"Settings: every and patience must be at least 1, got {self.every} and {self.patience}")
 
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"Settings: temperature must be positive and finite, got {self.temperature}")
         if self.price is not None and self.budget is not None:
             raise ConfigError(
                 f"Settings: price (nu={self.price.nu}) and budget ({self.budget}) exclude each other, because a budget "
@@ -61,4 +67,7 @@ class Settings:
         estimator = self.estimator if isinstance(self.estimator, str) else getattr(self.estimator, "__name__", "")
         optimizer = getattr(self.optimizer, "__name__", "")
         budget = None if self.budget is None else asdict(self.budget)
-        return [self.lr, optimizer, price, budget, estimator, self.every, sorted(self.schedule.items()), self.patience]
+        return [
+            *(self.lr, optimizer, price, budget, estimator, self.every, self.temperature),
+            *(sorted(self.schedule.items()), self.patience),
+        ]
