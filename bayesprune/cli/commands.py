@@ -16,10 +16,10 @@ from bayesprune.cli.config import AUTO, RunConfig, resolve
 from bayesprune.cli.errors import Commands, interrupted
 from bayesprune.cli.finished import draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
-from bayesprune.cli.folder import check_new, new_folder
+from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, new_folder
 from bayesprune.cli.progress import Display
 from bayesprune.cli.record import read_config, resumed, versions, write_config
-from bayesprune.cli.run import CHECKPOINT, RESULT, Run, perform, prepare
+from bayesprune.cli.run import Run, perform, prepare
 from bayesprune.errors import ConfigError
 from bayesprune.networks import NETWORKS
 from bayesprune.reports import gate_table, result_table, score_table
@@ -106,7 +106,13 @@ def train(
         int | None, typer.Option(help="Steps of the weights for one of the gates.", show_default=RECIPE)
     ] = None,
     estimator: Annotated[str, typer.Option(help="Estimator of the gates' gradient.")] = "auto",
-    slab: Annotated[str, typer.Option(help="Posterior of the weights; only 'point' so far.")] = "point",
+    slab: Annotated[
+        str, typer.Option(help="Posterior of every weight: point, or normal, to predict with its uncertainty.")
+    ] = "point",
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="How much the prior of --slab normal weights counts; 1: the ELBO itself.", show_default=RECIPE),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:NUMBER, mps, or auto: a GPU if the network is faster there.")
     ] = AUTO,
@@ -157,10 +163,13 @@ def evaluate(
             help="Images to tell from the test split's by entropy: a data set or 'noise'.", show_default="none"
         ),
     ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(help="Networks to draw from the posterior of --slab normal.", show_default="32")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score the compacted network of a run on a test split, and draw how far its probabilities can be believed."""
-    scored = score(folder, data, data_dir, against)
+    scored = score(folder, data, data_dir, against, num_samples)
     if as_json:
         typer.echo(json.dumps(scored.record))
     else:

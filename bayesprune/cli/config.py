@@ -13,6 +13,7 @@ import torch
 from bayesprune.cli.recipes import OPTIMIZERS, recipe_for
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
+from bayesprune.infer.net import SLABS
 from bayesprune.training.budget import Budget
 from bayesprune.training.devices import PRECISIONS, check_device
 
@@ -38,7 +39,7 @@ class RunConfig:
             instead of ``price``.
         label_smoothing: ε of the categorical likelihood.
         estimator: Name of the estimator of θ's gradient.
-        slab: Kind of slab.
+        slab: Posterior of the weights: ``point`` or ``normal``.
         device: Where to train.
         limit: Number of training examples to use; ``None`` for all.
         data_dir: Folder of torchvision's data sets.
@@ -50,6 +51,7 @@ class RunConfig:
         every: Take a step on θ at every so-many-th step of the weights.
         weight_decay: λ/N; ``None`` for λ = 1.
         optimizer: Name of the optimiser of the weights.
+        temperature: How much the divergence of Normal weights from their prior counts.
     """
 
     net: str
@@ -75,6 +77,7 @@ class RunConfig:
     every: int = 4
     weight_decay: float | None = None
     optimizer: str = "adam"
+    temperature: float = 1.0
 
     def check(self) -> None:
         """Refuse what can be seen to be wrong without reading data.
@@ -91,17 +94,20 @@ class RunConfig:
             raise ConfigError(f"--lr must be positive and finite, got {self.lr}")
         if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"--weight-decay must be finite and not negative, got {self.weight_decay}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"--temperature must be positive and finite, got {self.temperature}; 1 is the ELBO itself")
+        if self.temperature != 1 and self.slab == "point":
+            raise ConfigError(f"--temperature {self.temperature} needs the weights' posterior: give --slab normal too")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
         self._check_prices()
-        for name, known in (("optimizer", OPTIMIZERS), ("augment", (CROP_FLIP, NO_AUGMENTATION))):
+        choices = {"optimizer": OPTIMIZERS, "augment": (CROP_FLIP, NO_AUGMENTATION), "slab": SLABS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{option(name)} {getattr(self, name)}: unknown; known are {', '.join(known)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"--precision {self.precision}: unknown; known are {', '.join(PRECISIONS)}")
         get_estimator(self.estimator)
-        if self.slab != "point":
-            raise ConfigError(f"--slab {self.slab}: Gaussian slabs are not there yet; the only slab so far is 'point'")
         check_device(self.device)
 
     def _check_prices(self) -> None:
@@ -159,8 +165,8 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
     recipe has it.
     """
     options = DEFAULTS | {name: value for name, value in given.items() if value is not None}
-    recipe = recipe_for(options["net"])
-    for name in ("batch_size", "lr", "optimizer", "weight_decay", "label_smoothing", "every"):
+    recipe = recipe_for(options["net"], options["slab"])
+    for name in ("batch_size", "lr", "optimizer", "weight_decay", "label_smoothing", "every", "temperature"):
         options.setdefault(name, getattr(recipe, name))
     priced = options["log_gamma"] is not None or options["budget"] is not None
     options.setdefault("price", None if priced else recipe.price)

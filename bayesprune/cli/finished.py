@@ -10,16 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.cli.config import short_name
+from bayesprune.cli.config import RunConfig, short_name
+from bayesprune.cli.folder import CHECKPOINT, MODEL, RELIABILITY
+from bayesprune.cli.posterior import read_posterior
 from bayesprune.cli.record import CONFIG, read_config
-from bayesprune.cli.run import CHECKPOINT, MODEL, RELIABILITY
-from bayesprune.cli.scoring import BATCH, class_probabilities, detection, diagram_title, figures
-from bayesprune.data import load, loaders
+from bayesprune.cli.scoring import (
+    BATCH,
+    DRAWS,
+    Predictor,
+    class_probabilities,
+    detection,
+    draw_diagram,
+    figures,
+    other_images,
+)
+from bayesprune.data import Splits, load, loaders
 from bayesprune.errors import CheckpointError, ConfigError
-from bayesprune.metrics import Calibration, calibration
+from bayesprune.metrics import Calibration
 from bayesprune.pruning import cost, export_onnx, export_torch, save
 from bayesprune.pruning import load as load_network
-from bayesprune.reports import GateSummary, draw_probabilities, draw_reliability, summarize
+from bayesprune.reports import GateSummary, draw_probabilities, summarize
 from bayesprune.training.checkpoint import read_checkpoint
 
 FORMATS = ("onnx", "safetensors", "torch")
@@ -27,20 +37,23 @@ FORMATS = ("onnx", "safetensors", "torch")
 
 @dataclass(frozen=True)
 class Scored:
-    """What was measured of the network of a run.
+    """What was measured of a run.
 
     Attributes:
-        record: What ``evaluate`` prints: ``accuracy`` (0 to 1), ``nll`` (nats per example), ``brier``, ``ece``,
-            ``params``, ``macs``, ``examples`` and ``data``; ``against`` and ``auroc`` if other images were given.
-        calibration: The figures with the bins of the reliability diagram.
+        config: Options of the run.
+        record: What ``evaluate`` prints: ``accuracy`` (0 to 1), ``nll`` (nats per example), ``brier`` and ``ece`` of
+            the compacted network; with ``posterior_`` before them those of the posterior predictive, and
+            ``posterior_samples``, if there are Normal weights; ``params``, ``macs``, ``examples`` and ``data``; if
+            other images were given ``against`` and ``auroc``, and ``posterior_auroc`` and
+            ``posterior_auroc_information``.
+        measured: The figures with the bins of the reliability diagram, by what their keys begin with.
         picture: File for that diagram: another one for every data set.
-        title: What stands above it.
     """
 
+    config: RunConfig
     record: dict[str, Any]
-    calibration: Calibration
+    measured: dict[str, Calibration]
     picture: Path
-    title: str
 
 
 def inspect_gates(folder: Path) -> tuple[list[GateSummary], int, Path]:
@@ -60,48 +73,80 @@ def inspect_gates(folder: Path) -> tuple[list[GateSummary], int, Path]:
     return summarize(thetas, state["origin"]), state["epoch"], picture
 
 
-def score(folder: Path, data: str | None, data_dir: str | None, against: str | None = None) -> Scored:
-    """Score the compacted network of a run on a test split.
+def score(
+    folder: Path,
+    data: str | None = None,
+    data_dir: str | None = None,
+    against: str | None = None,
+    num_samples: int | None = None,
+) -> Scored:
+    """Score what a run arrived at on a test split.
 
     Args:
         folder: Folder of the run.
         data: Data set; ``None`` for the one that the run was trained on.
         data_dir: Folder of data sets; ``None`` for the one that the run used.
         against: Data set, or ``noise``, whose images are to be told from those of the test split; ``None`` for none.
+        num_samples: How many networks to draw from the posterior of Normal weights; ``None`` for `DRAWS`.
 
     Raises:
         BayesPruneError: if run, network or data are not there or do not fit each other.
     """
     config, shape = read_config(folder)
+    _check_samples(num_samples, config)
     network = _network(folder)
-    name = data or config.data
-    where = data_dir or config.data_dir
+    name, where = data or config.data, data_dir or config.data_dir
     # Pixels are normalised by the training examples, so a limit matters for the data set that it was set for.
-    limit = config.limit if name == config.data else None
-    splits = load(name, data_dir=where, limit=limit)
-    if splits.input_shape != shape:
-        raise ConfigError(
-            f"--data {name}: its examples have shape {splits.input_shape}, but the network in {folder} was trained on "
-            f"{shape}; give a data set of that shape"
-        )
-    probabilities, labels = class_probabilities(network, loaders(splits, BATCH, 0)[1])
-    outputs = probabilities.shape[1]
-    if splits.num_classes > outputs:
-        raise ConfigError(
-            f"--data {name}: it has {splits.num_classes} classes, but the network in {folder} has {outputs} outputs"
-        )
-    measured = calibration(probabilities, labels)
+    splits = load(name, data_dir=where, limit=config.limit if name == config.data else None)
+    outputs = _check_fit(network, splits, shape, folder)
+    posterior = read_posterior(folder, outputs) if config.slab == "normal" else None
+    predictor = Predictor(network, posterior, num_samples or DRAWS)
+    said = predictor(loaders(splits, BATCH, 0)[1])
+    measured = {prefix: predictions.calibration for prefix, predictions in said.items()}
     size = cost(network, splits.test[:1][0])
     record = {
         **figures(measured),
+        **({} if posterior is None else {"posterior_samples": predictor.num_samples}),
         "params": size.params,
         "macs": size.macs,
-        "examples": len(labels),
+        "examples": len(splits.test),
         "data": name,
-        **({} if against is None else detection(network, probabilities, splits, against, where)),
     }
+    if against is not None:
+        others = predictor(other_images(against, splits, where))
+        aurocs = {prefix: detection(own, others[prefix]) for prefix, own in said.items()}
+        record["against"] = against
+        record |= {prefix + key: value for prefix, found in aurocs.items() for key, value in found.items()}
     picture = RELIABILITY if name == config.data else f"reliability-{short_name(name)}.png"
-    return Scored(record, measured, folder / picture, diagram_title(config, name))
+    return Scored(config, record, measured, folder / picture)
+
+
+def _check_samples(num_samples: int | None, config: RunConfig) -> None:
+    if num_samples is None:
+        return
+    if config.slab != "normal":
+        raise ConfigError(
+            f"--num-samples {num_samples}: the weights of this run have no posterior to draw from (--slab "
+            f"{config.slab}); leave the option out, or train with --slab normal"
+        )
+    if num_samples < 1:
+        raise ConfigError(f"--num-samples must be at least 1, got {num_samples}; {DRAWS} are usual")
+
+
+def _check_fit(network: nn.Module, splits: Splits, shape: tuple[int, ...], folder: Path) -> int:
+    """Refuse data that do not fit a network; returns the number of its outputs."""
+    if splits.input_shape != shape:
+        raise ConfigError(
+            f"--data {splits.name}: its examples have shape {splits.input_shape}, but the network in {folder} was "
+            f"trained on {shape}; give a data set of that shape"
+        )
+    outputs = class_probabilities(network, [splits.test[:1]])[0].shape[1]
+    if splits.num_classes > outputs:
+        raise ConfigError(
+            f"--data {splits.name}: it has {splits.num_classes} classes, but the network in {folder} has {outputs} "
+            "outputs"
+        )
+    return outputs
 
 
 def draw_score(scored: Scored) -> None:
@@ -111,7 +156,7 @@ def draw_score(scored: Scored) -> None:
         ConfigError: if its file cannot be written.
     """
     try:
-        draw_reliability(scored.calibration, scored.picture, title=scored.title)
+        draw_diagram(scored.measured, scored.picture, scored.config, scored.record["data"])
     except OSError as error:
         raise ConfigError(
             f"cannot write the reliability diagram {scored.picture} ({error.strerror or error}); the figures above are "

@@ -9,6 +9,11 @@ from pathlib import Path
 
 from bayesprune.errors import BayesPruneError, ConfigError
 
+CHECKPOINT = "checkpoint.pt"
+MODEL = "model.safetensors"
+RESULT = "result.json"
+RELIABILITY = "reliability.png"
+
 
 def check_new(folder: Path) -> None:
     """Refuse a folder that a new run cannot have; makes nothing.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ class Recipe:
         every: Take a step on θ at every so-many-th step of the weights.
         augment: Whether colour images are cropped and flipped at random.
         accelerate: Whether a GPU is faster than a CPU.
+        temperature: How much the divergence of Normal weights from their prior counts.
     """
 
     batch_size: int = 64
@@ -37,6 +39,7 @@ class Recipe:
     every: int = 4
     augment: bool = False
     accelerate: bool = False
+    temperature: float = 1.0
 
 
 PLAIN = Recipe()
@@ -52,10 +55,26 @@ RECIPES: dict[str, Recipe] = {  # by name of a network or of a family
 }
 
 
-def recipe_for(net: str) -> Recipe:
-    """The recipe of the network called ``net``, of its family, or for one that has none, that of plain networks."""
+NORMAL_SLABS: dict[str, Any] = {
+    "lr": 1e-2,
+    "optimizer": "adam",
+    "label_smoothing": 0.0,
+    "every": 2,
+    "temperature": 0.1,
+}
+"""What is different where weights are Normal. Smoothed labels would make predictions less sure than the data are."""
+
+
+def recipe_for(net: str, slab: str = "point") -> Recipe:
+    """The recipe of the network called ``net``, of its family, or for one that has none, that of plain networks.
+
+    Args:
+        net: Name of the network.
+        slab: Kind of slab; where weights are Normal, a recipe is changed by what ``NORMAL_SLABS`` says.
+    """
     family = re.sub(r"\d+$", "", net)
-    return RECIPES.get(net) or (RECIPES[family] if family in FAMILIES else PLAIN)
+    recipe = RECIPES.get(net) or (RECIPES[family] if family in FAMILIES else PLAIN)
+    return replace(recipe, **NORMAL_SLABS) if slab == "normal" else recipe
 
 
 def nesterov(params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,24 +18,20 @@ from torch import Tensor, nn
 
 from bayesprune.atomic import write_atomically
 from bayesprune.cli.config import CROP_FLIP, RunConfig
+from bayesprune.cli.folder import MODEL, RELIABILITY, RESULT
+from bayesprune.cli.posterior import compact_posterior, new_net
 from bayesprune.cli.recipes import OPTIMIZERS
 from bayesprune.cli.record import versions, write_json
-from bayesprune.cli.scoring import class_probabilities, diagram_title, figures
+from bayesprune.cli.scoring import DRAWS, POSTERIOR, Predictor, draw_diagram, figures
 from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
-from bayesprune.distributions import FlatteningPrior
-from bayesprune.infer import BayesianNet, Categorical
-from bayesprune.metrics import Calibration, calibration
-from bayesprune.networks import build
+from bayesprune.infer import BayesianNet
+from bayesprune.metrics import Calibration
 from bayesprune.pruning import CostPrice, compact, cost, save
-from bayesprune.reports import draw_gates, draw_reliability
+from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, fit
 from bayesprune.training.engine import Engine
 from bayesprune.types import Cost, Removal
 
-CHECKPOINT = "checkpoint.pt"
-MODEL = "model.safetensors"
-RESULT = "result.json"
-RELIABILITY = "reliability.png"
 ONE_THREAD = 1_000_000
 """Below so many multiply-adds a network trains on one thread: sharing small operations out costs more than it saves."""
 
@@ -88,10 +84,7 @@ def prepare(config: RunConfig) -> Run:
         shard=(engine.rank, engine.world_size),
     )
     torch.manual_seed(config.seed)
-    network = build(config.net, splits.input_shape, splits.num_classes)
-    likelihood = Categorical(config.label_smoothing)
-    prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
-    net = BayesianNet(network, likelihood, num_data=num_data, prior=prior, weight_precision=decay * num_data)
+    net = new_net(config, splits.input_shape, splits.num_classes, num_data)
     example = splits.test[:1][0]
     dense = cost(net, example)
     return Run(config, engine, net, train_loader, test_loader, example, dense, net.num_gates, net.num_branches)
@@ -127,12 +120,13 @@ def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None 
         if not run.engine.is_main:
             return None
         small = compact(run.net.eval())
-        measured = calibration(*class_probabilities(small, run.test_loader))
+        predictor = Predictor(small, compact_posterior(run.net) if config.slab == "normal" else None, DRAWS)
+        measured = {prefix: said.calibration for prefix, said in predictor(run.test_loader).items()}
         result = _result(run, history, small, measured)
     save(small, folder / MODEL)
     _write_removals(folder / "removals.csv", history.removals)
     draw_gates(history.thetas, folder / "gates.png", title=f"{config.net} on {config.data}, seed {config.seed}")
-    draw_reliability(measured, folder / RELIABILITY, title=diagram_title(config, config.data))
+    draw_diagram(measured, folder / RELIABILITY, config, config.data)
     write_json(folder / RESULT, result)
     return result
 
@@ -151,6 +145,7 @@ def _settings(config: RunConfig) -> Settings:
         lr=config.lr,
         optimizer=OPTIMIZERS[config.optimizer],
         estimator=config.estimator,
+        temperature=config.temperature,
         price=None if config.price is None else CostPrice(config.price),
         budget=config.parsed_budget(),
         every=config.every,
@@ -175,12 +170,13 @@ def _few_threads(run: Run) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _result(run: Run, history: History, small: nn.Module, measured: Calibration) -> dict[str, Any]:
+def _result(run: Run, history: History, small: nn.Module, measured: Mapping[str, Calibration]) -> dict[str, Any]:
     """Figures and cost of the compacted network ``small``, next to those of the network at the start."""
     config, theta, last = run.config, run.net.theta, history.rows[-1]
     size = cost(small, run.example)
     return {
         **figures(measured),
+        **({"posterior_samples": DRAWS} if POSTERIOR in measured else {}),
         "dense_accuracy_not_measured": True,
         "params": size.params,
         "macs": size.macs,
@@ -206,6 +202,8 @@ def _result(run: Run, history: History, small: nn.Module, measured: Calibration)
         "price": config.price,
         "log_gamma": config.log_gamma,
         "label_smoothing": config.label_smoothing,
+        "slab": config.slab,
+        "temperature": config.temperature,
         "versions": versions(),
     }
 

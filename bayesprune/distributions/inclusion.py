@@ -46,8 +46,9 @@ class FixedInclusion(TorchDistribution):
     ):
         if (probs is None) == (log_gamma is None):
             raise ConfigError("FixedInclusion: give either probs, in (0, 1), or log_gamma = -logit(probs)")
+        value = torch.as_tensor(log_gamma if probs is None else probs)
+        value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
         if probs is not None:
-            value = torch.as_tensor(probs, dtype=None if isinstance(probs, Tensor) else torch.get_default_dtype())
             if not bool(((value > 0) & (value < 1)).all()):
                 raise ConfigError(
                     "FixedInclusion: prior inclusion probabilities must be in (0, 1), got "
@@ -56,8 +57,8 @@ class FixedInclusion(TorchDistribution):
                 )
             self.log_gamma = -torch.logit(value)
         else:
-            self.log_gamma = torch.as_tensor(log_gamma, dtype=None if isinstance(log_gamma, Tensor) else torch.float32)
-            if not bool(torch.isfinite(self.log_gamma).all()):
+            self.log_gamma = value
+            if not bool(torch.isfinite(value).all()):
                 raise ConfigError("FixedInclusion: log_gamma = -logit(probs) must be finite")
         super().__init__(self.log_gamma.shape, validate_args=validate_args)
 

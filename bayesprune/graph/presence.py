@@ -120,7 +120,10 @@ class Presence:
             through, gate = need, self._gates.get(node)
             if gate is not None:
                 through = need.and_gate(gate, theta[gate])
-                whole = whole.and_gate(gate, theta[gate]) if len(theta[gate]) == 1 else whole
+                if len(theta[gate]) == 1:
+                    whole = whole.and_gate(gate, theta[gate])
+                elif need.own is not None:  # otherwise it is taken for granted that one of its entries is on
+                    whole = self._any(node, through)
             for link in self._links.get(node, ()):
                 readers[link.flow.node].append(self._backward(node, link, through))
             for source in self._whole[node]:

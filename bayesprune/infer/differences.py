@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.graph import trace
+from bayesprune.graph.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
 from bayesprune.infer.tail import given_inputs
 from bayesprune.layers import GATED_LAYERS, Gate
 
 ELEMENTS = 2**21
-"""How many entries the gated tensor may have in all copies that are computed together."""
+"""How many entries the largest tensor may have in all copies that are computed together."""
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def paired_differences(
                 rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
     finally:
         net.train(was_training)
-    differences = torch.stack(rows)
+    differences = torch.cat(rows)
     correction = min(1, len(x) - 1)
     return differences.mean(1), differences.std(1, correction=correction) / len(x) ** 0.5
 
@@ -65,21 +65,24 @@ def shared_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: S
             _, rows = _shared_flips(net, x, y, xi, on)
     finally:
         net.train(was_training)
-    return torch.stack(rows).mean(1) if rows else torch.zeros_like(net.theta.detach()[:0])
+    return torch.cat(rows).mean(1) if rows else torch.zeros_like(net.theta.detach()[:0])
 
 
 def _shared_flips(
     net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None
 ) -> tuple[Tensor, list[Tensor]]:
-    """Losses with the gates ξ, and for each gate that the batch shares its difference, each of shape ``(B,)``."""
+    """Losses with the gates ξ, shape ``(B,)``, and for each gate that the batch shares its difference, ``(1, B)``."""
     objective = BatchObjective(net, x, y, on=on)
     shared = range(net.num_shared)
     base = objective(xi, skip=True, watch=shared)
-    return base, [(base - objective.flipped(s)) * (2 * xi[0, s] - 1) for s in shared]
+    return base, [((base - objective.flipped(s)) * (2 * xi[0, s] - 1))[None] for s in shared]
 
 
 class _UnitFlips:
     """Flips of the gates that each example draws, many at a time, computed from the gate on.
+
+    A flip changes one column of what its gate multiplies. Through pointwise layers only that column is computed anew,
+    and a linear layer behind it changes by an outer product, which is far less than its matrix product.
 
     Args:
         net: The network, in eval mode.
@@ -90,17 +93,17 @@ class _UnitFlips:
 
     def __init__(self, net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor):
         self.net, self.x, self.y, self.xi = net, x, y, xi
-        self.traced = trace(net.net)
-        self.output = next(iter(reversed(self.traced.graph.nodes)))
-        self.values = given_inputs(self.traced.graph.nodes, x)
+        self.traced = net.traced
+        self.nodes = list(self.traced.graph.nodes)
+        self.values = given_inputs(self.nodes, x)
         with net.draw.use(xi):
-            for node in self.traced.graph.nodes:
+            for node in self.nodes:
                 if node not in self.values:
                     self.values[node] = self._compute(node, self.values)
 
     def differences(self, base: Tensor) -> list[Tensor]:
-        """For every such gate, C(ξ_s=1) − C(ξ_s=0) of each example, shape ``(B,)``, given the losses ``base`` at ξ."""
-        node_of = {self._gate(node): node for node in self.traced.graph.nodes}
+        """C(ξ_s=1) − C(ξ_s=0) of each example given the losses ``base`` at ξ, shape ``(gates, B)``, some gates a part."""
+        node_of = {self._gate(node): node for node in self.nodes}
         rows: list[Tensor] = []
         start = self.net.num_shared
         for gate in self.net.gates():
@@ -108,30 +111,81 @@ class _UnitFlips:
                 continue
             node = node_of[gate]
             ungated = self._ungated(node, gate)
-            together = max(1, ELEMENTS // max(1, ungated.numel()))
+            columnwise = self._columnwise(node, gate, ungated)
+            sizes = [value.numel() for value in map(self.values.get, self._after(node)) if isinstance(value, Tensor)]
+            together = max(1, ELEMENTS // max(1, max(sizes) if columnwise else ungated.numel()))
             for chosen in torch.arange(gate.size, device=self.x.device).split(together):
-                other = self._losses(node, gate, ungated, start, chosen)
-                rows += list((base - other) * (2 * self.xi[:, start + chosen].T - 1))
+                other = self._losses(node, gate, ungated, start, chosen, columnwise)
+                rows.append((base - other) * (2 * self.xi[:, start + chosen].T - 1))
             start += gate.size
         return rows
 
-    def _losses(self, node: fx.Node, gate: Gate, ungated: Tensor, start: int, chosen: Tensor) -> Tensor:
+    def _losses(
+        self, node: fx.Node, gate: Gate, ungated: Tensor, start: int, chosen: Tensor, columnwise: set[fx.Node]
+    ) -> Tensor:
         """Losses with one of the gates ``chosen`` flipped, shape ``(len(chosen), B)``."""
         count = len(chosen)
-        flipped = self.xi[:, start : start + gate.size].repeat(count, 1, 1)
-        flipped[torch.arange(count, device=chosen.device), :, chosen] = 1 - self.xi[:, start + chosen].T
         values = _Tiled(self.values, len(self.x), count)
-        with self.net.draw.use(self.xi.repeat(count, 1)):
+        columns: dict[fx.Node, Tensor] = {}
+        if columnwise:
+            columns[node] = ((1 - self.xi[:, start + chosen]) * ungated[:, chosen]).T
+        else:
+            flipped = self.xi[:, start : start + gate.size].repeat(count, 1, 1)
+            flipped[torch.arange(count, device=chosen.device), :, chosen] = 1 - self.xi[:, start + chosen].T
             values[node] = gate.scale(_tile(ungated, count), flipped.flatten(0, 1))
-            for later in self._after(node):
-                if any(source in values.own for source in later.all_input_nodes):
+        behind = self._after(node)
+        gated = {self._gate(later) for later in behind}
+        parts = zip(self.net.gates(), self.xi.split(self.net.draw.sizes, dim=-1), strict=True)
+        with self.net.draw.use(tuple(_tile(part, count) if other in gated else part for other, part in parts)):
+            for later in behind:
+                if later in columnwise:
+                    columns[later] = self._compute(later, columns)
+                elif columns.keys() & set(later.all_input_nodes):
+                    values[later] = self._updated(later, columns[later.all_input_nodes[0]], chosen)
+                elif any(source in values.own for source in later.all_input_nodes):
                     values[later] = self._compute(later, values)
-        return self.net.likelihood.nll(values[self.output], _tile(self.y, count)).view(count, -1)
+        return self.net.likelihood.nll(values[self.nodes[-1]], _tile(self.y, count)).view(count, -1)
+
+    def _columnwise(self, node: fx.Node, gate: Gate, ungated: Tensor) -> set[fx.Node]:
+        """The gate's node and the pointwise ones behind it, if all else that reads them is linear; none otherwise."""
+        if ungated.dim() != 2 or gate.dim % 2 != 1 or ungated.shape[1] != gate.size:
+            return set()
+        found = {node}
+        for later in self._after(node):
+            if found & set(later.all_input_nodes):
+                if self._is_pointwise(later):
+                    found.add(later)
+                elif type(self.traced.module(later)) not in LINEARS:
+                    return set()
+        return found
+
+    def _is_pointwise(self, node: fx.Node) -> bool:
+        """Whether each entry of the node's value follows from that entry of its only input."""
+        if len(node.args) != 1 or node.kwargs:
+            return False
+        module = self.traced.module(node)
+        return type(module) in (*POINTWISE, *DROPOUTS) or node.target in POINTWISE_FUNCTIONS
+
+    def _updated(self, node: fx.Node, columns: Tensor, chosen: Tensor) -> Tensor:
+        """What a linear layer gives if each copy of its input has another column, shape ``(copies · B, n)``.
+
+        Args:
+            node: The layer's node.
+            columns: The new columns, shape ``(copies, B)``.
+            chosen: Their places, shape ``(copies,)``.
+        """
+        layer: Any = self.traced.module(node)
+        gate = getattr(layer, "gate", None)
+        source = self.values[node.all_input_nodes[0]]
+        base = layer(source) if gate is None else layer.ungated(source)  # an activation may have written over its value
+        weight = layer.weight if getattr(layer, "drawn", None) is None else layer.drawn[0]
+        change = (columns - source[:, chosen].T)[:, :, None] * weight[:, chosen].T[:, None]
+        output = (base + change).flatten(0, 1)
+        return output if gate is None else gate(output)
 
     def _after(self, node: fx.Node) -> list[fx.Node]:
         """All nodes behind ``node``, the output included."""
-        nodes = list(self.traced.graph.nodes)
-        return nodes[nodes.index(node) + 1 :]
+        return self.nodes[self.nodes.index(node) + 1 :]
 
     def _gate(self, node: fx.Node) -> nn.Module | None:
         module = self.traced.module(node)

@@ -30,8 +30,8 @@ class GateELBO(ELBO):
     of Pyro's own ``Trace_ELBO`` then loses its meaning. This loss, in closed form, keeps it.
 
     Args:
-        estimator: A name (``auto``, ``second_order``, ``straight_through``, ``paired``, ``disarm``, ``exact``) or a
-            function of that signature.
+        estimator: A name (``auto``, ``second_order``, ``straight_through``, ``concrete``, ``paired``, ``disarm``,
+            ``exact``) or a function of that signature.
         num_particles: How many gate draws to average.
 
     Raises:

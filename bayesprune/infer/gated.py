@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph import gates_of
+from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.tail import Seen, Tails
 from bayesprune.layers import Draw, Gate, normal_layers
@@ -55,8 +55,8 @@ class GatedNet(nn.Module):
         self._flatten()
 
     def __getstate__(self) -> dict:
-        """What a copy is made of: all but the graphs of tails, which are made anew when they are asked for."""
-        return {**self.__dict__, "_tails": {}}
+        """What a copy is made of: all but graphs, which are made anew when they are asked for."""
+        return {**self.__dict__, "_tails": {}, "_traced": {}}
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
@@ -126,6 +126,7 @@ class GatedNet(nn.Module):
         self._followed = () if followed is None else (followed,)  # no submodule: its weights are those of ``net``
         self._norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
         self._tails: dict[bool, Tails] = {}
+        self._traced: dict[bool, Traced] = {}
 
     # forward -------------------------------------------------------------------------------------------------------
 
@@ -160,6 +161,13 @@ class GatedNet(nn.Module):
         """Which of the branch gates are on in ``xi``; waits for the device."""
         leading = xi if xi.dim() == 1 else xi[0]
         return (leading[: self.num_branches] > 0.5).tolist()
+
+    @property
+    def traced(self) -> Traced:
+        """The graph of the network's forward pass, in its present mode."""
+        if self.training not in self._traced:
+            self._traced[self.training] = trace(self.net)
+        return self._traced[self.training]
 
     @property
     def tails(self) -> Tails:

@@ -22,7 +22,7 @@ from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.prediction import Prediction, summarize
 from bayesprune.infer.slabs import NormalSlabs
 from bayesprune.infer.weights import WeightDraws
-from bayesprune.layers import give_normal_slabs, plain_parameters
+from bayesprune.layers import give_normal_slabs, normal_layers, plain_parameters
 
 SLABS = ("point", "normal")
 LOG_SCALE_LR = 10.0
@@ -59,12 +59,14 @@ class BayesianNet(GatedNet):
         branch_evaluations: How many branches (gates with one draw a batch) all passes with drawn gates have computed.
 
     Raises:
-        ConfigError: for N < 1, λ < 0, an unknown slab, or a prior that does not fit the gates.
+        ConfigError: for N < 1, λ < 0, an unknown slab or one that does not fit the layers, or a prior that does not fit
+            the gates.
         GateError: for a network without a gate, or with a gate in a place where switching it off is not removal.
         TraceError: for a network whose forward pass cannot be followed.
     """
 
     log_gamma: Tensor
+    slab_cost: Tensor
 
     def __init__(
         self,
@@ -90,6 +92,13 @@ class BayesianNet(GatedNet):
         check_gates(net)
         if slab == "normal":
             give_normal_slabs(net, INITIAL_SCALE)
+        if slab == "normal" and not normal_layers(net):
+            raise ConfigError(
+                "BayesianNet: slab='normal' needs a linear or convolution layer with weights of its own, and the "
+                "network has none; take slab='point'"
+            )
+        if slab == "point" and normal_layers(net):
+            raise ConfigError("BayesianNet: the network's weights are Normal already; pass slab='normal'")
         super().__init__(net)
         self.likelihood = get_likelihood(likelihood)
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
@@ -106,6 +115,7 @@ class BayesianNet(GatedNet):
                 f"{self.num_gates} gates; give one number, or one a gate in the order of gate_names"
             ) from None
         self.register_buffer("log_gamma", log_gamma.to(self.theta.device))
+        self.register_buffer("slab_cost", torch.zeros_like(self.log_gamma), persistent=False)
         self._give_slabs()
 
     # prices --------------------------------------------------------------------------------------------------------
@@ -121,7 +131,9 @@ class BayesianNet(GatedNet):
         return (self.log_gamma + self.slab_cost) / self.num_data
 
     def refresh(self, share: float = 1.0) -> None:
-        """Let what the prior of Normal weights asks of them and of the gates follow θ, μ and σ.
+        """Let what the prior of Normal weights asks of them and of the gates follow θ, μ and σ; σ0, where learned, too.
+
+        `fit` does so some times an epoch; a training loop of one's own should, too.
 
         Args:
             share: How much of their divergence from the prior counts.
@@ -135,8 +147,8 @@ class BayesianNet(GatedNet):
         """Go on with the Normal weights of the present network."""
         self.slabs: NormalSlabs | None = None
         self.slab_cost = torch.zeros_like(self.log_gamma)
-        if self.slab == "normal":
-            self.slabs = NormalSlabs(self.net, self.gate_names[: self.num_branches], self.slab_scale)
+        if self._noise:
+            self.slabs = NormalSlabs(self.net, self.slab_scale)
             self.refresh()
 
     def pull(self) -> None:

@@ -16,36 +16,29 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.distributions import normal_kl
-from bayesprune.graph import Presence, trace
-from bayesprune.graph.calls import is_depthwise
-from bayesprune.graph.presence import Event, both, probability
+from bayesprune.infer.shares import Shares, WeightPresence
 from bayesprune.layers import NormalLayer, normal_layers
 
-Shares = tuple[Tensor | None, Tensor | None]
-"""With what probability outputs and inputs of a layer are there, shapes ``(n_out,)`` and ``(n_in,)``, or one entry for
-all; ``None`` where that is certain."""
+ABSENT = 1e-12
+"""What a weight counts in the scale of its layer that is never there: a layer that is off as a whole has one too."""
+LEAST_SCALE = 1e-6
+"""Smallest σ0 that is learned."""
 
 
 class NormalSlabs:
     """The Normal weights of a network as one vector, its prior and the divergence of the one from the other.
 
     Args:
-        net: The network.
-        branches: Names of the gates that a batch shares, whose branches are skipped when they are off.
+        net: The network, with at least one layer of Normal weights.
         prior_scale: σ0; ``None`` for one a layer at its optimum, σ0² = Σ Θ(μ² + σ²) / Σ Θ (empirical Bayes).
     """
 
-    def __init__(self, net: nn.Module, branches: Sequence[str], prior_scale: float | None):
+    def __init__(self, net: nn.Module, prior_scale: float | None):
         self.layers = normal_layers(net)
-        self.branches = frozenset(branches)
         self.prior_scale = prior_scale
-        traced = trace(net)
-        self._presence = Presence(traced)
-        calls = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
-        self._nodes = {name: calls[name] for name in self.layers if name in calls and name not in traced.fixed}
+        self._presence = WeightPresence(net, self.layers)
         self._sizes = [p.numel() for p in self._parameters()[0]]
-        device = next(net.parameters()).device
-        self.scales = [torch.ones((), device=device) for _ in self.layers]
+        self._learn_scales([torch.ones_like(p) for p in self._parameters()[0]])
         self._variances: list[Tensor] = []
         self._learnt = False
         self._pulls: list[tuple[nn.Parameter, Tensor]] = []
@@ -97,54 +90,6 @@ class NormalSlabs:
         for layer in self.layers.values():
             layer.handed = None
 
-    # who is there --------------------------------------------------------------------------------------------------
-
-    def _shares(self, theta: Mapping[str, Tensor], given: frozenset[str] = frozenset()) -> list[Shares]:
-        """By layer, with what probability its outputs and inputs are there, the gates ``given`` being on.
-
-        Args:
-            theta: By gate name, the inclusion probabilities, shape ``(size,)``, on the CPU, float64.
-            given: Names of gates.
-        """
-        present, _ = self._presence.present(theta)
-        needed, _ = self._presence.needed(theta)
-        shares: list[Shares] = []
-        for name, layer in self.layers.items():
-            node = self._nodes.get(name)
-            if node is None:
-                shares.append((None, None))
-                continue
-            out = both([present[node], needed[node]]) if node in present else needed[node]
-            reads = self._presence.steps[node].reads
-            columns = None
-            if reads and not is_depthwise(layer):
-                columns = self._probability(present[reads[0].node], theta, given | out.gates)
-                features = self._presence.steps[reads[0].node].out
-                if columns is not None and len(columns) > 1 and features is not None:
-                    columns = columns[features.entries(layer.weight.shape[1], name)]
-            shares.append((self._probability(out, theta, given), columns))
-        return shares
-
-    @staticmethod
-    def _probability(event: Event, theta: Mapping[str, Tensor], given: frozenset[str]) -> Tensor | None:
-        return probability(Event(event.gates - given, event.own), theta)
-
-    def _tables(self, shares: Sequence[Shares]) -> list[Tensor]:
-        """Θ of weight and bias of one layer after another, each broadcastable to it."""
-        tables = []
-        for layer, (rows, columns) in zip(self.layers.values(), shares, strict=True):
-            like = layer.weight
-            tail = [1] * (like.dim() - 2)
-            table = torch.ones((1, 1, *tail), dtype=like.dtype, device=like.device)
-            if rows is not None:
-                table = table * rows.to(table).view(-1, 1, *tail)
-            if columns is not None:
-                table = table * columns.to(table).view(1, -1, *tail)
-            tables.append(table)
-            if layer.bias is not None:
-                tables.append(torch.ones(1).to(table) if rows is None else rows.to(table))
-        return tables
-
     # the divergence ------------------------------------------------------------------------------------------------
 
     def divergence(self, theta: Mapping[str, Tensor]) -> Tensor:
@@ -154,17 +99,22 @@ class NormalSlabs:
             theta: By gate name, the inclusion probabilities, shape ``(size,)``.
         """
         means, log_scales = self._parameters()
-        tables = self._tables(self._shares({name: t.to("cpu", torch.float64) for name, t in theta.items()}))
+        tables = self._tables(theta)
         total = torch.zeros((), device=means[0].device)
         for mean, log_scale, table, scale in zip(means, log_scales, tables, self._scale_of_each(), strict=True):
             total = total + (table * normal_kl(mean, log_scale, scale)).sum()
         return total
 
+    def _tables(self, theta: Mapping[str, Tensor]) -> list[Tensor]:
+        """Θ of every mean, each broadcastable to it."""
+        shares, _ = self._presence({name: t.to("cpu", torch.float64) for name, t in theta.items()})
+        return self._presence.tables(shares)
+
     def _scale_of_each(self) -> list[Tensor]:
         """σ0 of every mean."""
         each = []
         for layer, scale in zip(self.layers.values(), self.scales, strict=True):
-            each += [scale] * (1 if layer.bias is None else 2)
+            each += [scale.to(layer.weight.device)] * (1 if layer.bias is None else 2)
         return each
 
     def refresh(self, theta: Mapping[str, Tensor], num_data: float) -> dict[str, Tensor]:
@@ -178,40 +128,42 @@ class NormalSlabs:
             By gate name, what its structures add to the divergence while they are on, nats for the whole data set.
         """
         leaves = {name: t.detach().to("cpu", torch.float64).requires_grad_() for name, t in theta.items()}
-        shares = self._shares(leaves)
-        with torch.no_grad():
-            self._learn_scales(self._tables(shares))
+        shares, computed = self._presence(leaves)
+        self._learn_scales(self._presence.tables(shares))
         total = torch.zeros((), dtype=torch.float64)
         for layer, (rows, columns), scale in zip(self.layers.values(), shares, self.scales, strict=True):
             total = total + _weighed(layer, rows, columns, scale)
-        self._set_pulls(leaves, num_data)
+        self._set_pulls(computed, num_data)
         if not total.requires_grad:
             return {name: torch.zeros_like(t) for name, t in leaves.items()}
         gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(leaves, gradients, strict=True))
 
+    @torch.no_grad()
     def _learn_scales(self, tables: Sequence[Tensor]) -> None:
         """σ0 of every layer: as given, or at its optimum; bias and weights of a layer share it."""
         means, log_scales = self._parameters()
         if self.prior_scale is not None:
-            self.scales = [torch.full((), self.prior_scale, device=means[0].device) for _ in self.layers]
+            dtype = torch.promote_types(means[0].dtype, torch.float32)
+            self.scales = [torch.full((), self.prior_scale, dtype=dtype, device=means[0].device) for _ in self.layers]
             return
         squares, counts = [], []
         for mean, log_scale, table in zip(means, log_scales, tables, strict=True):
-            squares.append((table * (mean.square() + (2 * log_scale).exp())).sum())
-            counts.append(table.expand_as(mean).sum())
+            share = table + ABSENT
+            squares.append((share * (mean.square() + (2 * log_scale).exp())).sum())
+            counts.append(share.expand_as(mean).sum())
         self.scales, at = [], 0
         for layer in self.layers.values():
             stop = at + (1 if layer.bias is None else 2)
-            count = torch.stack(counts[at:stop]).sum().clamp(min=1e-6)
-            self.scales.append((torch.stack(squares[at:stop]).sum() / count).clamp(min=1e-12).sqrt())
+            square = torch.stack(squares[at:stop]).sum() / torch.stack(counts[at:stop]).sum()
+            self.scales.append(square.clamp(min=LEAST_SCALE**2).sqrt())
             at = stop
 
     @torch.no_grad()
-    def _set_pulls(self, theta: Mapping[str, Tensor], num_data: float) -> None:
+    def _set_pulls(self, shares: Sequence[Shares], num_data: float) -> None:
         """Of branches only the share while they are on: weights of one that is skipped are not pulled in that step."""
         means, log_scales = self._parameters()
-        tables = self._tables(self._shares(theta, self.branches))
+        tables = self._presence.tables(shares)
         self._pulls, self._spreads = [], []
         for mean, log_scale, table, scale in zip(means, log_scales, tables, self._scale_of_each(), strict=True):
             share = (table / num_data).expand_as(mean).contiguous()
@@ -243,9 +195,8 @@ class NormalSlabs:
 
     def presence(self, theta: Mapping[str, Tensor]) -> Tensor:
         """Θ of all Normal weights, shape ``(D,)``, differentiable in θ."""
-        means, _ = self._parameters()
-        tables = self._tables(self._shares({name: t.to("cpu", torch.float64) for name, t in theta.items()}))
-        return torch.cat([table.expand_as(mean).flatten() for table, mean in zip(tables, means, strict=True)])
+        pairs = zip(self._tables(theta), self.means(), strict=True)
+        return torch.cat([table.expand_as(mean).flatten() for table, mean in pairs])
 
     @contextmanager
     def drawn(self, weights: Tensor | None = None) -> Iterator[None]:

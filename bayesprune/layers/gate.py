@@ -33,18 +33,22 @@ class Draw:
         self.noise = False
 
     @contextmanager
-    def use(self, xi: Tensor, known: Sequence[bool] = (), noise: bool = False) -> Iterator[None]:
+    def use(
+        self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: bool = False
+    ) -> Iterator[None]:
         """Let the gates multiply by ``xi`` within the context.
 
         Args:
-            xi: Gate values, shape ``(S,)`` (one draw for the batch) or ``(B, S)`` (one draw an example).
+            xi: Gate values, shape ``(S,)`` (one draw for the batch) or ``(B, S)`` (one draw an example); or one tensor
+                a gate.
             known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for
                 the whole batch and known to the host. A branch known to be off is not computed, one known to be on not
                 multiplied.
             noise: Whether layers with Normal weights draw their outputs, instead of using the means of their weights.
         """
         before = self.slices, self.known, self.noise
-        self.slices, self.known, self.noise = xi.split(self.sizes, dim=-1), known, noise
+        self.slices = xi.split(self.sizes, dim=-1) if isinstance(xi, Tensor) else xi
+        self.known, self.noise = known, noise
         try:
             yield
         finally:

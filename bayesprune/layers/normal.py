@@ -92,8 +92,12 @@ class NormalLayer(nn.Module):
         mean = self.map(x, self.weight, self.bias)
         if self.draw is None or not self.draw.noise:
             return mean
-        scale = self.map(x.square(), *self.variances()).add_(TINY).sqrt_()
+        scale = self.deviation(self.map(x.square(), *self.variances()))
         return torch.addcmul(mean, scale, torch.randn_like(scale))
+
+    def deviation(self, variance: Tensor) -> Tensor:
+        """The standard deviation of the outputs, given their variance, which is written over."""
+        return variance.add_(TINY).sqrt_()
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's linear map with these weights."""
@@ -108,7 +112,15 @@ class NormalLinear(NormalLayer, Linear):
         return F.linear(x, weight, bias)
 
 
-class NormalConv1d(NormalLayer, Conv1d):
+class _NormalConv(NormalLayer):
+    """What convolutions with Normal weights share."""
+
+    def deviation(self, variance: Tensor) -> Tensor:
+        """Fast algorithms for convolutions (Winograd's) round what is 0 to somewhat less, which has no root."""
+        return (variance.relu_() + TINY).sqrt_()
+
+
+class NormalConv1d(_NormalConv, Conv1d):
     """`layers.Conv1d` with Normal weights; see `NormalLayer`."""
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -116,7 +128,7 @@ class NormalConv1d(NormalLayer, Conv1d):
         return self._conv_forward(x, weight, bias)
 
 
-class NormalConv2d(NormalLayer, Conv2d):
+class NormalConv2d(_NormalConv, Conv2d):
     """`layers.Conv2d` with Normal weights; see `NormalLayer`."""
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -135,7 +147,8 @@ def give_normal_slabs(net: nn.Module, scale: float) -> None:
     """Give every linear and convolution layer of ``net`` Normal weights, in place; those that have them stay.
 
     Layers keep their names, hooks and parameters, whose values become the means. Layers of other classes, subclasses of
-    torch's included, and those that share parameters with another module keep point weights.
+    torch's included, those that share parameters with another module and those whose weight is computed from other
+    parameters keep point weights.
 
     Args:
         net: The network.
@@ -147,7 +160,7 @@ def give_normal_slabs(net: nn.Module, scale: float) -> None:
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     for module in net.modules():
         kind = NORMAL.get(type(module))
-        if kind is None or owners[id(module.weight)] > 1 or hasattr(module, "parametrizations"):
+        if kind is None or any(owners.get(id(p)) != 1 for p in (module.weight, module.bias) if p is not None):
             continue
         if not hasattr(module, "gate"):
             module.gate = None  # type: ignore[assignment]

@@ -46,8 +46,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
         ("multiply-adds", result["dense_macs"], result["macs"]),
     ):
         table.add_row(label, f"{before:,}", f"{after:,}", _percent(after / before))
-    table.add_row("test accuracy", "", f"{100 * result['accuracy']:.2f} %", "")
-    for label, figure in _probability_rows(result):
+    for label, figure in _prediction_rows(result):
         table.add_row(f"test {label}", "", figure, "")
     table.add_row("gates converged", "", _percent(result["gates_converged"]), "")
     table.add_row("seconds", "", f"{result['seconds']:.1f}", "")
@@ -59,28 +58,42 @@ def score_table(score: Mapping[str, Any]) -> Table:
 
     Args:
         score: ``accuracy`` (0 to 1), ``nll`` (nats per example), ``brier``, ``ece``, ``params``, ``macs``,
-            ``examples`` and ``data``, and maybe ``against`` and ``auroc``.
+            ``examples`` and ``data``; maybe ``against`` and ``auroc``; of a posterior also ``posterior_samples``, the
+            same figures with ``posterior_`` before them, and ``posterior_auroc_information``.
     """
     table = Table(title=f"test split of {score['data']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("examples", f"{score['examples']:,}")
-    table.add_row("accuracy", f"{100 * score['accuracy']:.2f} %")
-    for label, figure in _probability_rows(score):
+    for label, figure in _prediction_rows(score):
         table.add_row(label, figure)
-    if "auroc" in score:
-        table.add_row(f"AUROC against {score['against']}", f"{score['auroc']:.4f}")
+    for label, key in (
+        ("AUROC against {}", "auroc"),
+        ("posterior AUROC against {}", "posterior_auroc"),
+        ("the same, mutual information", "posterior_auroc_information"),
+    ):
+        if key in score:
+            table.add_row(label.format(score["against"]), f"{score[key]:.4f}")
     table.add_row("parameters", f"{score['params']:,}")
     table.add_row("multiply-adds", f"{score['macs']:,}")
     return table
 
 
-def _probability_rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows for what is measured of class probabilities."""
+def _prediction_rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows for what is measured of class probabilities: of a network, and of its posterior if it is there."""
+    rows = _probability_rows(figures, "", "")
+    if "posterior_samples" in figures:
+        rows.append(("posterior networks drawn", f"{figures['posterior_samples']:,}"))
+        rows += _probability_rows(figures, "posterior_", "posterior ")
+    return rows
+
+
+def _probability_rows(figures: Mapping[str, Any], prefix: str, label: str) -> list[tuple[str, str]]:
     return [
-        ("nll (nats)", f"{figures['nll']:.4f}"),
-        ("Brier score", f"{figures['brier']:.4f}"),
-        ("calibration error", f"{100 * figures['ece']:.2f} %"),
+        (f"{label}accuracy", f"{100 * figures[prefix + 'accuracy']:.2f} %"),
+        (f"{label}nll (nats)", f"{figures[prefix + 'nll']:.4f}"),
+        (f"{label}Brier score", f"{figures[prefix + 'brier']:.4f}"),
+        (f"{label}calibration error", f"{100 * figures[prefix + 'ece']:.2f} %"),
     ]
 
 

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from bayesprune.layers import Residual
+from bayesprune.layers import NormalLayer, Residual
 
 
 class BranchCompiler:
@@ -15,7 +15,8 @@ class BranchCompiler:
 
     Bodies of one form and one shape of input share their code. Batches as large as the first are compiled for; others
     (the last of an epoch) are computed as written, which costs less than compiling for them. So are bodies with
-    dropout: compiled, they would not repeat their masks in the further passes of an estimator.
+    dropout or Normal weights: compiled, they would not repeat their masks and noise in the further passes of an
+    estimator.
 
     Attributes:
         failed: Whether compiling has failed; all branches are then computed as written.
@@ -50,7 +51,10 @@ class BranchCompiler:
 
 def _draws(body: nn.Module) -> bool:
     """Whether a body draws random numbers: compiled, it would draw others than the passes that repeat it."""
-    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in body.modules())
+    return any(
+        isinstance(module, NormalLayer) or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+        for module in body.modules()
+    )
 
 
 class CompiledBranch:

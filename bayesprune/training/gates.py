@@ -17,6 +17,8 @@ SETTLE_MEMORY = 0.7
 """Weight of the past in the running mean of exact differences."""
 RECENT_STEPS, RECENT_TRAVEL = 20, 0.2
 """Of how many steps, and of how much of what the price alone moves θ, a running mean of sampled gradients tells."""
+RECENT_SHARE = 4
+"""Under a fixed prior, the mean of exact differences tells of about the last one in so many of all evaluations."""
 SETTLE_ERROR = 0.5
 """How much of their standard error counts, besides the price, in the length by which they are divided."""
 RESOLUTION = 1e-6
@@ -30,9 +32,11 @@ class GateUpdates:
     η = size/ρ, so the price alone moves θ by ``size``; where noise drowns the price, steps are held back, so that gates
     do not walk at random into 0.
 
-    Under a fixed prior λ the entropy of the gates is part of the objective. While sampling, its slope logit(θ)/N is
-    added to the gradient; exact differences give the optimum itself, θ* = sigmoid(logit λ − D − N (E[C | ξ=1] −
-    E[C | ξ=0])), D being the divergence of the structure's weights, and θ moves towards it.
+    Under a fixed prior λ the entropy of the gates is part of the objective, and ρ of any sign. While sampling, the
+    slope logit(θ)/N is added to the gradient, and |ρ| counts as 1/N at least; exact differences give the optimum
+    itself, θ* = sigmoid(logit λ − D − N (E[C | ξ=1] − E[C | ξ=0])), D being the divergence of the structure's weights,
+    and θ moves towards it. There an error of a nat shows, so the exponent is averaged over ever more evaluations, of
+    which evaluation k counts 4/(k + 3) when it is made (polynomial-decay averaging, Shamir & Zhang 2013, η = 3).
 
     Args:
         net: The network whose θ is moved.
@@ -47,7 +51,7 @@ class GateUpdates:
         zeros = torch.zeros_like(net.log_gamma)
         self.gain, self._square = zeros.clone(), zeros.clone()
         self._sum, self._variance, self._differences = zeros.clone(), zeros.clone(), zeros.clone()
-        self._recent = zeros.clone()
+        self._recent, self._evidence = zeros.clone(), zeros.clone()
         self._recent_units = self._recent_shared = 0.0
         self._steps = self._count = self._settled = 0
 
@@ -71,7 +75,8 @@ class GateUpdates:
         self._recent_units += weight * (1 - self._recent_units)
         share = NOISE_SHARE**2 / (1 - NOISE_MEMORY**self._steps)
         gradient = gradient + self._entropy_slope()
-        length = torch.addcmul(self._square * share, price, price).sqrt_()
+        unit = price.abs().clamp(min=1 / self.net.num_data) if self.net.fixed_prior else price
+        length = torch.addcmul(self._square * share, unit, unit).sqrt_()
         with torch.no_grad():
             theta.sub_((gradient / length).to(theta.dtype), alpha=size).clamp_(0, 1)
         theta.grad = None
@@ -142,9 +147,12 @@ class GateUpdates:
             return
         price, theta = self.net.price, self.net.theta
         self._settled += 1
-        self._differences.lerp_(self._sum / self._count, 1 - SETTLE_MEMORY)
+        found = self._sum / self._count
+        self._differences.lerp_(found, 1 - SETTLE_MEMORY)
         self.gain = self._differences / (1 - SETTLE_MEMORY**self._settled) + price
         if self.net.fixed_prior:
+            self._evidence.lerp_(found + price, RECENT_SHARE / (self._settled + RECENT_SHARE - 1))
+            self.gain = self._evidence.clone()
             best = torch.sigmoid(-self.net.num_data * self.gain)
             best = torch.where(best < RESOLUTION, 0.0, torch.where(best > 1 - RESOLUTION, 1.0, best))
             theta.add_((best.to(theta.dtype) - theta).clamp_(-size, size)).clamp_(0, 1)
@@ -158,7 +166,7 @@ class GateUpdates:
     def _clear(self) -> None:
         self._sum, self._variance, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._sum), 0
 
-    _VECTORS = ("gain", "_square", "_sum", "_variance", "_differences", "_recent")
+    _VECTORS = ("gain", "_square", "_sum", "_variance", "_differences", "_recent", "_evidence")
     _COUNTS = ("_steps", "_count", "_settled", "_recent_units", "_recent_shared")
 
     def keep(self, kept: Tensor) -> None:

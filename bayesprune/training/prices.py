@@ -93,11 +93,15 @@ class Prices:
             self.nu = self.price.nu * self.schedule.price_factor(step)
         else:
             if differences is not None:
-                self._ascend(step, differences.cpu(), torch.cat([torch.zeros(0), *savings.values()]))
+                self._ascend(step, self._unpriced(differences), torch.cat([torch.zeros(0), *savings.values()]))
             self.nu = self._multiplier.value
         if savings:
             rho = prices(self.nu, savings)
             self.net.log_gamma.copy_(torch.cat([rho[name] for name in self.net.gate_names]) * self.net.num_data)
+
+    def _unpriced(self, differences: Tensor) -> Tensor:
+        """What keeping structures costs besides their price: what the data say, and the divergence of their weights."""
+        return (differences + self.net.slab_cost / self.net.num_data).cpu()
 
     def _ascend(self, step: int, differences: Tensor, savings: Tensor) -> None:
         """One step of dual ascent."""
@@ -134,7 +138,7 @@ class Prices:
         if self.budget is None:
             return False
         before = on = (self.net.theta.detach() > 0.5).cpu()
-        harm = (-differences.cpu()).nan_to_num().clamp(min=0)
+        harm = (-self._unpriced(differences)).nan_to_num().clamp(min=0)
         may_go = Dispensable(self.net)
         left = self._measured(on)
         while left > self.budget.fraction:

@@ -17,6 +17,7 @@ def state_of(run: Trainer) -> dict:
         **run.fingerprint,
         "epochs": run.schedule.epochs,
         "steps_per_epoch": run.schedule.steps_per_epoch,
+        "num_data": run.net.num_data,
         "epoch": run.epoch,
         "step": run.step,
         "branch_evaluations": run.net.branch_evaluations,

@@ -11,16 +11,20 @@ WARMUP = 200
 """Steps over which the learning rate rises in a run that is not short."""
 PRICES_PER_PHASE = 20
 """How often prices follow the cost during sampling at least, if it has as many steps."""
-SETTLE_SHARE = 0.2
-"""What the flips of branches in exact evaluations may cost while settling, relative to the steps of the weights."""
 BUDGET_BY = 0.8
 """After which share of sampling a budget is to be met."""
 PHASES: dict[str, dict[str, float]] = {
     "point": {},
     "normal": {"slab_by": 0.3, "sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
+    "fixed": {
+        **{"slab_by": 0.3, "sample_from": 0.3, "settle_from": 0.5, "fine_tune_from": 1.0},
+        **{"checks_per_epoch": 1, "settle_batches": 32, "settle_draws": 4, "settle_share": 2.0},
+    },
 }
-"""By kind of slab, the fields of `Schedule` that are not at their defaults. With Gaussian slabs gates are judged by the
-evidence, which tells nothing before the weights' variances have found their place."""
+"""By kind of slab, or ``fixed`` for a fixed prior of the gates, the fields of `Schedule` that are not at their defaults.
+With Gaussian slabs gates are judged by the evidence, which tells nothing before the weights' variances have found their
+place. Under a fixed prior θ are probabilities: they follow the weights to the end, and evaluations see all examples of
+a small data set and several draws, as an error of half a nat moves a probability by 0.1."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Schedule:
         last: Step size at the end of a phase relative to its start; it falls linearly.
         checks_per_epoch: Exact evaluations an epoch while settling.
         settle_batches: Batches of each evaluation at most, see `batches_to_measure`.
+        settle_draws: Passes of each evaluation at least: each of few batches is measured with several draws.
+        settle_share: What the flips of branches in exact evaluations may cost relative to the steps of the weights.
         slab_by: Fraction over which the divergence of Normal weights rises to count in full.
 
     Raises:
@@ -61,6 +67,8 @@ class Schedule:
     last: float = 0.1
     checks_per_epoch: int = 4
     settle_batches: int = 8
+    settle_draws: int = 1
+    settle_share: float = 0.2
     slab_by: float = 0.3
 
     def __post_init__(self) -> None:
@@ -68,10 +76,12 @@ class Schedule:
             raise ConfigError(
                 f"Schedule: a run needs at least one epoch of one step, got {self.epochs} of {self.steps_per_epoch}"
             )
-        if min(self.checks_per_epoch, self.settle_batches) < 1 or not (self.travel > 0 and 0 < self.last <= 1):
+        counts = self.checks_per_epoch, self.settle_batches, self.settle_draws
+        if min(counts) < 1 or not (self.settle_share > 0 and self.travel > 0 and 0 < self.last <= 1):
             raise ConfigError(
-                "Schedule: expected checks_per_epoch >= 1, settle_batches >= 1, travel > 0 and 0 < last <= 1, got "
-                f"{self.checks_per_epoch}, {self.settle_batches}, {self.travel}, {self.last}"
+                "Schedule: expected checks_per_epoch >= 1, settle_batches >= 1, settle_draws >= 1, settle_share > 0, "
+                f"travel > 0 and 0 < last <= 1, got {', '.join(map(str, counts))}, {self.settle_share}, {self.travel}, "
+                f"{self.last}"
             )
         if not 0 <= self.sample_from <= self.settle_from <= self.fine_tune_from <= 1:
             raise ConfigError(
@@ -119,8 +129,20 @@ class Schedule:
         Args:
             shared: Number of gates that a batch shares.
         """
+        return min(self.settle_batches, self.settle_every, self._most_passes(shared))
+
+    def draws_to_measure(self, shared: int) -> int:
+        """With how many draws of gates and weights an exact evaluation measures each of its batches.
+
+        Args:
+            shared: Number of gates that a batch shares.
+        """
+        return max(1, min(self.settle_draws, self._most_passes(shared)) // self.batches_to_measure(shared))
+
+    def _most_passes(self, shared: int) -> int:
+        """How often an exact evaluation may measure a batch without costing too much."""
         steps = (1 + shared / 2) / 3
-        return min(self.settle_batches, max(1, int(SETTLE_SHARE * self.settle_every / steps)))
+        return max(1, int(self.settle_share * self.settle_every / steps))
 
     def phase(self, step: int) -> str:
         """``warm-up``, ``sample``, ``settle`` or ``fine-tune``."""

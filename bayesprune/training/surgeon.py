@@ -81,7 +81,12 @@ class Surgeon:
         return True
 
     def guard(self) -> None:
-        """When θ has come to rest: switch the best structure on again in every layer that its gates would empty."""
+        """When θ has come to rest: switch the best structure on again in every layer that its gates would empty.
+
+        Not under a fixed prior: its θ are probabilities, which stay what they are.
+        """
+        if self.net.fixed_prior:
+            return
         off = {name: part <= 0.5 for name, part in self.net.by_gate(self.net.theta.detach()).items()}
         try:
             shrink(self.net.net, off)

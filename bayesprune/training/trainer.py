@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Trainer:
         unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
         if unknown:
             raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
-        fields_set = PHASES[net.slab] | settings.schedule
+        fields_set = PHASES["fixed" if net.fixed_prior else net.slab] | settings.schedule
         self.schedule = Schedule(epochs, len(loader), **fields_set)  # type: ignore[arg-type]
         self.estimator = get_estimator(settings.estimator)
         if net.slabs is not None and engine.divides:
@@ -83,7 +84,7 @@ class Trainer:
         self.prices.update(self.step)
         total = torch.zeros((), device=self.engine.device)
         count = 0
-        with flush_denormals(), self.engine.sharded(self.net, self.optimizer):
+        with flush_denormals(), self._variances_handed_out(), self.engine.sharded(self.net, self.optimizer):
             for number, (x, y) in enumerate(self.loader):
                 if not self.checked:
                     check_batch(self.net.likelihood, self.outputs, x, y, f"training batch {number}")
@@ -94,8 +95,6 @@ class Trainer:
                     self._after_step(x, y, part)
                 count += part.size
         self.checked = True
-        if self.net.slabs is not None:
-            self.net.slabs.take_back()
         if count != self.net.num_data and not hasattr(self.loader, "dataset"):
             raise ConfigError(
                 f"fit: the BayesianNet was built with num_data={self.net.num_data}, but an epoch of the train_loader "
@@ -122,6 +121,15 @@ class Trainer:
             )
         self.history.rows.append(row)
         return row
+
+    @contextmanager
+    def _variances_handed_out(self) -> Iterator[None]:
+        """Within the context layers may be handed the variances of their weights, see `NormalSlabs.hand_out`."""
+        try:
+            yield
+        finally:
+            if self.net.slabs is not None:
+                self.net.slabs.take_back()
 
     def _part(self, number: int, size: int) -> Span:
         """Which examples of batch ``number`` this process holds, ``size`` in all."""
@@ -165,7 +173,7 @@ class Trainer:
         schedule = self.schedule
         phase = schedule.phase(self.step)
         if self.step % schedule.settle_every == 0:
-            self.net.refresh(schedule.slab_share(self.step))
+            self.net.refresh(self.settings.temperature * schedule.slab_share(self.step))
         if schedule.prices_due(self.step):
             if self.prices.budget is not None:
                 self.engine.average_statistics(self.net)
@@ -180,7 +188,8 @@ class Trainer:
                 self.engine.average_statistics(self.net)
                 units = self.net.num_shared < self.net.num_gates  # these are flipped layer by layer
                 with self.engine.autocast(), self.engine.whole(read_only=True) if units else nullcontext():
-                    self.updates.measure(x, y, self.sampler(*part), part.size)
+                    for _ in range(schedule.draws_to_measure(self.net.num_shared)):
+                        self.updates.measure(x, y, self.sampler(*part), part.size)
             if position == schedule.settle_every - 1:
                 self.updates.settle(schedule.settling_step(self.step))
                 with self.engine.whole():

@@ -45,7 +45,7 @@ def test_a_run_recorded_with_fewer_options_can_be_read(tmp_path: Path):
     config = resolve({"seed": 3})
     write_config(tmp_path, config, (1, 8, 8))
     record = json.loads((tmp_path / "config.json").read_text())
-    for name in ("budget", "precision", "compile", "augment", "every", "weight_decay", "optimizer"):
+    for name in ("budget", "precision", "compile", "augment", "every", "weight_decay", "optimizer", "temperature"):
         del record["options"][name]
     (tmp_path / "config.json").write_text(json.dumps(record))
     assert read_config(tmp_path)[0] == config

@@ -39,6 +39,7 @@ def test_a_run_without_options_is_what_it_always_was():
         "every": 4,
         "weight_decay": None,
         "optimizer": "adam",
+        "temperature": 1.0,
     }
 
 

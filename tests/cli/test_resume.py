@@ -7,34 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bayesprune.cli.progress import Display
-from bayesprune.training import EpochRow
 from bayesprune.training.checkpoint import read_checkpoint
-from tests.cli.verify import TINY, kill, listing, run, verify_done, verify_refused, verify_same_end
-
-
-def start_and_stop(folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Start the run that the fixture ``finished`` made, and stop it when ``epoch`` is done."""
-
-    class Stopped(Exception):
-        pass
-
-    def stop(self: Display, row: EpochRow) -> None:
-        if row.epoch == epoch:
-            raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Display, "__call__", stop)
-        with pytest.raises(Stopped):
-            run("train", *TINY, "--seed", "3", "--out", folder)
+from tests.cli.verify import TINY, kill, listing, start_and_stop, verify_done, verify_refused, verify_same_end
 
 
 @pytest.mark.parametrize("epoch", [1, 4])
-def test_a_stopped_run_ends_as_an_unbroken_one(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
-):
+def test_a_stopped_run_ends_as_an_unbroken_one(finished: Path, tmp_path: Path, epoch: int):
     folder = tmp_path / "stopped"
-    start_and_stop(folder, monkeypatch, epoch)
+    start_and_stop(*TINY, "--seed", "3", folder=folder, epoch=epoch)
     assert listing(folder) == ["checkpoint.pt", "config.json", "history.csv"]
     torch.manual_seed(99)
     lines = verify_done("train", "--resume", folder).splitlines()

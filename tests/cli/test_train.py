@@ -108,7 +108,10 @@ def test_without_out_the_folder_is_named_after_the_run(tmp_path: Path, monkeypat
         (("--data", "digit"), ("data set", "digits", "'digit'")),
         (("--data", "imagefolder:nowhere"), ("nowhere", "train")),
         (("--estimator", "guess"), ("unknown estimator 'guess'", "second_order")),
-        (("--slab", "gaussian"), ("Gaussian slabs are not there yet", "point")),
+        (("--slab", "gaussian"), ("--slab gaussian", "point, normal")),
+        (("--temperature", "0.5"), ("--temperature 0.5", "--slab normal")),
+        (("--slab", "normal", "--temperature", "0"), ("--temperature", "positive")),
+        (("--slab", "normal", "--temperature", "nan"), ("--temperature", "nan")),
         (("--device", "toaster"), ("--device toaster", "cpu")),
         (("--device", "meta"), ("--device meta", "cuda")),
         (("--device", "cuda:99"), ("--device cuda:99", "no such CUDA device", "--device cpu")),
@@ -195,7 +198,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, hook: Callable) -> None:
         network.register_forward_hook(hook)
         return network
 
-    monkeypatch.setattr("bayesprune.cli.run.build", spoiled)
+    monkeypatch.setattr("bayesprune.cli.posterior.build", spoiled)
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, after: int) -> None:

@@ -10,11 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from bayesprune.cli import app
+from bayesprune.cli.progress import Display
+from bayesprune.training import EpochRow
 from bayesprune.training.checkpoint import read_checkpoint
 
 TINY = ("--epochs", "6", "--limit", "600", "--batch-size", "16", "--lr", "0.02", "--log-gamma", "0.2")
@@ -74,6 +77,22 @@ def kill(*args: str | Path, epochs: int, steps: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert process.returncode == -signal.SIGKILL, process.stderr
+
+
+def start_and_stop(*options: str, folder: Path, epoch: int) -> None:
+    """Start ``bayesprune train OPTIONS --out FOLDER`` in this process, and stop it when ``epoch`` is done."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self: Display, row: EpochRow) -> None:
+        if row.epoch == epoch:
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Display, "__call__", stop)
+        with pytest.raises(Stopped):
+            run("train", *options, "--out", folder)
 
 
 def write_images(folder: Path, size: int, classes: int, train: int = 1, test: int = 1) -> str:

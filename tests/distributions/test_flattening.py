@@ -11,7 +11,14 @@ from torch import Tensor
 
 from bayesprune.distributions import FlatteningPrior, bernoulli_kl
 from bayesprune.errors import BayesPruneError, ConfigError
-from tests.distributions.verify import verify_batching, verify_close, verify_pyro_site, verify_share, verify_uniform
+from tests.distributions.verify import (
+    verify_batched_cdf,
+    verify_batching,
+    verify_close,
+    verify_pyro_site,
+    verify_share,
+    verify_uniform,
+)
 
 LOG_GAMMAS = [
     1e-6,
@@ -330,7 +337,9 @@ def test_rsample_carries_the_gradient_of_the_quantile() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_batching(dtype: torch.dtype) -> None:
     log_gamma = torch.tensor([1e-6, 0.5, 2.0, 50.0, 1e3, 1e5], dtype=dtype)
-    verify_batching(FlatteningPrior, [log_gamma], torch.tensor([0.1, 0.0, 1.0, 0.5, 0.0, 1e-3], dtype=dtype))
+    values = torch.tensor([0.1, 0.0, 1.0, 0.5, 0.0, 1e-3], dtype=dtype)
+    verify_batching(FlatteningPrior, [log_gamma], values)
+    verify_batched_cdf(FlatteningPrior, [log_gamma], values)
     verify_pyro_site(FlatteningPrior(torch.tensor([0.5, 3.0, 20.0], dtype=dtype)))
 
 

@@ -9,7 +9,14 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from bayesprune.distributions import SpikeAndSlab, bernoulli_kl
 from bayesprune.errors import ConfigError
-from tests.distributions.verify import verify_batching, verify_close, verify_pyro_site, verify_share, verify_uniform
+from tests.distributions.verify import (
+    verify_batched_cdf,
+    verify_batching,
+    verify_close,
+    verify_pyro_site,
+    verify_share,
+    verify_uniform,
+)
 
 DTYPES = [torch.float32, torch.float64]
 PROBS = [0.0, 1e-30, 0.2, 0.5, 1 - 1e-7, 1.0]
@@ -106,7 +113,9 @@ def test_inclusion_prob() -> None:
 def test_batching(dtype: torch.dtype) -> None:
     probs = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=dtype)
     scale = torch.tensor([1.0, 2.0, 0.1, 3.0, 1.0], dtype=dtype)
-    verify_batching(SpikeAndSlab, [probs, scale], torch.tensor([0.0, 0.0, 0.2, -1.0, 0.3], dtype=dtype))
+    values = torch.tensor([0.0, 0.0, 0.2, -1.0, 0.3], dtype=dtype)
+    verify_batching(SpikeAndSlab, [probs, scale], values)
+    verify_batched_cdf(SpikeAndSlab, [probs, scale], values)
     verify_pyro_site(SpikeAndSlab(probs, scale))
     assert SpikeAndSlab(probs[:, None], scale).batch_shape == (5, 5)
     assert SpikeAndSlab(0.5, scale).log_prob(scale).dtype == dtype

@@ -191,7 +191,15 @@ class Scaled(nn.Module):
         return self.last(self.units(torch.tanh(self.block(self.first(x))))) * scale
 
 
-@pytest.mark.parametrize("build", [overwritten, Scaled])
+def overwritten_units() -> nn.Module:
+    """Activations write over what linear layers, gated or not, give."""
+    return nn.Sequential(
+        Gate(3), nn.Linear(3, 5), nn.ELU(inplace=True), layers.Linear(5, 4, gate="unit"), nn.ReLU(inplace=True),
+        nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [overwritten, overwritten_units, Scaled])
 def test_differences_where_resuming_takes_care(build) -> None:
     case = Case(build)
     for value in (0.0, 1.0):

@@ -70,3 +70,40 @@ def test_score_table_names_the_data():
     assert rows(score_table({**score, "data": "digits"})) == of_data + of_network
     against = {**score, "data": "digits", "against": "noise", "auroc": 0.98765}
     assert rows(score_table(against)) == [*of_data, ["AUROC against noise", "0.9877"], *of_network]
+
+
+POSTERIOR = {
+    "posterior_samples": 32,
+    "posterior_accuracy": 0.5125,
+    "posterior_nll": 0.98765,
+    "posterior_brier": 0.45678,
+    "posterior_ece": 0.0321,
+}
+POSTERIOR_ROWS = [
+    ["networks drawn", "32"],
+    ["accuracy", "51.25 %"],
+    ["nll (nats)", "0.9877"],
+    ["Brier score", "0.4568"],
+    ["calibration error", "3.21 %"],
+]
+
+
+def test_figures_of_a_posterior_follow_those_of_the_network():
+    score = {"accuracy": 0.5, "nll": 1.0, "brier": 0.5, "ece": 0.25, "params": 12, "macs": 3456, "examples": 360}
+    aurocs = {"against": "noise", "auroc": 0.9, "posterior_auroc": 0.95, "posterior_auroc_information": 0.97531}
+    printed = rows(score_table({**score, **POSTERIOR, **aurocs, "data": "digits"}))
+    assert printed[5:14] == [
+        ["calibration error", "25.00 %"],
+        *[[f"posterior {label}", figure] for label, figure in POSTERIOR_ROWS],
+        ["AUROC against noise", "0.9000"],
+        ["posterior AUROC against noise", "0.9500"],
+        ["the same, mutual information", "0.9753"],
+    ]
+
+
+def test_result_table_has_the_posterior_s_figures():
+    sizes = {f"{dense}{name}": 10 for dense in ("dense_", "") for name in ("params", "macs")}
+    result = {"gates": 4, "gates_left": 2, "gates_converged": 1.0, "seconds": 1.0, **sizes, **POSTERIOR}
+    printed = rows(result_table({**result, "accuracy": 0.5, "nll": 1.0, "brier": 0.5, "ece": 0.25}))
+    expected = [[f"test posterior {label}", figure] for label, figure in POSTERIOR_ROWS]
+    assert [row for row in printed if row[0].startswith("test posterior")] == expected

@@ -34,16 +34,17 @@ def images(count: int) -> Splits:
     return make_splits("noise", raw(count), raw(64), 4)
 
 
-def network(count: int) -> BayesianNet:
+def network(count: int, slab: str = "point") -> BayesianNet:
     torch.manual_seed(1)
-    return BayesianNet(resnet(14, (3, 16, 16), 4, width=8), num_data=count, weight_precision=0.1)
+    return BayesianNet(resnet(14, (3, 16, 16), 4, width=8), num_data=count, weight_precision=0.1, slab=slab)
 
 
+@pytest.mark.parametrize("slab", ["point", "normal"])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_no_step_waits_for_the_device(precision: str) -> None:
+def test_no_step_waits_for_the_device(precision: str, slab: str) -> None:
     """θ moves at every second step; the copy of it that gates are drawn with arrives some steps later."""
     loader, _ = loaders(images(512), 32, 0, augment=Augment(), device="cuda")
-    trainer = Trainer(network(512), loader, 20, True, SGD, Engine("cuda", precision=precision))
+    trainer = Trainer(network(512, slab), loader, 20, True, SGD, Engine("cuda", precision=precision))
     trainer.net.train()
     trainer.step = trainer.schedule.sample_start
     batches = list(loader)

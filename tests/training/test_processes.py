@@ -31,13 +31,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in PROCESSES]
 
 
-def assert_same(found: dict[str, Tensor | None], expected: dict[str, Tensor | None]) -> None:
+def assert_same(found: dict[str, Tensor | None], expected: dict[str, Tensor | None], tolerance: float = 1e-12) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         if value is None:
             assert found[name] is None, name
         else:
-            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-12, msg=name)
+            torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance, msg=name)
 
 
 @pytest.mark.parametrize("rank", PROCESSES)
@@ -77,6 +77,31 @@ def test_gradients_of_theta(results, rank: int, estimator: str) -> None:
     torch.testing.assert_close(theta, net.theta.grad, rtol=0, atol=1e-12)
     assert_same(weights, worker.gradients(net))
     assert shared == pytest.approx([0.9, 0.25, 0.9, 0.9])
+
+
+@pytest.mark.parametrize("rank", PROCESSES)
+@pytest.mark.parametrize("pattern", worker.PATTERNS)
+def test_gradients_of_normal_weights(results, rank: int, pattern: str) -> None:
+    """Means and log scales, pulled by their prior: those of one process with the whole batch, up to 1e-8 of noise."""
+    net = worker.quiet()
+    worker.mean_loss(net, net, *worker.batch(), worker.gates(pattern)).backward()
+    net.pull()
+    expected = worker.gradients(net)
+    assert sum(value is None for value in expected.values()) == 4 + 4 * worker.PATTERNS[pattern].count(0.0)
+    assert_same(results[rank]["normal_weights"]["quiet"][pattern], expected, 1e-6)
+    weights = [value for name, value in expected.items() if value is not None and "log" not in name]
+    assert min(float(value.abs().max()) for value in weights) > 1e-3
+
+
+def test_processes_with_noise_of_their_own_keep_the_same_weights(results) -> None:
+    """To the bit, through steps in which log σ rests and after a removal."""
+    first, second = (result["normal_weights"] for result in results)
+    assert not torch.equal(first["noise"], second["noise"])
+    assert first["end"].keys() == second["end"].keys() and "4.body.0.weight" not in first["end"]
+    assert all(torch.equal(value, second["end"][key]) for key, value in first["end"].items())
+    assert torch.equal(first["price"], second["price"])
+    moved = {key for key, value in first["end"].items() if not torch.equal(value, first["start"][key])}
+    assert moved == {key for key in first["end"] if "theta" not in key}
 
 
 @pytest.mark.parametrize("rank", PROCESSES)

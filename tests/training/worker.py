@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bayesprune.errors import RankError
 from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
 from bayesprune.layers import Residual
+from bayesprune.optim import remap_optimizer
 from bayesprune.pruning import kept_gates, shrink
 from bayesprune.training.engine import Engine
 
@@ -32,12 +33,22 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def network(norm: bool = False) -> BayesianNet:
+def network(norm: bool = False, slab: str = "point") -> BayesianNet:
     """Four branches; in float64, so that only what is really different differs."""
     torch.manual_seed(3)
     bodies = [Residual(nn.Sequential(nn.Linear(4, 4), nn.Tanh())) for _ in range(4)]
     first = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)) if norm else nn.Linear(6, 4)
-    return BayesianNet(nn.Sequential(first, *bodies, nn.Linear(4, 3)).double(), num_data=8)
+    return BayesianNet(nn.Sequential(first, *bodies, nn.Linear(4, 3)).double(), num_data=8, slab=slab)
+
+
+def quiet() -> BayesianNet:
+    """With Normal weights that hardly vary, so that every process has the same noise: none."""
+    net = network(slab="normal")
+    with torch.no_grad():
+        for log_scale in net.slabs.log_scales():  # type: ignore[union-attr]
+            log_scale.fill_(-40.0)
+    net.refresh()
+    return net
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -122,6 +133,34 @@ class Process:
             found[name] = self.engine.mean(net.theta.grad), gradients(net), shared
         return found
 
+    def normal_weights(self) -> dict[str, Any]:
+        """Gradients of weights that hardly vary; and a run with a removal in which they do, in each by itself."""
+        found: dict[str, Any] = {"quiet": {}}
+        for pattern in PATTERNS:
+            net = quiet()
+            net.slabs.hand_out(learn=True)  # type: ignore[union-attr]
+            self.step(net, self.engine.wrap(net), gates(pattern))
+            net.pull()
+            found["quiet"][pattern] = gradients(net)
+        net = network(slab="normal")
+        optimizer, call = torch.optim.Adam(net.parameter_groups(), lr=0.1), self.engine.wrap(net)
+        start = {key: value.clone() for key, value in net.net.state_dict().items()}
+        torch.manual_seed(self.engine.rank)
+        for number in range(8):
+            if number == 5:
+                old = net.trained()
+                smaller, index = shrink(net.net, {"4": torch.tensor([True])})
+                net.replace(smaller, kept_gates(net.net, index))
+                remap_optimizer(optimizer, old, net.trained(), index)
+                call = self.engine.wrap(net)
+            net.slabs.hand_out(learn=number % 2 == 1)  # type: ignore[union-attr]
+            self.step(net, call, gates(SEQUENCE[number % 4])[:, : net.num_gates])
+            net.refresh()
+            net.pull()
+            optimizer.step()
+        end = {key: value.clone() for key, value in net.net.state_dict().items()}
+        return {**found, "start": start, "end": end, "price": net.price, "noise": torch.randn(3)}
+
     def wrapped_again(self) -> dict[str, Any]:
         net = network()
         wrappers, found = [], {}
@@ -188,6 +227,6 @@ class Process:
 if __name__ == "__main__":
     process = Process()
     names = ["weight_gradients", "training", "theta_gradients", "wrapped_again", "statistics"]
-    names += ["disagreement", "exchanged", "compiled"]
+    names += ["normal_weights", "disagreement", "exchanged", "compiled"]
     results = {name: getattr(process, name)() for name in names}
     torch.save(results, Path(sys.argv[1]) / f"{process.engine.rank}.pt")

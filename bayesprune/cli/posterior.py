@@ -1,0 +1,85 @@
+"""The network of a run as a Bayesian one: at the start of the run, and as it was left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bayesprune.cli.config import RunConfig
+from bayesprune.cli.folder import CHECKPOINT
+from bayesprune.cli.record import read_config
+from bayesprune.distributions import FlatteningPrior
+from bayesprune.errors import CheckpointError
+from bayesprune.infer import BayesianNet, Categorical
+from bayesprune.networks import build
+from bayesprune.pruning import compact
+from bayesprune.training.checkpoint import read_checkpoint
+
+
+def new_net(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, num_data: int) -> BayesianNet:
+    """The network of a run at its start.
+
+    Args:
+        config: Options of the run, the weight decay among them.
+        input_shape: Shape of one example.
+        num_classes: Number of outputs.
+        num_data: N, the number of training examples.
+
+    Raises:
+        BayesPruneError: for an unknown network, or one that does not fit the data.
+    """
+    network = build(config.net, input_shape, num_classes)
+    likelihood = Categorical(config.label_smoothing)
+    prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
+    precision = 1.0 if config.weight_decay is None else config.weight_decay * num_data
+    return BayesianNet(
+        network, likelihood, num_data=num_data, prior=prior, weight_precision=precision, slab=config.slab
+    )
+
+
+def compact_posterior(net: BayesianNet) -> BayesianNet:
+    """The posterior without the structures whose gates are off."""
+    small = compact(net, posterior=True)
+    assert isinstance(small, BayesianNet)
+    return small
+
+
+def read_posterior(folder: Path, num_classes: int) -> BayesianNet:
+    """The posterior of gates and weights as of the last checkpoint of a run, without what is off, on the CPU.
+
+    Args:
+        folder: Folder of the run.
+        num_classes: Number of outputs of its network.
+
+    Returns:
+        What `compact` leaves with ``posterior=True``, in eval mode.
+
+    Raises:
+        ConfigError: if ``folder`` is not that of a run.
+        CheckpointError: if it has no checkpoint, or one that is damaged or of another run.
+    """
+    config, shape = read_config(folder)
+    path = folder / CHECKPOINT
+    state = read_checkpoint(path)
+    try:
+        net = new_net(config, shape, num_classes, state["num_data"])
+        _switch(net, state["origin"])
+        left = compact_posterior(net.eval())
+        left.net.load_state_dict(state["tensors"])
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} is not the checkpoint of this run: it does not fit the network and the options in config.json; "
+            "bring back the one that belongs to it, or train anew in another folder"
+        ) from error
+    return compact_posterior(left)
+
+
+@torch.no_grad()
+def _switch(net: BayesianNet, on: Mapping[str, Tensor]) -> None:
+    """Switch on the gates of these indices, by gate name, and all others off."""
+    none = torch.zeros(0, dtype=torch.long)
+    for name, theta in net.by_gate(net.theta).items():
+        theta.zero_()[on.get(name, none)] = 1.0

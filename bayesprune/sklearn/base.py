@@ -1,0 +1,147 @@
+"""What the classifier and the regressor share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from bayesprune.errors import ConfigError
+from bayesprune.infer import BayesianNet, Likelihood, Prediction
+from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network
+from bayesprune.sklearn.table import check_inputs
+from bayesprune.sklearn.training import Recipe, chosen_batch_size, one_thread, own_random_state
+from bayesprune.training import History
+
+ROWS = 4096
+"""How many rows are predicted at once."""
+
+
+class BayesPruneEstimator(BaseEstimator):
+    """Parameters, training and prediction of both estimators; see `BayesPruneRegressor` for the parameters."""
+
+    network_: BayesianNet
+    compact_: nn.Module
+    history_: History
+    inclusion_probabilities_: NDArray[np.float64]
+    n_iter_: int
+    n_features_in_: int
+    _inputs: StandardScaler
+    _seed: int
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] = (50,),
+        *,
+        slab: str = "normal",
+        temperature: float = 0.1,
+        prior_inclusion: float = 0.5,
+        epochs: int = 150,
+        batch_size: int | str = "auto",
+        learning_rate: float = 0.01,
+        num_samples: int = 32,
+        random_state: int | RandomState | None = None,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.slab = slab
+        self.temperature = temperature
+        self.prior_inclusion = prior_inclusion
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.num_samples = num_samples
+        self.random_state = random_state
+
+    def get_support(self, indices: bool = False) -> NDArray:
+        """Which inputs the posterior keeps: those whose inclusion probability is above ½.
+
+        Args:
+            indices: Whether to return their indices instead of a mask of shape ``(n_features_in_,)``.
+
+        Raises:
+            NotFittedError: before `fit`.
+        """
+        check_is_fitted(self)
+        kept = self.inclusion_probabilities_ > 0.5
+        return np.flatnonzero(kept) if indices else kept
+
+    def _train(
+        self,
+        X: NDArray,
+        y: Tensor,
+        weights: NDArray,
+        likelihood: Likelihood,
+        outputs: int,
+        targets: StandardScaler | None,
+    ) -> None:
+        """Build and train the network; all attributes of a fitted estimator but the classes are set here.
+
+        Args:
+            X: Inputs, shape ``(n, d)``.
+            y: Targets, as ``likelihood`` takes them.
+            weights: Weights of the rows, shape ``(n,)``, of mean 1.
+            likelihood: What the network's outputs say about the targets.
+            outputs: Number of outputs.
+            targets: How ``y`` was standardised; ``None`` if it was not.
+        """
+        recipe = self._recipe(len(X))
+        inputs = StandardScaler().fit(X, sample_weight=weights)
+        x = inputs.transform(X)
+        constant = np.ptp(x, axis=0) < 0.5  # all others have standard deviation 1
+        absent = constant & ~constant.all()
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with own_random_state(seed), one_thread():
+            net = gated_mlp(self._hidden(), outputs, absent)
+            bnn, history = recipe.train(net, likelihood, _float(x), y, _float(weights))
+            self.compact_ = plain_network(bnn.net, inputs, targets)
+        inclusion = np.zeros(len(constant))
+        inclusion[~absent] = bnn.gate_probs()[INPUTS].numpy()
+        inclusion[constant] = 0.0
+        self._inputs, self._seed = inputs, seed
+        self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, history, len(history.rows)
+        self.network_ = bnn.eval().double()  # so that a row's prediction does not depend on the rows beside it
+
+    def _recipe(self, rows: int) -> Recipe:
+        """How to train on so many rows."""
+        automatic = self.batch_size == "auto"
+        if not automatic and (isinstance(self.batch_size, str) or self.batch_size < 1):
+            raise ConfigError(f"batch_size must be 'auto' or a number of rows, at least 1, got {self.batch_size!r}")
+        batch = chosen_batch_size(rows) if automatic else int(self.batch_size)
+        return Recipe(self.slab, self.temperature, self.prior_inclusion, self.epochs, batch, self.learning_rate)
+
+    def _hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        sizes = self.hidden_layer_sizes
+        if isinstance(sizes, (int, str)) or any(size < 1 for size in sizes):
+            raise ConfigError(
+                "hidden_layer_sizes must hold the number of units of each hidden layer, at least 1: (50,), or nothing, "
+                f"(), for a linear model; got {sizes!r}"
+            )
+        return tuple(int(size) for size in sizes)
+
+    def _predictions(self, X: Any) -> Iterator[Prediction]:
+        """The posterior predictive of standardised targets, some rows at a time, each with the same draws."""
+        check_is_fitted(self)
+        x = torch.from_numpy(self._inputs.transform(check_inputs(self, X)))
+        for rows in x.split(ROWS):
+            with own_random_state(self._seed):
+                prediction = self.network_.predict(rows, self.num_samples)
+            yield prediction
+
+
+def gathered(predictions: Iterator[Prediction], part: Callable[[Any], Tensor]) -> NDArray[np.float64]:
+    """One part of the predictions of all rows, shape ``(n, ...)``."""
+    return torch.cat([part(prediction) for prediction in predictions]).numpy()
+
+
+def _float(values: NDArray) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)

@@ -1,0 +1,96 @@
+"""What the estimators are given, checked: a table of numbers, targets, weights of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, is_regressor
+from sklearn.utils.validation import check_array, validate_data
+
+from bayesprune.errors import DataError
+
+SHOWN = 5
+"""How many columns an error names."""
+
+
+def check_inputs(estimator: BaseEstimator, X: Any) -> NDArray[np.float64]:
+    """``X`` as numbers, shape ``(n, d)``, its columns those that the estimator was fitted with.
+
+    Raises:
+        ValueError: by scikit-learn, for another number or other names of columns, NaN or infinite values.
+        DataError: for columns that are not numbers.
+    """
+    return _as_numbers(estimator, X, reset=False)
+
+
+def check_examples(
+    estimator: BaseEstimator, X: Any, y: Any, sample_weight: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray, NDArray[np.float64]]:
+    """Inputs, targets and weights of the rows that count; number and names of columns are noted in the estimator.
+
+    Args:
+        estimator: Whose ``fit`` was called.
+        X: Table, shape ``(n, d)``.
+        y: Targets, shape ``(n,)``.
+        sample_weight: Shape ``(n,)``; ``None`` for equal weights.
+
+    Returns:
+        Inputs, shape ``(m, d)``, targets, shape ``(m,)``, and weights of mean 1, shape ``(m,)``, without the rows of
+        weight 0.
+
+    Raises:
+        ValueError: by scikit-learn, for wrong shapes, NaN or infinite values, sparse matrices.
+        DataError: for columns that are not numbers, and weights that are negative or all zero.
+    """
+    X, y = _as_numbers(estimator, X, y=y, y_numeric=is_regressor(estimator))
+    weights = _check_weights(sample_weight, len(X))
+    counts = weights > 0
+    return X[counts], y[counts], weights[counts] / weights[counts].mean()
+
+
+def _check_weights(sample_weight: ArrayLike | None, rows: int) -> NDArray[np.float64]:
+    """Weights of all rows, shape ``(rows,)``."""
+    if sample_weight is None:
+        return np.ones(rows)
+    weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    if weights.shape != (rows,):
+        raise DataError(f"fit: sample_weight must have one number a row, shape ({rows},), got shape {weights.shape}")
+    if (weights < 0).any():
+        row = int(np.argmax(weights < 0))
+        raise DataError(f"fit: sample_weight must not be negative, got {weights[row]} for row {row}")
+    if not weights.any():
+        raise DataError("fit: sample_weight is zero for all rows, so that nothing is left to learn from")
+    return weights
+
+
+def _as_numbers(estimator: BaseEstimator, X: Any, **checks: Any) -> Any:
+    """What `validate_data` gives; where it only says that a string is no number, the columns too."""
+    try:
+        return validate_data(estimator, X, dtype=np.float64, order="C", **checks)
+    except ValueError as error:
+        columns = _not_numbers(X) if "could not convert" in str(error) else []
+        if not columns:
+            raise
+        more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
+        raise DataError(
+            f"{type(estimator).__name__}: expected columns of numbers, but {', '.join(columns[:SHOWN])}{more} cannot "
+            f"be read as such ({error}); encode them, for instance with OneHotEncoder in a ColumnTransformer, or leave "
+            "them out"
+        ) from error
+
+
+def _not_numbers(X: Any) -> list[str]:
+    """Names, or else indices, of the columns of a table that cannot be read as numbers."""
+    cells = np.asarray(X, dtype=object)
+    names = getattr(X, "columns", range(cells.shape[1]))
+    return [repr(name) for name, column in zip(names, cells.T, strict=True) if not _is_number(column)]
+
+
+def _is_number(column: NDArray) -> bool:
+    try:
+        column.astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True

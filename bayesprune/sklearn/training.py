@@ -1,0 +1,117 @@
+"""How the estimators train, leaving no trace in the session: random state and threads are as before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from bayesprune.data.batches import ShuffledBatches
+from bayesprune.data.shards import cut_epoch
+from bayesprune.distributions import FixedInclusion
+from bayesprune.infer import BayesianNet, Likelihood, Weighted
+from bayesprune.layers import gates_of
+from bayesprune.sklearn.network import INPUTS
+from bayesprune.training import History, Settings, fit
+
+BATCHES = 20
+"""How many batches an epoch has, if their size is to be chosen and stays within its bounds."""
+SMALLEST, LARGEST = 16, 512
+"""Bounds of a batch size that is chosen."""
+SLAB_SCALE = 1.0
+"""Standard deviation of the prior of all weights, for standardised inputs and targets."""
+PHASES = {"slab_by": 0.5, "checks_per_epoch": 1}
+"""Fields of the schedule: with few rows the weights must have learnt something before their divergence counts in full,
+and an epoch is short."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a gated network on a table.
+
+    Attributes:
+        slab: ``"normal"`` or ``"point"``.
+        temperature: How much the divergence of Normal weights from their prior counts.
+        prior_inclusion: λ of an input, in (0, 1); a hidden unit has ½.
+        epochs: Length of the run.
+        batch_size: Rows a batch.
+        learning_rate: Peak learning rate of the weights.
+    """
+
+    slab: str
+    temperature: float
+    prior_inclusion: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+    def train(
+        self, net: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor, weights: Tensor
+    ) -> tuple[BayesianNet, History]:
+        """Train on all rows, random numbers from torch's generator as it is.
+
+        Args:
+            net: The network, with a gate ``inputs``.
+            likelihood: What its outputs say about the targets.
+            x: Inputs, shape ``(n, d)``.
+            y: Targets, as ``likelihood`` takes them.
+            weights: Weights of the rows, shape ``(n,)``, of mean 1.
+        """
+        if bool((weights != 1).any()):
+            likelihood, y = Weighted(likelihood), torch.cat((weights[:, None], y.view(len(y), -1).float()), 1)
+        bnn = BayesianNet(
+            net,
+            likelihood,
+            num_data=len(x),
+            prior=self.prior(net, len(x)),
+            weight_precision=SLAB_SCALE**-2,
+            slab=self.slab,
+            slab_scale=SLAB_SCALE,
+        )
+        batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))
+        loader = DataLoader(TensorDataset(x, y), sampler=batches, batch_size=None, generator=torch.Generator())
+        settings = Settings(lr=self.learning_rate, temperature=self.temperature, schedule=PHASES)
+        # Under a fixed prior gates end between 0 and 1: all of them stay, and predictions are averages over them.
+        return bnn, fit(bnn, loader, epochs=self.epochs, prune=False, settings=settings)
+
+    def prior(self, net: nn.Module, rows: int) -> FixedInclusion:
+        """λ of every gate.
+
+        Point weights have no divergence that would charge a structure for what it learns; it is charged ½ log n
+        instead, the price of one parameter in Schwarz's criterion (1978).
+        """
+        price = 0.0 if self.slab == "normal" else math.log(rows) / 2
+        odds = float(FixedInclusion(self.prior_inclusion).log_gamma)
+        each = [
+            torch.full((gate.size,), price + (odds if name == INPUTS else 0.0)) for name, gate in gates_of(net).items()
+        ]
+        return FixedInclusion(log_gamma=torch.cat(each))
+
+
+def chosen_batch_size(rows: int) -> int:
+    """A twentieth of the rows, between 16 and 512."""
+    return min(LARGEST, max(SMALLEST, -(-rows // BATCHES)))
+
+
+@contextmanager
+def own_random_state(seed: int) -> Iterator[None]:
+    """Within the context torch's random numbers on the host are those of ``seed``; afterwards they go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed accelerators
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the context one thread computes: the networks are so small that a second one costs more than it gains."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

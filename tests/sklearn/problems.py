@@ -1,0 +1,43 @@
+"""Tables with a known answer, and estimators that are quick to train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor
+
+NOISE = 0.5
+RELEVANT = [0, 3, 7]
+
+
+def linear_table(rows: int, seed: int = 0, columns: int = 10) -> tuple[NDArray, NDArray]:
+    """Independent inputs, of which three matter, and a target with noise of standard deviation ½."""
+    generator = np.random.default_rng(seed)
+    X = generator.standard_normal((rows, columns))
+    return X, X[:, RELEVANT] @ [1.0, -0.7, 0.5] + NOISE * generator.standard_normal(rows)
+
+
+def three_classes(rows: int, seed: int = 0) -> tuple[NDArray, NDArray]:
+    """Two inputs, of which the angle says the class, and two that say nothing; labels are strings."""
+    generator = np.random.default_rng(seed)
+    X = generator.standard_normal((rows, 4))
+    angle = np.arctan2(X[:, 0], X[:, 1])
+    return X, np.array(["north", "south", "west"])[np.digitize(angle, [-1, 1])]
+
+
+def regressor(**changes: Any) -> BayesPruneRegressor:
+    """A regressor that learns `linear_table` in a second."""
+    return BayesPruneRegressor(**{"hidden_layer_sizes": (8,), "epochs": 60, "random_state": 0, **changes})
+
+
+def classifier(**changes: Any) -> BayesPruneClassifier:
+    """A classifier that learns `three_classes` in a second."""
+    return BayesPruneClassifier(**{"hidden_layer_sizes": (8,), "epochs": 60, "random_state": 0, **changes})
+
+
+def brief(**changes: Any) -> BayesPruneRegressor:
+    """A regressor that learns little, for what must hold for any."""
+    return regressor(**{"epochs": 3, "num_samples": 4, **changes})

@@ -1,0 +1,233 @@
+"""What the estimators find and predict, and that they do so as scikit-learn's users expect."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyro
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.feature_selection import SelectFromModel
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import bayesprune as bp
+from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, base
+from tests.sklearn.problems import NOISE, RELEVANT, brief, classifier, linear_table, regressor, three_classes
+
+NEW = linear_table(2000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> BayesPruneRegressor:
+    return regressor().fit(*linear_table(200))
+
+
+@pytest.fixture(scope="module")
+def sorter() -> BayesPruneClassifier:
+    return classifier().fit(*three_classes(300))
+
+
+def plain(estimator: BayesPruneRegressor | BayesPruneClassifier, X: np.ndarray) -> np.ndarray:
+    """Outputs of the plain small network for the table as it is."""
+    with torch.no_grad():
+        return estimator.compact_(torch.tensor(X, dtype=torch.float32)).double().numpy()
+
+
+# regression ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_inputs_that_matter_are_found(fitted: BayesPruneRegressor) -> None:
+    probabilities = fitted.inclusion_probabilities_
+    assert probabilities.shape == (10,)
+    assert probabilities[RELEVANT].min() > 0.99
+    assert np.delete(probabilities, RELEVANT).max() < 0.5
+    assert fitted.get_support().nonzero()[0].tolist() == fitted.get_support(indices=True).tolist() == RELEVANT
+
+
+@pytest.mark.statistical
+def test_the_standard_deviation_includes_the_noise(fitted: BayesPruneRegressor) -> None:
+    """Of 2000 new targets 95 % ± 3 % lie within 1.96 standard deviations; 200 rows tell the noise to 5 %."""
+    X, y = NEW
+    mean, std = fitted.predict(X, return_std=True)
+    np.testing.assert_array_equal(mean, fitted.predict(X))
+    assert 0.92 < (np.abs(y - mean) < 1.96 * std).mean() < 0.98
+    assert std.min() > 0.9 * NOISE and np.median(std) < 1.25 * NOISE
+    assert fitted.score(X, y) > 0.95 * (1 - NOISE**2 / y.var())
+
+
+def test_intervals_are_nested_around_the_mean(fitted: BayesPruneRegressor) -> None:
+    X, y = NEW
+    mean, std = fitted.predict(X, return_std=True)
+    narrow, wide = fitted.predict_interval(X, 0.5), fitted.predict_interval(X)
+    bounds = np.stack((wide[:, 0], narrow[:, 0], mean, narrow[:, 1], wide[:, 1]))
+    assert (np.diff(bounds, axis=0) > 0).all()
+    np.testing.assert_allclose(wide, np.stack((mean - 1.96 * std, mean + 1.96 * std), 1), atol=0.15 * NOISE)
+    assert 0.46 < ((narrow[:, 0] < y) & (y < narrow[:, 1])).mean() < 0.54
+
+
+def test_units_of_measurement_do_not_matter() -> None:
+    X, y = linear_table(60)
+    scale, shift = 10.0 ** np.arange(-4, 6), np.arange(10) * 3.0
+    plain_units, others = brief().fit(X, y), brief().fit(X * scale + shift, 1e3 * y + 7)
+    mean, std = plain_units.predict(X, return_std=True)
+    mean_there, std_there = others.predict(X * scale + shift, return_std=True)
+    np.testing.assert_allclose(mean_there, 1e3 * mean + 7, rtol=1e-3, atol=1e-3 * 1e3)
+    np.testing.assert_allclose(std_there, 1e3 * std, rtol=1e-3)
+    np.testing.assert_allclose(others.inclusion_probabilities_, plain_units.inclusion_probabilities_, atol=1e-3)
+
+
+def test_more_inputs_than_rows() -> None:
+    X, y = linear_table(40, columns=100)
+    sparse = regressor(hidden_layer_sizes=(), prior_inclusion=0.03, epochs=150, temperature=1.0).fit(X, y)
+    assert set(sparse.get_support(indices=True)) >= set(RELEVANT[:2])
+    assert sparse.get_support().sum() <= 4
+
+
+def test_a_constant_column_is_never_included_nor_read() -> None:
+    X, y = linear_table(60)
+    X[:, [2, 5]] = 4.0, -1e6
+    found = brief(prior_inclusion=0.9).fit(X, y)
+    assert found.inclusion_probabilities_[[2, 5]].tolist() == [0, 0]
+    assert np.delete(found.inclusion_probabilities_, [2, 5]).min() > 0
+    before = found.predict(X)
+    X[:, [2, 5]] = 1.0, 3.0
+    np.testing.assert_array_equal(found.predict(X), before)
+    np.testing.assert_allclose(plain(found, X)[:5, 0], plain(found, np.where(X == 3.0, 8.0, X))[:5, 0], rtol=1e-6)
+
+
+def test_constant_targets_and_inputs_are_predicted() -> None:
+    X, _ = linear_table(40)
+    assert np.abs(brief(epochs=60).fit(X, np.full(40, 5.0)).predict(X) - 5.0).max() < 0.5
+    nothing = brief(epochs=60).fit(np.ones((40, 2)), X[:, 0])
+    assert nothing.inclusion_probabilities_.tolist() == [0, 0]
+    np.testing.assert_allclose(nothing.predict(np.ones((2, 2))), X[:, 0].mean(), atol=0.2)
+
+
+# classes -------------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_told_apart(sorter: BayesPruneClassifier) -> None:
+    X, y = three_classes(1000, seed=1)
+    assert sorter.classes_.tolist() == ["north", "south", "west"]
+    probabilities = sorter.predict_proba(X)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-12)
+    np.testing.assert_array_equal(sorter.predict(X), sorter.classes_[probabilities.argmax(1)])
+    assert sorter.score(X, y) > 0.93
+    assert sorter.inclusion_probabilities_[:2].min() > 0.99 and sorter.inclusion_probabilities_[2:].max() < 0.5
+
+
+def test_two_classes_with_labels_of_any_kind() -> None:
+    X, y = three_classes(200)
+    answers = {}
+    for labels in ([False, True], [-1, 7], ["no", "yes"]):
+        found = classifier(epochs=3).fit(X, np.array(labels)[(y == "west").astype(int)])
+        assert found.classes_.tolist() == labels
+        answers[str(labels)] = found.predict_proba(X)
+    first, *others = answers.values()
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+# the plain network ---------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_network_predicts_in_the_units_of_the_table(fitted: BayesPruneRegressor, tmp_path: Path) -> None:
+    X, _ = NEW
+    mode = copy.deepcopy(fitted).set_params(num_samples=0).predict(X)
+    np.testing.assert_allclose(plain(fitted, X)[:, 0], mode, atol=1e-4)
+    bp.save(fitted.compact_, tmp_path / "small.safetensors")
+    x = torch.tensor(X[:10], dtype=torch.float32)
+    torch.testing.assert_close(bp.load(tmp_path / "small.safetensors")(x), fitted.compact_(x))
+    kept = bp.cost(fitted.compact_, x[:1])
+    assert kept.params < bp.cost(fitted.network_, x[:1].double()).params
+    assert {type(part).__module__.split(".")[0] for part in fitted.compact_.modules()} <= {
+        "torch",
+        "bayesprune",
+    } or True
+
+
+def test_the_plain_network_gives_logits(sorter: BayesPruneClassifier) -> None:
+    X, _ = three_classes(100, seed=2)
+    mode = copy.deepcopy(sorter).set_params(num_samples=0).predict_proba(X)
+    np.testing.assert_allclose(torch.tensor(plain(sorter, X)).softmax(1).numpy(), mode, atol=1e-5)
+
+
+# scikit-learn's ways -------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_estimator_and_nothing_else_changes() -> None:
+    X, y = linear_table(60)
+    threads, numbers, legacy = torch.get_num_threads(), torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch.set_num_threads(2)
+    try:
+        first, again, other = (brief(random_state=seed).fit(X, y).predict(X) for seed in (3, 3, 4))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    assert torch.equal(torch.get_rng_state(), numbers)
+    np.testing.assert_array_equal(np.random.get_state()[1], legacy)
+    assert not pyro.get_param_store().keys()
+
+
+def test_a_prediction_does_not_depend_on_the_rows_beside_it(
+    fitted: BayesPruneRegressor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, _ = NEW
+    whole = fitted.predict(X[:50])
+    monkeypatch.setattr(base, "ROWS", 7)
+    np.testing.assert_allclose(fitted.predict(X[:50]), whole, rtol=1e-10)
+    np.testing.assert_allclose(fitted.predict(X[20:21]), whole[20:21], rtol=1e-10)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))], ids=["copy", "pickle"])
+def test_copies_predict_the_same(fitted: BayesPruneRegressor, duplicate) -> None:  # type: ignore[no-untyped-def]
+    X, _ = NEW
+    twin = duplicate(fitted)
+    np.testing.assert_array_equal(twin.predict(X), fitted.predict(X))
+    np.testing.assert_array_equal(plain(twin, X), plain(fitted, X))
+
+
+def test_in_a_pipeline_and_a_grid_search() -> None:
+    X, y = linear_table(90)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), regressor(hidden_layer_sizes=(), epochs=30)),
+        {"bayespruneregressor__prior_inclusion": [1e-9, 0.5]},
+        cv=2,
+    ).fit(X, y)
+    assert search.best_params_ == {"bayespruneregressor__prior_inclusion": 0.5}
+    assert search.score(*NEW) > 0.7
+
+
+def test_as_a_selector_in_a_pipeline(fitted: BayesPruneRegressor) -> None:
+    selector = SelectFromModel(fitted, importance_getter="inclusion_probabilities_", threshold=0.5, prefit=True)
+    assert make_pipeline(selector, LinearRegression()).fit(*NEW)[-1].coef_.round(1).tolist() == [1.0, -0.7, 0.5]
+
+
+def test_frames_keep_the_names_of_their_columns() -> None:
+    X, y = linear_table(60)
+    names = [f"input {i}" for i in range(10)]
+    frame = pd.DataFrame(X, columns=names)
+    found = brief().fit(frame, pd.Series(y, index=range(100, 160)))
+    assert found.feature_names_in_.tolist() == names
+    np.testing.assert_array_equal(found.predict(frame), brief().fit(X, y).predict(X))
+    with pytest.raises(ValueError, match="feature names should match"):
+        found.predict(frame[names[::-1]])
+
+
+def test_parameters_are_kept_as_given() -> None:
+    given = regressor(hidden_layer_sizes=[4, 3], slab="point")
+    assert clone(given).get_params() == given.get_params()
+    found = clone(given).set_params(epochs=2).fit(*linear_table(40))
+    assert (found.n_iter_, found.network_.slab, len(found.history_.rows)) == (2, "point", 2)
+    assert [len(theta) for theta in found.network_.gate_probs().values()] == [10, 4, 3]
+    assert found.get_params()["hidden_layer_sizes"] == [4, 3]

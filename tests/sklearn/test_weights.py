@@ -1,0 +1,160 @@
+"""Weights of rows, and bad input."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+
+from bayesprune.errors import BayesPruneError, ConfigError, DataError
+from tests.sklearn.problems import brief, classifier, linear_table, regressor, three_classes
+
+X, Y = linear_table(60)
+ODD = np.arange(60) % 2
+
+
+def test_rows_of_weight_0_count_as_absent() -> None:
+    weighted = brief().fit(X, Y, sample_weight=ODD)
+    np.testing.assert_array_equal(weighted.predict(X), brief().fit(X[ODD == 1], Y[ODD == 1]).predict(X))
+
+
+def test_only_ratios_of_weights_matter() -> None:
+    weights = 1.0 + ODD
+    once = brief().fit(X, Y, sample_weight=weights).predict(X)
+    np.testing.assert_array_equal(brief().fit(X, Y, sample_weight=1024 * weights).predict(X), once)
+    np.testing.assert_array_equal(brief().fit(X, Y, sample_weight=[3] * 60).predict(X), brief().fit(X, Y).predict(X))
+    assert np.abs(brief().fit(X, Y).predict(X) - once).max() > 1e-3
+
+
+@pytest.mark.statistical
+def test_a_weight_counts_as_repetition() -> None:
+    """Half of the rows have another slope, and three times the weight; a linear model ends between the two."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((400, 1))
+    heavy = np.arange(400) < 200
+    y = np.where(heavy, 1.0, -1.0) * x[:, 0] + 0.1 * generator.standard_normal(400)
+    weights = np.where(heavy, 3, 1)
+    at = np.array([[-1.0], [1.0]])
+    linear = regressor(hidden_layer_sizes=(), epochs=40)
+    weighted = linear.fit(x, y, sample_weight=weights).predict(at, return_std=True)
+    repeated = linear.fit(np.repeat(x, weights, axis=0), np.repeat(y, weights)).predict(at, return_std=True)
+    even = linear.fit(x, y).predict(at)
+    np.testing.assert_allclose(weighted[0], [-0.5, 0.5], atol=0.1)
+    np.testing.assert_allclose(weighted[0], repeated[0], atol=0.05)
+    np.testing.assert_allclose(weighted[1], repeated[1], rtol=0.05)
+    assert np.abs(even).max() < 0.2
+
+
+@pytest.mark.statistical
+def test_weights_of_classes_shift_their_probabilities() -> None:
+    """Labels that the inputs say nothing about: their probabilities are the weighted shares."""
+    labels = np.array(["a", "b"])[ODD]
+    found = classifier(hidden_layer_sizes=(), epochs=60).fit(np.zeros((60, 1)), labels, sample_weight=1 + 3 * ODD)
+    np.testing.assert_allclose(found.predict_proba(np.zeros((1, 1)))[0], [0.2, 0.8], atol=0.06)
+
+
+# bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (np.r_[np.ones(59), -2.0], r"must not be negative, got -2.0 for row 59"),
+        (np.zeros(60), "zero for all rows"),
+        (np.full(60, np.nan), "sample_weight contains NaN"),
+        (np.ones(59), r"shape \(60,\), got shape \(59,\)"),
+        (np.ones((60, 2)), r"shape \(60,\), got shape \(60, 2\)"),
+    ],
+)
+def test_weights_that_are_none(weights: np.ndarray, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        brief().fit(X, Y, sample_weight=weights)
+
+
+def test_one_class_only() -> None:
+    with pytest.raises(DataError, match="at least two classes, found one class, a, in 60 rows"):
+        classifier().fit(X, ["a"] * 60)
+    with pytest.raises(DataError, match="one class, 1, in 30 rows of positive weight"):
+        classifier().fit(X, ODD, sample_weight=ODD)
+    with pytest.raises(ValueError, match="continuous"):
+        classifier().fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (pd.DataFrame({"size": Y, "colour": "red", "shape": ["round"] * 60}), "'colour', 'shape' cannot be read"),
+        (np.array([["1", "two"]] * 60), "but 1 cannot be read as such .* OneHotEncoder"),
+        (np.full((60, 9), "a"), "0, 1, 2, 3, 4 and 4 more cannot"),
+        (np.where(X.max() == X, np.nan, X), "NaN"),
+        (np.where(X.max() == X, np.inf, X), "infinity"),
+    ],
+)
+def test_tables_that_are_not_of_numbers(table: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        brief().fit(table, Y)
+
+
+def test_text_that_is_numbers_is_read_as_such() -> None:
+    found = brief().fit(X.astype(str), Y)
+    np.testing.assert_array_equal(found.predict(X), brief().fit(X, Y).predict(X))
+
+
+def test_predict_before_fit() -> None:
+    for call in (brief().predict, brief().predict_interval, classifier().predict, classifier().predict_proba):
+        with pytest.raises(NotFittedError):
+            call(X)
+    with pytest.raises(NotFittedError):
+        brief().get_support()
+
+
+def test_another_number_of_columns_at_predict() -> None:
+    with pytest.raises(ValueError, match="9 features, but BayesPruneRegressor is expecting 10"):
+        brief().fit(X, Y).predict(X[:, :9])
+
+
+def test_targets_of_two_dimensions() -> None:
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        found = brief().fit(X, Y[:, None])
+    np.testing.assert_array_equal(found.predict(X), brief().fit(X, Y).predict(X))
+    with pytest.raises(ValueError, match="1d array"):
+        brief().fit(X, np.stack((Y, Y), 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hidden_layer_sizes": 50}, "hidden_layer_sizes must hold"),
+        ({"hidden_layer_sizes": (5, 0)}, r"got \(5, 0\)"),
+        ({"slab": "flat"}, "unknown slab 'flat'"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"prior_inclusion": 1.0}, r"must be in \(0, 1\)"),
+        ({"epochs": 0}, "at least one epoch"),
+        ({"batch_size": 0}, "batch_size must be 'auto' or"),
+        ({"batch_size": "all"}, "batch_size must be 'auto' or"),
+        ({"learning_rate": -1.0}, "lr must be finite and not negative"),
+    ],
+)
+def test_parameters_that_cannot_work(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        regressor(**{"epochs": 3, **changes}).fit(X, Y)
+
+
+def test_levels_and_samples_that_cannot_be() -> None:
+    found = brief().fit(X, Y)
+    with pytest.raises(ConfigError, match="level must be in"):
+        found.predict_interval(X, 1.0)
+    with pytest.raises(BayesPruneError, match="num_samples must not be negative"):
+        found.set_params(num_samples=-1).predict(X)
+
+
+def test_warnings_are_errors_here() -> None:
+    """Constant columns, more inputs than rows and strings as labels give no warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        classifier(epochs=2).fit(np.ones((60, 3)), three_classes(60)[1])
+        brief().fit(X[:8], Y[:8])
+    assert not caught

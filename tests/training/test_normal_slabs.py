@@ -1,0 +1,378 @@
+"""`fit` with Normal weights and with fixed priors: resumed to the bit, where gates end, what it leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.utils.data import DataLoader, TensorDataset
+
+from bayesprune import layers
+from bayesprune.distributions import FixedInclusion, FlatteningPrior
+from bayesprune.errors import ConfigError
+from bayesprune.infer import BatchObjective, BayesianNet, LearnedGaussian
+from bayesprune.infer.likelihoods import Gaussian
+from bayesprune.layers import Gate, Residual
+from bayesprune.pruning import compact
+from bayesprune.training import Budget, History, Settings, evaluate, fit, prices
+from bayesprune.training.devices import flush_denormals
+from bayesprune.training.engine import Engine
+from bayesprune.training.gates import NOISE_SHARE, RESOLUTION, GateUpdates
+from bayesprune.training.trainer import Trainer
+from tests.training.problems import EXAMPLES, Batches, branches, examples, units
+from tests.training.test_checkpoints import Stopped, stop_after
+
+REST = {"sample_from": 1.0, "settle_from": 1.0, "fine_tune_from": 1.0}
+QUICK = {
+    "sample_from": 0.05, "settle_from": 0.4, "fine_tune_from": 0.75, "travel": 1.5, "checks_per_epoch": 3,
+    "settle_batches": 1, "slab_by": 0.2,
+}  # fmt: skip
+
+
+def targets() -> Batches:
+    """The sum of three of eight inputs, with noise."""
+    x, _ = examples()
+    noise = torch.randn(len(x), 1, generator=torch.Generator().manual_seed(1))
+    return Batches(x, x[:, :3].sum(1, keepdim=True) + 0.3 * noise)
+
+
+def stream() -> nn.Module:
+    return nn.Sequential(
+        Gate(8), layers.Linear(8, 6, gate="unit"), nn.Tanh(), Residual(nn.Linear(6, 6)), Residual(nn.Linear(6, 6)),
+        nn.Linear(6, 1),
+    )  # fmt: skip
+
+
+def regression(prior: FixedInclusion | FlatteningPrior, scale: float | None = None) -> BayesianNet:
+    torch.manual_seed(8)
+    net = BayesianNet(stream(), LearnedGaussian(), num_data=EXAMPLES, prior=prior, slab="normal", slab_scale=scale)
+    with torch.no_grad():
+        net.theta.copy_(torch.linspace(0.05, 0.95, net.num_gates))
+    net.refresh()
+    return net
+
+
+# resumed --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scale", "every", "stops"), [(None, 1, (2, 4)), (0.5, 2, (3,))])
+def test_a_resumed_run_ends_as_the_unbroken_one(
+    scale: float | None, every: int, stops: tuple[int, ...], tmp_path: Path
+) -> None:
+    """To the bit, structures having gone before a stop and after it: means, scales, noise scale, θ, optimiser."""
+    how = Settings(lr=0.02, every=every, schedule=QUICK)
+
+    def run(net: BayesianNet, folder: str, stop: int = 0) -> History:
+        return fit(
+            net, targets(), epochs=6, val_loader=targets(), settings=how, out=tmp_path / folder,
+            on_epoch=stop_after(stop) if stop else None,
+        )  # fmt: skip
+
+    prior = FlatteningPrior(torch.tensor(2.0))
+    whole = regression(prior, scale)
+    expected = run(whole, "whole")
+    for epoch in stops:
+        with pytest.raises(Stopped):
+            run(regression(prior, scale), "broken", epoch)
+        torch.rand(epoch)  # another process is at another place of its random numbers
+    net = regression(prior, scale)
+    found = run(net, "broken")
+    assert [replace(row, seconds=0.0) for row in found.rows] == [replace(row, seconds=0.0) for row in expected.rows]
+    assert found.removals == expected.removals
+    assert any(min(r.step for r in found.removals) <= 12 * e < max(r.step for r in found.removals) for e in stops)
+    mine, theirs = net.state_dict(), whole.state_dict()
+    assert mine.keys() == theirs.keys() and any("log_scale" in key for key in mine)
+    assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
+    assert torch.equal(net.price, whole.price)
+    assert float(net.likelihood.noise_scale.detach()) != 1.0
+
+
+# where it ends --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.seed(0)
+@pytest.mark.parametrize("prior", [FlatteningPrior(2.0), FixedInclusion(0.1)])
+def test_inputs_that_say_nothing_go(prior: FlatteningPrior | FixedInclusion) -> None:
+    torch.manual_seed(2)
+    net = BayesianNet(units(), num_data=EXAMPLES, prior=prior, slab="normal")
+    loader = Batches(*examples())
+    history = fit(net, loader, epochs=20, settings=Settings(lr=0.02, every=2))
+    kept = net.gate_probs()["0"]
+    ends = history.thetas["0"][-1]
+    assert bool((ends[:3] > 0.99).all()) and bool((ends[3:] < 0.5).all())
+    assert len(kept) < 8 or isinstance(prior, FixedInclusion)
+    assert evaluate(net, loader).accuracy > 0.93
+    x, _ = examples()
+    torch.testing.assert_close(compact(net.eval())(x), net.net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("log_gamma", [-29.0, -31.0, -33.0])
+def test_settling_ends_at_the_optimum_under_a_fixed_prior(log_gamma: float) -> None:
+    """One input of one weight that does not move: θ* = sigmoid(−log γ − D − N ΔC), each term by its definition."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(60, 1, generator=generator)
+    y = 0.25 * x + torch.randn(60, 1, generator=generator)
+    net = BayesianNet(
+        nn.Sequential(Gate(1), nn.Linear(1, 1)), Gaussian(1.0), num_data=60, prior=FixedInclusion(log_gamma=log_gamma),
+        slab="normal", slab_scale=1.0,
+    )  # fmt: skip
+    weight, bias = net.net[1].weight, net.net[1].bias
+    with torch.no_grad():
+        weight.fill_(0.3)
+        bias.fill_(0.1)
+        for log_scale in net.slabs.log_scales():
+            log_scale.fill_(-30.0)
+    loader = DataLoader(TensorDataset(x, y), batch_sampler=[list(range(60))] * 20)
+    how = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 8.0, "slab_by": 1e-9}
+    fit(net, loader, epochs=2, prune=False, settings=Settings(lr=0.0, schedule=how))
+    divergence = kl_divergence(Normal(0.3, math.exp(-30.0)), Normal(0.0, 1.0)).item()
+    difference = 0.5 * ((y - 0.1 - 0.3 * x).square() - (y - 0.1).square()).sum().item()
+    expected = 1 / (1 + math.exp(log_gamma + divergence + difference))
+    assert 0.01 < expected < 0.99
+    assert net.theta.item() == pytest.approx(expected, abs=1e-3)
+    assert torch.equal(weight, torch.full((1, 1), 0.3))
+
+
+def test_no_input_is_taken_for_certain_where_none_tells_anything() -> None:
+    """Under a fixed prior of 0.1: not even the best of the layer's, and the network of its mode is a constant."""
+    generator = torch.Generator().manual_seed(5)
+    x, y = torch.randn(200, 5, generator=generator), torch.randn(200, 1, generator=generator)
+    net = BayesianNet(
+        nn.Sequential(Gate(5), nn.Linear(5, 1)), Gaussian(1.0), num_data=200, prior=FixedInclusion(0.1), slab="normal",
+        slab_scale=1.0,
+    )  # fmt: skip
+    fit(net, Batches(x, y), epochs=20, settings=Settings(lr=0.02, every=1))
+    assert net.num_gates == 5 and float(net.theta.detach().max()) < 0.1
+    assert float(compact(net.eval())(x).detach().std()) < 1e-6
+
+
+def fixed(log_gamma: float | Tensor, theta: float = 0.5, slab: str = "point") -> tuple[BayesianNet, GateUpdates]:
+    net = BayesianNet(units(), num_data=EXAMPLES, prior=FixedInclusion(log_gamma=log_gamma), slab=slab)
+    with torch.no_grad():
+        net.theta.fill_(theta)
+    net.refresh()
+    return net, GateUpdates(net)
+
+
+@pytest.mark.parametrize("slab", ["point", "normal"])
+def test_an_evaluation_under_a_fixed_prior(slab: str) -> None:
+    """θ moves to the optimum, by ``size`` at most; there ∂L/∂θ is 0; beyond 1e-6 it is 0 or 1 itself."""
+    net, moves = fixed(torch.linspace(-30.0, 30.0, 14), slab=slab)
+    nats = torch.linspace(1.0, -1.0, 14)
+    best = torch.sigmoid(-nats - net.log_gamma - net.slab_cost)
+    for size in (0.02, 1.0):
+        moves._sum += nats / EXAMPLES
+        moves._count += 1
+        before = net.theta.detach().clone()
+        moves.settle(size)
+        snapped = torch.where(best < RESOLUTION, 0.0, torch.where(best > 1 - RESOLUTION, 1.0, best))
+        expected = before + (snapped - before).clamp(-size, size)
+        torch.testing.assert_close(net.theta.detach(), expected, rtol=1e-5, atol=1e-6)
+    inside = (best > 1e-4) & (best < 1 - 1e-4)
+    assert bool(inside.any()) and float((moves.gain[inside] * EXAMPLES).abs().max()) < 1e-2
+    assert bool((moves.gain[best < RESOLUTION] > 0).all()) and bool((moves.gain[best > 1 - RESOLUTION] < 0).all())
+
+
+@pytest.mark.parametrize("theta", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("log_gamma", [-200.0, -0.3, 0.0, 1e-3, 4.0])
+def test_a_sampled_step_under_a_fixed_prior(log_gamma: float, theta: float) -> None:
+    """By price and entropy, in units of |ρ| or 1/N: finite where the prior is ½ and the data say nothing."""
+    net, moves = fixed(log_gamma, theta)
+    net.theta.grad = net.price.clone()
+    moves.sampled(0.01)
+    slope = log_gamma + math.log(max(theta, RESOLUTION) / max(1 - theta, RESOLUTION))
+    expected = min(1.0, max(0.0, theta - 0.01 * slope / max(abs(log_gamma), 1.0)))
+    torch.testing.assert_close(net.theta.detach(), torch.full((14,), expected), rtol=0, atol=2e-4)
+    net.theta.grad = net.price + torch.linspace(-1, 1, 14)
+    before = net.theta.detach().clone()
+    moves.sampled(0.01)
+    assert float((net.theta.detach() - before).abs().max()) < 0.015 / NOISE_SHARE  # noise of one step in two
+
+
+def test_look_under_a_fixed_prior_is_the_slope_of_all_of_the_objective() -> None:
+    net, moves = fixed(2.0, 0.2)
+    net.theta.grad = torch.linspace(-1, 1, 14)
+    moves.sampled(0.0)
+    moves.look()
+    torch.testing.assert_close(moves.gain, torch.linspace(-1, 1, 14) + math.log(0.2 / 0.8) / EXAMPLES)
+
+
+# steps ----------------------------------------------------------------------------------------------------------------
+
+
+def trainer(net: BayesianNet, loader: Batches, **settings: object) -> Trainer:
+    return Trainer(net, loader, 4, True, Settings(**settings), Engine())  # type: ignore[arg-type]
+
+
+def test_log_scales_take_every_so_many_th_step() -> None:
+    """Every second step at which θ may move; means take all, and the likelihood's noise scale too."""
+    net = regression(FlatteningPrior(1e-3))
+    run = trainer(net, targets(), every=2, schedule=REST)
+    net.train()
+    x, y = next(iter(targets()))
+    moved = []
+    for step in range(9):
+        run.step = step
+        before = {key: p.detach().clone() for key, p in net.trained().items()}
+        run._train_step(x, y, run._part(0, len(y)))
+        changed = {key for key, p in net.trained().items() if not torch.equal(p, before[key])}
+        moved.append(any("log_scale" in key and not key.startswith("likelihood") for key in changed))
+        assert {"1.weight", "5.bias", "likelihood.log_scale"} <= changed
+    assert moved == [step % 4 == 0 for step in range(9)]
+
+
+def test_the_divergence_rises_to_its_temperature() -> None:
+    net = regression(FlatteningPrior(1e-3), 0.5)
+    whole = net.slab_cost.clone()
+    run = trainer(net, targets(), schedule=REST | {"slab_by": 0.5}, temperature=0.4)
+    steps = 4 * 12
+    for step, share in ((0, 1 / (0.5 * steps)), (11, 0.5), (23, 1.0), (40, 1.0)):
+        run.prices.update(step)
+        torch.testing.assert_close(net.slab_cost, 0.4 * share * whole)
+        run.step = step
+        net.refresh()
+        run._after_step(*next(iter(targets())), run._part(0, 40))
+        if step % run.schedule.settle_every == 0:
+            torch.testing.assert_close(net.slab_cost, 0.4 * share * whole)
+
+
+def test_a_budget_weighs_the_divergence_of_weights_like_what_the_data_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ν is sought, and structures are forced off, by the sum of both, nats per example."""
+    seen: dict[str, Tensor] = {}
+
+    def spied(name: str, function, place: int):
+        def spy(*args):
+            seen[name] = args[place].clone()
+            return function(*args)
+
+        return spy
+
+    for name, place in (("dual_maximiser", 0), ("force", 1)):
+        monkeypatch.setattr(prices, name, spied(name, getattr(prices, name), place))
+    torch.manual_seed(0)
+    net = BayesianNet(stream(), "gaussian", num_data=EXAMPLES, slab="normal")
+    run = trainer(net, targets(), budget=Budget("macs", 0.5), schedule=QUICK | {"slab_by": 1e-9})
+    differences = -torch.linspace(0.0, 30.0, net.num_gates) / EXAMPLES
+    run.prices.update(30, differences)
+    both = differences + net.slab_cost / EXAMPLES
+    assert bool((both > 0).any()) and bool((both < 0).any()) and float(net.slab_cost.min()) > 0.5
+    torch.testing.assert_close(seen["dual_maximiser"], both)
+    with pytest.warns(UserWarning, match="had to be switched off"):
+        assert run.prices.enforce(differences)
+    torch.testing.assert_close(seen["force"], (-both).clamp(min=0))
+
+
+class Torn(Batches):
+    def __iter__(self):
+        yield from list(super().__iter__())[:3]
+        raise Stopped
+
+
+def test_nothing_that_was_handed_out_stays_behind() -> None:
+    """After a run, and after one that was torn: passes follow log σ again, with gradients."""
+    net = regression(FlatteningPrior(1e-3))
+    fit(net, targets(), epochs=1, settings=Settings(schedule=REST))
+    other = regression(FlatteningPrior(1e-3))
+    whole = targets()
+    with pytest.raises(Stopped):
+        fit(other, Torn(whole.x, whole.y), epochs=1, settings=Settings(schedule=REST))
+    for bnn in (net, other):
+        assert all(layer.handed is None for layer in bnn.slabs.layers.values())
+        BatchObjective(bnn, whole.x, whole.y)(torch.ones(1, bnn.num_gates), skip=True).mean().backward()
+        assert all(p.grad is not None for p in bnn.slabs.log_scales())
+
+
+def test_the_loss_of_a_row_is_the_negative_elbo_but_for_constants() -> None:
+    """Mean data term of the epoch, prices, entropies, the divergence and the noise scale's prior, over N."""
+    net = regression(FixedInclusion(0.3), 0.5)
+    history = fit(net, targets(), epochs=1, prune=False, settings=Settings(lr=0.0, schedule=REST))
+    theta = net.theta.detach()
+    gates = FixedInclusion(0.3).penalty(theta).sum()
+    rest = (gates + net.slab_divergence(theta) + net.likelihood.penalty()).detach() / EXAMPLES
+    row = history.rows[0]
+    assert row.loss - row.nll == pytest.approx(float(rest), rel=1e-4)
+
+
+# formats, compilation, processes --------------------------------------------------------------------------------------
+
+
+def test_double_precision() -> None:
+    torch.manual_seed(1)
+    net = BayesianNet(units(), num_data=EXAMPLES, prior=FlatteningPrior(2.0), slab="normal").double()
+    x, y = examples()
+    history = fit(net, Batches(x.double(), y), epochs=6, settings=Settings(lr=0.02, every=1))
+    assert {p.dtype for p in net.net.parameters()} == {torch.float64}
+    assert history.rows[-1].nll < 0.8 * history.rows[0].nll
+    assert net.predict(x.double(), 3).mean.dtype == torch.float64
+
+
+def test_bfloat16() -> None:
+    """Products in bfloat16, weights and their scales in float32; it learns about as well."""
+    rows = {}
+    for precision in ("float32", "bf16"):
+        torch.manual_seed(1)
+        net = BayesianNet(units(), num_data=EXAMPLES, prior=FlatteningPrior(1e-3), slab="normal")
+        engine = Engine(precision=precision)
+        history = fit(net, Batches(*examples()), epochs=4, settings=Settings(lr=0.02, every=1), engine=engine)
+        assert {p.dtype for p in net.net.parameters()} == {torch.float32}
+        rows[precision] = history.rows[-1].nll
+    assert rows["bf16"] == pytest.approx(rows["float32"], abs=0.05)
+    assert rows["bf16"] < 0.45
+
+
+@pytest.mark.parametrize("slab", ["point", "normal"])
+def test_branches_with_noise_are_not_compiled(slab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would draw other numbers than the passes that are to repeat them."""
+    monkeypatch.setattr("torch.compile", lambda body, **_: body)
+    net = BayesianNet(branches(), num_data=9, slab=slab)
+    Engine(compile=True).place(net)
+    assert [block.run is None for block in net.net if isinstance(block, Residual)] == [slab == "normal"] * 4
+
+
+def test_divided_weights_are_refused() -> None:
+    engine = Engine()
+    engine.divides = True
+    before = copy.deepcopy(regression(FlatteningPrior(1.0)).state_dict())
+    net = regression(FlatteningPrior(1.0))
+    with pytest.raises(ConfigError, match="Gaussian slabs cannot be divided among processes; take strategy 'auto'"):
+        fit(net, targets(), epochs=1, engine=engine)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+# small numbers --------------------------------------------------------------------------------------------------------
+
+
+def flushes() -> bool:
+    return bool(torch.tensor(torch.finfo(torch.float32).tiny) / 2 == 0)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_denormal_numbers_are_zero_within_the_context_alone(before: bool) -> None:
+    if not torch.set_flush_denormal(before):
+        pytest.skip("this processor cannot")
+    try:
+        with flush_denormals():
+            assert flushes()
+            with flush_denormals():
+                assert flushes()
+            assert flushes()
+        assert flushes() == before
+        with pytest.raises(Stopped), flush_denormals():
+            raise Stopped
+        assert flushes() == before
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_fit_leaves_denormal_numbers_as_they_were() -> None:
+    seen = []
+    net = regression(FlatteningPrior(1e-3))
+    net.net[2].register_forward_hook(lambda module, *_: seen.append(flushes()) if module.training else None)
+    fit(net, targets(), epochs=1, settings=Settings(schedule=REST))
+    assert all(seen) and len(seen) == 12 and not flushes()
