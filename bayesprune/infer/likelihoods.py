@@ -41,10 +41,14 @@ class Likelihood(nn.Module, ABC):
         """Shape of one target, for outputs of shape ``(B, ...)``; by default that of one output."""
         return outputs.shape[1:]
 
-    def penalty(self) -> Tensor | float:
+    def penalty(self, spent: float = 0.0) -> Tensor | float:
         """Minus the log prior density of the likelihood's own parameters, nats for the whole data set; 0 without any.
 
         The negative ELBO, in nats per example, holds it over N, the number of training examples.
+
+        Args:
+            spent: How many parameters of the network the data determine without the objective's counting them, see
+                `BayesianNet.spend`: as many residuals say nothing of the noise.
         """
         return 0.0
 

@@ -102,6 +102,7 @@ class BayesianNet(GatedNet):
         super().__init__(net)
         self.likelihood = get_likelihood(likelihood)
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
+        self._spent = 0.0
         self.num_data = int(num_data)
         self.weight_precision = float(weight_precision)
         self.slab, self.slab_scale = slab, slab_scale
@@ -151,12 +152,29 @@ class BayesianNet(GatedNet):
             self.slabs = NormalSlabs(self.net, self.slab_scale)
             self.refresh()
 
+    def effective_parameters(self) -> float:
+        """Σ_w Θ_w (1 − σ_w²/σ0²), how many Normal weights the data determine (MacKay 1992); waits for the device."""
+        return 0.0 if self.slabs is None else self.slabs.effective(self.by_gate(self.theta.detach()))
+
+    def spend(self, share: float) -> None:
+        """Let a likelihood that learns its noise know of the parameters that a cold posterior leaves out.
+
+        With all of the divergence counted, determined weights are worth as many residuals less to the noise scale; with
+        a share T of it only T of them are, and the noise comes out too small. The rest, 1 − T of
+        `effective_parameters`, is handed to `Likelihood.penalty` from now on, up to half of N.
+
+        Args:
+            share: T, how much of the divergence counts.
+        """
+        if self._learns_likelihood and share < 1:
+            self._spent = min((1 - share) * self.effective_parameters(), self.num_data / 2)
+
     def pull(self) -> None:
         """Add to the gradients what the priors of Normal weights and of the likelihood's parameters ask of them."""
         if self.slabs is not None:
             self.slabs.pull()
         if self._learns_likelihood:
-            (self.likelihood.penalty() / self.num_data).backward()  # type: ignore[union-attr]
+            (self.likelihood.penalty(self._spent) / self.num_data).backward()  # type: ignore[union-attr]
 
     def replace(self, net: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
         """Go on with a smaller gated network.

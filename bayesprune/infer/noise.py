@@ -54,15 +54,16 @@ class LearnedGaussian(Gaussian):
         standardised = (y - outputs) * (-self.log_scale).exp()
         return per_example(0.5 * standardised.square() + self.log_scale + 0.5 * math.log(2 * math.pi))
 
-    def penalty(self) -> Tensor:
+    def penalty(self, spent: float = 0.0) -> Tensor:
         """Minus the prior log density of log σ, summed over scales, nats for the whole data set.
 
-        With a = ν/2 and d = log(σ/s): a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each scale.
+        With a = ν/2 and d = log(σ/s): a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each scale. Of ``spent``
+        parameters it takes as many times log σ, so that σ² becomes (R + ν s²)/(n + ν − spent) for one scale.
         """
         a = self.prior_count / 2
         d = self.log_scale - math.log(self.scale)
         constant = math.lgamma(a) - a * math.log(a) - math.log(2)
-        return (a * (2 * d + (-2 * d).exp()) + constant).sum()
+        return (a * (2 * d + (-2 * d).exp()) + constant).sum() - spent * self.log_scale.mean()
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Targets must have the outputs' shape, and the scales that of one target if there is one an entry."""

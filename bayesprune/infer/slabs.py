@@ -198,6 +198,12 @@ class NormalSlabs:
         pairs = zip(self._tables(theta), self.means(), strict=True)
         return torch.cat([table.expand_as(mean).flatten() for table, mean in pairs])
 
+    @torch.no_grad()
+    def effective(self, theta: Mapping[str, Tensor]) -> float:
+        """Σ_w Θ_w (1 − σ_w²/σ0²), terms below 0 left out."""
+        known = (1 - (self.posterior()[1] / self.prior()).square()).clamp(min=0)
+        return float((self.presence(theta) * known).sum())
+
     @contextmanager
     def drawn(self, weights: Tensor | None = None) -> Iterator[None]:
         """Within the context all passes compute with these weights, for all examples alike.

@@ -50,9 +50,9 @@ class Weighted(Likelihood):
         """A weight, and the entries of a target."""
         return torch.Size((1 + self.base.target_shape(outputs).numel(),))
 
-    def penalty(self) -> Tensor | float:
+    def penalty(self, spent: float = 0.0) -> Tensor | float:
         """That of ``base``."""
-        return self.base.penalty()
+        return self.base.penalty(spent)
 
     def settings(self) -> dict[str, Any]:
         """Those of ``base``, and its name."""

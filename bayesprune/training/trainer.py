@@ -82,6 +82,7 @@ class Trainer:
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(self.epoch)
         self.prices.update(self.step)
+        self._refresh()
         total = torch.zeros((), device=self.engine.device)
         count = 0
         with flush_denormals(), self._variances_handed_out(), self.engine.sharded(self.net, self.optimizer):
@@ -131,6 +132,13 @@ class Trainer:
             if self.net.slabs is not None:
                 self.net.slabs.take_back()
 
+    def _refresh(self) -> None:
+        """Let what Normal weights cost follow θ, μ and σ."""
+        share = self.schedule.slab_share(self.step)
+        self.net.refresh(self.settings.temperature * share)
+        if share == 1:
+            self.net.spend(self.settings.temperature)
+
     def _part(self, number: int, size: int) -> Span:
         """Which examples of batch ``number`` this process holds, ``size`` in all."""
         spans = getattr(self.loader, "spans", None)
@@ -173,7 +181,7 @@ class Trainer:
         schedule = self.schedule
         phase = schedule.phase(self.step)
         if self.step % schedule.settle_every == 0:
-            self.net.refresh(self.settings.temperature * schedule.slab_share(self.step))
+            self._refresh()
         if schedule.prices_due(self.step):
             if self.prices.budget is not None:
                 self.engine.average_statistics(self.net)

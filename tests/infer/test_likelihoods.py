@@ -325,3 +325,16 @@ def test_rows_of_another_batch_shape() -> None:
     assert wider.log_prob(y).tolist() == pytest.approx([math.log(0.25), math.log(0.75), 2 * math.log(0.25), 0])
     share = float(wider.sample((5000,))[..., 1].mean())
     assert abs(share - 0.75) < 5 * math.sqrt(0.75 * 0.25 / 20_000)  # fails once in 1.7 million, seed fixed
+
+
+def test_spent_parameters_leave_as_many_residuals_to_the_noise() -> None:
+    """σ² = (R + ν s²)/(n + ν − spent) is where the derivative of the objective vanishes."""
+    likelihood = LearnedGaussian(scale=0.5, prior_count=3.0).double()
+    residuals = torch.linspace(-1, 2, 40, dtype=torch.float64)[:, None]
+    best = (residuals.square().sum() + 3 * 0.25) / (40 + 3 - 12)
+    with torch.no_grad():
+        likelihood.log_scale.copy_(0.5 * best.log())
+    loss = likelihood.nll(torch.zeros_like(residuals), residuals).sum() + likelihood.penalty(spent=12)
+    (slope,) = torch.autograd.grad(loss, likelihood.log_scale)
+    assert float(slope) == pytest.approx(0, abs=1e-10)
+    assert Weighted(likelihood).penalty(12) == likelihood.penalty(12)

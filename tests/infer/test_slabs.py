@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import ConfigError, GateError
-from bayesprune.infer import BatchObjective, BayesianNet
+from bayesprune.infer import BatchObjective, BayesianNet, LearnedGaussian
 from bayesprune.infer.slabs import LEAST_SCALE
 from bayesprune.layers import Gate, Residual, gates_of, give_normal_slabs
 from bayesprune.pruning import kept_gates, shrink
@@ -644,3 +645,23 @@ def test_when_the_last_layer_with_normal_weights_goes_the_rest_goes_on() -> None
     assert net.slabs is None and net.price.shape == (0,)
     assert torch.equal(net.predict(x, 2).samples, smaller(x).detach().expand(2, 4, 3))
     assert float(net.slab_penalty().detach()) == pytest.approx(float(3 * 0.25**2) / 10)
+
+
+def test_effective_parameters_count_what_the_data_determine() -> None:
+    """Weights whose variance is the prior's count nothing, sure ones count with the probability that they are there."""
+    net = torch.nn.Sequential(layers.Gate(3, theta=0.5), torch.nn.Linear(3, 2, bias=False))
+    bnn = BayesianNet(net, "gaussian", num_data=40, slab="normal", slab_scale=2.0)
+    with torch.no_grad():
+        net[1].weight_log_scale.fill_(math.log(2.0))
+        net[1].weight_log_scale[0, 0] = math.log(2.0 * 0.5)
+        net[1].weight_log_scale[1, 2] = -20.0
+    bnn.refresh()
+    assert bnn.effective_parameters() == pytest.approx(0.5 * (0.75 + 1.0), rel=1e-5)
+    bnn.spend(0.2)
+    assert bnn._spent == 0, "this likelihood has no noise to learn"
+    learning = BayesianNet(net, LearnedGaussian(), num_data=40, slab="normal", slab_scale=2.0)
+    learning.spend(0.2)
+    assert learning._spent == pytest.approx(0.8 * learning.effective_parameters())
+    few = BayesianNet(net, LearnedGaussian(), num_data=1, slab="normal", slab_scale=2.0)
+    few.spend(0.2)
+    assert few._spent == 0.5
