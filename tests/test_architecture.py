@@ -20,7 +20,7 @@ RANKS = {
     "graph": 3,
     **dict.fromkeys(("networks", "infer", "optim", "pruning"), 4),
     "training": 5,
-    "reports": 6,
+    **dict.fromkeys(("reports", "sklearn"), 6),
     "cli": 7,
     "__main__": 8,
 }

@@ -57,10 +57,10 @@ def test_scripts_are_whole_and_can_be_executed(name: str) -> None:
 def test_ci_takes_the_test_command_from_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert ".ci/block 2 README.md" in script and "--cov-fail-under=90" in script
-    for stage in ("ruff check", "ruff format --check", "mypy", "-m examples"):
+    for stage in ("ruff check", "ruff format --check", "mypy", "-m slow", "-m examples"):
         assert stage in script
 
 
-def test_everything_but_examples_and_gpu_runs_by_default() -> None:
+def test_everything_but_examples_gpu_and_slow_runs_by_default() -> None:
     settings = (ROOT / "pyproject.toml").read_text()
-    assert "-m 'not examples and not gpu'" in settings
+    assert "-m 'not examples and not gpu and not slow'" in settings

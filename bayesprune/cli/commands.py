@@ -111,7 +111,9 @@ def train(
     ] = "point",
     temperature: Annotated[
         float | None,
-        typer.Option(help="How much the prior of --slab normal weights counts; 1: the ELBO itself.", show_default=RECIPE),
+        typer.Option(
+            help="How much the prior of --slab normal weights counts; 1: the ELBO itself.", show_default=RECIPE
+        ),
     ] = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:NUMBER, mps, or auto: a GPU if the network is faster there.")

@@ -95,7 +95,9 @@ class RunConfig:
         if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"--weight-decay must be finite and not negative, got {self.weight_decay}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"--temperature must be positive and finite, got {self.temperature}; 1 is the ELBO itself")
+            raise ConfigError(
+                f"--temperature must be positive and finite, got {self.temperature}; 1 is the ELBO itself"
+            )
         if self.temperature != 1 and self.slab == "point":
             raise ConfigError(f"--temperature {self.temperature} needs the weights' posterior: give --slab normal too")
         if not 0 <= self.label_smoothing < 1:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from bayesprune.infer import GateELBO, get_estimator, paired_differences
+from bayesprune import layers
+from bayesprune.distributions import FlatteningPrior
+from bayesprune.infer import BayesianNet, GateELBO, get_estimator, paired_differences
 from bayesprune.layers import Residual
 from tests.infer import nets
 from tests.infer.nets import Case
@@ -68,6 +73,57 @@ def test_gates_are_flipped_in_portions_without_a_difference(monkeypatch: pytest.
     for elements in (1, 50, 10**6):  # one gate at a time, two, all
         monkeypatch.setattr("bayesprune.infer.differences.ELEMENTS", elements)
         torch.testing.assert_close(paired_differences(case.net, case.x, case.y, xi)[0], expected)
+
+
+def columns() -> nn.Module:
+    """Gates whose flips change one column: before a linear layer, and before one with gates of its own."""
+    return nn.Sequential(
+        layers.Gate(3), layers.Linear(3, 4, gate="unit"), nn.Tanh(), nn.Dropout(0.5),
+        layers.Linear(4, 5, gate="unit"), nn.ReLU(), layers.Gate(5), nn.Linear(5, 2), nn.Softplus(), nn.Linear(2, 3),
+    )  # fmt: skip
+
+
+class TwoReaders(nn.Module):
+    """What a gate multiplies is read by two linear layers, one behind a pointwise function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.first, self.second = layers.Gate(3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.gate(x)
+        return self.first(x) + self.second(torch.tanh(x))
+
+
+@pytest.mark.parametrize("build", [columns, TwoReaders, nets.units])
+@pytest.mark.parametrize("slab", ["point", "normal"])
+def test_flips_of_a_column_are_those_of_whole_passes(build: Callable[[], nn.Module], slab: str) -> None:
+    """One draw of the weights serves all passes; seeded alike, whole passes see the same."""
+    torch.manual_seed(3)
+    net = BayesianNet(build().double(), num_data=50, prior=FlatteningPrior(1.0), slab=slab).eval()
+    x, y = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 3
+    xi = torch.bernoulli(torch.full((6, net.num_gates), 0.6, dtype=torch.float64))
+    torch.manual_seed(4)
+    found, _ = paired_differences(net, x, y, xi)
+    torch.manual_seed(4)
+    with net.drawn_weights(), torch.no_grad():
+        for s in range(net.num_gates):
+            on, off = xi.clone(), xi.clone()
+            on[:, s], off[:, s] = 1.0, 0.0
+            expected = net.likelihood.nll(net(x, on), y) - net.likelihood.nll(net(x, off), y)
+            torch.testing.assert_close(found[s], expected.mean())
+    assert bool((found != 0).any())
+
+
+def test_a_flipped_column_costs_no_matrix_product() -> None:
+    """Two passes of the batch, and of each flip what lies behind the first linear layer."""
+    net = BayesianNet(
+        nn.Sequential(layers.Gate(50), nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 3)), num_data=50
+    ).eval()
+    x, y = torch.randn(4, 50), torch.zeros(4, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        paired_differences(net, x, y, torch.ones(4, 50))
+    assert counter.get_total_flops() == 2 * 4 * (2 * (50 * 20 + 20 * 3) + 50 * 20 * 3)
 
 
 def statistics(case: Case) -> list[Tensor]:

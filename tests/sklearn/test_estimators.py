@@ -19,15 +19,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import bayesprune as bp
+from bayesprune.selection import enumerate_models
 from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, base
+from bayesprune.sklearn.training import SLAB_SCALE
 from tests.sklearn.problems import NOISE, RELEVANT, brief, classifier, linear_table, regressor, three_classes
 
-NEW = linear_table(2000, seed=1)
+TABLE, NEW = linear_table(120, seed=1), linear_table(2000, seed=9)
 
 
 @pytest.fixture(scope="module")
 def fitted() -> BayesPruneRegressor:
-    return regressor().fit(*linear_table(200))
+    return regressor(epochs=100).fit(*TABLE)
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +46,25 @@ def plain(estimator: BayesPruneRegressor | BayesPruneClassifier, X: np.ndarray) 
 # regression ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_inputs_that_matter_are_found(fitted: BayesPruneRegressor) -> None:
-    probabilities = fitted.inclusion_probabilities_
-    assert probabilities.shape == (10,)
-    assert probabilities[RELEVANT].min() > 0.99
-    assert np.delete(probabilities, RELEVANT).max() < 0.5
+def test_inclusion_probabilities_are_those_of_the_exact_posterior(fitted: BayesPruneRegressor) -> None:
+    """Of all 1024 linear models, for the noise scale that was learned: within 0.05, the steps' own noise included."""
+    X, y = TABLE
+    scale = fitted.network_.likelihood.noise_scale.detach().item()
+    x, t = torch.tensor((X - X.mean(0)) / X.std(0)), torch.tensor((y - y.mean()) / y.std())
+    exact = enumerate_models(x, t, inclusion=0.5, slab_scale=SLAB_SCALE, noise_scale=scale).inclusion.numpy()
+    assert exact[RELEVANT].min() > 0.99 and np.delete(exact, RELEVANT).max() < 0.5
+    np.testing.assert_allclose(fitted.inclusion_probabilities_, exact, atol=0.05)
     assert fitted.get_support().nonzero()[0].tolist() == fitted.get_support(indices=True).tolist() == RELEVANT
 
 
 @pytest.mark.statistical
 def test_the_standard_deviation_includes_the_noise(fitted: BayesPruneRegressor) -> None:
-    """Of 2000 new targets 95 % ± 3 % lie within 1.96 standard deviations; 200 rows tell the noise to 5 %."""
+    """Of 2000 new targets 95 % ± 3 % lie within 1.96 standard deviations; 120 rows tell the noise to 7 %."""
     X, y = NEW
     mean, std = fitted.predict(X, return_std=True)
     np.testing.assert_array_equal(mean, fitted.predict(X))
     assert 0.92 < (np.abs(y - mean) < 1.96 * std).mean() < 0.98
-    assert std.min() > 0.9 * NOISE and np.median(std) < 1.25 * NOISE
+    assert std.min() > 0.8 * NOISE and np.median(std) < 1.2 * NOISE
     assert fitted.score(X, y) > 0.95 * (1 - NOISE**2 / y.var())
 
 
@@ -70,7 +75,7 @@ def test_intervals_are_nested_around_the_mean(fitted: BayesPruneRegressor) -> No
     bounds = np.stack((wide[:, 0], narrow[:, 0], mean, narrow[:, 1], wide[:, 1]))
     assert (np.diff(bounds, axis=0) > 0).all()
     np.testing.assert_allclose(wide, np.stack((mean - 1.96 * std, mean + 1.96 * std), 1), atol=0.15 * NOISE)
-    assert 0.46 < ((narrow[:, 0] < y) & (y < narrow[:, 1])).mean() < 0.54
+    assert 0.44 < ((narrow[:, 0] < y) & (y < narrow[:, 1])).mean() < 0.56
 
 
 def test_units_of_measurement_do_not_matter() -> None:
@@ -86,7 +91,7 @@ def test_units_of_measurement_do_not_matter() -> None:
 
 def test_more_inputs_than_rows() -> None:
     X, y = linear_table(40, columns=100)
-    sparse = regressor(hidden_layer_sizes=(), prior_inclusion=0.03, epochs=150, temperature=1.0).fit(X, y)
+    sparse = regressor(prior_inclusion=0.03, epochs=150, batch_size="auto", learning_rate=0.01).fit(X, y)
     assert set(sparse.get_support(indices=True)) >= set(RELEVANT[:2])
     assert sparse.get_support().sum() <= 4
 
@@ -200,7 +205,7 @@ def test_copies_predict_the_same(fitted: BayesPruneRegressor, duplicate) -> None
 def test_in_a_pipeline_and_a_grid_search() -> None:
     X, y = linear_table(90)
     search = GridSearchCV(
-        make_pipeline(StandardScaler(), regressor(hidden_layer_sizes=(), epochs=30)),
+        make_pipeline(StandardScaler(), regressor(epochs=40)),
         {"bayespruneregressor__prior_inclusion": [1e-9, 0.5]},
         cv=2,
     ).fit(X, y)
@@ -225,7 +230,7 @@ def test_frames_keep_the_names_of_their_columns() -> None:
 
 
 def test_parameters_are_kept_as_given() -> None:
-    given = regressor(hidden_layer_sizes=[4, 3], slab="point")
+    given = brief(hidden_layer_sizes=[4, 3], slab="point")
     assert clone(given).get_params() == given.get_params()
     found = clone(given).set_params(epochs=2).fit(*linear_table(40))
     assert (found.n_iter_, found.network_.slab, len(found.history_.rows)) == (2, "point", 2)

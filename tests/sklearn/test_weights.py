@@ -39,7 +39,7 @@ def test_a_weight_counts_as_repetition() -> None:
     y = np.where(heavy, 1.0, -1.0) * x[:, 0] + 0.1 * generator.standard_normal(400)
     weights = np.where(heavy, 3, 1)
     at = np.array([[-1.0], [1.0]])
-    linear = regressor(hidden_layer_sizes=(), epochs=40)
+    linear = regressor(batch_size=100)
     weighted = linear.fit(x, y, sample_weight=weights).predict(at, return_std=True)
     repeated = linear.fit(np.repeat(x, weights, axis=0), np.repeat(y, weights)).predict(at, return_std=True)
     even = linear.fit(x, y).predict(at)
@@ -53,7 +53,7 @@ def test_a_weight_counts_as_repetition() -> None:
 def test_weights_of_classes_shift_their_probabilities() -> None:
     """Labels that the inputs say nothing about: their probabilities are the weighted shares."""
     labels = np.array(["a", "b"])[ODD]
-    found = classifier(hidden_layer_sizes=(), epochs=60).fit(np.zeros((60, 1)), labels, sample_weight=1 + 3 * ODD)
+    found = classifier(hidden_layer_sizes=()).fit(np.zeros((60, 1)), labels, sample_weight=1 + 3 * ODD)
     np.testing.assert_allclose(found.predict_proba(np.zeros((1, 1)))[0], [0.2, 0.8], atol=0.06)
 
 

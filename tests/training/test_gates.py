@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayesprune.distributions import FixedInclusion
 from bayesprune.infer import BayesianNet, GateSample, paired_differences
-from bayesprune.training.gates import NOISE_SHARE, SETTLE_ERROR, SETTLE_MEMORY, GateUpdates
-from tests.training.problems import bayesian, branches, examples, units
+from bayesprune.training.gates import NOISE_SHARE, RESOLUTION, SETTLE_ERROR, SETTLE_MEMORY, GateUpdates
+from tests.training.problems import EXAMPLES, bayesian, branches, examples, units
 
 S = 14
 
@@ -214,3 +215,59 @@ def test_differences_of_shared_gates_are_surveyed_and_settled_ones_count_alone()
     moves.settle(0.1)
     half = paired_differences(net, x[:20], y[:20], *gates)[0]
     torch.testing.assert_close(moves.differences.double(), half, rtol=1e-5, atol=1e-7)
+
+
+# fixed priors --------------------------------------------------------------------------------------------------------
+
+
+def fixed(inclusion: float = 0.2) -> tuple[BayesianNet, GateUpdates]:
+    net = BayesianNet(units(), num_data=EXAMPLES, prior=FixedInclusion(inclusion))
+    return net, GateUpdates(net)
+
+
+def test_under_a_fixed_prior_evidence_is_averaged_over_ever_more_evaluations() -> None:
+    """Evaluation k counts 4/(k + 3) when it is made: of three, the weights are 1/15, 4/15 and 10/15."""
+    net, moves = fixed()
+    values = [torch.randn(S) / EXAMPLES for _ in range(3)]
+    for value in values:
+        gather(moves, value)
+        moves.settle(1.0)
+    mean = (values[0] + 4 * values[1] + 10 * values[2]) / 15
+    best = torch.sigmoid(-EXAMPLES * (mean + net.price))
+    torch.testing.assert_close(net.theta.detach(), best)
+    at_rest = mean + net.price + torch.logit(best) / EXAMPLES  # the gradient vanishes at the optimum
+    torch.testing.assert_close(moves.gain, at_rest, atol=1e-7, rtol=1e-3)
+    assert float(moves.gain.abs().max()) < 1e-6
+    recent = (SETTLE_MEMORY**2 * values[0] + SETTLE_MEMORY * values[1] + values[2]) / (
+        1 + SETTLE_MEMORY + SETTLE_MEMORY**2
+    )
+    torch.testing.assert_close(moves.differences, recent)  # what budgets go by is as under any prior
+
+
+def test_the_mean_of_many_evaluations_is_that_of_the_last_ones() -> None:
+    """400 noisy evaluations of standard deviation 1 have an error of √(16/7/400) = 0.076; 5 of these are 0.38 nats."""
+    torch.manual_seed(0)
+    net, moves = fixed()
+    target = torch.linspace(-2, 2, S)
+    for k in range(400):
+        drift = 5.0 if k < 100 else 0.0  # what was long ago is forgotten: weight (100/400)^4
+        gather(moves, (target + torch.randn(S) + drift) / EXAMPLES)
+        moves.settle(0.1)
+    errors = torch.logit(net.theta.detach()) + target + EXAMPLES * net.price
+    assert float(errors.abs().max()) < 0.38 + 5 * 0.25**4
+    assert 0.03 < float(errors.std()) < 0.15
+
+
+def test_under_a_fixed_prior_settling_moves_by_size_at_most_and_rounds_what_is_certain() -> None:
+    net, moves = fixed()
+    with torch.no_grad():
+        net.theta.fill_(0.5)
+    gather(moves, torch.full((S,), 30 / EXAMPLES))  # 30 nats against every gate
+    moves.settle(0.2)
+    torch.testing.assert_close(net.theta.detach(), torch.full((S,), 0.3))
+    for _ in range(2):
+        gather(moves, torch.full((S,), 30 / EXAMPLES))
+        moves.settle(0.2)
+    assert torch.equal(net.theta.detach(), torch.zeros(S))
+    assert torch.sigmoid(torch.tensor(-30.0)) < RESOLUTION
+    assert bool((moves.gain > 0).all())  # the evidence for a removal

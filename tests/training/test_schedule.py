@@ -8,6 +8,7 @@ import pytest
 
 from bayesprune.errors import ConfigError
 from bayesprune.training import Schedule
+from bayesprune.training.schedule import PHASES
 
 LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
 
@@ -152,3 +153,38 @@ def test_an_evaluation_takes_fewer_batches_of_a_deep_network(shared: int, batche
     schedule = Schedule(10, 390)
     assert schedule.batches_to_measure(shared) == batches
     assert batches == 1 or batches * (1 + shared / 2) / 3 <= 0.2 * 97
+
+
+@pytest.mark.parametrize(
+    ("steps", "shared", "batches", "draws"),
+    [
+        (1, 0, 1, 4),  # full batches: four draws
+        (2, 0, 2, 2),
+        (20, 0, 20, 1),  # all batches of a table
+        (500, 0, 32, 1),
+        (1, 4, 1, 2),  # a measurement of four branches costs as much as a step: two
+        (1, 40, 1, 1),
+        (100, 40, 28, 1),
+    ],
+)
+def test_under_a_fixed_prior_small_data_are_measured_whole_and_often(
+    steps: int, shared: int, batches: int, draws: int
+) -> None:
+    schedule = Schedule(100, steps, **PHASES["fixed"])  # type: ignore[arg-type]
+    assert schedule.settle_every == steps and schedule.settle_end == schedule.steps
+    assert schedule.batches_to_measure(shared) == batches
+    assert schedule.draws_to_measure(shared) == draws
+
+
+@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
+@pytest.mark.parametrize("shared", [0, 3, 60])
+def test_otherwise_a_batch_is_measured_with_one_draw(epochs: int, steps: int, shared: int) -> None:
+    schedule = Schedule(epochs, steps)
+    assert schedule.draws_to_measure(shared) == 1
+    assert 1 <= schedule.batches_to_measure(shared) <= min(8, schedule.settle_every)
+
+
+@pytest.mark.parametrize("field", [{"settle_draws": 0}, {"settle_share": 0.0}])
+def test_evaluations_of_nothing_are_refused(field: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="settle_share > 0"):
+        Schedule(10, 10, **field)  # type: ignore[arg-type]
