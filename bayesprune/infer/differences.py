@@ -102,7 +102,7 @@ class _UnitFlips:
                     self.values[node] = self._compute(node, self.values)
 
     def differences(self, base: Tensor) -> list[Tensor]:
-        """C(ξ_s=1) − C(ξ_s=0) of each example given the losses ``base`` at ξ, shape ``(gates, B)``, some gates a part."""
+        """C(ξ_s=1) − C(ξ_s=0) of each example given the losses ``base`` at ξ, in parts of shape ``(gates, B)``."""
         node_of = {self._gate(node): node for node in self.nodes}
         rows: list[Tensor] = []
         start = self.net.num_shared

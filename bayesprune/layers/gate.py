@@ -33,9 +33,7 @@ class Draw:
         self.noise = False
 
     @contextmanager
-    def use(
-        self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: bool = False
-    ) -> Iterator[None]:
+    def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: bool = False) -> Iterator[None]:
         """Let the gates multiply by ``xi`` within the context.
 
         Args:

@@ -21,7 +21,7 @@ PHASES: dict[str, dict[str, float]] = {
         **{"checks_per_epoch": 1, "settle_batches": 32, "settle_draws": 4, "settle_share": 2.0},
     },
 }
-"""By kind of slab, or ``fixed`` for a fixed prior of the gates, the fields of `Schedule` that are not at their defaults.
+"""By kind of slab, or ``fixed`` for a fixed prior of the gates, the fields of `Schedule` that are not at default.
 With Gaussian slabs gates are judged by the evidence, which tells nothing before the weights' variances have found their
 place. Under a fixed prior θ are probabilities: they follow the weights to the end, and evaluations see all examples of
 a small data set and several draws, as an error of half a nat moves a probability by 0.1."""

@@ -19,7 +19,7 @@ from bayesprune.errors import ConfigError
 from tests.cli.verify import listing, numbers, run, table, verify_done, verify_refused
 
 ROOT = Path(__file__).parents[2]
-SHARED = ("train", "--epochs", "5", "--limit", "300", "--batch-size", "15", "--log-gamma", "0.2")
+SHARED = ("train", "--epochs", "4", "--limit", "300", "--batch-size", "15", "--log-gamma", "0.2")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [line[:9] for line in done.stdout.splitlines() if line.startswith("epoch")] == [
-        f"epoch {epoch}/5" for epoch in (1, 2, 3, 4, 5)
+        f"epoch {epoch}/4" for epoch in (1, 2, 3, 4)
     ]
     assert done.stdout.count("results: ") == 1
     assert "warning: " not in done.stderr
