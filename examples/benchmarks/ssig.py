@@ -105,7 +105,7 @@ RECIPES = {
     ),
     "lenet5": Recipe(epochs=30, build=bp.networks.lenet5, temperature=0.2, settings=CONVOLUTIONS),
     "lenet5-elbo": Recipe(epochs=30, build=bp.networks.lenet5, settings=CONVOLUTIONS),
-    "digits": Recipe(epochs=60, data="digits", batch=32, temperature=0.1),
+    "digits": Recipe(epochs=60, data="digits", batch=32, temperature=1e-3),
     "digits-elbo": Recipe(epochs=60, data="digits", batch=32),
 }
 

@@ -90,7 +90,7 @@ def test_data_that_say_nothing_leave_every_input_below_its_prior_and_none_switch
 def test_independent_inputs_are_within_a_twentieth(
     problem: Callable[[int], SelectionProblem], seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    """Ninety-six probabilities of twelve problems were within 0.04; a mean field's own error is at most 0.043 here."""
+    """All 64 probabilities were within 0.018; a mean field of 200 independent inputs may itself be 0.043 away."""
     made = problem(seed)
     exact = enumerate_models(made.x, made.y, inclusion=3 / 8).inclusion
     deviation = (trained(made, 3 / 8, epochs=600) - exact).abs()
@@ -120,7 +120,7 @@ def test_correlated_inputs_deviate_as_far_as_a_mean_field_does(
 def test_twice_as_many_inputs_as_examples(record_property: Callable[[str, object], None]) -> None:
     """Five of 200 inputs of half a standard deviation of the noise, 100 examples, three data sets.
 
-    Coordinate ascent finds 14 of the 15 with no false discovery; one fewer and one false one are allowed.
+    Network and coordinate ascent find all 15 with no false discovery; one may be missed, and one be false.
     """
     power, fdp = [], []
     for seed in range(3):
@@ -131,5 +131,5 @@ def test_twice_as_many_inputs_as_examples(record_property: Callable[[str, object
         fdp.append(recovery.fdp)
     record_property("power", sum(power) / 3)
     record_property("false discovery rate", sum(fdp) / 3)
-    assert sum(power) / 3 >= 13 / 15 - 1e-9
+    assert sum(power) / 3 >= 14 / 15 - 1e-9
     assert sum(fdp) / 3 <= 1 / 15
