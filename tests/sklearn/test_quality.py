@@ -1,0 +1,37 @@
+"""How well the estimators do as they come, on real tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from bayesprune.selection import friedman_regression
+from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor
+
+pytestmark = pytest.mark.slow
+
+
+def test_iris() -> None:
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    assert cross_val_score(BayesPruneClassifier(random_state=0), *load_iris(return_X_y=True), cv=folds).mean() >= 0.93
+
+
+def test_diabetes_is_predicted_as_well_as_by_ridge_regression() -> None:
+    folds = KFold(5, shuffle=True, random_state=0)
+    table = load_diabetes(return_X_y=True)
+    ridge = cross_val_score(make_pipeline(StandardScaler(), RidgeCV()), *table, cv=folds).mean()
+    assert cross_val_score(BayesPruneRegressor(random_state=0), *table, cv=folds).mean() > ridge - 0.02
+
+
+def test_the_inputs_of_a_curved_function_are_found() -> None:
+    """Friedman's: five of twelve inputs, one by its square, two by their product."""
+    problem = friedman_regression(200, 12, noise_scale=1.0, seed=0)
+    found = BayesPruneRegressor(random_state=0).fit(problem.x.numpy(), problem.y.numpy())
+    np.testing.assert_array_equal(found.get_support(), problem.support.numpy())
+    again = friedman_regression(500, 12, noise_scale=1.0, seed=1)
+    assert found.score(again.x.numpy(), again.y.numpy()) > 0.8
