@@ -29,8 +29,9 @@ class NormalLayer(nn.Module):
 
     - nothing: the weights are their means;
     - a `Draw` with ``noise``: local reparameterisation (Kingma, Salimans & Welling 2015). Each output is drawn from its
-      own law given the inputs, Normal(μ·x, σ²·x²), independently for every example and every position of a
-      convolution;
+      own law given the inputs, Normal(μ·x, σ²·x²), independently for every position of a convolution and every example
+      of the batch's first half. The second half has the same deviates with the other sign: drawing them takes longer
+      than all else that noise adds but for its variance, and of two examples neither knows of the other;
     - ``drawn`` weights: those, for all examples alike.
 
     Attributes:
@@ -39,7 +40,7 @@ class NormalLayer(nn.Module):
         draw: Tells whether to add noise; ``None`` outside a `BayesianNet`.
         drawn: Weights and bias to compute with; ``None`` for none.
         handed: σ² of weights and bias as of log σ now, with or without derivative, for passes that add noise; ``None``
-            to compute them in each.
+            to compute them in each. The outputs' variances are computed in their format, which may be a shorter one.
     """
 
     weight: Any
@@ -92,8 +93,9 @@ class NormalLayer(nn.Module):
         mean = self.map(x, self.weight, self.bias)
         if self.draw is None or not self.draw.noise:
             return mean
-        scale = self.deviation(self.map(x.square(), *self.variances()))
-        return torch.addcmul(mean, scale, torch.randn_like(scale))
+        weight, bias = self.variances()
+        scale = self.deviation(self.map(x.square().to(weight.dtype), weight, bias).to(mean.dtype))
+        return torch.addcmul(mean, scale, _antithetic(scale))
 
     def deviation(self, variance: Tensor) -> Tensor:
         """The standard deviation of the outputs, given their variance, which is written over."""
@@ -134,6 +136,12 @@ class NormalConv2d(_NormalConv, Conv2d):
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """W ∗ x + b."""
         return self._conv_forward(x, weight, bias)
+
+
+def _antithetic(like: Tensor) -> Tensor:
+    """Standard normal deviates in the shape of ``like``, those of its second half the negatives of the first's."""
+    half = torch.randn_like(like[: -(-len(like) // 2)])
+    return torch.cat([half, -half])[: len(like)]
 
 
 NORMAL: dict[type[nn.Module], type[NormalLayer]] = {

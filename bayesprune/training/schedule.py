@@ -11,6 +11,12 @@ WARMUP = 200
 """Steps over which the learning rate rises in a run that is not short."""
 PRICES_PER_PHASE = 20
 """How often prices follow the cost during sampling at least, if it has as many steps."""
+SCALE_STEPS = 1000
+"""So many steps log σ of Normal weights takes in a run that is long enough, before it takes rarer ones to save time."""
+RAREST = 4
+"""How rare they become at most: one for so many opportunities of θ to step."""
+REFRESH_EVERY = 8
+"""Steps between two looks at the divergence of Normal weights at least: one takes as long as a step."""
 BUDGET_BY = 0.8
 """After which share of sampling a budget is to be met."""
 PHASES: dict[str, dict[str, float]] = {
@@ -181,6 +187,19 @@ class Schedule:
         """Factor on prices that follow the cost: from a fifth to 1 over the first half of sampling."""
         done = (step - self.sample_start) / max(1, self.settle_start - self.sample_start)
         return min(1.0, 0.2 + 0.8 * max(0.0, done) / 0.5)
+
+    def scales_due(self, step: int, every: int) -> bool:
+        """Whether log σ of Normal weights takes a step with this step of the weights.
+
+        Args:
+            step: A step of the weights.
+            every: At every so-many-th of them θ may step.
+        """
+        return step % (every * min(RAREST, max(1, self.steps // (every * SCALE_STEPS)))) == 0
+
+    def refresh_due(self, step: int) -> bool:
+        """Whether the divergence of Normal weights is to be looked at anew before this step."""
+        return step % max(REFRESH_EVERY, self.settle_every) == 0
 
     def slab_share(self, step: int) -> float:
         """How much of the divergence of Normal weights counts at this step: rises from 0 to 1 in ``slab_by``."""

@@ -28,9 +28,6 @@ from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
 from bayesprune.training.surgeon import Surgeon
 
-SCALES_EVERY = 2
-"""Every how many of the steps at which θ may move log σ of Normal weights takes one."""
-
 
 class Trainer:
     """The state of a run between two epochs."""
@@ -158,7 +155,7 @@ class Trainer:
         due = self.step % self.settings.every == 0
         moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and due
         if net.slabs is not None:
-            net.slabs.hand_out(learn=self.step % (SCALES_EVERY * self.settings.every) == 0)
+            net.slabs.hand_out(learn=schedule.scales_due(self.step, self.settings.every))
         with engine.autocast():
             loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
         self.optimizer.zero_grad()
@@ -180,7 +177,7 @@ class Trainer:
         """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
         schedule = self.schedule
         phase = schedule.phase(self.step)
-        if self.step % schedule.settle_every == 0:
+        if self.net.slabs is not None and schedule.refresh_due(self.step):
             self._refresh()
         if schedule.prices_due(self.step):
             if self.prices.budget is not None:

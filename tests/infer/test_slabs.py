@@ -385,7 +385,7 @@ def backward(net: BayesianNet, x: Tensor, xi: Tensor) -> None:
     """One pass as `fit` computes it: branches that are off are left out."""
     for p in net.trained().values():
         p.grad = None
-    BatchObjective(net, x, torch.zeros(len(x), 2).double())(xi, skip=True).mean().backward()
+    BatchObjective(net, x, torch.zeros(len(x), 2).to(x))(xi, skip=True).mean().backward()
 
 
 @pytest.mark.parametrize("slab_scale", [0.7, None])
@@ -455,7 +455,7 @@ def test_a_step_reads_no_number_back() -> None:
 
 def noisy_gradients(net: BayesianNet, x: Tensor, seed: int) -> dict[str, Tensor | None]:
     torch.manual_seed(seed)
-    backward(net, x, torch.ones(1, net.num_gates).double())
+    backward(net, x, torch.ones(1, net.num_gates).to(x))
     net.pull()
     return {name: None if p.grad is None else p.grad.clone() for name, p in net.weights().items()}
 
@@ -479,6 +479,29 @@ def test_variances_handed_out_change_no_gradient() -> None:
                     log_scale.sub_(log_scale.grad)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_large_layers_get_variances_in_bfloat16_where_products_in_it_are_fast(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of small linear layers; the derivative of log σ is that of float32 but for rounding."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        layers.Conv2d(1, 4, 3, gate="unit"), nn.ReLU(), nn.Flatten(), nn.Linear(144, 128), nn.Tanh(), nn.Linear(128, 2)
+    )
+    bnn = BayesianNet(net, "gaussian", num_data=100, slab="normal")
+    x = torch.randn(16, 1, 8, 8)
+    expected = noisy_gradients(bnn, x, 0)
+    bnn.slabs.hand_out(learn=True)
+    short = torch.bfloat16 if fast else torch.float32
+    assert [layer.handed[0].dtype for layer in bnn.slabs.layers.values()] == [short, short, torch.float32]
+    found = noisy_gradients(bnn, x, 0)
+    for name, gradient in expected.items():
+        assert found[name].dtype == torch.float32
+        error = (found[name] - gradient).norm() / gradient.norm()
+        assert float(error) < (2**-6 if fast else 1e-5), name
+
+
 def test_variances_are_computed_once_between_two_steps_of_their_own() -> None:
     net, x = bayesian("branches"), inputs("branches")
     layer = net.slabs.layers["0"]
@@ -490,7 +513,7 @@ def test_variances_are_computed_once_between_two_steps_of_their_own() -> None:
     before = first[0].clone()
     net.slabs.hand_out(learn=True)
     assert layer.handed[0].requires_grad and torch.equal(layer.handed[0], before)
-    backward(net, x, torch.ones(1, net.num_gates).double())
+    backward(net, x, torch.ones(1, net.num_gates).to(x))
     with torch.no_grad():
         layer.weight_log_scale.add_(1)
     net.slabs.hand_out(learn=False)

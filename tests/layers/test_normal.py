@@ -97,10 +97,10 @@ def test_without_a_draw_it_is_the_plain_layer(name: str) -> None:
 @pytest.mark.statistical
 @pytest.mark.parametrize("name", LAYERS)
 def test_noise_has_the_stated_mean_and_variance(name: str) -> None:
-    """Fails by chance at 4e-8 an entry and moment."""
+    """Fails by chance at 4e-8 an entry and moment, of the first half: the second has the same deviates."""
     layer = normal(name)
     x = torch.randn(LAYERS[name][1]).double()
-    outputs = noisy(layer, x.expand(ROWS, *x.shape)).detach().flatten(1)
+    outputs = noisy(layer, x.expand(2 * ROWS, *x.shape)).detach().flatten(1)[:ROWS]
     mean, variance = (moment.flatten() for moment in moments(layer, x))
     assert float((outputs.mean(0) - mean).abs().div((variance / ROWS).sqrt()).max()) < ERRORS
     ratio = outputs.var(0) / variance
@@ -110,12 +110,38 @@ def test_noise_has_the_stated_mean_and_variance(name: str) -> None:
 @pytest.mark.statistical
 @pytest.mark.parametrize("name", ["Linear of a sequence", "gated Conv2d"])
 def test_noise_is_independent_for_every_example_and_position(name: str) -> None:
-    """Correlations of 600 draws over all pairs of positions; each fails by chance at 4e-8."""
+    """Correlations of 600 draws over all pairs of positions of a batch's first half; by chance each fails at 4e-8."""
     layer = normal(name)
     x = torch.randn(LAYERS[name][1]).double()
-    draws = torch.stack([noisy(layer, torch.stack([x, x])).detach().flatten() for _ in range(600)])
+    draws = torch.stack([noisy(layer, torch.stack([x] * 4)).detach()[:2].flatten() for _ in range(600)])
     correlations = torch.corrcoef(draws.T) - torch.eye(draws.shape[1])
     assert float(correlations.abs().max()) < ERRORS / 600**0.5
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("rows", [1, 2, 5, 6])
+def test_the_second_half_of_a_batch_has_the_same_deviates_with_the_other_sign(name: str, rows: int) -> None:
+    layer = normal(name)
+    x = torch.randn(rows, *LAYERS[name][1]).double()
+    variance = torch.stack([moments(layer, row)[1] for row in x]).view_as(layer(x))
+    deviates = (noisy(layer, x) - layer(x)).detach() / variance.sqrt()
+    first = -(-rows // 2)
+    torch.testing.assert_close(deviates[first:], -deviates[: rows - first], rtol=1e-6, atol=1e-6)
+    assert deviates[:first].flatten().unique().numel() == deviates[:first].numel()
+
+
+def test_variances_of_a_shorter_format_are_computed_with_in_it() -> None:
+    """Roundings of 2^-9 each of σ², x², the bias, and the result: within 2^-7 of the standard deviation."""
+    layer = nn.Linear(300, 50)
+    give_normal_slabs(layer, 0.5)
+    x = torch.randn(64, 300)
+    torch.manual_seed(1)
+    exact = noisy(layer, x) - layer(x)
+    layer.handed = tuple(v.bfloat16() for v in layer.variances())
+    torch.manual_seed(1)
+    short = noisy(layer, x) - layer(x)
+    assert short.dtype == torch.float32 and not torch.equal(short, exact)
+    torch.testing.assert_close(short, exact, rtol=2**-7, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", GATED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -211,9 +212,10 @@ def trainer(net: BayesianNet, loader: Batches, **settings: object) -> Trainer:
 
 
 def test_log_scales_take_every_so_many_th_step() -> None:
-    """Every second step at which θ may move; means take all, and the likelihood's noise scale too."""
+    """In a run of 4,000 steps every second at which θ may; means take all, and the likelihood's noise scale too."""
     net = regression(FlatteningPrior(1e-3))
     run = trainer(net, targets(), every=2, schedule=REST)
+    run.schedule = dataclasses.replace(run.schedule, epochs=4000, steps_per_epoch=1)
     net.train()
     x, y = next(iter(targets()))
     moved = []

@@ -188,3 +188,20 @@ def test_otherwise_a_batch_is_measured_with_one_draw(epochs: int, steps: int, sh
 def test_evaluations_of_nothing_are_refused(field: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="settle_share > 0"):
         Schedule(10, 10, **field)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "apart"),
+    [(90, 4, 4), (7_999, 4, 4), (8_000, 4, 8), (12_000, 4, 12), (16_000, 4, 16), (10**6, 4, 16), (10**6, 1, 4)],
+)
+def test_variances_take_a_thousand_steps_before_these_become_rarer(steps: int, every: int, apart: int) -> None:
+    schedule = Schedule(1, steps)
+    due = [step for step in range(100) if schedule.scales_due(step, every)]
+    assert due == list(range(0, 100, apart))
+    assert steps // apart >= 1000 or apart == every
+
+
+@pytest.mark.parametrize(("steps", "apart"), [(1, 8), (31, 8), (40, 10), (469, 117)])
+def test_the_divergence_is_looked_at_four_times_an_epoch_and_not_at_every_step(steps: int, apart: int) -> None:
+    schedule = Schedule(500, steps)
+    assert [step for step in range(1000) if schedule.refresh_due(step)] == list(range(0, 1000, apart))
