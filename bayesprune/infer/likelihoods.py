@@ -47,10 +47,15 @@ class Likelihood(nn.Module, ABC):
         The negative ELBO, in nats per example, holds it over N, the number of training examples.
 
         Args:
-            spent: How many parameters of the network the data determine without the objective's counting them, see
-                `BayesianNet.spend`: as many residuals say nothing of the noise.
+            spent: How many parameters the fit has taken without the objective's counting them, see `BayesianNet.spend`:
+                as many residuals say nothing of the noise.
         """
         return 0.0
+
+    @property
+    def learned_noise(self) -> Tensor | None:
+        """Standard deviation of the noise, broadcastable to one target, if it is learned; ``None`` if it is not."""
+        return None
 
     def settings(self) -> dict[str, Any]:
         """The plain values that tell this likelihood from another of its class; by default its public attributes."""

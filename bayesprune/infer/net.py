@@ -17,6 +17,7 @@ from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph import check_gates
 from bayesprune.infer.draws import GateDraws
+from bayesprune.infer.freedom import degrees_of_freedom
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.prediction import Prediction, summarize
@@ -27,6 +28,8 @@ from bayesprune.layers import give_normal_slabs, normal_layers, plain_parameters
 SLABS = ("point", "normal")
 LOG_SCALE_LR = 10.0
 """Learning rate of log σ relative to that of the weights."""
+MOST_SPENT = 0.9
+"""Which share of the residuals a fit may take from the noise at most."""
 INITIAL_SCALE = 0.5
 """σ of Normal weights at the start, relative to the root mean square of their layer's weights."""
 
@@ -56,6 +59,7 @@ class BayesianNet(GatedNet):
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates and the means of its
             weights.
         slabs: The Normal weights; ``None`` for point slabs.
+        spent: How many parameters the fit has taken without the objective's counting them, see `spend`.
         branch_evaluations: How many branches (gates with one draw a batch) all passes with drawn gates have computed.
 
     Raises:
@@ -102,7 +106,7 @@ class BayesianNet(GatedNet):
         super().__init__(net)
         self.likelihood = get_likelihood(likelihood)
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
-        self._spent = 0.0
+        self.spent = 0.0
         self.num_data = int(num_data)
         self.weight_precision = float(weight_precision)
         self.slab, self.slab_scale = slab, slab_scale
@@ -156,25 +160,40 @@ class BayesianNet(GatedNet):
         """Σ_w Θ_w (1 − σ_w²/σ0²), how many Normal weights the data determine (MacKay 1992); waits for the device."""
         return 0.0 if self.slabs is None else self.slabs.effective(self.by_gate(self.theta.detach()))
 
-    def spend(self, share: float) -> None:
-        """Let a likelihood that learns its noise know of the parameters that a cold posterior leaves out.
+    @torch.no_grad()
+    def spend(self, x: Tensor, share: float) -> None:
+        """Let a likelihood that learns its noise know of the parameters that the fit takes, from now on.
 
-        With all of the divergence counted, determined weights are worth as many residuals less to the noise scale; with
-        a share T of it only T of them are, and the noise comes out too small. The rest, 1 − T of
-        `effective_parameters`, is handed to `Likelihood.penalty` from now on, up to half of N.
+        The noise is to be σ² = R/(N − d), R the sum of the squared residuals and d the `degrees_of_freedom` of the fit.
+        With a share T of the divergence the objective itself takes off T times `effective_parameters`; what d is more
+        than that is handed to `Likelihood.penalty`, up to nine tenths of the residuals. With all of the divergence
+        (T = 1) the noise is that of the evidence lower bound, and nothing is handed on.
 
         Args:
-            share: T, how much of the divergence counts.
+            x: Training inputs, shape ``(B, ...)``, all of them or a sample.
+            share: T, how much of the divergence of Normal weights counts.
         """
-        if self._learns_likelihood and share < 1:
-            self._spent = min((1 - share) * self.effective_parameters(), self.num_data / 2)
+        noise = self.likelihood.learned_noise
+        if noise is None or self.slabs is None or share >= 1:
+            return
+        names = {id(p): name for name, p in self.net.named_parameters()}
+        theta = self.by_gate(self.theta.detach())
+        pairs = zip(self.slabs.means(), self.slabs.spreads(theta), strict=True)
+        was_training = self.training
+        self.eval()
+        try:
+            d = degrees_of_freedom(self.net, x, {names[id(p)]: s for p, s in pairs}, noise, share, self.num_data)
+            residuals = self.num_data * self.net(x[:1])[0].numel()
+        finally:
+            self.train(was_training)
+        self.spent = min(max(0.0, d - share * self.effective_parameters()), MOST_SPENT * residuals)
 
     def pull(self) -> None:
         """Add to the gradients what the priors of Normal weights and of the likelihood's parameters ask of them."""
         if self.slabs is not None:
             self.slabs.pull()
         if self._learns_likelihood:
-            (self.likelihood.penalty(self._spent) / self.num_data).backward()  # type: ignore[union-attr]
+            (self.likelihood.penalty(self.spent) / self.num_data).backward()  # type: ignore[union-attr]
 
     def replace(self, net: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
         """Go on with a smaller gated network.

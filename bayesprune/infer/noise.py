@@ -49,6 +49,11 @@ class LearnedGaussian(Gaussian):
         """σ as it is now, shape ``shape``; with gradient in log σ."""
         return self.log_scale.exp()
 
+    @property
+    def learned_noise(self) -> Tensor:
+        """σ, without gradient."""
+        return self.noise_scale.detach()
+
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
         """½((y − outputs)/σ)² + log(σ √(2π)), summed over the dimensions of a target; with gradient in log σ."""
         standardised = (y - outputs) * (-self.log_scale).exp()

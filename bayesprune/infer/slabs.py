@@ -218,6 +218,14 @@ class NormalSlabs:
         known = (1 - (self.posterior()[1] / self.prior()).square()).clamp(min=0)
         return float((self.presence(theta) * known).sum())
 
+    @torch.no_grad()
+    def spreads(self, theta: Mapping[str, Tensor]) -> list[Tensor]:
+        """σ0 √Θ of every mean, in the order of `means`, each broadcastable to it."""
+        return [
+            scale * table.sqrt().to(scale)
+            for scale, table in zip(self._scale_of_each(), self._tables(theta), strict=True)
+        ]
+
     @contextmanager
     def drawn(self, weights: Tensor | None = None) -> Iterator[None]:
         """Within the context all passes compute with these weights, for all examples alike.

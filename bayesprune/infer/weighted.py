@@ -54,6 +54,11 @@ class Weighted(Likelihood):
         """That of ``base``."""
         return self.base.penalty(spent)
 
+    @property
+    def learned_noise(self) -> Tensor | None:
+        """That of ``base``."""
+        return self.base.learned_noise
+
     def settings(self) -> dict[str, Any]:
         """Those of ``base``, and its name."""
         return {"base": type(self.base).__name__, **self.base.settings()}

@@ -17,6 +17,8 @@ RAREST = 4
 """How rare they become at most: one for so many opportunities of θ to step."""
 REFRESH_EVERY = 8
 """Steps between two looks at the divergence of Normal weights at least: one takes as long as a step."""
+FREEDOM_EVERY = 200
+"""Steps between two counts of the parameters that a fit has taken, at least: one takes as long as ten or more."""
 BUDGET_BY = 0.8
 """After which share of sampling a budget is to be met."""
 PHASES: dict[str, dict[str, float]] = {
@@ -200,6 +202,12 @@ class Schedule:
     def refresh_due(self, step: int) -> bool:
         """Whether the divergence of Normal weights is to be looked at anew before this step."""
         return step % max(REFRESH_EVERY, self.settle_every) == 0
+
+    def freedom_due(self, epoch: int) -> bool:
+        """Whether the parameters that the fit has taken are to be counted at the end of this epoch."""
+        ends = (epoch + 1) * self.steps_per_epoch
+        apart = -(-FREEDOM_EVERY // self.steps_per_epoch)
+        return (epoch + 1) % apart == 0 and self.slab_share(ends) == 1
 
     def slab_share(self, step: int) -> float:
         """How much of the divergence of Normal weights counts at this step: rises from 0 to 1 in ``slab_by``."""

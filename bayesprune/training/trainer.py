@@ -28,6 +28,9 @@ from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
 from bayesprune.training.surgeon import Surgeon
 
+EXAMPLES = 1024
+"""How many examples tell how many parameters the fit has taken, at least if there are as many."""
+
 
 class Trainer:
     """The state of a run between two epochs."""
@@ -82,6 +85,8 @@ class Trainer:
         self._refresh()
         total = torch.zeros((), device=self.engine.device)
         count = 0
+        examples: list[Tensor] = []
+        counted = self._counted()
         with flush_denormals(), self._variances_handed_out(), self.engine.sharded(self.net, self.optimizer):
             for number, (x, y) in enumerate(self.loader):
                 if not self.checked:
@@ -91,6 +96,8 @@ class Trainer:
                     x, y = self.engine.input(x), self.engine.input(y)
                     total += self._train_step(x, y, part) * len(y)
                     self._after_step(x, y, part)
+                if counted and sum(map(len, examples)) < EXAMPLES:
+                    examples.append(x)
                 count += part.size
         self.checked = True
         if count != self.net.num_data and not hasattr(self.loader, "dataset"):
@@ -99,6 +106,8 @@ class Trainer:
                 f"has {count} examples; they must agree, because num_data weighs prior against data"
             )
         self.engine.average_statistics(self.net)
+        if counted:
+            self._count(examples)
         nll = float(self.engine.mean(total)) * self.engine.world_size / count
         if self.schedule.phase(self.step - 1) == "sample":
             self.updates.look()
@@ -131,10 +140,17 @@ class Trainer:
 
     def _refresh(self) -> None:
         """Let what Normal weights cost follow θ, μ and σ."""
-        share = self.schedule.slab_share(self.step)
-        self.net.refresh(self.settings.temperature * share)
-        if share == 1:
-            self.net.spend(self.settings.temperature)
+        self.net.refresh(self.settings.temperature * self.schedule.slab_share(self.step))
+
+    def _counted(self) -> bool:
+        """Whether this epoch ends with a count of the parameters that the fit has taken, see `BayesianNet.spend`."""
+        cold = self.net.slabs is not None and self.settings.temperature < 1
+        return cold and self.net.likelihood.learned_noise is not None and self.schedule.freedom_due(self.epoch)
+
+    def _count(self, examples: list[Tensor]) -> None:
+        """Count them on this process's examples; the mean over processes goes on."""
+        self.net.spend(torch.cat(examples), self.settings.temperature)
+        self.net.spent = float(self.engine.mean(torch.tensor(self.net.spent, device=self.engine.device)))
 
     def _part(self, number: int, size: int) -> Span:
         """Which examples of batch ``number`` this process holds, ``size`` in all."""

@@ -21,7 +21,7 @@ from bayesprune.infer import BatchObjective, BayesianNet, LearnedGaussian
 from bayesprune.infer.likelihoods import Gaussian
 from bayesprune.layers import Gate, Residual
 from bayesprune.pruning import compact
-from bayesprune.training import Budget, History, Settings, evaluate, fit, prices
+from bayesprune.training import Budget, History, Settings, evaluate, fit, prices, schedule
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine
 from bayesprune.training.gates import NOISE_SHARE, RESOLUTION, GateUpdates
@@ -63,11 +63,13 @@ def regression(prior: FixedInclusion | FlatteningPrior, scale: float | None = No
 
 
 @pytest.mark.parametrize(("scale", "every", "stops"), [(None, 1, (2, 4)), (0.5, 2, (3,))])
+@pytest.mark.parametrize("temperature", [1.0, 0.02])
 def test_a_resumed_run_ends_as_the_unbroken_one(
-    scale: float | None, every: int, stops: tuple[int, ...], tmp_path: Path
+    scale: float | None, every: int, stops: tuple[int, ...], temperature: float, tmp_path: Path, monkeypatch
 ) -> None:
     """To the bit, structures having gone before a stop and after it: means, scales, noise scale, θ, optimiser."""
-    how = Settings(lr=0.02, every=every, schedule=QUICK)
+    monkeypatch.setattr(schedule, "FREEDOM_EVERY", 24)  # at the end of every second epoch
+    how = Settings(lr=0.02, every=every, schedule=QUICK, temperature=temperature)
 
     def run(net: BayesianNet, folder: str, stop: int = 0) -> History:
         return fit(
@@ -87,6 +89,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(
     assert [replace(row, seconds=0.0) for row in found.rows] == [replace(row, seconds=0.0) for row in expected.rows]
     assert found.removals == expected.removals
     assert any(min(r.step for r in found.removals) <= 12 * e < max(r.step for r in found.removals) for e in stops)
+    assert net.spent == whole.spent and (net.spent > 0) == (temperature < 1)
     mine, theirs = net.state_dict(), whole.state_dict()
     assert mine.keys() == theirs.keys() and any("log_scale" in key for key in mine)
     assert all(torch.equal(value, theirs[key]) for key, value in mine.items())

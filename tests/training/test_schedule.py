@@ -205,3 +205,11 @@ def test_variances_take_a_thousand_steps_before_these_become_rarer(steps: int, e
 def test_the_divergence_is_looked_at_four_times_an_epoch_and_not_at_every_step(steps: int, apart: int) -> None:
     schedule = Schedule(500, steps)
     assert [step for step in range(1000) if schedule.refresh_due(step)] == list(range(0, 1000, apart))
+
+
+@pytest.mark.parametrize(("steps", "apart"), [(1, 200), (4, 50), (150, 2), (200, 1), (469, 1)])
+def test_parameters_are_counted_every_200_steps_once_the_divergence_counts_in_full(steps: int, apart: int) -> None:
+    schedule = Schedule(1000, steps, slab_by=0.3)
+    due = [epoch for epoch in range(1000) if schedule.freedom_due(epoch)]
+    assert due == [epoch for epoch in range(299, 1000) if (epoch + 1) % apart == 0]
+    assert apart * steps >= 200
