@@ -17,9 +17,12 @@ from tests.training import sharded_worker, worker
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = [0, 1]
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.cpu.Stream, "record_event"), reason="this version of PyTorch divides weights on GPUs alone"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not hasattr(torch.cpu.Stream, "record_event"), reason="this version of PyTorch divides weights on GPUs alone"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
