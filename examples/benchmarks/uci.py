@@ -29,7 +29,7 @@ from bayesprune.infer import LearnedGaussian, RealPrediction
 from bayesprune.metrics import coverage, regression_scores
 from bayesprune.training import Settings
 
-TEMPERATURES = {"concrete": 0.2, "energy": 0.1, "yacht": 0.1, "wine-quality-red": 0.5}
+TEMPERATURES = {"concrete": 0.1, "energy": 0.1, "yacht": 0.1, "wine-quality-red": 0.5}
 REFERENCES = {
     "concrete": (4.83, -2.94),
     "energy": (0.54, -1.21),
