@@ -100,7 +100,7 @@ class BayesPruneEstimator(BaseEstimator):
         absent = constant & ~constant.all()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with own_random_state(seed), one_thread():
-            net = gated_mlp(self._hidden(), outputs, absent)
+            net = gated_mlp(len(x), self._hidden(), outputs, absent)
             bnn, history = recipe.train(net, likelihood, _float(x), y, _float(weights))
             self.compact_ = plain_network(bnn.net, inputs, targets)
         inclusion = np.zeros(len(constant))

@@ -13,16 +13,21 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from bayesprune import layers
+from bayesprune.layers.gate import INITIAL_THETA
 from bayesprune.pruning import compact, shrink
 
 INPUTS = "inputs"
 """Name of the gate on the inputs."""
 
 
-def gated_mlp(hidden: Sequence[int], outputs: int, absent: NDArray[np.bool_]) -> nn.Module:
+def gated_mlp(rows: int, hidden: Sequence[int], outputs: int, absent: NDArray[np.bool_]) -> nn.Module:
     """A multilayer perceptron with a gate on every input that is present and on every hidden unit.
 
+    At the start no more inputs are on than half as many as there are rows: more of them fit all rows, noise and all,
+    and then each has evidence of its own.
+
     Args:
+        rows: Number of examples to train on.
         hidden: Widths of the hidden layers; none for a linear model.
         outputs: Number of outputs.
         absent: Inputs to leave out, shape ``(d,)``, not all of them.
@@ -30,7 +35,8 @@ def gated_mlp(hidden: Sequence[int], outputs: int, absent: NDArray[np.bool_]) ->
     Shape:
         input ``(B, d)``, output ``(B, outputs)``.
     """
-    parts: OrderedDict[str, nn.Module] = OrderedDict({INPUTS: layers.Gate(len(absent))})
+    theta = min(INITIAL_THETA, rows / (2 * len(absent)))
+    parts: OrderedDict[str, nn.Module] = OrderedDict({INPUTS: layers.Gate(len(absent), theta=theta)})
     width = len(absent)
     for number, units in enumerate(hidden, 1):
         parts[f"hidden{number}"] = layers.Linear(width, units, gate="unit")

@@ -54,12 +54,16 @@ def mean_field(problem: SelectionProblem, setting: Setting) -> Tensor:
 
 
 def network(problem: SelectionProblem, setting: Setting) -> Tensor:
-    """Inclusion probabilities of the gates on the inputs of a linear network, intercept as `mean_field` has it."""
+    """Inclusion probabilities of the gates on the inputs of a linear network, intercept as `mean_field` has it.
+
+    At the start no more inputs are on than half as many as there are rows, as in `bayesprune.sklearn`.
+    """
     torch.manual_seed(0)
-    inputs = problem.x.shape[1]
+    rows, inputs = problem.x.shape
+    gate = layers.Gate(inputs, theta=min(0.9, rows / (2 * inputs)))
     x, y = problem.x - problem.x.mean(0), problem.y - problem.y.mean()  # a flat prior of the intercept, integrated out
     settings = Settings(lr=2e-2, every=1, schedule=PHASES)
-    return trained(nn.Sequential(layers.Gate(inputs), nn.Linear(inputs, 1)), x, y, setting, 600, settings)
+    return trained(nn.Sequential(gate, nn.Linear(inputs, 1)), x, y, setting, 600, settings)
 
 
 def hidden_network(problem: SelectionProblem, setting: Setting) -> Tensor:

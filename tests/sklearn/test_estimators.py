@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 import bayesprune as bp
 from bayesprune.selection import enumerate_models
 from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, base
+from bayesprune.sklearn.network import gated_mlp
 from bayesprune.sklearn.training import SLAB_SCALE
 from tests.sklearn.problems import NOISE, RELEVANT, brief, classifier, linear_table, regressor, three_classes
 
@@ -94,6 +95,15 @@ def test_more_inputs_than_rows() -> None:
     sparse = regressor(prior_inclusion=0.03, epochs=150, batch_size="auto", learning_rate=0.01).fit(X, y)
     assert set(sparse.get_support(indices=True)) >= set(RELEVANT[:2])
     assert sparse.get_support().sum() <= 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "theta"), [(442, 10, 0.9), (100, 50, 0.9), (100, 200, 0.25), (30, 1000, 0.015)]
+)
+def test_no_more_inputs_are_on_at_the_start_than_half_the_rows(rows: int, columns: int, theta: float) -> None:
+    net = gated_mlp(rows, (4,), 1, np.zeros(columns, bool))
+    torch.testing.assert_close(net[0].theta.detach(), torch.full((columns,), theta))
+    assert float(net[1].gate.theta[0]) == pytest.approx(0.9)
 
 
 def test_a_constant_column_is_never_included_nor_read() -> None:
