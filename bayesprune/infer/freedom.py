@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 ENTRIES = 2**25
-"""How many entries the table of derivatives may have; of larger networks fewer examples are looked at."""
+"""How many entries a table of derivatives may have."""
+
+
+def fitting_rows(entries: int) -> int:
+    """How many examples may be looked at, each of which has so many derivatives."""
+    return ENTRIES // max(1, entries)
 
 
 @torch.no_grad()
@@ -19,6 +24,7 @@ def degrees_of_freedom(
     noise: Tensor,
     ridge: float = 1.0,
     num_data: int | None = None,
+    weights: Tensor | None = None,
 ) -> float:
     """The trace of the map from targets to fit, tr K(K + ρI)⁻¹, K = J diag(s²) Jᵀ, of a network linearised where it is.
 
@@ -27,27 +33,30 @@ def degrees_of_freedom(
 
     Args:
         net: The network, in eval mode, inputs ``(B, ...)``.
-        x: Examples that training sees, shape ``(B, ...)``; as many of the first are used as there is memory for.
+        x: Examples that training sees, shape ``(B, ...)``.
         scales: By name, s of each entry of a parameter, broadcastable to it: the standard deviation of its prior. Other
             parameters count as known.
         noise: Standard deviation of the noise, broadcastable to an output without its batch dimension.
         ridge: ρ, how much the prior counts.
         num_data: N, of which ``x`` is a sample; ``None`` for all.
+        weights: How much each example counts, shape ``(B,)``; ``None`` for all alike.
 
     Returns:
-        At most B times the number of outputs.
+        At most B times the number of outputs, so of a sample a lower bound.
     """
     parameters = dict(net.named_parameters())
     free = {name: parameters[name].detach() for name in scales}
     fixed = {name: p.detach() for name, p in parameters.items() if name not in scales}
-    outputs = net(x[:1])[0].numel()
-    x = x[: max(1, ENTRIES // max(1, outputs * sum(p.numel() for p in free.values())))]
 
     def standardised(values: dict[str, Tensor], example: Tensor) -> Tensor:
-        return (torch.func.functional_call(net, {**fixed, **values}, (example[None],))[0] / noise).flatten()
+        return (torch.func.functional_call(net, {**fixed, **values}, (example[None],)) / noise).flatten()
 
     slopes = torch.func.vmap(torch.func.jacrev(standardised), (None, 0))(free, x)
-    columns = [(slopes[name] * scales[name].to(p)).flatten(2).flatten(0, 1) for name, p in free.items()]
-    table = torch.cat(columns, 1).double()
-    eigenvalues = torch.linalg.svdvals(table).square() * ((num_data or len(x)) / len(x))
+    columns = [(slopes[name] * scales[name].to(p)).flatten(2) for name, p in free.items()]
+    table = torch.cat(columns, 2)
+    if weights is not None:
+        table = table * weights.to(table).sqrt()[:, None, None]
+    table = table.flatten(0, 1).to("cpu", torch.float64)
+    gram = table @ table.T if len(table) <= table.shape[1] else table.T @ table
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0) * ((num_data or len(x)) / len(x))
     return float((eigenvalues / (eigenvalues + ridge)).sum())

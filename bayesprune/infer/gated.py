@@ -154,7 +154,7 @@ class GatedNet(nn.Module):
             known = self.branches_on(xi) if on is None else on
         if not mode:
             self.branch_evaluations += sum(known) if known else self.num_branches
-        with self.draw.use(xi, known, noise=self._noise and not mode):
+        with self.draw.use(xi, known, noise=len(x) if self._noise and not mode else 0):
             return self.net(x)
 
     def branches_on(self, xi: Tensor) -> list[bool]:
@@ -202,7 +202,7 @@ class GatedNet(nn.Module):
         known = self.branches_on(xi) if on is None else [(not value) if i == s else value for i, value in enumerate(on)]
         slot = self.slot_of(s)
         self.branch_evaluations += sum(known[i] for i in self.tails.behind[slot] or () if i < self.num_branches)
-        with self.draw.use(xi, known, noise=self._noise):
+        with self.draw.use(xi, known, noise=len(x) if self._noise else 0):
             return self.tails.resume(slot, x, seen)
 
     def rows(self, x: Tensor) -> int:

@@ -41,20 +41,23 @@ class Likelihood(nn.Module, ABC):
         """Shape of one target, for outputs of shape ``(B, ...)``; by default that of one output."""
         return outputs.shape[1:]
 
-    def penalty(self, spent: float = 0.0) -> Tensor | float:
+    def penalty(self) -> Tensor | float:
         """Minus the log prior density of the likelihood's own parameters, nats for the whole data set; 0 without any.
 
         The negative ELBO, in nats per example, holds it over N, the number of training examples.
-
-        Args:
-            spent: How many parameters the fit has taken without the objective's counting them, see `BayesianNet.spend`:
-                as many residuals say nothing of the noise.
         """
         return 0.0
 
     @property
     def learned_noise(self) -> Tensor | None:
         """Standard deviation of the noise, broadcastable to one target, if it is learned; ``None`` if it is not."""
+        return None
+
+    def spend(self, count: float) -> None:
+        """Let ``count`` residuals say nothing of noise that is learned, see `BayesianNet.uncounted_parameters`."""
+
+    def weights(self, y: Tensor) -> Tensor | None:
+        """How much each example counts, shape ``(B,)``; ``None`` for all alike."""
         return None
 
     def settings(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph import check_gates
 from bayesprune.infer.draws import GateDraws
-from bayesprune.infer.freedom import degrees_of_freedom
+from bayesprune.infer.freedom import degrees_of_freedom, fitting_rows
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.prediction import Prediction, summarize
@@ -30,6 +30,8 @@ LOG_SCALE_LR = 10.0
 """Learning rate of log σ relative to that of the weights."""
 MOST_SPENT = 0.9
 """Which share of the residuals a fit may take from the noise at most."""
+FEWEST_ROWS = 64
+"""Of how few examples the degrees of freedom are not worth counting, unless they are all."""
 INITIAL_SCALE = 0.5
 """σ of Normal weights at the start, relative to the root mean square of their layer's weights."""
 
@@ -59,7 +61,6 @@ class BayesianNet(GatedNet):
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates and the means of its
             weights.
         slabs: The Normal weights; ``None`` for point slabs.
-        spent: How many parameters the fit has taken without the objective's counting them, see `spend`.
         branch_evaluations: How many branches (gates with one draw a batch) all passes with drawn gates have computed.
 
     Raises:
@@ -106,7 +107,6 @@ class BayesianNet(GatedNet):
         super().__init__(net)
         self.likelihood = get_likelihood(likelihood)
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
-        self.spent = 0.0
         self.num_data = int(num_data)
         self.weight_precision = float(weight_precision)
         self.slab, self.slab_scale = slab, slab_scale
@@ -161,39 +161,48 @@ class BayesianNet(GatedNet):
         return 0.0 if self.slabs is None else self.slabs.effective(self.by_gate(self.theta.detach()))
 
     @torch.no_grad()
-    def spend(self, x: Tensor, share: float) -> None:
-        """Let a likelihood that learns its noise know of the parameters that the fit takes, from now on.
+    def uncounted_parameters(self, x: Tensor, y: Tensor, share: float) -> float:
+        """How many more parameters the fit takes than a cold posterior counts, for `Likelihood.spend`.
 
-        The noise is to be σ² = R/(N − d), R the sum of the squared residuals and d the `degrees_of_freedom` of the fit.
-        With a share T of the divergence the objective itself takes off T times `effective_parameters`; what d is more
-        than that is handed to `Likelihood.penalty`, up to nine tenths of the residuals. With all of the divergence
-        (T = 1) the noise is that of the evidence lower bound, and nothing is handed on.
+        Noise that is learned is to be σ² = R/(N − d), R the sum of the squared residuals and d the `degrees_of_freedom`
+        of the fit, at most nine tenths of the residuals. With a share T of the divergence the objective itself takes T
+        times `effective_parameters` off N; this is the difference. With all of the divergence (T = 1) the noise is that
+        of the evidence lower bound, and there is none.
 
         Args:
-            x: Training inputs, shape ``(B, ...)``, all of them or a sample.
+            x: Training inputs, shape ``(B, ...)``, all of them or a sample, for which d is a lower bound.
+            y: Their targets, as the likelihood takes them.
             share: T, how much of the divergence of Normal weights counts.
+
+        Returns:
+            The difference; 0 for noise that is known, and for networks too large to be linearised on some examples.
         """
         noise = self.likelihood.learned_noise
         if noise is None or self.slabs is None or share >= 1:
-            return
+            return 0.0
         names = {id(p): name for name, p in self.net.named_parameters()}
-        theta = self.by_gate(self.theta.detach())
-        pairs = zip(self.slabs.means(), self.slabs.spreads(theta), strict=True)
+        spreads = self.slabs.spreads(self.by_gate(self.theta.detach()))
+        scales = {names[id(p)]: spread for p, spread in zip(self.slabs.means(), spreads, strict=True)}
         was_training = self.training
         self.eval()
         try:
-            d = degrees_of_freedom(self.net, x, {names[id(p)]: s for p, s in pairs}, noise, share, self.num_data)
-            residuals = self.num_data * self.net(x[:1])[0].numel()
+            outputs = self.net(x[:1]).numel()
+            rows = fitting_rows(outputs * sum(p.numel() for p in self.slabs.means()))
+            if rows < min(len(x), FEWEST_ROWS):
+                return 0.0
+            weights = self.likelihood.weights(y[:rows])
+            d = degrees_of_freedom(self.net, x[:rows], scales, noise, share, self.num_data, weights)
         finally:
             self.train(was_training)
-        self.spent = min(max(0.0, d - share * self.effective_parameters()), MOST_SPENT * residuals)
+        return min(d, MOST_SPENT * self.num_data * outputs) - share * self.effective_parameters()
 
     def pull(self) -> None:
         """Add to the gradients what the priors of Normal weights and of the likelihood's parameters ask of them."""
         if self.slabs is not None:
             self.slabs.pull()
-        if self._learns_likelihood:
-            (self.likelihood.penalty(self.spent) / self.num_data).backward()  # type: ignore[union-attr]
+        penalty = self.likelihood.penalty() if self._learns_likelihood else 0.0
+        if isinstance(penalty, Tensor) and penalty.requires_grad:
+            (penalty / self.num_data).backward()  # type: ignore[no-untyped-call]
 
     def replace(self, net: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
         """Go on with a smaller gated network.

@@ -28,6 +28,7 @@ class LearnedGaussian(Gaussian):
 
     Attributes:
         log_scale: log σ, a parameter of shape ``shape``.
+        spent: How many residuals say nothing of the noise, because a fit has taken as many parameters.
 
     Raises:
         ConfigError: for a scale or a count that is not positive and finite.
@@ -43,6 +44,9 @@ class LearnedGaussian(Gaussian):
         self.shape = tuple(shape)
         self.prior_count = prior_count
         self.log_scale = nn.Parameter(torch.full(self.shape, math.log(scale)))
+        self.register_buffer("spent", torch.zeros(()))
+
+    spent: Tensor
 
     @property
     def noise_scale(self) -> Tensor:
@@ -59,16 +63,20 @@ class LearnedGaussian(Gaussian):
         standardised = (y - outputs) * (-self.log_scale).exp()
         return per_example(0.5 * standardised.square() + self.log_scale + 0.5 * math.log(2 * math.pi))
 
-    def penalty(self, spent: float = 0.0) -> Tensor:
+    def spend(self, count: float) -> None:
+        """With one scale σ² becomes (R + ν s²)/(n + ν − count), with several each is told of its part."""
+        self.spent.fill_(count)
+
+    def penalty(self) -> Tensor:
         """Minus the prior log density of log σ, summed over scales, nats for the whole data set.
 
-        With a = ν/2 and d = log(σ/s): a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each scale. Of ``spent``
-        parameters it takes as many times log σ, so that σ² becomes (R + ν s²)/(n + ν − spent) for one scale.
+        With a = ν/2 and d = log(σ/s): a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each scale, less ``spent`` times
+        the mean of log σ.
         """
         a = self.prior_count / 2
         d = self.log_scale - math.log(self.scale)
         constant = math.lgamma(a) - a * math.log(a) - math.log(2)
-        return (a * (2 * d + (-2 * d).exp()) + constant).sum() - spent * self.log_scale.mean()
+        return (a * (2 * d + (-2 * d).exp()) + constant).sum() - self.spent * self.log_scale.mean()
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Targets must have the outputs' shape, and the scales that of one target if there is one an entry."""

@@ -50,14 +50,22 @@ class Weighted(Likelihood):
         """A weight, and the entries of a target."""
         return torch.Size((1 + self.base.target_shape(outputs).numel(),))
 
-    def penalty(self, spent: float = 0.0) -> Tensor | float:
+    def penalty(self) -> Tensor | float:
         """That of ``base``."""
-        return self.base.penalty(spent)
+        return self.base.penalty()
 
     @property
     def learned_noise(self) -> Tensor | None:
         """That of ``base``."""
         return self.base.learned_noise
+
+    def spend(self, count: float) -> None:
+        """As ``base`` does."""
+        self.base.spend(count)
+
+    def weights(self, y: Tensor) -> Tensor:
+        """The first column."""
+        return y[:, 0]
 
     def settings(self) -> dict[str, Any]:
         """Those of ``base``, and its name."""

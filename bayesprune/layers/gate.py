@@ -23,17 +23,17 @@ class Draw:
         sizes: Number of gates of every `Gate`, in the order of their slots.
 
     Attributes:
-        noise: Whether layers with Normal weights draw their outputs in this pass.
+        noise: Of how many examples layers with Normal weights draw their outputs in this pass; 0 if they do not.
     """
 
     def __init__(self, sizes: Sequence[int]):
         self.sizes = list(sizes)
         self.slices: tuple[Tensor, ...] | None = None
         self.known: Sequence[bool] = ()
-        self.noise = False
+        self.noise = 0
 
     @contextmanager
-    def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: bool = False) -> Iterator[None]:
+    def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: int = 0) -> Iterator[None]:
         """Let the gates multiply by ``xi`` within the context.
 
         Args:
@@ -42,7 +42,8 @@ class Draw:
             known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for
                 the whole batch and known to the host. A branch known to be off is not computed, one known to be on not
                 multiplied.
-            noise: Whether layers with Normal weights draw their outputs, instead of using the means of their weights.
+            noise: The number of examples, if layers with Normal weights are to draw their outputs instead of using the
+                means of their weights.
         """
         before = self.slices, self.known, self.noise
         self.slices = xi.split(self.sizes, dim=-1) if isinstance(xi, Tensor) else xi

@@ -29,9 +29,9 @@ class NormalLayer(nn.Module):
 
     - nothing: the weights are their means;
     - a `Draw` with ``noise``: local reparameterisation (Kingma, Salimans & Welling 2015). Each output is drawn from its
-      own law given the inputs, Normal(μ·x, σ²·x²), independently for every position of a convolution and every example
-      of the batch's first half. The second half has the same deviates with the other sign: drawing them takes longer
-      than all else that noise adds but for its variance, and of two examples neither knows of the other;
+      own law given the inputs, Normal(μ·x, σ²·x²), uncorrelated with every other example's and with those at other
+      positions of a convolution. Drawing normal deviates takes long, so the examples of the second half of a batch
+      have those of the first, each example's times a sign of its own;
     - ``drawn`` weights: those, for all examples alike.
 
     Attributes:
@@ -95,7 +95,7 @@ class NormalLayer(nn.Module):
             return mean
         weight, bias = self.variances()
         scale = self.deviation(self.map(x.square().to(weight.dtype), weight, bias).to(mean.dtype))
-        return torch.addcmul(mean, scale, _antithetic(scale))
+        return torch.addcmul(mean, scale, _deviates(scale, self.draw.noise))
 
     def deviation(self, variance: Tensor) -> Tensor:
         """The standard deviation of the outputs, given their variance, which is written over."""
@@ -138,10 +138,13 @@ class NormalConv2d(_NormalConv, Conv2d):
         return self._conv_forward(x, weight, bias)
 
 
-def _antithetic(like: Tensor) -> Tensor:
-    """Standard normal deviates in the shape of ``like``, those of its second half the negatives of the first's."""
+def _deviates(like: Tensor, examples: int) -> Tensor:
+    """Standard normal deviates in the shape of ``like``, uncorrelated; independent where its rows are no examples."""
+    if len(like) != examples:
+        return torch.randn_like(like)
     half = torch.randn_like(like[: -(-len(like) // 2)])
-    return torch.cat([half, -half])[: len(like)]
+    signs = torch.randint(2, (len(half), *[1] * (half.dim() - 1)), device=like.device).mul_(2).sub_(1)
+    return torch.cat([half, half * signs])[: len(like)]
 
 
 NORMAL: dict[type[nn.Module], type[NormalLayer]] = {

@@ -116,6 +116,8 @@ class BayesPruneEstimator(BaseEstimator):
         if not automatic and (isinstance(self.batch_size, str) or self.batch_size < 1):
             raise ConfigError(f"batch_size must be 'auto' or a number of rows, at least 1, got {self.batch_size!r}")
         batch = chosen_batch_size(rows) if automatic else int(self.batch_size)
+        if self.num_samples < 0:
+            raise ConfigError(f"num_samples must be a number of draws, or 0 for the mode, got {self.num_samples}")
         return Recipe(self.slab, self.temperature, self.prior_inclusion, self.epochs, batch, self.learning_rate)
 
     def _hidden(self) -> tuple[int, ...]:

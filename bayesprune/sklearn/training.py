@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ SLAB_SCALE = 1.0
 PHASES = {"slab_by": 0.5, "checks_per_epoch": 1}
 """Fields of the schedule: with few rows the weights must have learnt something before their divergence counts in full,
 and an epoch is short."""
+
+_RANDOM_STATE = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,11 @@ def chosen_batch_size(rows: int) -> int:
 
 @contextmanager
 def own_random_state(seed: int) -> Iterator[None]:
-    """Within the context torch's random numbers on the host are those of ``seed``; afterwards they go on as before."""
-    with torch.random.fork_rng(devices=[]):
+    """Within the context torch's random numbers on the host are those of ``seed``; afterwards they go on as before.
+
+    They are those of all threads, so one thread at a time is let in.
+    """
+    with _RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed accelerators
         yield
 

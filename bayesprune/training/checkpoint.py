@@ -12,7 +12,7 @@ import torch
 from bayesprune.atomic import write_atomically
 from bayesprune.errors import CheckpointError
 
-MAGIC = b"bayesprune checkpoint 1\n"
+MAGIC = b"bayesprune checkpoint 2\n"
 
 
 def write_checkpoint(path: Path, state: dict) -> None:

@@ -21,7 +21,6 @@ def state_of(run: Trainer) -> dict:
         "epoch": run.epoch,
         "step": run.step,
         "branch_evaluations": run.net.branch_evaluations,
-        "spent": run.net.spent,
         "origin": run.surgeon.origin,
         "agreed": run.surgeon.monitor.agreed.cpu(),
         "updates": run.updates.state(),
@@ -69,7 +68,6 @@ def take_up(run: Trainer, state: dict, path: Path) -> None:
     run.prices.load(state["prices"])
     run.prices.update(run.step)
     run.net.branch_evaluations = state["branch_evaluations"]
-    run.net.spent = state["spent"]
     run.sampler.load(state["gates_rng"])
     if len(state["rng"]) == run.engine.world_size:
         RandomState.of(run.engine.device, state["rng"][run.engine.rank]).restore()

@@ -17,8 +17,8 @@ RAREST = 4
 """How rare they become at most: one for so many opportunities of θ to step."""
 REFRESH_EVERY = 8
 """Steps between two looks at the divergence of Normal weights at least: one takes as long as a step."""
-FREEDOM_EVERY = 200
-"""Steps between two counts of the parameters that a fit has taken, at least: one takes as long as ten or more."""
+COUNTS = 10
+"""How often a run counts the parameters that a fit has taken, about: a count may take as long as many steps."""
 BUDGET_BY = 0.8
 """After which share of sampling a budget is to be met."""
 PHASES: dict[str, dict[str, float]] = {
@@ -200,14 +200,14 @@ class Schedule:
         return step % (every * min(RAREST, max(1, self.steps // (every * SCALE_STEPS)))) == 0
 
     def refresh_due(self, step: int) -> bool:
-        """Whether the divergence of Normal weights is to be looked at anew before this step."""
-        return step % max(REFRESH_EVERY, self.settle_every) == 0
+        """Whether the divergence of Normal weights is to be looked at after this step, an epoch not being over."""
+        done = step + 1
+        return done % max(REFRESH_EVERY, self.settle_every) == 0 and done % self.steps_per_epoch != 0
 
     def freedom_due(self, epoch: int) -> bool:
-        """Whether the parameters that the fit has taken are to be counted at the end of this epoch."""
-        ends = (epoch + 1) * self.steps_per_epoch
-        apart = -(-FREEDOM_EVERY // self.steps_per_epoch)
-        return (epoch + 1) % apart == 0 and self.slab_share(ends) == 1
+        """Whether the parameters that the fit has taken are to be counted after this epoch, others being to come."""
+        first = min(int(self.slab_by * self.epochs), self.epochs - 2)
+        return first <= epoch < self.epochs - 1 and (epoch - first) % max(1, (self.epochs - first) // COUNTS) == 0
 
     def slab_share(self, step: int) -> float:
         """How much of the divergence of Normal weights counts at this step: rises from 0 to 1 in ``slab_by``."""

@@ -39,6 +39,7 @@ class Trainer:
         self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
         check_net(net)
         engine.place(net)
+        net.likelihood.spend(0.0)
         self.example, self.outputs = check_data(net, loader)
         unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
         if unknown:
@@ -82,10 +83,9 @@ class Trainer:
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(self.epoch)
         self.prices.update(self.step)
-        self._refresh()
         total = torch.zeros((), device=self.engine.device)
         count = 0
-        examples: list[Tensor] = []
+        examples: list[tuple[Tensor, Tensor]] = []
         counted = self._counted()
         with flush_denormals(), self._variances_handed_out(), self.engine.sharded(self.net, self.optimizer):
             for number, (x, y) in enumerate(self.loader):
@@ -96,8 +96,8 @@ class Trainer:
                     x, y = self.engine.input(x), self.engine.input(y)
                     total += self._train_step(x, y, part) * len(y)
                     self._after_step(x, y, part)
-                if counted and sum(map(len, examples)) < EXAMPLES:
-                    examples.append(x)
+                if counted and len(examples) * len(y) < EXAMPLES:
+                    examples.append((x, y))
                 count += part.size
         self.checked = True
         if count != self.net.num_data and not hasattr(self.loader, "dataset"):
@@ -143,14 +143,16 @@ class Trainer:
         self.net.refresh(self.settings.temperature * self.schedule.slab_share(self.step))
 
     def _counted(self) -> bool:
-        """Whether this epoch ends with a count of the parameters that the fit has taken, see `BayesianNet.spend`."""
+        """Whether this epoch ends with a count of the parameters that the fit has taken, see `_count`."""
         cold = self.net.slabs is not None and self.settings.temperature < 1
         return cold and self.net.likelihood.learned_noise is not None and self.schedule.freedom_due(self.epoch)
 
-    def _count(self, examples: list[Tensor]) -> None:
-        """Count them on this process's examples; the mean over processes goes on."""
-        self.net.spend(torch.cat(examples), self.settings.temperature)
-        self.net.spent = float(self.engine.mean(torch.tensor(self.net.spent, device=self.engine.device)))
+    def _count(self, examples: list[tuple[Tensor, Tensor]]) -> None:
+        """Count them on those of this process's examples that have one shape; the mean over processes goes on."""
+        alike = [pair for pair in examples if pair[0].shape[1:] == examples[0][0].shape[1:]]
+        x, y = (torch.cat(parts) for parts in zip(*alike, strict=True))
+        count = torch.tensor(self.net.uncounted_parameters(x, y, self.settings.temperature), device=self.engine.device)
+        self.net.likelihood.spend(float(self.engine.mean(count)))
 
     def _part(self, number: int, size: int) -> Span:
         """Which examples of batch ``number`` this process holds, ``size`` in all."""

@@ -54,13 +54,20 @@ def test_weights_that_do_the_same_count_once() -> None:
     assert twice == pytest.approx(once, rel=1e-9) and twice < 3
 
 
-def test_a_sample_stands_for_all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of data that repeat themselves one part tells all; of more than there is memory for the first are taken."""
+def test_a_sample_stands_for_all_examples() -> None:
+    """Of data that repeat themselves one part tells all."""
     x, one = torch.randn(20, 3).double(), torch.tensor(1.0).double()
     whole = degrees_of_freedom(linear(3), x.repeat(5, 1), {"weight": one}, one)
     assert degrees_of_freedom(linear(3), x, {"weight": one}, one, num_data=100) == pytest.approx(whole, rel=1e-9)
-    monkeypatch.setattr(freedom, "ENTRIES", 3 * 20)
-    assert degrees_of_freedom(linear(3), x.repeat(5, 1), {"weight": one}, one, num_data=100) == pytest.approx(whole)
+
+
+def test_an_example_of_weight_two_is_one_that_comes_twice() -> None:
+    x, one = torch.randn(6, 3).double(), torch.tensor(1.0).double()
+    weights = torch.tensor([2.0, 1, 0, 3, 1, 1]).double()
+    found = degrees_of_freedom(linear(3), x, {"weight": one}, one, weights=weights)
+    assert found == pytest.approx(
+        degrees_of_freedom(linear(3), x.repeat_interleave(weights.long(), 0), {"weight": one}, one), rel=1e-9
+    )
 
 
 def test_a_network_is_linear_in_its_weights_where_it_is() -> None:
@@ -99,32 +106,50 @@ def learner(likelihood: LearnedGaussian | Weighted, num_data: int = 40) -> Bayes
     return bnn
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_a_cold_posterior_hands_on_what_the_objective_does_not_count(share: float) -> None:
-    """d of ridge regression on the inputs that are on, less T Σ Θ (1 − σ²/σ0²) = T (2 + ¼) ¾; nothing for T = 1."""
+def ridge(x: Tensor, share: float) -> float:
+    """d of `learner`: ridge regression on the inputs that are on."""
+    seen = x[:, [0, 2]].double()
+    return float(torch.trace(seen @ torch.linalg.inv(seen.T @ seen + share * 0.25 / 4 * torch.eye(2)) @ seen.T))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_cold_posterior_leaves_out_what_the_objective_does_not_count(share: float) -> None:
+    """d less T Σ Θ (1 − σ²/σ0²) = T (2 + ¼) ¾."""
     bnn, x = learner(LearnedGaussian(0.5)), torch.randn(40, 3)
     bnn.train()
-    bnn.spend(x, share)
-    seen = x[:, [0, 2]].double()
-    ridge = share * 0.25 / 4 * torch.eye(2)
-    d = float(torch.trace(seen @ torch.linalg.inv(seen.T @ seen + ridge) @ seen.T))
-    expected = 0.0 if share == 1 else d - share * 2.25 * 0.75
-    assert bnn.spent == pytest.approx(expected, rel=1e-4) and bnn.training
+    y = torch.zeros(40, 1)
+    found = bnn.uncounted_parameters(x, y, share)
+    assert found == pytest.approx(ridge(x, share) - share * 2.25 * 0.75, rel=1e-4) and bnn.training
     weighted = learner(Weighted(LearnedGaussian(0.5)))
-    weighted.spend(x, share)
-    assert weighted.spent == bnn.spent
+    rows = torch.cat([torch.tensor([[2.0], [0.0]]).repeat(20, 1), y], 1)
+    twice = ridge(x[::2].repeat(2, 1), share) - share * 2.25 * 0.75
+    assert weighted.uncounted_parameters(x, rows, share) == pytest.approx(twice, rel=1e-4)
 
 
-def test_nothing_is_spent_on_noise_that_is_known_and_never_all_residuals() -> None:
-    known = learner(LearnedGaussian())
-    known.likelihood = BayesianNet(nn.Sequential(layers.Gate(1)), "gaussian", num_data=1).likelihood
-    known.spend(torch.randn(40, 3), 0.1)
-    assert known.spent == 0
-    few = learner(LearnedGaussian(), num_data=1)
-    few.spend(torch.tensor([[100.0, 0.0, 0.0]]), 0.1)
-    assert few.spent == pytest.approx(1 - 0.1 * 2.25 * 0.75, abs=1e-3)
-    few.spend(torch.tensor([[100.0, 0.0, 0.0]]), 1e-6)
-    assert few.spent == 0.9
+def test_nothing_is_left_out_at_temperature_1_with_known_noise_or_in_too_large_a_network(monkeypatch) -> None:
+    x, y = torch.randn(100, 3), torch.zeros(100, 1)
+    bnn = learner(LearnedGaussian(0.5), num_data=100)
+    assert bnn.uncounted_parameters(x, y, 1.0) == 0 and bnn.uncounted_parameters(x, y, 0.5) > 0.5
+    monkeypatch.setattr(freedom, "ENTRIES", 3 * 64)
+    first = learner(LearnedGaussian(0.5), num_data=64).uncounted_parameters(x[:64], y[:64], 0.5)
+    assert bnn.uncounted_parameters(x, y, 0.5) == pytest.approx(first, rel=0.01)
+    monkeypatch.setattr(freedom, "ENTRIES", 3 * 63)
+    assert bnn.uncounted_parameters(x, y, 0.5) == 0
+    known = BayesianNet(bnn.net, "gaussian", num_data=100, slab="normal")
+    monkeypatch.undo()
+    assert known.uncounted_parameters(x, y, 0.5) == 0
+
+
+def test_a_fit_takes_nine_tenths_of_the_residuals_at_most() -> None:
+    few, x = learner(LearnedGaussian(), num_data=1), torch.tensor([[100.0, 0.0, 0.0]])
+    assert few.uncounted_parameters(x, torch.zeros(1, 1), 0.1) == pytest.approx(0.9 - 0.1 * 2.25 * 0.75, rel=1e-5)
+
+
+@pytest.mark.parametrize("last", [nn.Flatten(0), nn.Identity()])
+def test_outputs_may_have_no_dimension_of_their_own(last: nn.Module) -> None:
+    net = nn.Sequential(layers.Gate(3, theta=1.0), nn.Linear(3, 1, bias=False), last)
+    bnn = BayesianNet(net, LearnedGaussian(0.5), num_data=40, slab="normal", slab_scale=2.0)
+    assert 2.5 < bnn.uncounted_parameters(torch.randn(40, 3), torch.zeros(40, 1), 0.01) < 3
 
 
 def test_noise_of_a_cold_linear_model_is_that_of_least_squares() -> None:

@@ -334,7 +334,8 @@ def test_spent_parameters_leave_as_many_residuals_to_the_noise() -> None:
     best = (residuals.square().sum() + 3 * 0.25) / (40 + 3 - 12)
     with torch.no_grad():
         likelihood.log_scale.copy_(0.5 * best.log())
-    loss = likelihood.nll(torch.zeros_like(residuals), residuals).sum() + likelihood.penalty(spent=12)
+    Weighted(likelihood).spend(12)
+    loss = likelihood.nll(torch.zeros_like(residuals), residuals).sum() + likelihood.penalty()
     (slope,) = torch.autograd.grad(loss, likelihood.log_scale)
     assert float(slope) == pytest.approx(0, abs=1e-10)
-    assert Weighted(likelihood).penalty(12) == likelihood.penalty(12)
+    assert Weighted(likelihood).penalty() == likelihood.penalty()

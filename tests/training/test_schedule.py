@@ -201,15 +201,26 @@ def test_variances_take_a_thousand_steps_before_these_become_rarer(steps: int, e
     assert steps // apart >= 1000 or apart == every
 
 
-@pytest.mark.parametrize(("steps", "apart"), [(1, 8), (31, 8), (40, 10), (469, 117)])
-def test_the_divergence_is_looked_at_four_times_an_epoch_and_not_at_every_step(steps: int, apart: int) -> None:
+@pytest.mark.parametrize(("steps", "apart"), [(31, 8), (40, 10), (469, 117)])
+def test_within_an_epoch_the_divergence_is_looked_at_some_times_and_not_after_every_step(
+    steps: int, apart: int
+) -> None:
+    """At its end prices are, and the divergence with them."""
     schedule = Schedule(500, steps)
-    assert [step for step in range(1000) if schedule.refresh_due(step)] == list(range(0, 1000, apart))
+    due = [step + 1 for step in range(5 * steps) if schedule.refresh_due(step)]
+    assert due == [done for done in range(apart, 5 * steps, apart) if done % steps]
 
 
-@pytest.mark.parametrize(("steps", "apart"), [(1, 200), (4, 50), (150, 2), (200, 1), (469, 1)])
-def test_parameters_are_counted_every_200_steps_once_the_divergence_counts_in_full(steps: int, apart: int) -> None:
-    schedule = Schedule(1000, steps, slab_by=0.3)
-    due = [epoch for epoch in range(1000) if schedule.freedom_due(epoch)]
-    assert due == [epoch for epoch in range(299, 1000) if (epoch + 1) % apart == 0]
-    assert apart * steps >= 200
+@pytest.mark.parametrize(("epochs", "steps"), [(10, 19), (39, 5), (150, 1), (400, 14), (2, 3)])
+@pytest.mark.parametrize("slab_by", [0.3, 1.0])
+def test_parameters_are_counted_ten_times_and_steps_follow_each(epochs: int, steps: int, slab_by: float) -> None:
+    schedule = Schedule(epochs, steps, slab_by=slab_by)
+    due = [epoch for epoch in range(epochs) if schedule.freedom_due(epoch)]
+    left = epochs - int(slab_by * epochs)
+    assert 1 <= len(due) <= 20 and max(due) < epochs - 1 and len(due) >= min(10, left - 1)
+    assert slab_by == 1 or schedule.slab_share((due[0] + 1) * steps) == 1
+
+
+@pytest.mark.parametrize("slab_by", [0.3, 0.0])
+def test_a_run_of_one_epoch_counts_none(slab_by: float) -> None:
+    assert not Schedule(1, 50, slab_by=slab_by).freedom_due(0)
