@@ -18,6 +18,10 @@ from bayesprune.layers.gated import Conv1d, Conv2d, Linear
 
 TINY = 1e-16
 """Added to variances, whose root has no derivative at 0."""
+REPEATS = 4
+"""How many examples of a batch may have the same normal deviates but for their sign."""
+DISTINCT = 32
+"""As many examples have deviates of their own, if there are as many."""
 SCALES = ("weight_log_scale", "bias_log_scale")
 """Names of the parameters that hold log σ."""
 
@@ -30,8 +34,8 @@ class NormalLayer(nn.Module):
     - nothing: the weights are their means;
     - a `Draw` with ``noise``: local reparameterisation (Kingma, Salimans & Welling 2015). Each output is drawn from its
       own law given the inputs, Normal(μ·x, σ²·x²), uncorrelated with every other example's and with those at other
-      positions of a convolution. Drawing normal deviates takes long, so the examples of the second half of a batch
-      have those of the first, each example's times a sign of its own;
+      positions of a convolution. Drawing normal deviates takes long, so up to four examples of a large batch have the
+      same, each times a sign of its own;
     - ``drawn`` weights: those, for all examples alike.
 
     Attributes:
@@ -142,9 +146,11 @@ def _deviates(like: Tensor, examples: int) -> Tensor:
     """Standard normal deviates in the shape of ``like``, uncorrelated; independent where its rows are no examples."""
     if len(like) != examples:
         return torch.randn_like(like)
-    half = torch.randn_like(like[: -(-len(like) // 2)])
-    signs = torch.randint(2, (len(half), *[1] * (half.dim() - 1)), device=like.device).mul_(2).sub_(1)
-    return torch.cat([half, half * signs])[: len(like)]
+    distinct = max(min(examples, DISTINCT), -(-examples // REPEATS))
+    drawn = torch.randn_like(like[:distinct])
+    times = -(-examples // distinct)
+    signs = torch.randint(2, (times, distinct, *[1] * (like.dim() - 1)), device=like.device).mul_(2).sub_(1)
+    return (drawn * signs.to(like.dtype)).flatten(0, 1)[:examples]
 
 
 NORMAL: dict[type[nn.Module], type[NormalLayer]] = {
