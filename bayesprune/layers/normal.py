@@ -149,8 +149,9 @@ def _deviates(like: Tensor, examples: int) -> Tensor:
     distinct = max(min(examples, DISTINCT), -(-examples // REPEATS))
     drawn = torch.randn_like(like[:distinct])
     times = -(-examples // distinct)
-    signs = torch.randint(2, (times, distinct, *[1] * (like.dim() - 1)), device=like.device).mul_(2).sub_(1)
-    return (drawn * signs.to(like.dtype)).flatten(0, 1)[:examples]
+    shape = times, distinct, *[1] * (like.dim() - 1)
+    signs = torch.randint(2, shape, dtype=like.dtype, device=like.device).mul_(2).sub_(1)
+    return (drawn * signs).flatten(0, 1)[:examples]
 
 
 NORMAL: dict[type[nn.Module], type[NormalLayer]] = {

@@ -297,7 +297,7 @@ def test_what_a_structure_costs_is_the_slope_of_the_divergence(name: str, slab_s
             moved = net.theta.detach().clone()
             moved[s] += step
             with torch.no_grad():
-                ends.append(float(net.slab_divergence(moved)))
+                ends.append(float(net.slab_divergence(moved).detach()))
         assert (ends[0] - ends[1]) / 2e-4 == pytest.approx(float(slope[s]), rel=1e-6, abs=1e-6)
 
 
@@ -311,7 +311,7 @@ def test_the_divergence_is_multilinear_so_its_slope_is_known_at_the_ends_too(nam
             theta[s] = end
             other, between = theta.clone(), theta.clone()
             other[s], between[s] = 1 - end, 0.5
-            a, b, c = (float(net.slab_divergence(t)) for t in (theta, between, other))
+            a, b, c = (float(net.slab_divergence(t).detach()) for t in (theta, between, other))
             assert b == pytest.approx((a + c) / 2, rel=1e-12)
     with torch.no_grad():
         net.theta.fill_(end)
@@ -323,7 +323,7 @@ def test_the_divergence_is_multilinear_so_its_slope_is_known_at_the_ends_too(nam
             off = one.clone()
             off[s] = 0
             with torch.no_grad():
-                gap = float(net.slab_divergence(one) - net.slab_divergence(off))
+                gap = float((net.slab_divergence(one) - net.slab_divergence(off)).detach())
             assert float(net.slab_cost[s]) == pytest.approx(gap, rel=1e-9, abs=1e-9)
 
 
@@ -579,14 +579,14 @@ def test_what_is_off_for_good_changes_no_divergence_and_no_price_when_it_goes(
         with torch.no_grad():
             gate.theta[off[gate_name]] = 0.0
     net.refresh()
-    divergence = float(net.slab_divergence(net.theta.detach()))
+    divergence = float(net.slab_divergence(net.theta.detach()).detach())
     costs = {n: part.clone() for n, part in net.by_gate(net.slab_cost).items()}
     smaller, index = shrink(net.net, off)
     kept = kept_gates(net.net, index)
     size = sum(net.slabs._sizes)
     net.replace(smaller, kept)
     assert sum(net.slabs._sizes) < size
-    assert float(net.slab_divergence(net.theta.detach())) == pytest.approx(divergence, rel=1e-9)
+    assert float(net.slab_divergence(net.theta.detach()).detach()) == pytest.approx(divergence, rel=1e-9)
     for gate_name, part in net.by_gate(net.slab_cost).items():
         on = net.gate_probs()[gate_name] > 0
         torch.testing.assert_close(part[on], costs[gate_name][kept[gate_name]][on], rtol=1e-8, atol=1e-8)
