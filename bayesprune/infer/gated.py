@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.tail import Seen, Tails
@@ -110,6 +111,18 @@ class GatedNet(nn.Module):
         """All parameters of the network but its gates', by name; of Normal weights means and log scales."""
         thetas = {id(gate.theta) for gate in self._gates.values()}
         return {name: p for name, p in self.net.named_parameters() if id(p) not in thetas}
+
+    def check_owner(self) -> None:
+        """Refuse to go on with a network that has been given to another `BayesianNet` since.
+
+        Raises:
+            ConfigError: for such a one: its gates take their values from the other.
+        """
+        if any(gate.draw is not self.draw for gate in self._gates.values()):
+            raise ConfigError(
+                "BayesianNet: the network belongs to a later BayesianNet, which has taken over its gates and weights; "
+                "use that one, or build a network for each"
+            )
 
     def gated_network(self) -> nn.Module:
         """The gated network itself."""

@@ -97,6 +97,8 @@ class BayesianNet(GatedNet):
         check_gates(net)
         if slab == "normal":
             give_normal_slabs(net, INITIAL_SCALE)
+        if slab == "point" and slab_scale is not None:
+            raise ConfigError("BayesianNet: slab_scale is the scale of Normal weights; pass slab='normal' with it")
         if slab == "normal" and not normal_layers(net):
             raise ConfigError(
                 "BayesianNet: slab='normal' needs a linear or convolution layer with weights of its own, and the "
@@ -365,9 +367,10 @@ class BayesianNet(GatedNet):
             epistemic and aleatoric variance and intervals (`RealPrediction`).
 
         Raises:
-            ConfigError: for a negative ``num_samples``.
+            ConfigError: for a negative ``num_samples``, and for a network that belongs to another by now.
             DataError: for inputs that are not finite.
         """
+        self.check_owner()
         if num_samples < 0:
             raise ConfigError(f"predict: num_samples must not be negative, got {num_samples}")
         if not bool(torch.isfinite(x).all()):

@@ -45,7 +45,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if path.is_dir():
         raise ConfigError(f"save: {path} is a folder; give the name of a file")
     if gates_of(gated_network(model)):
-        raise ConfigError("save: the network still has gates; save bayesprune.compact(model)")
+        raise ConfigError(
+            "save: the network still has gates; save bayesprune.compact(model), the plain network. What else there is "
+            "of a posterior fit(..., out=FOLDER) keeps in its checkpoint, and torch.save writes a BayesianNet whole"
+        )
     modes = {name: module.training for name, module in model.named_modules()}
     traced = trace(copy.deepcopy(model).eval())
     used = {str(n.target) for n in traced.graph.nodes if n.op in ("call_module", "get_attr")}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -116,14 +118,20 @@ class BayesPruneEstimator(BaseEstimator):
         if not automatic and (isinstance(self.batch_size, str) or self.batch_size < 1):
             raise ConfigError(f"batch_size must be 'auto' or a number of rows, at least 1, got {self.batch_size!r}")
         batch = chosen_batch_size(rows) if automatic else int(self.batch_size)
-        if self.num_samples < 0:
-            raise ConfigError(f"num_samples must be a number of draws, or 0 for the mode, got {self.num_samples}")
+        for name, least in (("epochs", 1), ("num_samples", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < least:
+                raise ConfigError(f"{name} must be a whole number, at least {least}, got {value!r}")
+        for name, most in (("temperature", math.inf), ("learning_rate", math.inf), ("prior_inclusion", 1.0)):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) < most:
+                raise ConfigError(f"{name} must be a number between 0 and {most:g}, got {value!r}")
         return Recipe(self.slab, self.temperature, self.prior_inclusion, self.epochs, batch, self.learning_rate)
 
     def _hidden(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
         sizes = self.hidden_layer_sizes
-        if isinstance(sizes, (int, str)) or any(size < 1 for size in sizes):
+        if isinstance(sizes, str) or not isinstance(sizes, Iterable) or not all(map(_is_width, sizes)):
             raise ConfigError(
                 "hidden_layer_sizes must hold the number of units of each hidden layer, at least 1: (50,), or nothing, "
                 f"(), for a linear model; got {sizes!r}"
@@ -138,6 +146,10 @@ class BayesPruneEstimator(BaseEstimator):
             with own_random_state(self._seed):
                 prediction = self.network_.predict(rows, self.num_samples)
             yield prediction
+
+
+def _is_width(size: Any) -> bool:
+    return isinstance(size, Integral) and int(size) >= 1
 
 
 def gathered(predictions: Iterator[Prediction], part: Callable[[Any], Tensor]) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         slab: ``"normal"`` for a Normal posterior of every weight, ``"point"`` for a point estimate.
         temperature: How much the divergence of Normal weights from their prior counts in training: 1 is the evidence
             lower bound, with which a mean field of few data per weight says less than it knows, and prunes more. Worth
-            a search by log-likelihood on held-out data.
+            a search by log-likelihood on held-out data. Points have no such divergence, and do not look at it.
         prior_inclusion: Prior inclusion probability of an input, in (0, 1): the number of inputs that are expected to
             matter, divided by that of all. A hidden unit has ½.
         epochs: Passes over the data.
@@ -41,7 +41,8 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             as it is.
 
     Attributes:
-        inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``.
+        inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
+            temperature 1 are probabilities under the model; at a lower one they are too high.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,
             float32, shape ``(B, n_features_in_)``, to predictions in those of the targets, shape ``(B, 1)``. It can be
             saved with `bayesprune.save`.

@@ -44,7 +44,7 @@ def check_examples(
         ValueError: by scikit-learn, for wrong shapes, NaN or infinite values, sparse matrices.
         DataError: for columns that are not numbers, and weights that are negative or all zero.
     """
-    X, y = _as_numbers(estimator, X, y=y, y_numeric=is_regressor(estimator))
+    X, y = _as_numbers(estimator, X, y=y, y_numeric=is_regressor(estimator), ensure_min_samples=2)
     weights = _check_weights(sample_weight, len(X))
     counts = weights > 0
     return X[counts], y[counts], weights[counts] / weights[counts].mean()

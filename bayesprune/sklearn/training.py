@@ -67,6 +67,7 @@ class Recipe:
         """
         if bool((weights != 1).any()):
             likelihood, y = Weighted(likelihood), torch.cat((weights[:, None], y.view(len(y), -1).float()), 1)
+        normal = self.slab == "normal"
         bnn = BayesianNet(
             net,
             likelihood,
@@ -74,11 +75,12 @@ class Recipe:
             prior=self.prior(net, len(x)),
             weight_precision=SLAB_SCALE**-2,
             slab=self.slab,
-            slab_scale=SLAB_SCALE,
+            slab_scale=SLAB_SCALE if normal else None,
         )
         batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))
         loader = DataLoader(TensorDataset(x, y), sampler=batches, batch_size=None, generator=torch.Generator())
-        settings = Settings(lr=self.learning_rate, temperature=self.temperature, schedule=PHASES)
+        temperature = self.temperature if normal else 1.0
+        settings = Settings(lr=self.learning_rate, temperature=temperature, schedule=PHASES)
         # Under a fixed prior gates end between 0 and 1: all of them stay, and predictions are averages over them.
         return bnn, fit(bnn, loader, epochs=self.epochs, prune=False, settings=settings)
 

@@ -18,10 +18,11 @@ def check_net(net: BayesianNet) -> None:
     """Refuse what is no Bayesian network.
 
     Raises:
-        ConfigError: for anything else.
+        ConfigError: for anything else, and for one whose network belongs to another by now.
     """
     if not isinstance(net, BayesianNet):
         raise ConfigError(f"fit: expected a BayesianNet, got a {type(net).__name__}; wrap it: BayesianNet(net, ...)")
+    net.check_owner()
 
 
 def check_data(net: BayesianNet, loader: Loader) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,11 @@ class Trainer:
         fields_set = PHASES["fixed" if net.fixed_prior else net.slab] | settings.schedule
         self.schedule = Schedule(epochs, len(loader), **fields_set)  # type: ignore[arg-type]
         self.estimator = get_estimator(settings.estimator)
+        if net.slab == "point" and settings.temperature != 1:
+            raise ConfigError(
+                f"fit: Settings.temperature={settings.temperature} is about the posterior of weights; build the "
+                "BayesianNet with slab='normal', or leave the temperature at 1"
+            )
         if net.slabs is not None and engine.divides:
             raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
         decay = net.weight_precision / net.num_data

@@ -103,7 +103,7 @@ def test_more_inputs_than_rows() -> None:
 def test_no_more_inputs_are_on_at_the_start_than_half_the_rows(rows: int, columns: int, theta: float) -> None:
     net = gated_mlp(rows, (4,), 1, np.zeros(columns, bool))
     torch.testing.assert_close(net[0].theta.detach(), torch.full((columns,), theta))
-    assert float(net[1].gate.theta[0]) == pytest.approx(0.9)
+    assert float(net[1].gate.theta.detach()[0]) == pytest.approx(0.9)
 
 
 def test_a_constant_column_is_never_included_nor_read() -> None:

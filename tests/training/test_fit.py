@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
 from bayesprune.data.images import Raw, make_splits
+from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import ConfigError, DataError, NonFiniteLossError
 from bayesprune.infer import BayesianNet
 from bayesprune.networks import resmlp
@@ -317,3 +318,25 @@ def test_labels_of_an_epoch_loader_are_checked_whole_before_training_begins(monk
     loader.set_epoch(0)
     with pytest.raises(DataError, match="2"):
         fit(bnn, loader, epochs=1, settings=Settings(schedule=REST))
+
+
+@pytest.mark.parametrize("slab", ["point", "normal"])
+def test_a_network_that_a_later_one_has_taken_over_is_refused(slab: str) -> None:
+    """Its gates would take their values from the other."""
+    net = units()
+    prior = FlatteningPrior(1e-3)
+    first, later = (BayesianNet(net, num_data=EXAMPLES, prior=prior, slab=slab) for _ in range(2))
+    loader = Batches(*examples())
+    for call in (lambda: fit(first, loader, epochs=1), lambda: first.predict(loader.x)):
+        with pytest.raises(ConfigError, match="belongs to a later BayesianNet"):
+            call()
+    fit(later, loader, epochs=1)
+    later.predict(loader.x)
+
+
+def test_points_have_no_temperature_and_no_scale() -> None:
+    net = BayesianNet(units(), num_data=EXAMPLES)
+    with pytest.raises(ConfigError, match=r"temperature=0.5 is about the posterior.*slab='normal'"):
+        fit(net, Batches(*examples()), epochs=1, settings=Settings(temperature=0.5))
+    with pytest.raises(ConfigError, match="slab_scale is the scale of Normal weights"):
+        BayesianNet(units(), num_data=EXAMPLES, slab_scale=1.0)
