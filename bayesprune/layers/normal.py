@@ -144,9 +144,9 @@ class NormalConv2d(_NormalConv, Conv2d):
 
 def _deviates(like: Tensor, examples: int) -> Tensor:
     """Standard normal deviates in the shape of ``like``, uncorrelated; independent where its rows are no examples."""
-    if len(like) != examples:
+    distinct = max(DISTINCT, -(-examples // REPEATS))
+    if len(like) != examples or examples <= distinct:
         return torch.randn_like(like)
-    distinct = max(min(examples, DISTINCT), -(-examples // REPEATS))
     drawn = torch.randn_like(like[:distinct])
     times = -(-examples // distinct)
     shape = times, distinct, *[1] * (like.dim() - 1)
