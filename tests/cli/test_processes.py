@@ -79,6 +79,7 @@ def test_python_m_bayesprune_is_the_command(monkeypatch: pytest.MonkeyPatch, cap
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path):
     """Up to rounding; the same structures are removed at the same steps. One process can take the run up."""
     one, two = tmp_path / "one", tmp_path / "two"

@@ -152,6 +152,7 @@ def test_outputs_may_have_no_dimension_of_their_own(last: nn.Module) -> None:
     assert 2.5 < bnn.uncounted_parameters(torch.randn(40, 3), torch.zeros(40, 1), 0.01) < 3
 
 
+@pytest.mark.slow
 def test_noise_of_a_cold_linear_model_is_that_of_least_squares() -> None:
     """σ² = R/(N − d), 12 of 40 degrees of freedom being taken; the cold objective alone says R/(N − d T), 28 % less."""
     torch.manual_seed(1)
