@@ -108,6 +108,7 @@ def test_inspect_names_the_branches_by_their_modules(trained: tuple[Path, Tensor
     assert names == [f"stage{stage}.block{block}" for stage in (1, 2, 3) for block in (1, 2)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_unbroken_one(trained: tuple[Path, Tensor], images: str, tmp_path: Path):
     """Budget, crops and flips, momentum and running statistics go on where they were."""
     folder = tmp_path / "killed"
