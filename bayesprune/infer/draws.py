@@ -10,10 +10,8 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 from torch.distributions import constraints
 
-REPEATS = 4
-"""How many rows of a draw may be equal: drawing takes longer than everything else that gates add to a step."""
-DISTINCT = 32
-"""As many rows are different, if there are as many."""
+from bayesprune.layers.gate import distinct_rows
+
 _HALF = 2**15
 _EVEN = -0x0001000100010002  # clears the lowest bit of each of the four 16-bit lanes of an int64
 
@@ -36,11 +34,6 @@ def bernoulli_rows(probs: Tensor, rows: int, generator: torch.Generator | None =
     uniform = words.bitwise_and_(_EVEN).view(torch.int16)[:count].view(rows, -1)  # even, in [-2^15, 2^15 - 2]
     threshold = (probs.detach() * _HALF).round_().mul_(2).sub_(_HALF).clamp_(max=_HALF - 1).to(torch.int16)
     return (uniform < threshold).to(probs.dtype)
-
-
-def distinct_rows(rows: int) -> int:
-    """How many of so many rows are drawn; the others repeat them in turn."""
-    return min(rows, max(DISTINCT, -(-rows // REPEATS)))
 
 
 class GateDraws(TorchDistribution):

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bayesprune.infer.draws import bernoulli_rows, distinct_rows
+from bayesprune.infer.draws import bernoulli_rows
 from bayesprune.infer.net import BayesianNet
+from bayesprune.layers.gate import distinct_rows
 
 LAG = 4
 """After how many draws a copy of θ that was started on an accelerator is used: by then it has long arrived."""

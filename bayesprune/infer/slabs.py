@@ -78,9 +78,8 @@ class NormalSlabs:
         log_scales = self.log_scales()
         if self._learnt or not self._variances:
             with torch.no_grad():
-                self._variances = [
-                    (log_scale * (2 / math.log(2))).exp2_() for log_scale in log_scales
-                ]  # exp takes thrice as long
+                binary = [log_scale * (2 / math.log(2)) for log_scale in log_scales]  # exp takes thrice as long as exp2
+                self._variances = [exponent.exp2_() for exponent in binary]
         given = [v.to(f) for v, f in zip(self._variances, self._formats(), strict=True)]
         if learn:
             given = [_Variance.apply(*three) for three in zip(log_scales, self._variances, given, strict=True)]

@@ -11,6 +11,15 @@ from torch import Tensor, nn
 from bayesprune.errors import ConfigError, GateError
 
 INITIAL_THETA = 0.9
+REPEATS = 4
+"""How many examples may share what is drawn: drawing takes longer than all else that gates and noise add to a step."""
+DISTINCT = 32
+"""As many have draws of their own, if there are as many."""
+
+
+def distinct_rows(rows: int) -> int:
+    """For how many of so many examples is drawn; the others repeat them in turn."""
+    return min(rows, max(DISTINCT, -(-rows // REPEATS)))
 
 
 class Draw:

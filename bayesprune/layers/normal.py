@@ -13,15 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bayesprune.layers.gate import Draw
+from bayesprune.layers.gate import Draw, distinct_rows
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
 
 TINY = 1e-16
 """Added to variances, whose root has no derivative at 0."""
-REPEATS = 4
-"""How many examples of a batch may have the same normal deviates but for their sign."""
-DISTINCT = 32
-"""As many examples have deviates of their own, if there are as many."""
 SCALES = ("weight_log_scale", "bias_log_scale")
 """Names of the parameters that hold log σ."""
 
@@ -144,8 +140,8 @@ class NormalConv2d(_NormalConv, Conv2d):
 
 def _deviates(like: Tensor, examples: int) -> Tensor:
     """Standard normal deviates in the shape of ``like``, uncorrelated; independent where its rows are no examples."""
-    distinct = max(DISTINCT, -(-examples // REPEATS))
-    if len(like) != examples or examples <= distinct:
+    distinct = distinct_rows(examples)
+    if len(like) != examples or examples == distinct:
         return torch.randn_like(like)
     drawn = torch.randn_like(like[:distinct])
     times = -(-examples // distinct)

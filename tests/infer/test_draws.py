@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 
 from bayesprune.infer import GateDraws
-from bayesprune.infer.draws import DISTINCT, REPEATS, bernoulli_rows
+from bayesprune.infer.draws import bernoulli_rows
+from bayesprune.layers.gate import DISTINCT, REPEATS
 from tests.infer.verify import verify_mean
 
 STEP = 2.0**-15
