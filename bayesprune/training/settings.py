@@ -23,11 +23,11 @@ class Settings:
         lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it.
         optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's
             density enters as coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW
-            does not).
+            does not). It is tried on small weights before training, see `bayesprune.optim.trial`.
         price: Price structures at what they are expected to save, instead of by the prior's constant log γ; see
-            `CostPrice`.
+            `CostPrice`. Not with a `FixedInclusion` prior, which says itself what gates cost.
         budget: What the network may cost in the end, instead of a price: ν is then found while training, see
-            `Multiplier`.
+            `Multiplier`. Not with a `FixedInclusion` prior either.
         estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
         every: Take a step on θ at every so-many-th step of the weights.
         temperature: How much the divergence of Gaussian slabs from their prior counts while training: 1 is the evidence

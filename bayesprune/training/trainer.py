@@ -23,6 +23,7 @@ from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.metrics import Score, evaluate
+from bayesprune.training.optimizer import build_optimizer
 from bayesprune.training.prices import Prices
 from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
@@ -54,16 +55,7 @@ class Trainer:
             )
         if net.slabs is not None and engine.divides:
             raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
-        decay = net.weight_precision / net.num_data
-        extra = {"fused": True} if settings.optimizer is torch.optim.Adam else {}
-        groups = net.parameter_groups()
-        parameters = groups[0]["params"] if len(groups) == 1 else groups
-        self.optimizer = settings.optimizer(parameters, lr=settings.lr, weight_decay=decay, **extra)
-        if isinstance(self.optimizer, torch.optim.AdamW):
-            raise ConfigError(
-                "fit: AdamW decouples weight decay from the gradient, but the slab's density is part of the loss; use "
-                "Adam or SGD"
-            )
+        self.optimizer = build_optimizer(net, settings, prune)
         self.updates = GateUpdates(net, engine.mean)
         seed = int(engine.broadcast(int(torch.randint(2**62, ()))))
         self.sampler = GateSampler(net, seed)
