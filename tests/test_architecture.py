@@ -14,7 +14,8 @@ import bayesprune
 
 ROOT = Path(bayesprune.__file__).parent
 RANKS = {
-    **dict.fromkeys(("atomic", "errors", "types"), 0),
+    "errors": -1,
+    **dict.fromkeys(("atomic", "checked", "types"), 0),
     **dict.fromkeys(("distributions", "data", "metrics", "selection"), 1),
     "layers": 2,
     "graph": 3,

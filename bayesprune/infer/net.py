@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from bayesprune.checked import real, whole
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph import check_gates
@@ -84,16 +84,12 @@ class BayesianNet(GatedNet):
         slab: str = "point",
         slab_scale: float | None = None,
     ):
-        if num_data < 1:
-            raise ConfigError(
-                f"BayesianNet: num_data must be the number of training examples, at least 1, got {num_data}"
-            )
-        if not (math.isfinite(weight_precision) and weight_precision >= 0):
-            raise ConfigError(f"BayesianNet: weight_precision must be finite and not negative, got {weight_precision}")
+        num_data = whole("BayesianNet: num_data", num_data, hint="it is the number of training examples")
+        weight_precision = real("BayesianNet: weight_precision", weight_precision, 0, ends="[)")
         if slab not in SLABS:
             raise ConfigError(f"BayesianNet: unknown slab {slab!r}; known are {', '.join(SLABS)}")
-        if slab_scale is not None and not (math.isfinite(slab_scale) and slab_scale > 0):
-            raise ConfigError(f"BayesianNet: slab_scale must be positive and finite, or None, got {slab_scale}")
+        if slab_scale is not None:
+            slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
         check_gates(net)
         if slab == "normal":
             give_normal_slabs(net, INITIAL_SCALE)
@@ -109,8 +105,7 @@ class BayesianNet(GatedNet):
         super().__init__(net)
         self.likelihood = get_likelihood(likelihood)
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
-        self.num_data = int(num_data)
-        self.weight_precision = float(weight_precision)
+        self.num_data, self.weight_precision = num_data, weight_precision
         self.slab, self.slab_scale = slab, slab_scale
         prior = FlatteningPrior(18.0) if prior is None else prior
         self.fixed_prior = isinstance(prior, FixedInclusion)
@@ -367,12 +362,12 @@ class BayesianNet(GatedNet):
             epistemic and aleatoric variance and intervals (`RealPrediction`).
 
         Raises:
-            ConfigError: for a negative ``num_samples``, and for a network that belongs to another by now.
+            ConfigError: for ``num_samples`` that is negative or no whole number, and for a network that belongs to
+                another by now.
             DataError: for inputs that are not finite.
         """
         self.check_owner()
-        if num_samples < 0:
-            raise ConfigError(f"predict: num_samples must not be negative, got {num_samples}")
+        num_samples = whole("predict: num_samples", num_samples, 0)
         if not bool(torch.isfinite(x).all()):
             raise DataError("predict: the inputs hold NaN or infinite values; remove or impute them")
         was_training = self.training

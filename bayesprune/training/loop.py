@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bayesprune.checked import whole
 from bayesprune.infer import BayesianNet
 from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
 from bayesprune.training.checks import Loader, check_loader
@@ -56,6 +57,7 @@ def fit(
         RankError: if processes no longer hold the same gates.
         NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint.
     """
+    epochs = whole("fit: epochs", epochs)
     engine = engine or Engine(net.theta.device if isinstance(net, BayesianNet) else "cpu")
     trainer = Trainer(net, train_loader, epochs, prune, settings or Settings(), engine)
     if val_loader is not None:
