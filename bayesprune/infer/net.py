@@ -221,15 +221,17 @@ class BayesianNet(GatedNet):
         return chosen
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Everything that is trained but θ, for a torch optimiser: point weights decay by λ/N, others by nothing."""
-        point, log_scales = self.point_weights(), [] if self.slabs is None else self.slabs.log_scales()
-        known = {id(p) for p in [*point.values(), *log_scales]}
+        """Everything that is trained but θ, for a torch optimiser: point weights decay by λ/N, others by nothing.
+
+        What does not require a gradient is left out, and so is a group of nothing.
+        """
+        point, log_scales = list(self.point_weights().values()), [] if self.slabs is None else self.slabs.log_scales()
+        known = {id(p) for p in [*point, *log_scales]}
         free = [p for p in self.trained().values() if id(p) not in known]
         decay = self.weight_precision / self.num_data
         groups = [
-            {"params": list(point.values()), "weight_decay": decay, "lr_factor": 1.0},
-            {"params": free, "weight_decay": 0.0, "lr_factor": 1.0},
-            {"params": log_scales, "weight_decay": 0.0, "lr_factor": LOG_SCALE_LR},
+            {"params": [p for p in given if p.requires_grad], "weight_decay": weight_decay, "lr_factor": factor}
+            for given, weight_decay, factor in ((point, decay, 1.0), (free, 0.0, 1.0), (log_scales, 0.0, LOG_SCALE_LR))
         ]
         return [group for group in groups if group["params"]]
 

@@ -94,7 +94,9 @@ def friedman_regression(num_data: int, num_inputs: int, *, noise_scale: float = 
     from sklearn.datasets import make_friedman1  # slow to import
 
     _check_sizes("friedman_regression", num_data, num_inputs, noise_scale)
-    num_inputs = whole("friedman_regression: num_inputs", num_inputs, FRIEDMAN_INPUTS, hint="the function depends on five")
+    num_inputs = whole(
+        "friedman_regression: num_inputs", num_inputs, FRIEDMAN_INPUTS, hint="the function depends on five"
+    )
     seed = whole("friedman_regression: seed", seed, 0, LARGEST_SEED)
     x, y = make_friedman1(num_data, num_inputs, noise=noise_scale, random_state=seed)
     support = torch.arange(num_inputs) < FRIEDMAN_INPUTS

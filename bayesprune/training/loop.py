@@ -31,7 +31,8 @@ def fit(
     """Train ``net``, removing structures as their gates converge.
 
     Args:
-        net: The network; it is smaller afterwards.
+        net: The network; it is smaller afterwards. Weights whose ``requires_grad`` is False stay as they are (as far as
+            they are not removed): with all of them at rest, gates alone are learned.
         train_loader: Batches ``(x, y)`` with a length; if it has ``set_epoch``, that is called with the epoch's number
             (from 0).
         epochs: Length of the run.

@@ -40,6 +40,7 @@ class Trainer:
         self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
         check_net(net)
         engine.place(net)
+        net.theta.requires_grad_()
         net.likelihood.spend(0.0)
         self.example, self.outputs = check_data(net, loader)
         unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
@@ -175,7 +176,8 @@ class Trainer:
             loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
         self.optimizer.zero_grad()
         share = len(y) * engine.world_size / part.size  # gradients are averaged over processes
-        engine.backward(loss if share == 1 else loss * share)
+        if loss.requires_grad:  # not where gates alone are learned and this is no step of theirs
+            engine.backward(loss if share == 1 else loss * share)
         for parameter in net.likelihood.parameters():  # not part of the module that averages gradients
             if parameter.grad is not None:
                 parameter.grad = engine.mean(parameter.grad)
