@@ -147,7 +147,7 @@ class Engine:
         frozen = not any(parameter.requires_grad for parameter in net.weights().values())
         if self._fabric is None or self.world_size == 1 or self.divides or frozen:
             return net
-        names = [f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate)]
+        names = ["theta", *(f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate))]
         names += [name for name, _ in net.named_buffers()]
         names += [name for name, _ in net.named_parameters() if name.startswith("likelihood.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, names)
