@@ -16,6 +16,7 @@ from bayesprune.checked import real, whole
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph import check_gates
+from bayesprune.infer.adopt import adopt
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.freedom import degrees_of_freedom, fitting_rows
 from bayesprune.infer.gated import GatedNet
@@ -202,10 +203,10 @@ class BayesianNet(GatedNet):
             (penalty / self.num_data).backward()  # type: ignore[no-untyped-call]
 
     def replace(self, net: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
-        """Go on with a smaller gated network.
+        """Go on with a smaller gated network, which the module that this model was built of becomes, see `adopt`.
 
         Args:
-            net: The network.
+            net: The network, made of copies of the modules of the present one.
             kept: By gate name, which entries of the present gates it has left.
 
         Returns:
@@ -214,7 +215,7 @@ class BayesianNet(GatedNet):
         places = self.by_gate(torch.arange(self.num_gates))
         entries = [places[name][kept[name]] for name in self.gate_names if name in kept]
         chosen = torch.cat([torch.zeros(0, dtype=torch.long), *entries]).to(self.log_gamma.device)
-        self.net = net
+        self.net = adopt(self.net, net)
         self._connect()
         self.log_gamma = self.log_gamma[chosen]
         self._give_slabs()

@@ -81,6 +81,20 @@ def check_loader(likelihood: Likelihood, outputs: Tensor, loader: Loader, where:
         check_batch(likelihood, outputs, x, y, f"{where} batch {number}")
 
 
+def check_length(said: int, found: int) -> None:
+    """Compare the number of batches of an epoch, counted up to one too many, with what ``len`` said it would be.
+
+    Raises:
+        ConfigError: if they differ.
+    """
+    if found != said:
+        gave = "it gave more" if found > said else f"an epoch gave {found}"
+        raise ConfigError(
+            f"fit: len(train_loader) says {said} batches an epoch, but {gave}; they must agree, because the schedule of "
+            "the run is made from it"
+        )
+
+
 def check_batch(likelihood: Likelihood, outputs: Tensor, x: Tensor, y: Tensor, where: str) -> None:
     """Look at the values of one batch.
 

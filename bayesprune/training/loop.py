@@ -31,8 +31,9 @@ def fit(
     """Train ``net``, removing structures as their gates converge.
 
     Args:
-        net: The network; it is smaller afterwards. Weights whose ``requires_grad`` is False stay as they are (as far as
-            they are not removed): with all of them at rest, gates alone are learned.
+        net: The network; it is smaller afterwards, and so is the module that it was built of: ``net.net`` stays the
+            same object, also if the run is broken off. Weights whose ``requires_grad`` is False stay as they are (as
+            far as they are not removed): with all of them at rest, gates alone are learned.
         train_loader: Batches ``(x, y)`` with a length; if it has ``set_epoch``, that is called with the epoch's number
             (from 0).
         epochs: Length of the run.

@@ -17,7 +17,7 @@ from bayesprune.data.shards import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.pruning import cost
-from bayesprune.training.checks import Loader, check_batch, check_data, check_net
+from bayesprune.training.checks import Loader, check_batch, check_data, check_length, check_net
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.gates import GateUpdates
@@ -86,7 +86,10 @@ class Trainer:
         examples: list[tuple[Tensor, Tensor]] = []
         counted = self._counted()
         with flush_denormals(), self._variances_handed_out(), self.engine.sharded(self.net, self.optimizer):
+            number = -1
             for number, (x, y) in enumerate(self.loader):
+                if number == self.schedule.steps_per_epoch:
+                    break
                 if not self.checked:
                     check_batch(self.net.likelihood, self.outputs, x, y, f"training batch {number}")
                 part = self._part(number, len(y))
@@ -97,6 +100,7 @@ class Trainer:
                 if counted and len(examples) * len(y) < EXAMPLES:
                     examples.append((x, y))
                 count += part.size
+        check_length(self.schedule.steps_per_epoch, number + 1)
         self.checked = True
         if count != self.net.num_data and not hasattr(self.loader, "dataset"):
             raise ConfigError(

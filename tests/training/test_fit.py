@@ -123,6 +123,35 @@ def test_a_loss_that_is_not_finite_at_once(tmp_path: Path, folder: bool) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+class Lying(Batches):
+    """Says that it has so many batches more than it has; negative for fewer."""
+
+    def __init__(self, more: int, endless: bool = False):
+        super().__init__(*examples())
+        self.more, self.endless = more, endless
+
+    def __len__(self) -> int:
+        return super().__len__() + self.more
+
+    def __iter__(self):
+        yield from super().__iter__()
+        while self.endless:
+            yield self.x[:40], self.y[:40]
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (Lying(2), "len.train_loader. says 14 batches an epoch, but an epoch gave 12; they must agree"),
+        (Lying(-3), "says 9 batches an epoch, but it gave more; they must agree"),
+        (Lying(0, endless=True), "says 12 batches an epoch, but it gave more"),
+    ],
+)
+def test_a_length_that_is_wrong_is_refused_at_the_end_of_the_first_epoch(loader: Lying, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(bayesian(units()), loader, epochs=2)
+
+
 def test_history_and_its_file(tmp_path: Path) -> None:
     seen: list[EpochRow] = []
     folder = tmp_path / "new" / "folder"
