@@ -90,8 +90,8 @@ def check_length(said: int, found: int) -> None:
     if found != said:
         gave = "it gave more" if found > said else f"an epoch gave {found}"
         raise ConfigError(
-            f"fit: len(train_loader) says {said} batches an epoch, but {gave}; they must agree, because the schedule of "
-            "the run is made from it"
+            f"fit: len(train_loader) says {said} batches an epoch, but {gave}; they must agree, because the schedule "
+            "of the run is made from it"
         )
 
 
