@@ -250,7 +250,7 @@ class Trainer:
         """Append θ of all starting gates, 0 where removed, to the history."""
         present = self.net.gate_probs()
         for name, size in self.start_gates.items():
-            full = torch.zeros(size)
+            full = torch.zeros(size, dtype=torch.float32)
             if name in present:
                 full[self.surgeon.origin[name]] = present[name].cpu().float()
             self.history.thetas.setdefault(name, []).append(full)
