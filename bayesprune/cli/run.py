@@ -116,6 +116,7 @@ def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None 
             engine=run.engine,
             out=folder,
             on_epoch=on_epoch,
+            progress=False,  # the command shows its own
         )
         if not run.engine.is_main:
             return None

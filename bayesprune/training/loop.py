@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from bayesprune.checked import whole
@@ -11,6 +12,7 @@ from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
 from bayesprune.training.checks import Loader, check_loader
 from bayesprune.training.engine import Engine
 from bayesprune.training.history import EpochRow, History
+from bayesprune.training.progress import EpochBar, on_terminal
 from bayesprune.training.resume import state_of, take_up
 from bayesprune.training.settings import Settings
 from bayesprune.training.trainer import Trainer
@@ -27,6 +29,7 @@ def fit(
     engine: Engine | None = None,
     out: str | Path | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
+    progress: bool = True,
 ) -> History:
     """Train ``net``, removing structures as their gates converge.
 
@@ -47,6 +50,7 @@ def fit(
         out: Folder for ``checkpoint.pt`` and ``history.csv``, written after every epoch. If it holds a checkpoint of
             the same network and run, training goes on from there and ends with the same numbers as an unbroken run.
         on_epoch: Called with every finished row.
+        progress: Whether to show a bar of the epochs on standard error, if that is a terminal.
 
     Returns:
         The record of the whole run. Losses are in nats per example.
@@ -70,13 +74,16 @@ def fit(
         if path.exists():
             take_up(trainer, read_checkpoint(path), path)
         engine.barrier()  # no process may write before all have read
-    while trainer.epoch < epochs:
-        row = trainer.run_epoch(val_loader, path)
-        if path is not None:
-            state = state_of(trainer)
-            if engine.is_main:
-                trainer.history.write_csv(path.parent / "history.csv")
-                write_checkpoint(path, state)
-        if on_epoch is not None:
-            on_epoch(row)
+    shown = EpochBar(epochs) if progress and engine.is_main and on_terminal() else None
+    with shown or nullcontext():
+        while trainer.epoch < epochs:
+            row = trainer.run_epoch(val_loader, path)
+            if path is not None:
+                state = state_of(trainer)
+                if engine.is_main:
+                    trainer.history.write_csv(path.parent / "history.csv")
+                    write_checkpoint(path, state)
+            for show in (shown, on_epoch):
+                if show is not None:
+                    show(row)
     return trainer.history
