@@ -22,6 +22,7 @@ from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
+from bayesprune.training.layout import check_layout
 from bayesprune.training.metrics import Score, evaluate
 from bayesprune.training.prices import Prices
 from bayesprune.training.schedule import PHASES, Schedule
@@ -41,6 +42,8 @@ class Trainer:
         engine.place(net)
         net.likelihood.spend(0.0)
         self.example, self.outputs = check_data(net, loader)
+        if engine.device.type == "cpu":
+            check_layout(net, engine.input(self.example))
         unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
         if unknown:
             raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
