@@ -52,7 +52,8 @@ class Engine:
         is_main: Whether this is process 0, which writes files.
         divides: Whether processes divide the weights among them.
         memory_format: How images and the weights of convolutions are laid out: channels last on CUDA, unless weights
-            are divided; contiguous on the CPU from the first network on that `layout` names, as they come before.
+            are divided; on the CPU as they come, but contiguous from the first network on that torch would write out
+            of bounds for otherwise, see `layout`.
 
     Raises:
         ConfigError: for a device that is not there, a number format that it lacks, devices that do not suit the
@@ -102,7 +103,9 @@ class Engine:
         if self.memory_format != torch.preserve_format:
             for module in net.modules():
                 if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                    module.weight.data = module.weight.data.to(self.device, memory_format=self.memory_format)
+                    for weight in module.parameters(recurse=False):  # of Normal weights means and log scales
+                        if weight.dim() == 4:
+                            weight.data = weight.data.to(self.device, memory_format=self.memory_format)
         if optimizer is not None:
             _align(optimizer)
         if self._compiler is not None:

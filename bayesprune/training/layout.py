@@ -1,9 +1,9 @@
 """Channels last is kept from the one operation of torch on the CPU that then writes out of bounds.
 
-The gradient of the weights of a strided convolution with kernel 1x1 (oneDNN's ``jit_1x1``, x86-64, float32) overruns its
+The gradient of the weights of a strided convolution with kernel 1x1 (oneDNN's ``jit_1x1``, x86-64, float32) overruns a
 buffer if maps or weights lie channels last and the maps have fewer channels than a vector has lanes, 8 with AVX2 and 16
-with AVX-512 (uxlfoundation/oneDNN issue 6035). The interpreter aborts, or gradients are wrong without a word. The torch
-releases 2.6 to 2.15 are all concerned. The smallest case::
+with AVX-512 (uxlfoundation/oneDNN issue 6035). The interpreter aborts, or gradients are wrong without a word. torch
+2.6.0 and 2.14.1 were found to do so, with oneDNN 3.5.3 and 3.12.0. The smallest case::
 
     x = torch.randn(32, 4, 64, 64).to(memory_format=torch.channels_last)
     weight = torch.randn(8, 4, 1, 1, requires_grad=True)
@@ -29,7 +29,7 @@ LANES = 16
 
 
 def has_strided_pointwise(net: nn.Module) -> bool:
-    """Whether ``net`` has a convolution with kernel 1x1 and a stride, so that it is not to train channels last on a CPU."""
+    """Whether ``net`` has a convolution with kernel 1x1 and a stride, so that a CPU must not train it channels last."""
     return any(
         isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
         for module in net.modules()
