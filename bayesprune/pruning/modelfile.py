@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from bayesprune.atomic import write_atomically
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.graph import gates_of, trace
-from bayesprune.pruning.architecture import describe, rebuild
+from bayesprune.pruning.architecture import describe
 from bayesprune.pruning.compact import gated_network
+from bayesprune.pruning.rebuild import rebuild
 
 FORMAT = "bayesprune.model"
 VERSION = 1
