@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from bayesprune.errors import CheckpointError
 from bayesprune.pruning.arithmetic import check_arithmetic
@@ -47,7 +48,7 @@ def rebuild(architecture: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
     root = nn.Module()
     modules: dict[str, nn.Module] = {}
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         for entry in entries:
             module = _build(entry, max(largest, LARGEST_OPTION), len(tensors))
             _compare(entry["name"], module, tensors)
@@ -82,6 +83,15 @@ def _check_sizes(entries: Any, kinds: Any, nodes: Any) -> None:
     names = [entry["name"] for entry in entries] + list(kinds)
     if sum(_check_path(name).count(".") + 1 for name in names) > MOST_PARTS:
         raise CheckpointError(f"the names of modules and tensors have more than {MOST_PARTS:,} parts")
+
+
+class _Unfilled(TorchFunctionMode):
+    """No new tensor is filled with random numbers: those of the file take its place."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 # modules and tensors --------------------------------------------------------------------------------------------------
