@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bayesprune.atomic import write_atomically
 from bayesprune.errors import CheckpointError, ConfigError
-from bayesprune.graph import gates_of, trace
+from bayesprune.graph import check_additions, gates_of, trace
 from bayesprune.pruning.architecture import describe, rebuild
 from bayesprune.pruning.compact import gated_network
 
@@ -37,7 +37,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ConfigError: for a network with gates, parts that a model file cannot hold, or a folder that does not exist.
-        TraceError: for a network whose forward pass cannot be followed.
+        TraceError: for a network whose forward pass cannot be followed, or with hooks or parametrised weights.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -49,6 +49,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             "save: the network still has gates; save bayesprune.compact(model), the plain network. What else there is "
             "of a posterior fit(..., out=FOLDER) keeps in its checkpoint, and torch.save writes a BayesianNet whole"
         )
+    check_additions(model)
     modes = {name: module.training for name, module in model.named_modules()}
     traced = trace(copy.deepcopy(model).eval())
     used = {str(n.target) for n in traced.graph.nodes if n.op in ("call_module", "get_attr")}
