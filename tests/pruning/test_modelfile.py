@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from bayesprune.errors import CheckpointError, ConfigError
+from bayesprune.errors import CheckpointError, ConfigError, FileError
 from bayesprune.pruning import compact, load, read_run, save
 from bayesprune.pruning.modelfile import FORMAT, _digest
 from tests.pruning.nets import NETS
@@ -250,6 +250,6 @@ def test_save_refuses(tmp_path: Path) -> None:
 def test_failed_write_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = file.read_bytes()
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(ConfigError, match=r"cannot write to .*disk full"):
+    with pytest.raises(FileError, match=r"cannot write .*disk full"):
         save(nn.Linear(2, 2), file)
     assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
