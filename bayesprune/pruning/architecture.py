@@ -15,7 +15,6 @@ from bayesprune.graph import Traced
 from bayesprune.pruning.whitelist import ACTIVATIONS, ATTRIBUTES, ELSEWHERE, FUNCTION_NAMES, METHODS, MODULES, PRESENCE
 
 
-
 def describe(traced: Traced, modes: Mapping[str, bool]) -> dict[str, Any]:
     """The architecture as nested dictionaries and lists of numbers, strings, booleans and ``None``.
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.errors import ConfigError
 
+LARGEST_ONNX = 2**31
+"""Bytes from which on a network is too large for a file of ONNX's format."""
+
 
 def export_torch(model: nn.Module, example_input: Tensor, path: str | os.PathLike[str]) -> None:
     """Write ``model`` in eval mode, for any batch size, as a program that ``torch.export.load`` reads.
@@ -48,6 +51,8 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike
         FileError: if the file cannot be written.
     """
     _check(example_input, path, ".onnx")
+    if sum(tensor.nbytes for tensor in model.state_dict().values()) >= LARGEST_ONNX:
+        raise ConfigError("export_onnx: one ONNX file holds less than 2 GB; use export_torch")
     shapes = ({0: torch.export.Dim("batch")},)
     try:
         program = torch.onnx.export(

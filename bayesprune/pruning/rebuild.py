@@ -149,7 +149,9 @@ def _check_paths(network: nn.Module, modules: Mapping[str, nn.Module], kinds: It
     declared = {**modules, **{name: network.state_dict(keep_vars=True)[name] for name in kinds}}
     for name, part in declared.items():
         if attrgetter(name)(network) is not part:
-            raise CheckpointError(f"{name!r} is not allowed as a name in a model file: all modules have such an attribute")
+            raise CheckpointError(
+                f"{name!r} is not allowed as a name in a model file: all modules have such an attribute"
+            )
 
 
 # the graph ------------------------------------------------------------------------------------------------------------

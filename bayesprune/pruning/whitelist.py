@@ -147,7 +147,7 @@ FUNCTION_NAMES = {function: name for name, function in reversed(FUNCTIONS.items(
 ATTRIBUTES = {"shape", "ndim", "dtype", "mT", "values", "indices"}
 """What of a tensor, or of what ``max`` and ``topk`` give, may be read."""
 
-METHODS = set("""
+_METHODS = """
     abs add addmm all amax amin any argmax argmin argsort baddbmm bmm bool ceil chunk clamp clamp_max clamp_min clone
     contiguous cos cumprod cumsum detach diff dim div double eq erf exp expand expand_as expm1 flatten flip float
     floor floor_divide gather ge gt half index_select int le lerp log log10 log1p log2 log_softmax
@@ -157,4 +157,5 @@ METHODS = set("""
     squeeze std sub sum swapaxes swapdims t tan tanh tensor_split tile to topk transpose tril triu true_divide trunc
     type_as unbind unflatten unsqueeze var view view_as where
     abs_ add_ clamp_ div_ exp_ masked_fill_ mul_ neg_ relu_ sigmoid_ sqrt_ squeeze_ sub_ tanh_ unsqueeze_ zero_
-""".split())  # fmt: skip
+"""
+METHODS = set(_METHODS.split())

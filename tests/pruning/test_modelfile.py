@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from bayesprune.errors import CheckpointError, ConfigError, FileError
 from bayesprune.pruning import compact, load, read_run, save
-from bayesprune.pruning.modelfile import FORMAT, _digest
+from tests.pruning.forge import at, node, rewrite
 from tests.pruning.nets import NETS
 from tests.pruning.random_nets import random_network
 from tests.pruning.verify import draw_thetas, snapshot, verify_unchanged
@@ -159,18 +158,6 @@ def test_missing_foreign_and_random_files(tmp_path: Path) -> None:
         load(path)
 
 
-def rewrite(file: Path, change=None, version: str = "1") -> None:
-    """Forge a file: change its architecture and sign it anew."""
-    with safe_open(file, framework="pt") as source:
-        architecture = json.loads(source.metadata()["architecture"])
-        tensors = {name: source.get_tensor(name).clone() for name in source.keys()}  # noqa: SIM118
-    if change is not None:
-        change(architecture, tensors)
-    text = json.dumps(architecture)
-    metadata = {"format": FORMAT, "version": version, "architecture": text, "sha256": _digest(version, text, tensors)}
-    file.write_bytes(to_bytes(tensors, metadata))
-
-
 def test_forging_alone_changes_nothing(file: Path) -> None:
     before = load(file).state_dict()
     rewrite(file)
@@ -181,14 +168,6 @@ def test_newer_format(file: Path) -> None:
     rewrite(file, version="2")
     with pytest.raises(CheckpointError, match="format version 2, this bayesprune reads up to 1; upgrade"):
         load(file)
-
-
-def node(op: str, target: str, args: list, **more) -> dict:
-    return {"name": "evil", "op": op, "target": target, "args": args, "kwargs": {}, **more}
-
-
-def at(position: int, value: dict):
-    return lambda a, t: a["nodes"].insert(position, value)
 
 
 EVIL = "x=__import__('os').system('true')"
