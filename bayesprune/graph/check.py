@@ -7,6 +7,7 @@ from torch import fx, nn
 
 from bayesprune.errors import GateError
 from bayesprune.graph import operations as ops
+from bayesprune.graph.additions import check_additions
 from bayesprune.graph.calls import is_inplace, name_of
 from bayesprune.graph.features import Features, Step
 from bayesprune.graph.rules import Rules
@@ -25,8 +26,10 @@ def check_gates(net: nn.Module) -> None:
             normalisation, an output or an operation that is not known, or is not 0 in a sum with something that the
             gate does not silence; for an operation that works in place on the input of a residual block, or on what one
             with the identity as its by-pass gives.
-        TraceError: for a network whose forward pass cannot be followed.
+        TraceError: for a network whose forward pass cannot be followed, or with hooks, parametrised weights and the
+            like on its modules, see `check_additions`.
     """
+    check_additions(net)
     gates = gates_of(net)
     if not gates:
         raise GateError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.errors import ConfigError
-from bayesprune.graph import Traced, gates_of, trace
+from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.calls import is_inplace
 from bayesprune.graph.operations import DIFFERENCES, INPLACE_OPERATORS, SUMS
 from bayesprune.layers import GATED_LAYERS, SCALES, Gate
@@ -54,10 +54,13 @@ def compact(model: nn.Module, *, posterior: bool = False, fold_norms: bool = Fal
 
     Raises:
         ConfigError: if ``posterior`` is asked of a network that is no `BayesianNet`.
-        TraceError: if the forward pass cannot be followed.
+        TraceError: if the forward pass cannot be followed, or if something was put on a module from outside (a hook,
+            a parametrisation, ...) that would be lost.
         GateError: for a gate that does not fit what it gates.
     """
     net = gated_network(model)
+    check_additions(net)
+    check_additions(model)
     off = {name: gate.mode().detach().cpu() == 0 for name, gate in gates_of(net).items()}
     smaller, index = shrink(net, off, may_empty=True)
     if posterior:
