@@ -11,8 +11,8 @@ from bayesprune.graph.additions import check_additions
 from bayesprune.graph.calls import is_inplace, name_of
 from bayesprune.graph.features import Features, Step
 from bayesprune.graph.rules import Rules
-from bayesprune.graph.trace import Traced, block_graph, trace
-from bayesprune.layers import GATED_LAYERS, Gate, Residual, gates_of
+from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
+from bayesprune.layers import Gate, Residual, gates_of
 
 
 def check_gates(net: nn.Module, *, example_input: Tensor | tuple[Tensor, ...] | None = None) -> None:
@@ -99,7 +99,7 @@ def _check_memory(net: nn.Module, traced: Traced) -> None:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    return isinstance(module, (Gate, Residual, *GATED_LAYERS))
+    return isinstance(module, Residual) or GateTracer().is_leaf_module(module, "")
 
 
 def _hands_on(bypass: nn.Module) -> bool:
