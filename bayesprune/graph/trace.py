@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.errors import TraceError
+from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.layers import GATED_LAYERS, Gate, Residual
 
 
@@ -49,23 +50,35 @@ class Traced:
         graph: Its forward pass; module nodes are named as in ``net``.
         fixed: Modules that must stay as they are, with the reason: shared ones and those whose parameters are used
             elsewhere.
+        shapes: The shapes of tensors, with one example, as far as they are known from an example input.
     """
 
     net: nn.Module
     graph: fx.Graph
     fixed: dict[str, str]
+    shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
+
+    def rank(self, node: fx.Node) -> int | None:
+        """The number of dimensions of what ``node`` gives, if known."""
+        return len(self.shapes[node]) if node in self.shapes else None
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that ``node`` calls, if it calls one."""
         return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def trace(net: nn.Module) -> Traced:
-    """Follow the forward pass of ``net`` symbolically; no example input is needed.
+def trace(net: nn.Module, example_input: Tensor | tuple[Tensor, ...] | None = None) -> Traced:
+    """Follow the forward pass of ``net`` symbolically.
+
+    Args:
+        net: The network.
+        example_input: Inputs, shape ``(B, ...)``, or a tuple of those of a network with several, whose first example
+            then tells the shapes of all tensors; ``None`` to go without.
 
     Raises:
-        TraceError: if it cannot be followed (control flow that depends on data, ...), or if ``net`` is itself a gated
-            layer.
+        TraceError: if it cannot be followed (control flow that depends on data, ...), if ``net`` is itself a gated
+            layer, or if the example does not go through it.
+        GateError: if the example does not fit a gate.
     """
     if isinstance(net, (Gate, Residual, *GATED_LAYERS)):
         raise TraceError(
@@ -78,7 +91,47 @@ def trace(net: nn.Module) -> Traced:
             f"the forward pass of {type(net).__name__} cannot be followed: {error}. Avoid Python conditions and loops "
             "on tensor values or shapes in forward"
         ) from error
-    return Traced(net, graph, _fixed_modules(net, graph))
+    shapes = {} if example_input is None else _shapes(net, graph, example_input)
+    return Traced(net, graph, _fixed_modules(net, graph), shapes)
+
+
+class _Shapes(fx.Interpreter):
+    """One pass that notes the shape of every tensor."""
+
+    def __init__(self, net: nn.Module, graph: fx.Graph):
+        super().__init__(net, graph=graph)
+        self.extra_traceback = False
+        self.found: dict[fx.Node, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Compute one operation."""
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.found[n] = result.shape
+        return result
+
+
+def _shapes(net: nn.Module, graph: fx.Graph, example: Tensor | tuple[Tensor, ...]) -> dict[fx.Node, torch.Size]:
+    """The shapes of all tensors for the first example, in eval mode."""
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    like = next(net.parameters(), inputs[0])
+    modes = {module: module.training for module in net.modules()}
+    passing = _Shapes(net.eval(), graph)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            passing.run(*(x[:1].to(like if x.is_floating_point() else like.device) for x in inputs))
+    except BayesPruneError:
+        raise
+    except Exception as error:  # user code runs here: it may raise anything
+        given, why = ", ".join(str(tuple(x.shape)) for x in inputs), str(error).partition("\n")[0]
+        raise TraceError(
+            f"example_input of shape {given} does not go through {type(net).__name__}: {why}. Pass inputs as those of "
+            "training, (B, ...)"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return passing.found
 
 
 def block_graph(net: nn.Module) -> fx.Graph:

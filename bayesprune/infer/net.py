@@ -56,6 +56,9 @@ class BayesianNet(GatedNet):
         slab: ``"point"``, or ``"normal"`` for a Normal posterior of every weight of linear and convolution layers.
         slab_scale: σ0, the standard deviation of the prior of Normal weights; ``None`` for one for each layer that is
             learned with them (empirical Bayes).
+        example_input: Inputs, shape ``(B, ...)`` (a tuple of them for a network with several), the first of which tells
+            the shapes of all tensors; needed where gates run along several dimensions of one tensor. ``None`` to do
+            without.
 
     Attributes:
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates and the means of its
@@ -83,6 +86,7 @@ class BayesianNet(GatedNet):
         weight_precision: float = 1.0,
         slab: str = "point",
         slab_scale: float | None = None,
+        example_input: Tensor | tuple[Tensor, ...] | None = None,
     ):
         if num_data < 1:
             raise ConfigError(
@@ -94,7 +98,7 @@ class BayesianNet(GatedNet):
             raise ConfigError(f"BayesianNet: unknown slab {slab!r}; known are {', '.join(SLABS)}")
         if slab_scale is not None and not (math.isfinite(slab_scale) and slab_scale > 0):
             raise ConfigError(f"BayesianNet: slab_scale must be positive and finite, or None, got {slab_scale}")
-        check_gates(net)
+        check_gates(net, example_input=example_input)
         if slab == "normal":
             give_normal_slabs(net, INITIAL_SCALE)
         if slab == "point" and slab_scale is not None:
@@ -112,6 +116,7 @@ class BayesianNet(GatedNet):
         self.num_data = int(num_data)
         self.weight_precision = float(weight_precision)
         self.slab, self.slab_scale = slab, slab_scale
+        self.example_input = _first(example_input)
         prior = FlatteningPrior(18.0) if prior is None else prior
         self.fixed_prior = isinstance(prior, FixedInclusion)
         try:
@@ -387,3 +392,12 @@ class BayesianNet(GatedNet):
         """Outputs of one network drawn from the posterior."""
         with self.drawn_weights():
             return self(x, GateDraws(self.theta.detach()).sample(), skip=True)
+
+
+def _first(example: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, ...] | None:
+    """A copy of the first of some inputs."""
+    if example is None:
+        return None
+    return (
+        example[:1].detach().clone() if isinstance(example, Tensor) else tuple(x[:1].detach().clone() for x in example)
+    )

@@ -84,14 +84,17 @@ class Gate(nn.Module):
     Attributes:
         in_size: Number of entries that the input has along ``dim``.
         index: Which of them are kept, shape ``(size,)``; ``None`` for all.
+        rank: The number of dimensions that inputs must have, where removal relies on it; ``None`` for any.
 
     Shape:
         input ``(B, ...)``, output the same (``size`` entries along ``dim`` if it selects).
 
     Raises:
         ConfigError: if ``size`` < 1 or ``theta`` is outside [0, 1].
-        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``.
+        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``, or not ``rank`` dimensions.
     """
+
+    rank: int | None = None
 
     theta: nn.Parameter
     index: Tensor | None
@@ -137,6 +140,11 @@ class Gate(nn.Module):
 
     def select(self, x: Tensor) -> Tensor:
         """The entries of ``x`` that are left to multiply."""
+        if self.rank not in (None, x.dim()):
+            raise GateError(
+                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "
+                f"but was taken to gate {self.rank} dimensions; pass example_input= to BayesianNet, so that it is known"
+            )
         dim = self.dim % x.dim()
         if self.in_size != 1 and x.shape[dim] != self.in_size:
             raise GateError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.errors import ConfigError
 from bayesprune.layers import plain_parameters
 from bayesprune.pruning.compact import gated_network
+from bayesprune.pruning.counter import counted
 from bayesprune.pruning.meter import eval_mode
 from bayesprune.types import Cost
 
@@ -25,6 +25,7 @@ def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
 
     Raises:
         ConfigError: for an ``example_input`` without examples.
+        TraceError: for an operation whose multiply-adds cannot be counted.
     """
     net = gated_network(model)
     params = sum(p.numel() for p in plain_parameters(net).values())
@@ -33,6 +34,6 @@ def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
     if example_input.dim() == 0 or len(example_input) == 0:
         raise ConfigError(f"cost: example_input must hold at least one example, got shape {tuple(example_input.shape)}")
     device = next((p.device for p in net.parameters()), example_input.device)
-    with eval_mode(net), FlopCounterMode(display=False) as counter:
+    with eval_mode(net), counted() as counter:
         net(example_input[:1].to(device))
     return Cost(params, counter.get_total_flops() // 2)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune.graph import Traced, trace
 from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.pruning.counter import counted
 
 WARM_UP = 3
 """Passes before the first that is timed."""
@@ -27,8 +27,11 @@ def count_macs(traced: Traced, example: Tensor) -> dict[fx.Node, int]:
     Args:
         traced: The network, in eval mode.
         example: Inputs, shape ``(B, ...)``.
+
+    Raises:
+        TraceError: for an operation whose multiply-adds cannot be counted.
     """
-    with FlopCounterMode(display=False) as counter:
+    with counted() as counter:
         passing = _Pass(traced, counter.get_total_flops)
         passing.run(example)
     return {node: (after - before) // 2 for node, (before, after) in passing.marks.items()}

@@ -42,7 +42,10 @@ WEIGHTS = {
     "weight_norm": (parametrizations.weight_norm, "a parametrisation of weight .*remove_parametrizations"),
     "spectral_norm": (parametrizations.spectral_norm, "a parametrisation of weight"),
     "old weight_norm": (lambda m: old_norm(nn.utils.weight_norm, m), "weight normalisation.*remove_weight_norm"),
-    "old spectral_norm": (lambda m: old_norm(nn.utils.spectral_norm, m), "spectral normalisation.*remove_spectral_norm"),
+    "old spectral_norm": (
+        lambda m: old_norm(nn.utils.spectral_norm, m),
+        "spectral normalisation.*remove_spectral_norm",
+    ),
     "mask": (lambda m: prune.random_unstructured(m, "weight", 0.5), r"a mask of .*prune\.remove\(module, 'weight'\)"),
 }
 
@@ -91,7 +94,7 @@ def test_files(tmp_path) -> None:
 
 def test_lazy_layers() -> None:
     net = nn.Sequential(layers.Linear(3, 4, gate="unit"), nn.LazyLinear(2))
-    with pytest.raises(TraceError, match="module '1' has parameters without a shape .* first pass one batch"):
+    with pytest.raises(TraceError, match=r"module '1' has parameters without a shape .* first pass one batch"):
         BayesianNet(net, num_data=5)
     net(torch.randn(2, 3))
     BayesianNet(net, num_data=5)
