@@ -35,8 +35,18 @@ EXAMPLES = 1024
 class Trainer:
     """The state of a run between two epochs."""
 
-    def __init__(self, net: BayesianNet, loader: Loader, epochs: int, prune: bool, settings: Settings, engine: Engine):
+    def __init__(
+        self,
+        net: BayesianNet,
+        loader: Loader,
+        epochs: int,
+        prune: bool,
+        settings: Settings,
+        engine: Engine,
+        run: str | None = None,
+    ):
         self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
+        self.run = run
         check_net(net)
         engine.place(net)
         net.likelihood.spend(0.0)
