@@ -5,7 +5,7 @@ from bayesprune.pruning.cost import cost
 from bayesprune.pruning.expected import MEASURES, ExpectedCost
 from bayesprune.pruning.export import export_onnx, export_torch
 from bayesprune.pruning.meter import measure_latency
-from bayesprune.pruning.modelfile import load, save
+from bayesprune.pruning.modelfile import load, read_run, save
 from bayesprune.pruning.price import CostPrice, marginal_cost, prices, relative_cost
 from bayesprune.pruning.removal import RemovalMonitor
 from bayesprune.pruning.shrink import kept_gates, shrink
@@ -24,6 +24,7 @@ __all__ = [
     "marginal_cost",
     "measure_latency",
     "prices",
+    "read_run",
     "relative_cost",
     "save",
     "shrink",

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,16 @@ FORMAT = "bayesprune.model"
 VERSION = 1
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(model: nn.Module, path: str | os.PathLike[str], *, run: str | None = None) -> None:
     """Write a compacted network, or any traceable network of standard torch layers, to one safetensors file.
 
-    The file holds the tensors and, as metadata, the architecture (JSON), a format version, and a SHA-256 of both. The
+    The file holds the tensors and, as metadata, the architecture (JSON), a format version, and a SHA-256 of them. The
     digest finds damage; it is no signature. The file is written whole or not at all.
 
     Args:
         model: A network without gates.
         path: File to write; its folder must exist.
+        run: A name of the run that the network comes from, to be kept in the file; `read_run` gives it back.
 
     Raises:
         ConfigError: for a network with gates, parts that a model file cannot hold, or a folder that does not exist.
@@ -73,9 +75,23 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "format": FORMAT,
         "version": str(VERSION),
         "architecture": architecture,
-        "sha256": _digest(str(VERSION), architecture, tensors),
+        "sha256": _digest(str(VERSION), architecture, tensors, run),
     }
+    if run is not None:
+        metadata["run"] = run
     _write(path, to_bytes(tensors, metadata))
+
+
+def read_run(path: str | os.PathLike[str]) -> str | None:
+    """The name of the run that a model file comes from, as `save` was given it, or ``None``.
+
+    Only the head of the file is read; `load` checks all of it.
+
+    Raises:
+        CheckpointError: for a file that is missing, truncated or made by something else.
+    """
+    with _opened(Path(path)) as (_, metadata):
+        return metadata.get("run")
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -88,16 +104,8 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         CheckpointError: for a file that is missing, truncated, tampered with, newer, or made by something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file; give a file that bayesprune.save wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: not a whole safetensors file ({error}); it may be truncated. Copy or save it again"
-        ) from error
+    with _opened(path) as (file, metadata):
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     _check_identity(path, metadata, tensors)
     try:
         return rebuild(json.loads(metadata["architecture"]), tensors)
@@ -105,27 +113,45 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         raise CheckpointError(f"{path}: its architecture is refused: {error}. Save the network again") from error
 
 
-def _check_identity(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a file that is not ours, newer, or not what was written."""
-    if metadata.get("format") != FORMAT or "architecture" not in metadata:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A model file, open for reading, and its metadata; refused if it is not whole or not ours."""
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such file; give a file that bayesprune.save wrote")
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            if metadata.get("format") != FORMAT or "architecture" not in metadata:
+                raise CheckpointError(
+                    f"{path}: a safetensors file, but not one that bayesprune.save wrote; load its tensors with "
+                    "safetensors"
+                )
+            yield file, metadata
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: a safetensors file, but not one that bayesprune.save wrote; load its tensors with safetensors"
-        )
+            f"{path}: not a whole safetensors file ({error}); it may be truncated. Copy or save it again"
+        ) from error
+
+
+def _check_identity(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a file that is newer, or not what was written."""
     version = metadata.get("version", "")
     if version.isdecimal() and int(version) > VERSION:
         raise CheckpointError(
             f"{path}: format version {version}, this bayesprune reads up to {VERSION}; upgrade bayesprune"
         )
-    if metadata.get("sha256") != _digest(version, metadata["architecture"], tensors):
+    if metadata.get("sha256") != _digest(version, metadata["architecture"], tensors, metadata.get("run")):
         raise CheckpointError(
             f"{path}: its SHA-256 does not match what it holds: damaged or changed after saving. Save or copy it again"
         )
 
 
-def _digest(version: str, architecture: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over version, architecture and every tensor with its name, dtype and shape."""
+def _digest(version: str, architecture: str, tensors: Mapping[str, Tensor], run: str | None = None) -> str:
+    """SHA-256 over version, architecture, run and every tensor with its name, dtype and shape."""
     digest = hashlib.sha256()
-    fields: list[Any] = [FORMAT, version, architecture]
+    fields: list[Any] = [FORMAT, version, architecture, *([] if run is None else ["run", run])]
     for name in sorted(tensors):
         value = tensors[name]
         fields += [

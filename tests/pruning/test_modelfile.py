@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from bayesprune.errors import CheckpointError, ConfigError
-from bayesprune.pruning import compact, load, save
+from bayesprune.pruning import compact, load, read_run, save
 from bayesprune.pruning.modelfile import FORMAT, _digest
 from tests.pruning.nets import NETS
 from tests.pruning.random_nets import random_network
@@ -92,6 +92,19 @@ def test_a_loaded_network_trains_and_is_saved_again(tmp_path: Path) -> None:
     net(torch.ones(2, 3)).sum().backward()
     torch.optim.SGD(net.parameters(), 0.1).step()
     verify_round_trip(net, torch.randn(4, 3), path)
+
+
+def test_the_run_of_a_file_is_read_back_and_cannot_be_exchanged(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save(nn.Linear(3, 2), path)
+    assert read_run(path) is None
+    save(nn.Linear(3, 2), path, run="one")
+    assert read_run(path) == "one" and isinstance(load(path), nn.Module)
+    path.write_bytes(path.read_bytes().replace(b'"run":"one"', b'"run":"two"'))
+    with pytest.raises(CheckpointError, match="SHA-256 does not match"):
+        load(path)
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_run(tmp_path / "b.safetensors")
 
 
 # damage ---------------------------------------------------------------------------------------------------------------
