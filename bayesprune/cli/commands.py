@@ -17,8 +17,9 @@ from bayesprune.cli.finished import draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
 from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
 from bayesprune.cli.progress import Display
-from bayesprune.cli.record import check_run, read_config, read_json, resumed, versions, write_config
+from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
 from bayesprune.cli.run import Run, perform, prepare
+from bayesprune.cli.version import version_line
 from bayesprune.errors import ConfigError, FileError
 from bayesprune.networks import NETWORKS
 from bayesprune.reports import gate_table, result_table, score_table
@@ -38,14 +39,9 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(help="Folder of a run, as 'bayesprune train' left it.", show_default=False)]
 
 
-def main() -> None:
-    """Entry point of the command ``bayesprune``."""
-    app(prog_name="bayesprune")
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo("bayesprune {bayesprune} (torch {torch}, pyro {pyro}, python {python})".format(**versions()))
+        typer.echo(version_line())
         raise typer.Exit
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
-from bayesprune.cli import app
+from bayesprune.cli.commands import app
 from bayesprune.cli.progress import Display
 from bayesprune.training import EpochRow
 from bayesprune.training.checkpoint import read_checkpoint
