@@ -26,7 +26,7 @@ from bayesprune.cli.scoring import DRAWS, POSTERIOR, Predictor, draw_diagram, fi
 from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
 from bayesprune.infer import BayesianNet
 from bayesprune.metrics import Calibration
-from bayesprune.pruning import CostPrice, compact, cost, save
+from bayesprune.pruning import CostPrice, compact, cost, gates_left, save
 from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, fit
 from bayesprune.training.engine import Engine
@@ -187,9 +187,9 @@ def _result(run: Run, history: History, small: nn.Module, measured: Mapping[str,
         "dense_params": run.dense.params,
         "dense_macs": run.dense.macs,
         "gates": run.gates,
-        "gates_left": int((theta > 0.5).sum()),
+        "gates_left": gates_left(theta),
         "branches": run.branches,
-        "branches_left": int((theta[: run.net.num_branches] > 0.5).sum()),
+        "branches_left": gates_left(theta[: run.net.num_branches]),
         "gates_converged": last.gates_converged,
         "budget": config.budget,
         "budget_met": _budget_met(run, size, last),
