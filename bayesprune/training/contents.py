@@ -145,38 +145,41 @@ def check_fits(run: Trainer, state: Mapping[str, Any], smaller: nn.Module) -> No
     gates = sum(len(origin) for origin in state["origin"].values())
     require(len(state["agreed"]) == gates, "agreed", f"{gates} counts", state["agreed"])
     _check_updates(run.updates.state(), state["updates"], gates)
+    before, after = (dict(net.named_parameters()) for net in (run.net.net, smaller))
+    likelihoods = {name: p for name, p in run.net.trained().items() if name not in before}
+    _check_optimizer(run, state["optimizer"], {**after, **likelihoods})
     for where, values in (("gates_rng", state["gates_rng"].values()), ("rng", [states[0] for states in state["rng"]])):
         for value in values:
             _check_generator(value, where)
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Refuse the state of an optimiser with other settings or parameters.
-
-    Raises:
-        Mismatch: where something does not fit.
-    """
-    own, theirs = optimizer.state_dict()["param_groups"], state["param_groups"]
+def _check_optimizer(run: Trainer, state: Mapping[str, Any], left: Mapping[str, Tensor]) -> None:
+    """Refuse the state of an optimiser with other settings, or of other parameters than are ``left`` of its own."""
+    own, theirs = run.optimizer.param_groups, state["param_groups"]
     require(len(theirs) == len(own), "optimizer.param_groups", f"{len(own)} groups", theirs)
+    names = {id(parameter): name for name, parameter in run.net.trained().items()}
+    parameters: list[Tensor] = []
     for place, (mine, found) in enumerate(zip(own, theirs, strict=True)):
         where = f"optimizer.param_groups[{place}]"
+        first = len(parameters)
+        parameters += [left[names[id(p)]] for p in mine["params"] if names[id(p)] in left]
+        numbers = list(range(first, len(parameters)))
+        require(found.get("params") == numbers, f"{where}.params", brief(numbers), found.get("params"))
         number(0)(found.get("lr"), f"{where}.lr")
-        for key in mine.keys() - {"lr"}:
+        for key in mine.keys() - {"lr", "params"}:
             require(found.get(key, mine[key]) == mine[key], f"{where}.{key}", brief(mine[key]), found.get(key))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    where = "optimizer.state"
-    require(isinstance(state["state"], dict), where, "a table", state["state"])
+    require(isinstance(state["state"], dict), "optimizer.state", "a table", state["state"])
     for key, entries in state["state"].items():
-        whole(0, len(parameters) - 1)(key, where)
-        table(_anything)(entries, f"{where}[{key}]")
+        where = f"optimizer.state[{brief(key)}]"
+        whole(0, len(parameters) - 1)(key, "optimizer.state")
+        table(_anything)(entries, where)
         for name, value in entries.items():
-            inside = f"{where}[{key}].{name}"
-            if not isinstance(value, Tensor):
-                optional(number(finite=False))(value, inside)
-                continue
-            tensor()(value, inside)
-            fits = value.dim() == 0 or value.shape == parameters[key].shape
-            require(fits, inside, brief(parameters[key].detach()), value)
+            if isinstance(value, Tensor):
+                tensor()(value, f"{where}.{name}")
+                fits = value.dim() == 0 or value.shape == parameters[key].shape
+                require(fits, f"{where}.{name}", brief(parameters[key].detach()), value)
+            else:
+                optional(number(finite=False))(value, f"{where}.{name}")
 
 
 def _check_updates(own: Mapping[str, Any], found: object, gates: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from bayesprune.errors import BayesPruneError, CheckpointError
+from bayesprune.errors import CheckpointError, GateError
 from bayesprune.infer import RandomState
 from bayesprune.schema import brief
-from bayesprune.training.contents import check_fits, check_optimizer, refused
+from bayesprune.training.contents import check_fits, refused
 from bayesprune.training.history import History
 from bayesprune.training.trainer import Trainer
 
@@ -53,9 +53,9 @@ def take_up(run: Trainer, state: dict, path: Path) -> None:
         _check_identity(run, state, path)
         with refused(path):
             _take_up(run, state)
-    except BayesPruneError:
+    except CheckpointError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+    except (GateError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the run ({type(error).__name__}); start the run anew") from error
     if len(state["rng"]) == run.engine.world_size:
         RandomState.of(run.engine.device, state["rng"][run.engine.rank]).restore()
@@ -87,7 +87,6 @@ def _take_up(run: Trainer, state: dict) -> None:
     check_fits(run, state, run.net.net if cut is None else cut[0])
     if cut is not None:
         run.surgeon.follow(*cut)
-    check_optimizer(run.optimizer, state["optimizer"])
     run.net.net.load_state_dict(state["tensors"])
     run.net.likelihood.load_state_dict(state["likelihood"])
     run.optimizer.load_state_dict(state["optimizer"])
