@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +62,31 @@ class GatedNet(nn.Module):
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
-        thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
-        flat = torch.cat(thetas) if thetas else next(self.net.parameters()).new_zeros(0)  # all branches may be gone
-        for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
-            gate.theta.data = part
-        self._theta = flat.requires_grad_(True)
+        with torch.inference_mode(False):
+            thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
+            flat = (
+                torch.cat(thetas).clamp_(0, 1) if thetas else next(self.net.parameters()).new_zeros(0)
+            )  # all branches may be gone
+            for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
+                gate.theta.data = part
+            self._theta = flat.requires_grad_(True)
+        self._projected, self._handed_out = self._theta._version, False
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters by name, in place of each gate's own θ the one vector `theta`, on which gradients arrive.
+
+        So a plain torch optimiser of ``parameters()`` moves the gates, too. It may leave [0, 1]; before θ is read
+        again, it is projected there. After a cut θ and weights are others, and an optimiser has to be built anew.
+        """
+        thetas = {id(gate.theta) for gate in self._gates.values()}
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            if id(parameter) not in thetas:
+                yield name, parameter
+        if recurse and self.num_gates:
+            self._handed_out = True
+            yield f"{prefix}.theta" if prefix else "theta", self.theta  # type: ignore[misc]
 
     def _synchronize(self) -> None:
         """Gather θ again if any gate's parameter was replaced; `theta` looks at the first gate alone, which is fast."""
@@ -73,8 +94,23 @@ class GatedNet(nn.Module):
         for gate in self._gates.values():
             if gate.theta.data_ptr() != start:
                 self._flatten()
-                return
+                break
             start += gate.theta.numel() * gate.theta.element_size()
+        self._project()
+
+    def _project(self) -> None:
+        """If θ was written to since, maybe by an optimiser that knows no bounds: bring it back into [0, 1].
+
+        Fused optimisers leave no sign that they did, so of a θ that was handed out as a parameter that is assumed.
+        """
+        if self._handed_out or self._theta._version != self._projected:
+            self._theta.data.clamp_(0, 1)  # of what lies within, a graph may hold the values
+            self._projected = self._theta._version
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As of every module, with θ in [0, 1]."""
+        self._synchronize()
+        return super().state_dict(*args, **kwargs)
 
     @property
     def theta(self) -> Tensor:
@@ -82,6 +118,7 @@ class GatedNet(nn.Module):
         first = next(iter(self._gates.values()), None)
         if first is not None and first.theta.data_ptr() != self._theta.data_ptr():  # copied, moved or cast since
             self._flatten()
+        self._project()
         return self._theta
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayesprune.checked import whole
+
 
 class RemovalMonitor:
     """Watches every gate and names those whose structures may go.
@@ -20,7 +22,7 @@ class RemovalMonitor:
     """
 
     def __init__(self, num_gates: int, patience: int = 2, device: torch.device | None = None):
-        self.patience = patience
+        self.patience = whole("RemovalMonitor: patience", patience)
         self.agreed = torch.zeros(num_gates, dtype=torch.long, device=device)
 
     def check(self, theta: Tensor, gain: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bayesprune.atomic import file_errors
+from bayesprune.checked import whole
 from bayesprune.infer import BayesianNet
 from bayesprune.training.checkpoint import write_checkpoint
 from bayesprune.training.checks import Loader, check_loader
@@ -35,7 +36,9 @@ def fit(
     """Train ``net``, removing structures as their gates converge.
 
     Args:
-        net: The network; it is smaller afterwards.
+        net: The network; it is smaller afterwards, and so is the module that it was built of: ``net.net`` stays the
+            same object, also if the run is broken off. Weights whose ``requires_grad`` is False stay as they are (as
+            far as they are not removed): with all of them at rest, gates alone are learned.
         train_loader: Batches ``(x, y)`` with a length; if it has ``set_epoch``, that is called with the epoch's number
             (from 0).
         epochs: Length of the run.
@@ -65,6 +68,7 @@ def fit(
         RankError: if processes no longer hold the same gates.
         NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint.
     """
+    epochs = whole("fit: epochs", epochs)
     engine = engine or Engine(net.theta.device if isinstance(net, BayesianNet) else "cpu")
     trainer = Trainer(net, train_loader, epochs, prune, settings or Settings(), engine, run)
     if val_loader is not None:

@@ -17,13 +17,14 @@ from bayesprune.data.shards import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.pruning import cost, gates_left
-from bayesprune.training.checks import Loader, check_batch, check_data, check_net
+from bayesprune.training.checks import Loader, check_batch, check_data, check_length, check_net
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.layout import check_layout
 from bayesprune.training.metrics import Score, evaluate
+from bayesprune.training.optimizer import build_optimizer
 from bayesprune.training.prices import Prices
 from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
@@ -50,6 +51,7 @@ class Trainer:
         self.run = run
         check_net(net)
         engine.place(net)
+        net.theta.requires_grad_()
         net.likelihood.spend(0.0)
         self.example, self.outputs = check_data(net, loader)
         if engine.device.type == "cpu":
@@ -67,16 +69,7 @@ class Trainer:
             )
         if net.slabs is not None and engine.divides:
             raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
-        decay = net.weight_precision / net.num_data
-        extra = {"fused": True} if settings.optimizer is torch.optim.Adam else {}
-        groups = net.parameter_groups()
-        parameters = groups[0]["params"] if len(groups) == 1 else groups
-        self.optimizer = settings.optimizer(parameters, lr=settings.lr, weight_decay=decay, **extra)
-        if isinstance(self.optimizer, torch.optim.AdamW):
-            raise ConfigError(
-                "fit: AdamW decouples weight decay from the gradient, but the slab's density is part of the loss; use "
-                "Adam or SGD"
-            )
+        self.optimizer = build_optimizer(net, settings, prune)
         self.updates = GateUpdates(net, engine.mean)
         seed = int(engine.broadcast(int(torch.randint(2**62, ()))))
         self.sampler = GateSampler(net, seed)
@@ -106,7 +99,10 @@ class Trainer:
         examples: list[tuple[Tensor, Tensor]] = []
         counted = self._counted()
         with flush_denormals(), self._variances_handed_out(), self.engine.sharded(self.net, self.optimizer):
+            number = -1
             for number, (x, y) in enumerate(self.loader):
+                if number == self.schedule.steps_per_epoch:
+                    break
                 if not self.checked:
                     check_batch(self.net.likelihood, self.outputs, x, y, f"training batch {number}")
                 part = self._part(number, len(y))
@@ -117,6 +113,7 @@ class Trainer:
                 if counted and len(examples) * len(y) < EXAMPLES:
                     examples.append((x, y))
                 count += part.size
+        check_length(self.schedule.steps_per_epoch, number + 1)
         self.checked = True
         if count != self.net.num_data and not hasattr(self.loader, "dataset"):
             raise ConfigError(
@@ -196,7 +193,8 @@ class Trainer:
             loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
         self.optimizer.zero_grad()
         share = len(y) * engine.world_size / part.size  # gradients are averaged over processes
-        engine.backward(loss if share == 1 else loss * share)
+        if loss.requires_grad:  # not where gates alone are learned and this is no step of theirs
+            engine.backward(loss if share == 1 else loss * share)
         for parameter in net.likelihood.parameters():  # not part of the module that averages gradients
             if parameter.grad is not None:
                 parameter.grad = engine.mean(parameter.grad)
