@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer.likelihoods import Gaussian, per_example
 
@@ -34,6 +35,7 @@ class LearnedGaussian(Gaussian):
         ConfigError: for a scale or a count that is not positive and finite.
     """
 
+    @checked_arguments
     def __init__(self, scale: float = 1.0, shape: Sequence[int] = (), prior_count: float = 1.0):
         super().__init__(scale)
         if not (math.isfinite(prior_count) and prior_count > 0):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.infer.draws import bernoulli_rows
 from bayesprune.infer.net import BayesianNet
 from bayesprune.layers.gate import distinct_rows
@@ -45,6 +46,7 @@ class GateSampler:
         generator: Host generator, also for further choices that processes must make alike.
     """
 
+    @checked_arguments
     def __init__(self, net: BayesianNet, seed: int):
         self.net = net
         self.generator = torch.Generator().manual_seed(seed)

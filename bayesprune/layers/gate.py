@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError, GateError
 
 INITIAL_THETA = 0.9
@@ -35,6 +36,7 @@ class Draw:
         noise: Of how many examples layers with Normal weights draw their outputs in this pass; 0 if they do not.
     """
 
+    @checked_arguments
     def __init__(self, sizes: Sequence[int]):
         self.sizes = list(sizes)
         self.slices: tuple[Tensor, ...] | None = None
@@ -96,6 +98,7 @@ class Gate(nn.Module):
     theta: nn.Parameter
     index: Tensor | None
 
+    @checked_arguments
     def __init__(self, size: int, *, dim: int = 1, per_batch: bool = False, theta: float = INITIAL_THETA):
         super().__init__()
         if size < 1:

@@ -6,9 +6,11 @@ import math
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
 
 
+@checked_arguments
 def resmlp(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, depth: int = 24, width: int = 64
 ) -> nn.Sequential:

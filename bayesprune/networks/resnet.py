@@ -6,11 +6,13 @@ from collections import OrderedDict
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate, Residual
 from bayesprune.networks.images import check_images, conv_norm, initialise
 
 
+@checked_arguments
 def resnet(
     depth: int = 20,
     input_shape: tuple[int, ...] = (3, 32, 32),

@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 
 
+@checked_arguments
 def export_torch(model: nn.Module, example_input: Tensor, path: str | os.PathLike[str]) -> None:
     """Write ``model`` in eval mode, for any batch size, as a program that ``torch.export.load`` reads.
 
@@ -31,6 +33,7 @@ def export_torch(model: nn.Module, example_input: Tensor, path: str | os.PathLik
     _write_whole(path, lambda temporary: torch.export.save(program, temporary))
 
 
+@checked_arguments
 def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike[str]) -> None:
     """Write an ONNX file of ``model`` in eval mode, for any batch size, with input ``input`` and output ``output``.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.graph import Traced, trace
 from bayesprune.layers import GATED_LAYERS, Gate
 
@@ -34,6 +35,7 @@ def count_macs(traced: Traced, example: Tensor) -> dict[fx.Node, int]:
     return {node: (after - before) // 2 for node, (before, after) in passing.marks.items()}
 
 
+@checked_arguments
 def measure_latency(net: nn.Module, example: Tensor) -> list[float]:
     """Seconds of every operation of one pass with all gates on, in eval mode, in the order of the traced network.
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import write_atomically
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.graph import gates_of, trace
@@ -25,6 +26,7 @@ FORMAT = "bayesprune.model"
 VERSION = 1
 
 
+@checked_arguments
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a compacted network, or any traceable network of standard torch layers, to one safetensors file.
 
@@ -78,6 +80,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     _write(path, to_bytes(tensors, metadata))
 
 
+@checked_arguments
 def load(path: str | os.PathLike[str]) -> nn.Module:
     """Read a network that `save` wrote, onto the CPU. It needs neither the code nor the network it came from.
 

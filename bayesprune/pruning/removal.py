@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+
 
 class RemovalMonitor:
     """Watches every gate and names those whose structures may go.
@@ -19,6 +21,7 @@ class RemovalMonitor:
         device: Where θ lies.
     """
 
+    @checked_arguments
     def __init__(self, num_gates: int, patience: int = 2, device: torch.device | None = None):
         self.patience = patience
         self.agreed = torch.zeros(num_gates, dtype=torch.long, device=device)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+
 CONVERGED = 0.01
 """A gate counts as converged when it is removed or its θ is this close to 0 or 1."""
 
@@ -34,6 +36,7 @@ class GateSummary:
     high: float
 
 
+@checked_arguments
 def summarize(thetas: Mapping[str, Tensor], survivors: Mapping[str, Tensor]) -> list[GateSummary]:
     """One record for each gated module, in the order of ``thetas``.
 
@@ -45,6 +48,7 @@ def summarize(thetas: Mapping[str, Tensor], survivors: Mapping[str, Tensor]) -> 
     return [_summarize_one(name, theta, survivors.get(name)) for name, theta in thetas.items()]
 
 
+@checked_arguments
 def total(summaries: list[GateSummary]) -> GateSummary:
     """The record of all modules together, called ``all``."""
     start = sum(s.start for s in summaries)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.pruning import MEASURES
 
@@ -23,6 +24,7 @@ NEGLIGIBLE = 1e-6
 """Savings relative to the largest one that count as this much: what saves nothing has no ratio of harm to saving."""
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Budget:
     """At most this fraction of what the network costs at the start, with all gates on.
@@ -49,6 +51,7 @@ class Budget:
             )
 
     @classmethod
+    @checked_arguments
     def parse(cls, text: str) -> Budget:
         """The budget written as ``MEASURE=FRACTION``, such as ``macs=0.4``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.infer import BayesianNet
 from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
 from bayesprune.training.checks import Loader, check_loader
@@ -15,6 +16,7 @@ from bayesprune.training.settings import Settings
 from bayesprune.training.trainer import Trainer
 
 
+@checked_arguments
 def fit(
     net: BayesianNet,
     train_loader: Loader,

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import Estimator
 from bayesprune.pruning import CostPrice
 from bayesprune.training.budget import Budget
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Settings:
     """How `fit` trains, with defaults that serve.
