@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.data.augment import Augment, AugmentedImages
 from bayesprune.data.images import Images, Splits
 from bayesprune.data.shards import Span, cut_epoch
@@ -153,13 +154,11 @@ def loaders(
         shard: Number of this process, from 0, and number of processes.
 
     Raises:
-        ConfigError: if ``batch_size`` < 1 or ``seed`` < 0, unless 0 ≤ rank < world and every process has a part of
-            every batch, or if the augmentation's border is as wide as the images.
+        ConfigError: if ``batch_size`` < 1 or ``seed`` < 0 or either is no whole number, unless 0 ≤ rank < world and
+            every process has a part of every batch, or if the augmentation's border is as wide as the images.
     """
-    if batch_size < 1:
-        raise ConfigError(f"loaders: batch_size must be at least 1, got {batch_size}")
-    if seed < 0:
-        raise ConfigError(f"loaders: seed must be 0 or more, got {seed}")
+    batch_size = whole("loaders: batch_size", batch_size)
+    seed = whole("loaders: seed", seed, 0)
     pieces = [slice(start, start + batch_size) for start in range(0, len(splits.test), batch_size)]
     train = EpochLoader(splits.train, batch_size, seed, augment, device, shard)
     test: DataLoader = DataLoader(

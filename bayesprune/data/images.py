@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.data.checks import check_inputs, check_labels
-from bayesprune.errors import ConfigError, DataError
+from bayesprune.errors import DataError
 
 _LEVELS = 256
 
@@ -120,10 +121,7 @@ def make_splits(name: str, train: Raw, test: Raw, num_classes: int, limit: int |
         ConfigError: if ``limit`` is not between 1 and the number of training examples.
     """
     if limit is not None:
-        if not 1 <= limit <= len(train.labels):
-            raise ConfigError(
-                f"{name}: limit must be between 1 and the {len(train.labels)} training examples there are, got {limit}"
-            )
+        limit = whole(f"{name}: limit", limit, 1, len(train.labels), hint="so many training examples there are")
         kept = class_mixed_order(train.labels)[:limit]
         train = Raw(train.images[kept], train.labels[kept])
     for split, part in ((train, "training"), (test, "test")):

@@ -66,6 +66,22 @@ class GatedNet(nn.Module):
         for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
             gate.theta.data = part
         self._theta = flat.requires_grad_(True)
+        self._projected = self._theta._version
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters by name, in place of each gate's own θ the one vector `theta`, on which gradients arrive.
+
+        So a plain torch optimiser of ``parameters()`` moves the gates, too. It may leave [0, 1]; before θ is read
+        again, it is projected there. After a cut θ and weights are others, and an optimiser has to be built anew.
+        """
+        thetas = {id(gate.theta) for gate in self._gates.values()}
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            if id(parameter) not in thetas:
+                yield name, parameter
+        if recurse and self.num_gates:
+            yield f"{prefix}.theta" if prefix else "theta", self.theta  # type: ignore[misc]
 
     def _synchronize(self) -> None:
         """Gather θ again if any gate's parameter was replaced; `theta` looks at the first gate alone, which is fast."""
@@ -82,6 +98,10 @@ class GatedNet(nn.Module):
         first = next(iter(self._gates.values()), None)
         if first is not None and first.theta.data_ptr() != self._theta.data_ptr():  # copied, moved or cast since
             self._flatten()
+        if self._theta._version != self._projected:  # written since, maybe by an optimiser that knows no bounds
+            with torch.no_grad():
+                self._theta.clamp_(0, 1)
+            self._projected = self._theta._version
         return self._theta
 
     @property

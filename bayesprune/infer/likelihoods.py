@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError, DataError
 
 
@@ -105,9 +106,7 @@ class Categorical(Likelihood):
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"categorical likelihood: label_smoothing must be in [0, 1), got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = real("categorical likelihood: label_smoothing", label_smoothing, 0, 1, "[)")
 
     def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
         """Categorical(softmax(outputs)), smoothed if asked for."""
@@ -161,9 +160,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, scale: float = 1.0):
         super().__init__()
-        if not (math.isfinite(scale) and scale > 0):
-            raise ConfigError(f"gaussian likelihood: the noise scale must be positive and finite, got {scale}")
-        self.scale = scale
+        self.scale = real("gaussian likelihood: the noise scale", scale, 0)
 
     @property
     def noise_scale(self) -> Tensor | float:

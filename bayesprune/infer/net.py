@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real, whole
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph import check_gates
@@ -86,16 +86,12 @@ class BayesianNet(GatedNet):
         slab: str = "point",
         slab_scale: float | None = None,
     ):
-        if num_data < 1:
-            raise ConfigError(
-                f"BayesianNet: num_data must be the number of training examples, at least 1, got {num_data}"
-            )
-        if not (math.isfinite(weight_precision) and weight_precision >= 0):
-            raise ConfigError(f"BayesianNet: weight_precision must be finite and not negative, got {weight_precision}")
+        num_data = whole("BayesianNet: num_data", num_data, hint="it is the number of training examples")
+        weight_precision = real("BayesianNet: weight_precision", weight_precision, 0, ends="[)")
         if slab not in SLABS:
             raise ConfigError(f"BayesianNet: unknown slab {slab!r}; known are {', '.join(SLABS)}")
-        if slab_scale is not None and not (math.isfinite(slab_scale) and slab_scale > 0):
-            raise ConfigError(f"BayesianNet: slab_scale must be positive and finite, or None, got {slab_scale}")
+        if slab_scale is not None:
+            slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
         check_gates(net)
         if slab == "normal":
             give_normal_slabs(net, INITIAL_SCALE)
@@ -111,8 +107,7 @@ class BayesianNet(GatedNet):
         super().__init__(net)
         self.likelihood = get_likelihood(likelihood)
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
-        self.num_data = int(num_data)
-        self.weight_precision = float(weight_precision)
+        self.num_data, self.weight_precision = num_data, weight_precision
         self.slab, self.slab_scale = slab, slab_scale
         prior = FlatteningPrior(18.0) if prior is None else prior
         self.fixed_prior = isinstance(prior, FixedInclusion)
@@ -228,15 +223,17 @@ class BayesianNet(GatedNet):
         return chosen
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Everything that is trained but θ, for a torch optimiser: point weights decay by λ/N, others by nothing."""
-        point, log_scales = self.point_weights(), [] if self.slabs is None else self.slabs.log_scales()
-        known = {id(p) for p in [*point.values(), *log_scales]}
+        """Everything that is trained but θ, for a torch optimiser: point weights decay by λ/N, others by nothing.
+
+        What does not require a gradient is left out, and so is a group of nothing.
+        """
+        point, log_scales = list(self.point_weights().values()), [] if self.slabs is None else self.slabs.log_scales()
+        known = {id(p) for p in [*point, *log_scales]}
         free = [p for p in self.trained().values() if id(p) not in known]
         decay = self.weight_precision / self.num_data
         groups = [
-            {"params": list(point.values()), "weight_decay": decay, "lr_factor": 1.0},
-            {"params": free, "weight_decay": 0.0, "lr_factor": 1.0},
-            {"params": log_scales, "weight_decay": 0.0, "lr_factor": LOG_SCALE_LR},
+            {"params": [p for p in given if p.requires_grad], "weight_decay": weight_decay, "lr_factor": factor}
+            for given, weight_decay, factor in ((point, decay, 1.0), (free, 0.0, 1.0), (log_scales, 0.0, LOG_SCALE_LR))
         ]
         return [group for group in groups if group["params"]]
 
@@ -370,12 +367,12 @@ class BayesianNet(GatedNet):
             epistemic and aleatoric variance and intervals (`RealPrediction`).
 
         Raises:
-            ConfigError: for a negative ``num_samples``, and for a network that belongs to another by now.
+            ConfigError: for ``num_samples`` that is negative or no whole number, and for a network that belongs to
+                another by now.
             DataError: for inputs that are not finite.
         """
         self.check_owner()
-        if num_samples < 0:
-            raise ConfigError(f"predict: num_samples must not be negative, got {num_samples}")
+        num_samples = whole("predict: num_samples", num_samples, 0)
         if not bool(torch.isfinite(x).all()):
             raise DataError("predict: the inputs hold NaN or infinite values; remove or impute them")
         was_training = self.training

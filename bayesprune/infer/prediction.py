@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bayesprune.errors import ConfigError, DataError
+from bayesprune.checked import real
+from bayesprune.errors import DataError
 from bayesprune.infer.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, per_example
 from bayesprune.infer.weighted import Weighted
 
@@ -112,8 +113,7 @@ class RealPrediction(Prediction):
         Raises:
             ConfigError: for a level outside (0, 1).
         """
-        if not 0 < level < 1:
-            raise ConfigError(f"interval: level must be in (0, 1), got {level}")
+        level = real("interval: level", level, 0, 1)
         deviations, tail = self.samples - self.mean, (1 - level) / 2
         low = _lower_quantile(deviations, self.noise_scale, tail)
         high = -_lower_quantile(-deviations, self.noise_scale, tail)  # in the lower tail small numbers are exact

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
-from bayesprune.errors import ConfigError, GateError
+from bayesprune.checked import real, whole
+from bayesprune.errors import GateError
 
 INITIAL_THETA = 0.9
+LARGEST_DIM = 64
+"""The most dimensions that torch's tensors have."""
 REPEATS = 4
 """How many examples may share what is drawn: drawing takes longer than all else that gates and noise add to a step."""
 DISTINCT = 32
@@ -91,7 +94,7 @@ class Gate(nn.Module):
         input ``(B, ...)``, output the same (``size`` entries along ``dim`` if it selects).
 
     Raises:
-        ConfigError: if ``size`` < 1 or ``theta`` is outside [0, 1].
+        ConfigError: if ``size`` or ``dim`` is no whole number, ``size`` < 1, or ``theta`` is outside [0, 1].
         GateError: in forward, if the input does not have ``in_size`` entries along ``dim``.
     """
 
@@ -101,14 +104,12 @@ class Gate(nn.Module):
     @checked_arguments
     def __init__(self, size: int, *, dim: int = 1, per_batch: bool = False, theta: float = INITIAL_THETA):
         super().__init__()
-        if size < 1:
-            raise ConfigError(f"Gate: size must be at least 1, got {size}")
-        if not 0 <= theta <= 1:
-            raise ConfigError(f"Gate: the initial theta must be in [0, 1], got {theta}")
+        size = whole("Gate: size", size)
+        theta = real("Gate: the initial theta", theta, 0, 1, "[]")
         self.size = size
-        self.dim = dim
+        self.dim = whole("Gate: dim", dim, -LARGEST_DIM, LARGEST_DIM)
         self.per_batch = per_batch
-        self.theta = nn.Parameter(torch.full((size,), float(theta)))
+        self.theta = nn.Parameter(torch.full((size,), theta))
         self.in_size = size
         self.register_buffer("index", None)
         self.draw: Draw | None = None

@@ -12,6 +12,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.networks.images import check_images
+from bayesprune.networks.sizes import check_sizes
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -89,6 +90,7 @@ def _build(name: str, input_shape: tuple[int, ...], num_classes: int, units: boo
     """Torchvision's network of this name with its own initial weights, gated."""
     from torchvision import models
 
+    check_sizes(name, input_shape, num_classes=num_classes)
     check_images(name, input_shape, 32, "use resnet20 for smaller ones")
     if input_shape[0] != 3:
         raise ConfigError(f"{name}: expected images of 3 channels, got {tuple(input_shape)}; use resnet20 for others")

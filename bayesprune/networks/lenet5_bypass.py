@@ -9,6 +9,7 @@ from torch import nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
 from bayesprune.networks.images import check_images
+from bayesprune.networks.sizes import check_sizes
 
 
 @checked_arguments
@@ -30,6 +31,7 @@ def lenet5_bypass(
     Raises:
         ConfigError: for inputs that are not images, or too small for two 5x5 convolutions with pooling.
     """
+    check_sizes("lenet5_bypass", input_shape, widths=(widths, 3), num_classes=num_classes)
     check_images("lenet5_bypass", input_shape, 16, "use lenet300 or resmlp for smaller inputs")
     channels, *size = input_shape
     first, second, hidden = widths

@@ -8,6 +8,7 @@ from torch import nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
+from bayesprune.networks.sizes import check_sizes
 
 
 @checked_arguments
@@ -21,7 +22,11 @@ def resmlp(
         num_classes: Number of outputs.
         depth: Number of gated branches.
         width: Width of the stream.
+
+    Raises:
+        ConfigError: for sizes that are not whole numbers, at least 1.
     """
+    check_sizes("resmlp", input_shape, num_classes=num_classes, depth=depth, width=width)
     branches = [Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU())) for _ in range(depth)]
     return nn.Sequential(
         nn.Flatten(),

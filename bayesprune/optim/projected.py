@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +11,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 
 
@@ -28,8 +28,10 @@ class ProjectedGateSGD(torch.optim.Optimizer):
 
     @checked_arguments
     def __init__(self, params: Iterable[Tensor], lr: float | Tensor):
-        if not isinstance(lr, Tensor) and not (math.isfinite(lr) and lr >= 0):
-            raise ConfigError(f"ProjectedGateSGD: lr must be finite and not negative, got {lr}")
+        if not isinstance(lr, Tensor):
+            lr = real("ProjectedGateSGD: lr", lr, 0, ends="[)")
+        elif not bool((torch.isfinite(lr) & (lr >= 0)).all()):
+            raise ConfigError("ProjectedGateSGD: every step size in lr must be finite and not negative")
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()

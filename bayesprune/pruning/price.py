@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.pruning.expected import ExpectedCost
 from bayesprune.types import Cost
@@ -84,10 +84,8 @@ class CostPrice:
     reference: Cost | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.nu) and self.nu > 0 and 0 <= self.params <= 1):
-            raise ConfigError(
-                f"CostPrice: expected nu > 0 and params in [0, 1], got nu={self.nu}, params={self.params}"
-            )
+        object.__setattr__(self, "nu", real("CostPrice: nu", self.nu, 0))
+        object.__setattr__(self, "params", real("CostPrice: params", self.params, 0, 1, "[]"))
 
     @property
     def weights(self) -> dict[str, float]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 
 
 class RemovalMonitor:
@@ -23,7 +24,7 @@ class RemovalMonitor:
 
     @checked_arguments
     def __init__(self, num_gates: int, patience: int = 2, device: torch.device | None = None):
-        self.patience = patience
+        self.patience = whole("RemovalMonitor: patience", patience)
         self.agreed = torch.zeros(num_gates, dtype=torch.long, device=device)
 
     def check(self, theta: Tensor, gain: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 
 RESOLUTION = 1e-6
@@ -69,8 +70,7 @@ def select(probabilities: Tensor, fdr: float = 0.1) -> Tensor:
     Raises:
         ConfigError: for a level or probabilities outside [0, 1], or NaN.
     """
-    if not 0 <= fdr <= 1:
-        raise ConfigError(f"select: fdr must be a rate in [0, 1], got {fdr}; 0.05 to 0.2 are usual")
+    fdr = real("select: fdr", fdr, 0, 1, "[]", hint="0.05 to 0.2 are usual")
     if probabilities.dim() != 1 or not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
         raise ConfigError(
             f"select: expected inclusion probabilities in [0, 1], shape (d,), got shape {tuple(probabilities.shape)} "

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network
@@ -114,19 +114,17 @@ class BayesPruneEstimator(BaseEstimator):
 
     def _recipe(self, rows: int) -> Recipe:
         """How to train on so many rows."""
-        automatic = self.batch_size == "auto"
-        if not automatic and (isinstance(self.batch_size, str) or self.batch_size < 1):
-            raise ConfigError(f"batch_size must be 'auto' or a number of rows, at least 1, got {self.batch_size!r}")
-        batch = chosen_batch_size(rows) if automatic else int(self.batch_size)
-        for name, least in (("epochs", 1), ("num_samples", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < least:
-                raise ConfigError(f"{name} must be a whole number, at least {least}, got {value!r}")
-        for name, most in (("temperature", math.inf), ("learning_rate", math.inf), ("prior_inclusion", 1.0)):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 < float(value) < most:
-                raise ConfigError(f"{name} must be a number between 0 and {most:g}, got {value!r}")
-        return Recipe(self.slab, self.temperature, self.prior_inclusion, self.epochs, batch, self.learning_rate)
+        automatic = isinstance(self.batch_size, str) and self.batch_size == "auto"
+        batch = chosen_batch_size(rows) if automatic else whole("batch_size", self.batch_size, hint="or give 'auto'")
+        whole("num_samples", self.num_samples, 0)
+        return Recipe(
+            self.slab,
+            real("temperature", self.temperature, 0),
+            real("prior_inclusion", self.prior_inclusion, 0, 1),
+            whole("epochs", self.epochs),
+            batch,
+            real("learning_rate", self.learning_rate, 0),
+        )
 
     def _hidden(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
@@ -149,7 +147,7 @@ class BayesPruneEstimator(BaseEstimator):
 
 
 def _is_width(size: Any) -> bool:
-    return isinstance(size, Integral) and int(size) >= 1
+    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
 
 
 def gathered(predictions: Iterator[Prediction], part: Callable[[Any], Tensor]) -> NDArray[np.float64]:

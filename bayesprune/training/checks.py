@@ -18,11 +18,17 @@ def check_net(net: BayesianNet) -> None:
     """Refuse what is no Bayesian network.
 
     Raises:
-        ConfigError: for anything else, and for one whose network belongs to another by now.
+        ConfigError: for anything else, for one whose network belongs to another by now, and for one of which nothing
+            is to be learned.
     """
     if not isinstance(net, BayesianNet):
         raise ConfigError(f"fit: expected a BayesianNet, got a {type(net).__name__}; wrap it: BayesianNet(net, ...)")
     net.check_owner()
+    if net.num_gates == 0 and not net.parameter_groups():
+        raise ConfigError(
+            "fit: nothing is to be learned: the network has no gates left, and none of its weights requires a "
+            "gradient; set requires_grad of those that are to be trained to True"
+        )
 
 
 def check_data(net: BayesianNet, loader: Loader) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,7 @@ class Engine:
 
     # several processes ---------------------------------------------------------------------------------------------
 
-    def wrap(self, net: nn.Module) -> Callable[..., Any]:
+    def wrap(self, net: BayesianNet) -> Callable[..., Any]:
         """What to call instead of ``net`` in the pass whose gradients count; for a smaller network, again.
 
         With one process it is ``net``; so it is where weights are divided, since `sharded` sees to it all. With
@@ -146,7 +146,8 @@ class Engine:
         optimiser passes over them. θ and buffers are left alone: the gates' parameters share the storage of one vector
         whose gradient `mean` averages. All weights start as process 0 has them.
         """
-        if self._fabric is None or self.world_size == 1 or self.divides:
+        frozen = not any(parameter.requires_grad for parameter in net.weights().values())
+        if self._fabric is None or self.world_size == 1 or self.divides or frozen:
             return net
         names = [f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate)]
         names += [name for name, _ in net.named_buffers()]

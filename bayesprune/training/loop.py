@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.infer import BayesianNet
 from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
 from bayesprune.training.checks import Loader, check_loader
@@ -32,7 +33,8 @@ def fit(
     """Train ``net``, removing structures as their gates converge.
 
     Args:
-        net: The network; it is smaller afterwards.
+        net: The network; it is smaller afterwards. Weights whose ``requires_grad`` is False stay as they are (as far as
+            they are not removed): with all of them at rest, gates alone are learned.
         train_loader: Batches ``(x, y)`` with a length; if it has ``set_epoch``, that is called with the epoch's number
             (from 0).
         epochs: Length of the run.
@@ -58,6 +60,7 @@ def fit(
         RankError: if processes no longer hold the same gates.
         NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint.
     """
+    epochs = whole("fit: epochs", epochs)
     engine = engine or Engine(net.theta.device if isinstance(net, BayesianNet) else "cpu")
     trainer = Trainer(net, train_loader, epochs, prune, settings or Settings(), engine)
     if val_loader is not None:

@@ -35,7 +35,8 @@ class Prices:
             settling on, the cost of the network that `compact` gives; NaN where prices are constant.
 
     Raises:
-        ConfigError: for a budget below what is left when all structures are off that may be.
+        ConfigError: for a budget below what is left when all structures are off that may be, and for a price or budget
+            in place of a prior with fixed inclusion probabilities.
     """
 
     def __init__(
@@ -48,6 +49,11 @@ class Prices:
     ):
         self.net, self.example, self.schedule, self._broadcast = net, example, schedule, broadcast
         self.price, self.budget = settings.price, settings.budget
+        if net.fixed_prior and (self.price is not None or self.budget is not None):
+            raise ConfigError(
+                f"fit: Settings.{'price' if self.budget is None else 'budget'} would overwrite what the FixedInclusion "
+                "prior says about each gate; leave it out, or build the BayesianNet with a FlatteningPrior"
+            )
         self._temperature = settings.temperature
         self.nu = self.expected = self._beginning = math.nan
         self._multiplier = Multiplier()

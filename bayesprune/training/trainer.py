@@ -23,6 +23,7 @@ from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.metrics import Score, evaluate
+from bayesprune.training.optimizer import build_optimizer
 from bayesprune.training.prices import Prices
 from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
@@ -39,6 +40,7 @@ class Trainer:
         self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
         check_net(net)
         engine.place(net)
+        net.theta.requires_grad_()
         net.likelihood.spend(0.0)
         self.example, self.outputs = check_data(net, loader)
         unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
@@ -54,16 +56,7 @@ class Trainer:
             )
         if net.slabs is not None and engine.divides:
             raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
-        decay = net.weight_precision / net.num_data
-        extra = {"fused": True} if settings.optimizer is torch.optim.Adam else {}
-        groups = net.parameter_groups()
-        parameters = groups[0]["params"] if len(groups) == 1 else groups
-        self.optimizer = settings.optimizer(parameters, lr=settings.lr, weight_decay=decay, **extra)
-        if isinstance(self.optimizer, torch.optim.AdamW):
-            raise ConfigError(
-                "fit: AdamW decouples weight decay from the gradient, but the slab's density is part of the loss; use "
-                "Adam or SGD"
-            )
+        self.optimizer = build_optimizer(net, settings, prune)
         self.updates = GateUpdates(net, engine.mean)
         seed = int(engine.broadcast(int(torch.randint(2**62, ()))))
         self.sampler = GateSampler(net, seed)
@@ -183,7 +176,8 @@ class Trainer:
             loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
         self.optimizer.zero_grad()
         share = len(y) * engine.world_size / part.size  # gradients are averaged over processes
-        engine.backward(loss if share == 1 else loss * share)
+        if loss.requires_grad:  # not where gates alone are learned and this is no step of theirs
+            engine.backward(loss if share == 1 else loss * share)
         for parameter in net.likelihood.parameters():  # not part of the module that averages gradients
             if parameter.grad is not None:
                 parameter.grad = engine.mean(parameter.grad)
