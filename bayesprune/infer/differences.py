@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.graph.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
@@ -19,6 +20,7 @@ ELEMENTS = 2**21
 
 
 @torch.no_grad()
+@checked_arguments
 def paired_differences(
     net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -56,6 +58,7 @@ def paired_differences(
 
 
 @torch.no_grad()
+@checked_arguments
 def shared_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
     """The mean differences of `paired_differences` for the gates that a batch shares alone, shape ``(num_shared,)``."""
     was_training = net.training

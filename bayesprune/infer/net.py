@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError, DataError
@@ -77,6 +78,7 @@ class BayesianNet(GatedNet):
     log_gamma: Tensor
     slab_cost: Tensor
 
+    @checked_arguments
     def __init__(
         self,
         net: nn.Module,
@@ -358,6 +360,7 @@ class BayesianNet(GatedNet):
             yield
 
     @torch.no_grad()
+    @checked_arguments
     def predict(self, x: Tensor, num_samples: int = 32) -> Prediction:
         """Posterior predictive in eval mode; gates and Normal weights drawn from the guide, once for the whole batch.
 

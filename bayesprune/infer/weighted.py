@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import DataError
 from bayesprune.infer.likelihoods import Likelihood
 
@@ -25,6 +26,7 @@ class Weighted(Likelihood):
         base: The likelihood of the targets alone.
     """
 
+    @checked_arguments
     def __init__(self, base: Likelihood):
         super().__init__()
         self.base = base

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.errors import GateError
 
@@ -38,6 +39,7 @@ class Draw:
         noise: Of how many examples layers with Normal weights draw their outputs in this pass; 0 if they do not.
     """
 
+    @checked_arguments
     def __init__(self, sizes: Sequence[int]):
         self.sizes = list(sizes)
         self.slices: tuple[Tensor, ...] | None = None
@@ -102,6 +104,7 @@ class Gate(nn.Module):
     theta: nn.Parameter
     index: Tensor | None
 
+    @checked_arguments
     def __init__(self, size: int, *, dim: int = 1, per_batch: bool = False, theta: float = INITIAL_THETA):
         super().__init__()
         size = whole("Gate: size", size)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers.gate import Draw, distinct_rows
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
 
@@ -157,6 +158,7 @@ NORMAL: dict[type[nn.Module], type[NormalLayer]] = {
 """By class of a layer, what it becomes."""
 
 
+@checked_arguments
 def give_normal_slabs(net: nn.Module, scale: float) -> None:
     """Give every linear and convolution layer of ``net`` Normal weights, in place; those that have them stay.
 
@@ -182,6 +184,7 @@ def give_normal_slabs(net: nn.Module, scale: float) -> None:
         module.become_normal(scale)  # type: ignore[operator]
 
 
+@checked_arguments
 def normal_layers(net: nn.Module) -> dict[str, NormalLayer]:
     """The layers of ``net`` with Normal weights, by name."""
     return {name: module for name, module in net.named_modules() if isinstance(module, NormalLayer)}

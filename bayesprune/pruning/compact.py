@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.calls import is_inplace
@@ -29,6 +30,7 @@ def gated_network(model: nn.Module) -> nn.Module:
     return inner() if callable(inner) else model
 
 
+@checked_arguments
 def compact(
     model: nn.Module,
     *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.layers import plain_parameters
 from bayesprune.pruning.compact import gated_network
@@ -12,6 +13,7 @@ from bayesprune.pruning.meter import eval_mode
 from bayesprune.types import Cost
 
 
+@checked_arguments
 def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
     """Count parameters, and multiply-adds of matrix products and convolutions in eval mode.
 

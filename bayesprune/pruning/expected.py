@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
 from bayesprune.graph.calls import is_depthwise
@@ -49,6 +50,7 @@ class ExpectedCost:
         TraceError: if the forward pass cannot be followed.
     """
 
+    @checked_arguments
     def __init__(
         self,
         net: nn.Module,

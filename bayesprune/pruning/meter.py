@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.graph import Traced, trace
 from bayesprune.layers import GATED_LAYERS, Gate
 from bayesprune.pruning.counter import counted
@@ -37,6 +38,7 @@ def count_macs(traced: Traced, example: Tensor) -> dict[fx.Node, int]:
     return {node: (after - before) // 2 for node, (before, after) in passing.marks.items()}
 
 
+@checked_arguments
 def measure_latency(net: nn.Module, example: Tensor) -> list[float]:
     """Seconds of every operation of one pass with all gates on, in eval mode, in the order of the traced network.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 
 
@@ -21,6 +22,7 @@ class RemovalMonitor:
         device: Where θ lies.
     """
 
+    @checked_arguments
     def __init__(self, num_gates: int, patience: int = 2, device: torch.device | None = None):
         self.patience = whole("RemovalMonitor: patience", patience)
         self.agreed = torch.zeros(num_gates, dtype=torch.long, device=device)

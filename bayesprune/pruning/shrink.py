@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Analysis, gates_of, trace
 from bayesprune.layers import Gate, Residual, normal_layers
@@ -16,6 +17,7 @@ from bayesprune.pruning.cut import Cutter
 from bayesprune.types import IndexMap
 
 
+@checked_arguments
 def shrink(
     net: nn.Module,
     off: Mapping[str, Tensor],
@@ -72,6 +74,7 @@ def shrink(
     return smaller, IndexMap(kept, cutter.folded)
 
 
+@checked_arguments
 def kept_gates(net: nn.Module, index: IndexMap) -> dict[str, Tensor]:
     """By gate name, which of its entries `shrink` kept, shape ``(left,)``; names that vanished are missing.
 

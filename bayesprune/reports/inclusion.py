@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.reports.picture import LINE, OFF, ON, UNDECIDED, new_figure, save
 
@@ -40,6 +41,7 @@ class _Inputs:
         return [ON if matters else UNDECIDED for matters in self.truth.tolist()]
 
 
+@checked_arguments
 def draw_inclusion(
     probabilities: Tensor,
     path: str | Path,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import write_atomically
 from bayesprune.reports.summary import CONVERGED
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ON, UNDECIDED, OFF, LINE = "#2b6cb0", "#f2b263", "#e4e7eb", "#1a202c"
 
 
+@checked_arguments
 def draw_gates(thetas: Mapping[str, Sequence[Tensor]], path: str | Path, *, title: str = "") -> None:
     """Draw how θ of every gate moved, as PNG, written atomically.
 

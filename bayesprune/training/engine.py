@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import RankError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Gate
@@ -60,6 +61,7 @@ class Engine:
             processes, or a strategy that does not suit them.
     """
 
+    @checked_arguments
     def __init__(
         self,
         device: str | torch.device = "cpu",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
 from bayesprune.infer import BayesianNet
@@ -20,6 +21,7 @@ from bayesprune.training.settings import Settings
 from bayesprune.training.trainer import Trainer
 
 
+@checked_arguments
 def fit(
     net: BayesianNet,
     train_loader: Loader,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.infer.likelihoods import Categorical
@@ -28,6 +29,7 @@ class Score:
 
 
 @torch.no_grad()
+@checked_arguments
 def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], likelihood: Likelihood | None = None) -> Score:
     """Score a network in eval mode (a `BayesianNet` at the mode of its gates).
 
