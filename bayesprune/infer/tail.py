@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.graph import block_graph
 from bayesprune.infer.random_state import RandomState
 from bayesprune.layers import Gate
@@ -97,14 +98,14 @@ class Tails:
             for handle in handles:
                 handle.remove()
 
-    def resume(self, slot: int, x: Tensor, seen: Seen) -> Tensor:
+    def resume(self, slot: int, x: Inputs, seen: Seen) -> Any:
         """The network's output from the block of ``slot`` on, with the random numbers of the pass that was seen.
 
         What follows the block draws the same random numbers whether the block is computed or skipped.
 
         Args:
             slot: A slot whose ``behind`` is not ``None``.
-            x: The network's input.
+            x: The network's inputs.
             seen: What a pass met at the block.
         """
         start = self._starts[slot]
@@ -118,10 +119,14 @@ class Tails:
         return self._interpreter.run(initial_env={**known, start: output})
 
 
-def given_inputs(nodes: Iterable[fx.Node], x: Any) -> dict[fx.Node, Any]:
+def given_inputs(nodes: Iterable[fx.Node], x: Inputs) -> dict[fx.Node, Any]:
     """The inputs of a forward pass that is given ``x`` alone: the others have their defaults."""
-    first, *others = (node for node in nodes if node.op == "placeholder")
-    return {first: x, **{node: node.args[0] for node in others}}
+    places = [node for node in nodes if node.op == "placeholder"]
+    args, kwargs = ((x,), {}) if isinstance(x, Tensor) else (x.args, x.kwargs)
+    given: dict[fx.Node, Any] = dict(zip(places, args, strict=False))
+    for node in places[len(args) :]:
+        given[node] = kwargs[str(node.target)] if node.target in kwargs else node.args[0]
+    return given
 
 
 def _holder(gate: str, holders: dict[str, fx.Node]) -> fx.Node | None:
