@@ -31,7 +31,7 @@ class Arguments:
         if any(t.dim() == 0 or len(t) != len(tensors[0]) for t in tensors):
             shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
             raise DataError(
-                f"inputs: the first dimension of every input must be the batch, equally long in all, got shapes {shapes}"
+                f"inputs: the first dimension of each must be the batch, equally long in all; got shapes {shapes}"
             )
 
     def tensors(self) -> list[Tensor]:

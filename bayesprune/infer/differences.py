@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.data.inputs import Inputs
+from bayesprune.graph.given import given_inputs
 from bayesprune.graph.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
 from bayesprune.infer.chosen import chosen as chosen_output
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
-from bayesprune.infer.tail import given_inputs
 from bayesprune.infer.targets import Targets, losses, repeated
 from bayesprune.layers import GATED_LAYERS, Gate
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,8 +50,8 @@ class BayesianNet(GatedNet):
     ``weights``. Both callables are scaled by 1/N, so that every loss built on them is in nats per example.
 
     Args:
-        net: Gated network, inputs ``(B, ...)``, one tensor or several; its weights, trained or not, are where training starts. Its gates and,
-            with ``slab="normal"``, its layers are made part of this model, in place.
+        net: Gated network, inputs ``(B, ...)``, one tensor or several; its weights, trained or not, are where training
+            starts. Its gates and, with ``slab="normal"``, its layers are made part of this model, in place.
         likelihood: ``"categorical"``, ``"gaussian"``, ``"bernoulli"`` or a `Likelihood`.
         num_data: N, the number of training examples.
         prior: Of the gates: `FlatteningPrior` or `FixedInclusion`, its ``log_gamma`` a scalar, or one entry a gate in
@@ -231,6 +231,25 @@ class BayesianNet(GatedNet):
         self.log_gamma = self.log_gamma[chosen]
         self._give_slabs()
         return chosen
+
+    def snapshot(self) -> Callable[[], None]:
+        """Remember weights, gates and prices as they are now.
+
+        Returns:
+            A function that brings them back, with structures that went in the meantime.
+        """
+        module, slab_cost = self.net, self.slab_cost
+        tensors = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
+
+        def back() -> None:
+            self.net = module
+            self._connect()
+            self.log_gamma = tensors["log_gamma"]
+            self._give_slabs()
+            self.load_state_dict(tensors)
+            self.slab_cost = slab_cost
+
+        return back
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything that is trained but θ, for a torch optimiser: point weights decay by λ/N, others by nothing."""

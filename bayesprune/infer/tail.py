@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.data.inputs import Inputs
 from bayesprune.graph import block_graph
+from bayesprune.graph.given import given_inputs
 from bayesprune.infer.random_state import RandomState
 from bayesprune.layers import Gate
 
@@ -117,16 +118,6 @@ class Tails:
         known = {node: None for node in early if node.op not in ("placeholder", "get_attr")}
         known |= given_inputs(self.nodes, x)
         return self._interpreter.run(initial_env={**known, start: output})
-
-
-def given_inputs(nodes: Iterable[fx.Node], x: Inputs) -> dict[fx.Node, Any]:
-    """The inputs of a forward pass that is given ``x`` alone: the others have their defaults."""
-    places = [node for node in nodes if node.op == "placeholder"]
-    args, kwargs = ((x,), {}) if isinstance(x, Tensor) else (x.args, x.kwargs)
-    given: dict[fx.Node, Any] = dict(zip(places, args, strict=False))
-    for node in places[len(args) :]:
-        given[node] = kwargs[str(node.target)] if node.target in kwargs else node.args[0]
-    return given
 
 
 def _holder(gate: str, holders: dict[str, fx.Node]) -> fx.Node | None:

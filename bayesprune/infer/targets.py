@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,11 @@ def weights_of(likelihood: Likelihood, y: Targets) -> Tensor | None:
         return likelihood.weights(y)
     own = likelihood.weights(y.values)
     return y.weight if own is None else y.weight * own
+
+
+def each_target(y: Targets, function: Callable[[Tensor], Tensor]) -> Targets:
+    """The targets, and their weights if they have any, each as ``function`` gives it."""
+    return function(y) if isinstance(y, Tensor) else WeightedTargets(function(y.values), function(y.weight))
 
 
 def repeated(y: Targets, count: int) -> Targets:

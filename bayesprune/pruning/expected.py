@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
 from bayesprune.graph.calls import is_depthwise
@@ -52,7 +53,7 @@ class ExpectedCost:
     def __init__(
         self,
         net: nn.Module,
-        example: Tensor,
+        example: Inputs,
         measures: tuple[str, ...] = ("params", "macs"),
         seconds: Sequence[float] | None = None,
     ):
