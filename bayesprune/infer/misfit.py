@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bayesprune.data.inputs import Inputs, called, tensors_of
-from bayesprune.errors import BayesPruneError, DataError
+from bayesprune.errors import BayesPruneError, DataError, GateError
 
 
 @contextmanager
@@ -27,10 +27,9 @@ def misfits_named(net: nn.Module, x: Inputs, where: str) -> Iterator[None]:
     """
     try:
         yield
-    except BayesPruneError:
-        raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        found = None if isinstance(error, torch.OutOfMemoryError) else _failing(net, x)
+        known = isinstance(error, (BayesPruneError, torch.OutOfMemoryError)) and not isinstance(error, GateError)
+        found = None if known else _failing(net, x)
         if found is None:
             raise
         kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors_of(x))

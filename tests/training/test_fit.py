@@ -43,11 +43,6 @@ QUICK = {
 SETTLE = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 1e-12}
 
 
-class Unsized:
-    def __iter__(self):
-        return iter(Batches(*examples()))
-
-
 def batches(x: Tensor | None = None, y: Tensor | None = None) -> Batches:
     mine, theirs = examples()
     return Batches(mine if x is None else x, theirs if y is None else y)
