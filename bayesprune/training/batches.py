@@ -102,9 +102,10 @@ def check_targets(likelihood: Likelihood, outputs: Tensor, y: Targets, where: st
 class Reader:
     """Reads the batches of training, and looks at what they hold without making the device wait.
 
-    In the first epoch every batch is looked at whole. Later on inputs are not, while targets and weights are: on the
-    host at once, on an accelerator by a flag that is read when the epoch ends (until then, entries that cannot be are
-    taken for 0). Data sets that were checked as a whole are passed through.
+    In the first epoch every batch is looked at whole, and so is the first with targets of another shape. Later on
+    inputs are not, while targets and weights are: on the host at once, on an accelerator by a flag that is read when
+    the epoch ends (until then, entries that cannot be are taken for 0). Data sets that were checked as a whole are
+    passed through.
 
     Args:
         net: The network.
@@ -117,7 +118,9 @@ class Reader:
         self.likelihood, self.dtype, self.outputs, self.place = net.likelihood, dtype_of(net.net), outputs, place
         self.loader, self.num_data = loader, net.num_data
         self._whole = isinstance(loader, EpochLoader)
+        self._placed = place(outputs)
         self._first, self._batches = True, 0
+        self._kinds: set[tuple[torch.dtype, torch.Size]] = set()
         self._fits: Tensor | None = None
 
     def __call__(self, batch: Any, number: int) -> tuple[Inputs, Targets]:
@@ -129,28 +132,32 @@ class Reader:
         where, self._batches = f"training batch {number}", number + 1
         x, y = read_batch(batch, self.dtype, where)
         if not self._whole:
-            if self._first:
-                check_batch(self.likelihood, self.outputs, x, y, where)
-            elif (y if isinstance(y, Tensor) else y.weight).device.type == "cpu":
-                check_targets(self.likelihood, self.outputs, y, where)
-            else:
-                y = self._flagged(y)
+            y = self._looked_at(x, y, where)
         return each(x, self.place), each_target(y, self.place)
 
-    def _flagged(self, y: Targets) -> Targets:
-        """The targets with 0 for entries that cannot be; that there were any is noted."""
+    def _looked_at(self, x: Inputs, y: Targets, where: str) -> Targets:
+        """The targets, those on an accelerator with 0 for entries that cannot be."""
         values = y if isinstance(y, Tensor) else y.values
-        outputs = self.outputs.to(values.device, non_blocking=True).expand(len(values), *self.outputs.shape[1:])
-        possible = self.likelihood.possible(outputs, values)
-        fits = possible.all()
-        values = torch.where(possible, values, torch.zeros_like(values))
-        if isinstance(y, WeightedTargets):
-            fits = fits & _are_weights(y.weight).all()
-            y = WeightedTargets(values, y.weight)
-        else:
-            y = values
-        self._fits = fits if self._fits is None else self._fits & fits
+        kind = values.dtype, values.shape[1:]
+        if self._first or kind not in self._kinds:
+            check_batch(self.likelihood, self.outputs, x, y, where)
+            self._kinds.add(kind)
+            return y
+        if values.device.type != "cpu":
+            return self._flagged(y, values)
+        possible = self.likelihood.possible(self.outputs.expand(len(values), *self.outputs.shape[1:]), values).all()
+        if not (bool(possible) and (isinstance(y, Tensor) or bool(_are_weights(y.weight).all()))):
+            check_targets(self.likelihood, self.outputs, y, where)
         return y
+
+    def _flagged(self, y: Targets, values: Tensor) -> Targets:
+        """The targets with 0 for entries that cannot be; that there are any is noted on their device."""
+        outputs = self._placed.expand(len(values), *self._placed.shape[1:])
+        possible = self.likelihood.possible(outputs, values)
+        fits = possible.all() if isinstance(y, Tensor) else possible.all() & _are_weights(y.weight).all()
+        self._fits = fits if self._fits is None else self._fits & fits
+        values = torch.where(possible, values, torch.zeros_like(values))
+        return values if isinstance(y, Tensor) else WeightedTargets(values, y.weight)
 
     def end_epoch(self, batches: int, count: int) -> None:
         """Look at the epoch as a whole.

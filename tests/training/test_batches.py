@@ -18,6 +18,7 @@ from bayesprune.infer.targets import WeightedTargets
 from bayesprune.layers import Gate
 from bayesprune.pruning import compact, cost
 from bayesprune.training import Budget, Settings, evaluate, fit
+from bayesprune.training.batches import Reader
 from bayesprune.training.checks import check_data
 from tests.training.problems import EXAMPLES, Batches, bayesian, examples, units
 
@@ -310,6 +311,22 @@ def test_binary_targets_have_an_accuracy() -> None:
         float(((bnn(x).sigmoid() > 0.5) == (y == 1)).float().mean())
     )
     assert math.isnan(evaluate(net, [(x, y)], Gaussian()).accuracy)
+
+
+def test_labels_on_an_accelerator_are_taken_for_0_until_the_epoch_ends() -> None:
+    bnn, x, y, w = weighted_batch()
+    reader = Reader(bnn, torch.zeros(1, 2), [(x, y)], lambda t: t)
+    wrong = torch.tensor([0, 1, 7, -100, 1, 0])
+    assert reader._flagged(wrong, wrong).tolist() == [0, 1, 0, 0, 1, 0]
+    assert torch.equal(reader._flagged(y, y), y)
+    with pytest.raises(DataError, match="held targets that the likelihood does not take"):
+        reader.end_epoch(1, 6)
+    reader([x, y], 0)
+    reader._flagged(y, y)
+    reader.end_epoch(1, 6)
+    reader._flagged(WeightedTargets(y, -w), y)
+    with pytest.raises(DataError, match="or weights that are negative"):
+        reader.end_epoch(1, 6)
 
 
 # several inputs and outputs -------------------------------------------------------------------------------------------
