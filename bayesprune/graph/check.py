@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from bayesprune.errors import GateError
 from bayesprune.graph import operations as ops
@@ -15,7 +17,7 @@ from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
 
 
-def check_gates(net: nn.Module, *, example_input: Tensor | tuple[Tensor, ...] | None = None) -> None:
+def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     """Follow the constant that each gate leaves when it is off, and make sure that it can be removed or folded exactly.
 
     In a sum with something that the gate does not silence (a residual stream, say), 0 changes nothing: the entry stays
@@ -26,8 +28,8 @@ def check_gates(net: nn.Module, *, example_input: Tensor | tuple[Tensor, ...] | 
 
     Args:
         net: Gated network.
-        example_input: Inputs, shape ``(B, ...)`` (a tuple of them for a network with several), that tell the shapes of
-            all tensors; of which the first example is passed through the network. ``None`` to do without.
+        example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
+            tensors; the first example is passed through the network. ``None`` to do without.
 
     Raises:
         GateError: for a network without a gate, a gate of the wrong size, or one whose constant reaches a

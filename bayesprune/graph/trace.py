@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.data.inputs import Inputs, as_inputs, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
+from bayesprune.graph.given import given_inputs
 from bayesprune.layers import GATED_LAYERS, Gate, Residual
 
 
@@ -67,13 +69,13 @@ class Traced:
         return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def trace(net: nn.Module, example_input: Tensor | tuple[Tensor, ...] | None = None) -> Traced:
+def trace(net: nn.Module, example_input: Any = None) -> Traced:
     """Follow the forward pass of ``net`` symbolically.
 
     Args:
         net: The network.
-        example_input: Inputs, shape ``(B, ...)``, or a tuple of those of a network with several, whose first example
-            then tells the shapes of all tensors; ``None`` to go without.
+        example_input: Inputs, shape ``(B, ...)`` (those of a network with several in a tuple, or a dict by name), whose
+            first example then tells the shapes of all tensors; ``None`` to go without.
 
     Raises:
         TraceError: if it cannot be followed (control flow that depends on data, ...), if ``net`` is itself a gated
@@ -91,7 +93,7 @@ def trace(net: nn.Module, example_input: Tensor | tuple[Tensor, ...] | None = No
             f"the forward pass of {type(net).__name__} cannot be followed: {error}. Avoid Python conditions and loops "
             "on tensor values or shapes in forward"
         ) from error
-    shapes = {} if example_input is None else _shapes(net, graph, example_input)
+    shapes = {} if example_input is None else _shapes(net, graph, as_inputs(example_input))
     return Traced(net, graph, _fixed_modules(net, graph), shapes)
 
 
@@ -111,19 +113,19 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def _shapes(net: nn.Module, graph: fx.Graph, example: Tensor | tuple[Tensor, ...]) -> dict[fx.Node, torch.Size]:
+def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs) -> dict[fx.Node, torch.Size]:
     """The shapes of all tensors for the first example, in eval mode."""
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
-    like = next(net.parameters(), inputs[0])
+    like = next(net.parameters(), tensors_of(example)[0])
     modes = {module: module.training for module in net.modules()}
     passing = _Shapes(net.eval(), graph)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            passing.run(*(x[:1].to(like if x.is_floating_point() else like.device) for x in inputs))
+            inputs = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
+            passing.run(*given_inputs(graph.nodes, inputs).values())
     except BayesPruneError:
         raise
     except Exception as error:  # user code runs here: it may raise anything
-        given, why = ", ".join(str(tuple(x.shape)) for x in inputs), str(error).partition("\n")[0]
+        given, why = ", ".join(str(tuple(x.shape)) for x in tensors_of(example)), str(error).partition("\n")[0]
         raise TraceError(
             f"example_input of shape {given} does not go through {type(net).__name__}: {why}. Pass inputs as those of "
             "training, (B, ...)"

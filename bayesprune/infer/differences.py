@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import Inputs
+from bayesprune.graph.given import given_inputs
 from bayesprune.graph.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
+from bayesprune.infer.chosen import chosen as chosen_output
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
-from bayesprune.infer.tail import given_inputs
+from bayesprune.infer.targets import Targets, losses, repeated
 from bayesprune.layers import GATED_LAYERS, Gate
 
 ELEMENTS = 2**21
@@ -22,7 +25,7 @@ ELEMENTS = 2**21
 @torch.no_grad()
 @checked_arguments
 def paired_differences(
-    net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None = None
+    net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None = None
 ) -> tuple[Tensor, Tensor]:
     """C(ξ_s=1) − C(ξ_s=0) for every gate s, the other gates as in ξ, in eval mode.
 
@@ -59,7 +62,7 @@ def paired_differences(
 
 @torch.no_grad()
 @checked_arguments
-def shared_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
+def shared_differences(net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
     """The mean differences of `paired_differences` for the gates that a batch shares alone, shape ``(num_shared,)``."""
     was_training = net.training
     net.eval()
@@ -72,7 +75,7 @@ def shared_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: S
 
 
 def _shared_flips(
-    net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None
+    net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None
 ) -> tuple[Tensor, list[Tensor]]:
     """Losses with the gates ξ, shape ``(B,)``, and for each gate that the batch shares its difference, ``(1, B)``."""
     objective = BatchObjective(net, x, y, on=on)
@@ -94,7 +97,7 @@ class _UnitFlips:
         xi: Gate values, shape ``(B, S)``.
     """
 
-    def __init__(self, net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor):
+    def __init__(self, net: BayesianNet, x: Inputs, y: Targets, xi: Tensor):
         self.net, self.x, self.y, self.xi = net, x, y, xi
         self.traced = net.traced
         self.nodes = list(self.traced.graph.nodes)
@@ -147,7 +150,8 @@ class _UnitFlips:
                     values[later] = self._updated(later, columns[later.all_input_nodes[0]], chosen)
                 elif any(source in values.own for source in later.all_input_nodes):
                     values[later] = self._compute(later, values)
-        return self.net.likelihood.nll(values[self.nodes[-1]], _tile(self.y, count)).view(count, -1)
+        outputs = chosen_output(values[self.nodes[-1]], self.net.loss_on)
+        return losses(self.net.likelihood, outputs, repeated(self.y, count)).view(count, -1)
 
     def _columnwise(self, node: fx.Node, gate: Gate, ungated: Tensor) -> set[fx.Node]:
         """The gate's node and the pointwise ones behind it, if all else that reads them is linear; none otherwise."""

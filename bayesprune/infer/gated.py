@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.data.inputs import Inputs, as_inputs, called
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
+from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.tail import Seen, Tails
 from bayesprune.layers import Draw, Gate, normal_layers
@@ -21,6 +23,7 @@ class GatedNet(nn.Module):
 
     Args:
         net: Gated network, inputs ``(B, ...)``.
+        loss_on: Which of several outputs counts, see `chosen`.
 
     Attributes:
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates.
@@ -29,9 +32,9 @@ class GatedNet(nn.Module):
         num_shared: Number of gates that have one value for a batch, which come before all others.
     """
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, loss_on: LossOn = None):
         super().__init__()
-        self.net = net
+        self.net, self.loss_on = net, loss_on
         self.branch_evaluations = 0
         self._connect()
 
@@ -181,7 +184,7 @@ class GatedNet(nn.Module):
     # forward -------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, x: Tensor, xi: Tensor | None = None, *, skip: bool = False, on: Sequence[bool] | None = None
+        self, x: Any, xi: Tensor | None = None, *, skip: bool = False, on: Sequence[bool] | None = None
     ) -> Tensor:
         """Outputs of the network with the given gate values.
 
@@ -189,12 +192,13 @@ class GatedNet(nn.Module):
         their outputs (local reparameterisation), and for the mode of the gates weights are their means.
 
         Args:
-            x: Inputs, shape ``(B, ...)``.
+            x: Inputs, shape ``(B, ...)``; of a network that takes several a tuple, or a dict by name.
             xi: Gate values, shape ``(S,)``, ``(1, S)`` or ``(B, S)``, ordered as `theta`; ``None`` for the mode.
             skip: Whether branches whose gates are off are left out of the computation (they then get no derivative).
             on: With ``skip``, which of the branch gates, the first ``num_branches``, are on in ``xi``; ``None`` to
                 read it off ``xi``, which waits for the device.
         """
+        x = as_inputs(x)
         mode = xi is None
         if xi is None:
             self._synchronize()
@@ -205,7 +209,7 @@ class GatedNet(nn.Module):
         if not mode:
             self.branch_evaluations += sum(known) if known else self.num_branches
         with self.draw.use(xi, known, noise=len(x) if self._noise and not mode else 0):
-            return self.net(x)
+            return chosen(called(self.net, x), self.loss_on)
 
     def branches_on(self, xi: Tensor) -> list[bool]:
         """Which of the branch gates are on in ``xi``; waits for the device."""
@@ -237,7 +241,7 @@ class GatedNet(nn.Module):
             s -= size
         raise IndexError(f"the network has {self.num_gates} gates")
 
-    def resume(self, x: Tensor, xi: Tensor, s: int, seen: Seen, on: Sequence[bool] | None = None) -> Tensor:
+    def resume(self, x: Inputs, xi: Tensor, s: int, seen: Seen, on: Sequence[bool] | None = None) -> Tensor:
         """Outputs for the gates ``xi`` with the shared gate ``s`` flipped, computed from its block on.
 
         Args:
@@ -253,13 +257,13 @@ class GatedNet(nn.Module):
         slot = self.slot_of(s)
         self.branch_evaluations += sum(known[i] for i in self.tails.behind[slot] or () if i < self.num_branches)
         with self.draw.use(xi, known, noise=len(x) if self._noise else 0):
-            return self.tails.resume(slot, x, seen)
+            return chosen(self.tails.resume(slot, x, seen), self.loss_on)
 
-    def rows(self, x: Tensor) -> int:
+    def rows(self, x: Inputs) -> int:
         """How many draws a batch takes: one an example, or one in all if every gate is shared by the batch."""
         return 1 if self.num_shared == self.num_gates else len(x)
 
-    def sample_gates(self, x: Tensor) -> Tensor:
+    def sample_gates(self, x: Inputs) -> Tensor:
         """Gate values drawn from the guide for a batch, shape ``(rows, S)``."""
         return GateDraws(self.theta.detach(), self.rows(x), self.num_shared, validate_args=False).sample()
 

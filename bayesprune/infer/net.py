@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,16 +14,20 @@ from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
+from bayesprune.data.inputs import Inputs, as_inputs, each
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
-from bayesprune.errors import ConfigError, DataError
+from bayesprune.errors import ConfigError
 from bayesprune.graph import check_gates
 from bayesprune.infer.adopt import adopt
+from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.freedom import degrees_of_freedom, fitting_rows
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
+from bayesprune.infer.passes import Passes
 from bayesprune.infer.prediction import Prediction, summarize
 from bayesprune.infer.slabs import NormalSlabs
+from bayesprune.infer.targets import Targets, weights_of
 from bayesprune.infer.weights import WeightDraws
 from bayesprune.layers import give_normal_slabs, normal_layers, plain_parameters
 
@@ -48,8 +52,8 @@ class BayesianNet(GatedNet):
     ``weights``. Both callables are scaled by 1/N, so that every loss built on them is in nats per example.
 
     Args:
-        net: Gated network, inputs ``(B, ...)``; its weights, trained or not, are where training starts. Its gates and,
-            with ``slab="normal"``, its layers are made part of this model, in place.
+        net: Gated network, inputs ``(B, ...)``, one tensor or several; its weights, trained or not, are where training
+            starts. Its gates and, with ``slab="normal"``, its layers are made part of this model, in place.
         likelihood: ``"categorical"``, ``"gaussian"``, ``"bernoulli"`` or a `Likelihood`.
         num_data: N, the number of training examples.
         prior: Of the gates: `FlatteningPrior` or `FixedInclusion`, its ``log_gamma`` a scalar, or one entry a gate in
@@ -58,9 +62,11 @@ class BayesianNet(GatedNet):
         slab: ``"point"``, or ``"normal"`` for a Normal posterior of every weight of linear and convolution layers.
         slab_scale: σ0, the standard deviation of the prior of Normal weights; ``None`` for one for each layer that is
             learned with them (empirical Bayes).
-        example_input: Inputs, shape ``(B, ...)`` (a tuple of them for a network with several), the first of which tells
+        example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), the first of which tells
             the shapes of all tensors; needed where gates run along several dimensions of one tensor. ``None`` to do
             without.
+        loss_on: Which output the likelihood sees, and calls of this model give, where the network gives several: the
+            index of one in a tuple, the key of one in a dict, or a function of them all.
 
     Attributes:
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates and the means of its
@@ -89,7 +95,8 @@ class BayesianNet(GatedNet):
         weight_precision: float = 1.0,
         slab: str = "point",
         slab_scale: float | None = None,
-        example_input: Tensor | tuple[Tensor, ...] | None = None,
+        example_input: Any = None,
+        loss_on: LossOn = None,
     ):
         num_data = whole("BayesianNet: num_data", num_data, hint="it is the number of training examples")
         weight_precision = real("BayesianNet: weight_precision", weight_precision, 0, ends="[)")
@@ -109,12 +116,12 @@ class BayesianNet(GatedNet):
             )
         if slab == "point" and normal_layers(net):
             raise ConfigError("BayesianNet: the network's weights are Normal already; pass slab='normal'")
-        super().__init__(net)
+        super().__init__(net, loss_on)
         self.likelihood = get_likelihood(likelihood)
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
         self.num_data, self.weight_precision = num_data, weight_precision
         self.slab, self.slab_scale = slab, slab_scale
-        self.example_input = _first(example_input)
+        self.example_input = None if example_input is None else each(as_inputs(example_input)[:1], Tensor.clone)
         prior = FlatteningPrior(18.0) if prior is None else prior
         self.fixed_prior = isinstance(prior, FixedInclusion)
         try:
@@ -166,7 +173,7 @@ class BayesianNet(GatedNet):
         return 0.0 if self.slabs is None else self.slabs.effective(self.by_gate(self.theta.detach()))
 
     @torch.no_grad()
-    def uncounted_parameters(self, x: Tensor, y: Tensor, share: float) -> float:
+    def uncounted_parameters(self, x: Inputs, y: Targets, share: float) -> float:
         """How many more parameters the fit takes than a cold posterior counts, for `Likelihood.spend`.
 
         Noise that is learned is to be σ² = R/(N − d), R the sum of the squared residuals and d the `degrees_of_freedom`
@@ -191,12 +198,12 @@ class BayesianNet(GatedNet):
         was_training = self.training
         self.eval()
         try:
-            outputs = self.net(x[:1]).numel()
+            outputs = self(x[:1]).numel()
             rows = fitting_rows(outputs * sum(p.numel() for p in self.slabs.means()))
             if rows < min(len(x), FEWEST_ROWS):
                 return 0.0
-            weights = self.likelihood.weights(y[:rows])
-            d = degrees_of_freedom(self.net, x[:rows], scales, noise, share, self.num_data, weights)
+            weights = weights_of(self.likelihood, y[:rows])
+            d = degrees_of_freedom(self.net, x[:rows], scales, noise, share, self.num_data, weights, self.loss_on)
         finally:
             self.train(was_training)
         return min(d, MOST_SPENT * self.num_data * outputs) - share * self.effective_parameters()
@@ -227,6 +234,26 @@ class BayesianNet(GatedNet):
         self.log_gamma = self.log_gamma[chosen]
         self._give_slabs()
         return chosen
+
+    def snapshot(self) -> Callable[[], None]:
+        """Remember weights, gates and prices as they are now.
+
+        Returns:
+            A function that brings them back, with structures that went in the meantime.
+        """
+        modules, slab_cost = [(module, type(module), vars(module)) for module in self.net.modules()], self.slab_cost
+        tensors = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
+
+        def back() -> None:
+            for module, kind, attributes in modules:  # what a cut put in place of these, see `adopt`
+                module.__class__, module.__dict__ = kind, attributes
+            self._connect()
+            self.log_gamma = tensors["log_gamma"]
+            self._give_slabs()
+            self.load_state_dict(tensors)
+            self.slab_cost = slab_cost
+
+        return back
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything that is trained but θ, for a torch optimiser: point weights decay by λ/N, others by nothing.
@@ -297,7 +324,7 @@ class BayesianNet(GatedNet):
             with self.slabs.drawn():
                 yield
 
-    def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def model(self, x: Any, y: Tensor | None = None) -> Tensor:
         """Pyro model with sample sites ``gates`` (ξ) and ``obs`` (y), and the factor ``slab``.
 
         Under the flattening prior also ``inclusion`` (π), and with Gaussian slabs ``weights`` (w).
@@ -309,6 +336,7 @@ class BayesianNet(GatedNet):
         Returns:
             The network's outputs.
         """
+        x = as_inputs(x)
         pyro.module("net", self.net)
         if self.likelihood.state_dict():
             pyro.module("likelihood", self.likelihood)
@@ -326,12 +354,13 @@ class BayesianNet(GatedNet):
                 )
         return outputs
 
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+    def guide(self, x: Any, y: Tensor | None = None) -> None:
         """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). `ProjectedSGD` keeps the param ``theta`` in [0, 1].
 
         Raises:
             ConfigError: if Pyro's parameter store holds the θ of another network.
         """
+        x = as_inputs(x)
         theta = pyro.param("theta", self.theta)
         if theta is not self.theta:
             raise ConfigError(
@@ -360,45 +389,40 @@ class BayesianNet(GatedNet):
             yield
 
     @torch.no_grad()
-    @checked_arguments
-    def predict(self, x: Tensor, num_samples: int = 32) -> Prediction:
-        """Posterior predictive in eval mode; gates and Normal weights drawn from the guide, once for the whole batch.
+    def predict(self, x: Any, num_samples: int = 32, *, batch_size: int | None = None) -> Prediction:
+        """Posterior predictive in eval mode; gates and Normal weights drawn from the guide, once for all examples.
+
+        Rows go through some at a time, which bounds memory. Every sample is one network for all rows and batches, and
+        the random numbers drawn are those of one pass, so results differ by rounding alone.
 
         Args:
-            x: Inputs, shape ``(B, ...)``.
+            x: Inputs, shape ``(B, ...)``, as a tensor or an array of numpy (several in a tuple, or a dict by name), or
+                a loader of batches ``inputs`` or ``(inputs, ...)``, in the order of its examples.
             num_samples: Number of posterior samples; 0 uses the mode of the gates and the means of the weights alone.
+            batch_size: Rows in one pass; by default as many as have 2¹⁸ numbers, at least 32.
 
         Returns:
             Mean and samples; for classes also entropy and mutual information (`ClassPrediction`), for real targets
             epistemic and aleatoric variance and intervals (`RealPrediction`).
 
         Raises:
-            ConfigError: for ``num_samples`` that is negative or no whole number, and for a network that belongs to
-                another by now.
-            DataError: for inputs that are not finite.
+            ConfigError: for ``num_samples`` that is negative or no whole number, a ``batch_size`` below 1, and for a
+                network that belongs to another by now.
+            DataError: for inputs that are not finite or that the network does not take, and an empty loader.
         """
         self.check_owner()
         num_samples = whole("predict: num_samples", num_samples, 0)
-        if not bool(torch.isfinite(x).all()):
-            raise DataError("predict: the inputs hold NaN or infinite values; remove or impute them")
+        passes = Passes(self, self._sample, num_samples, batch_size)
         was_training = self.training
         self.eval()
         try:
-            outputs = torch.stack([self._sample(x) for _ in range(num_samples)] if num_samples else [self(x)])
+            outputs = passes(x)
         finally:
             self.train(was_training)
         return summarize(self.likelihood, outputs)
 
-    def _sample(self, x: Tensor) -> Tensor:
-        """Outputs of one network drawn from the posterior."""
+    def _sample(self, parts: Sequence[Inputs]) -> Tensor:
+        """Outputs of one network drawn from the posterior, for parts of the inputs, one after the other."""
         with self.drawn_weights():
-            return self(x, GateDraws(self.theta.detach()).sample(), skip=True)
-
-
-def _first(example: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, ...] | None:
-    """A copy of the first of some inputs."""
-    if example is None:
-        return None
-    return (
-        example[:1].detach().clone() if isinstance(example, Tensor) else tuple(x[:1].detach().clone() for x in example)
-    )
+            xi = GateDraws(self.theta.detach()).sample()
+            return torch.cat([self(part, xi, skip=True) for part in parts])

@@ -9,9 +9,11 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.random_state import RandomState
 from bayesprune.infer.tail import Seen
+from bayesprune.infer.targets import Targets, losses
 
 
 class ReplayedObjective(ABC):
@@ -32,7 +34,7 @@ class ReplayedObjective(ABC):
 
     @abstractmethod
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
-        """Negative log-likelihood of every example, shape ``(B,)``, nats."""
+        """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats."""
 
     def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
         """Evaluate, with gradient; what further passes need to know of this one is kept.
@@ -76,7 +78,7 @@ class BatchObjective(ReplayedObjective):
     Args:
         net: The Bayesian network.
         x: Inputs, shape ``(B, ...)``.
-        y: Targets, first dimension B.
+        y: Targets, first dimension B, with or without weights.
         on: For the branch gates, whether they are on in the gates that it will be called with, where the host knows;
             ``None`` to read them off the gates, which waits for the device.
         module: What to call instead of ``net`` in the first pass (a wrapper of it).
@@ -86,8 +88,8 @@ class BatchObjective(ReplayedObjective):
     def __init__(
         self,
         net: BayesianNet,
-        x: Tensor,
-        y: Tensor,
+        x: Inputs,
+        y: Targets,
         *,
         on: Sequence[bool] | None = None,
         module: Callable[..., Tensor] | None = None,
@@ -100,8 +102,8 @@ class BatchObjective(ReplayedObjective):
         self._seen: dict[int, Seen] = {}
 
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
-        """Negative log-likelihood of every example, shape ``(B,)``, nats."""
-        return self.net.likelihood.nll(self.net(self.x, xi, skip=skip), self.y)
+        """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats."""
+        return losses(self.net.likelihood, self.net(self.x, xi, skip=skip), self.y)
 
     def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
         """Evaluate, with gradient; the blocks of the gates ``watch`` are kept, so that `flipped` can resume there."""
@@ -110,7 +112,7 @@ class BatchObjective(ReplayedObjective):
         with ExitStack() as stack:
             self._seen = stack.enter_context(self.net.tails.watch(slots, self.device)) if slots else {}
             outputs = self.module(self.x, xi, skip=skip, on=self.on)
-        return self.net.likelihood.nll(outputs, self.y)
+        return losses(self.net.likelihood, outputs, self.y)
 
     def flipped(self, s: int) -> Tensor:
         """Evaluate as `again`, the gates those of the last call but for the shared gate ``s``, from its block on."""
@@ -119,4 +121,5 @@ class BatchObjective(ReplayedObjective):
             return super().flipped(s)
         assert self._xi is not None
         with torch.no_grad(), self._replaying():
-            return self.net.likelihood.nll(self.net.resume(self.x, self._xi, s, seen, self.on), self.y)
+            outputs = self.net.resume(self.x, self._xi, s, seen, self.on)
+            return losses(self.net.likelihood, outputs, self.y)

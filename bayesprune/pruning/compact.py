@@ -36,7 +36,7 @@ def compact(
     *,
     posterior: bool = False,
     fold_norms: bool = False,
-    example_input: Tensor | tuple[Tensor, ...] | None = None,
+    example_input: Any = None,
 ) -> nn.Module:
     """Remove every structure whose gate is off (θ ≤ ½) and every gate, leaving a plain PyTorch network.
 

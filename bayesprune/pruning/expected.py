@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import Inputs
 from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
 from bayesprune.graph.calls import is_depthwise
@@ -54,7 +55,7 @@ class ExpectedCost:
     def __init__(
         self,
         net: nn.Module,
-        example: Tensor,
+        example: Inputs,
         measures: tuple[str, ...] = ("params", "macs"),
         seconds: Sequence[float] | None = None,
     ):

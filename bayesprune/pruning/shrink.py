@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def shrink(
     off: Mapping[str, Tensor],
     *,
     may_empty: bool = False,
-    example_input: Tensor | tuple[Tensor, ...] | None = None,
+    example_input: Any = None,
 ) -> tuple[nn.Module, IndexMap]:
     """Remove what gates silence. The outputs stay what they are with these gates off; ``net`` is not touched.
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 
@@ -37,12 +38,12 @@ def has_strided_pointwise(net: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def check_layout(net: BayesianNet, example: Tensor) -> None:
+def check_layout(net: BayesianNet, example: Inputs) -> None:
     """Refuse a network that itself brings maps into the layout in which torch would write out of bounds.
 
     Args:
         net: A network that is placed on the CPU.
-        example: One input, laid out as in training.
+        example: One example, laid out as in training.
 
     Raises:
         ConfigError: if a strided convolution with kernel 1x1 computes channels last on fewer than 16 channels, or on

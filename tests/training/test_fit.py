@@ -43,11 +43,6 @@ QUICK = {
 SETTLE = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 1e-12}
 
 
-class Unsized:
-    def __iter__(self):
-        return iter(Batches(*examples()))
-
-
 def batches(x: Tensor | None = None, y: Tensor | None = None) -> Batches:
     mine, theirs = examples()
     return Batches(mine if x is None else x, theirs if y is None else y)
@@ -62,7 +57,7 @@ def with_nan() -> Tensor:
 @pytest.mark.parametrize(
     ("loader", "error", "message"),
     [
-        (lambda: Unsized(), ConfigError, "must have a length"),
+        (lambda: iter(batches()), ConfigError, "is an iterator"),
         (lambda: [], DataError, "gave no batch"),
         (lambda: shuffled(400), ConfigError, "num_data=480, but the train_loader's data set has 400 examples"),
         (lambda: DataLoader(TensorDataset(with_nan(), examples()[1]), 480), DataError, "NaN or infinite inputs"),
@@ -340,7 +335,7 @@ def test_labels_of_an_epoch_loader_are_checked_whole_before_training_begins(monk
     loader, _ = bp.data.loaders(make_splits("small", raw, raw, 2), 2, 0)
     net = nn.Sequential(nn.Flatten(), bp.layers.Linear(4, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 2))
     bnn = BayesianNet(net, num_data=10)
-    monkeypatch.setattr("bayesprune.training.trainer.check_batch", lambda *_: pytest.fail("waits for the device"))
+    monkeypatch.setattr("bayesprune.training.batches.check_batch", lambda *_: pytest.fail("waits for the device"))
     fit(bnn, loader, epochs=1, settings=Settings(schedule=REST))
     loader.set_epoch(0)
     *_, last = loader.batches
