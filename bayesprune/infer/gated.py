@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.tail import Seen, Tails
-from bayesprune.layers import Draw, Gate, normal_layers
+from bayesprune.layers import Draw, Gate, Residual, normal_layers
 
 
 class GatedNet(nn.Module):
@@ -172,8 +172,20 @@ class GatedNet(nn.Module):
 
     def branches_on(self, xi: Tensor) -> list[bool]:
         """Which of the branch gates are on in ``xi``; waits for the device."""
+        if self.num_branches == 0:
+            return []
         leading = xi if xi.dim() == 1 else xi[0]
         return (leading[: self.num_branches] > 0.5).tolist()
+
+    def branches(self, slots: Iterable[int]) -> list[nn.Module]:
+        """What passes leave out while the branch gates of these slots are known to be off."""
+        names = self.gate_names
+        blocks = [self.net.get_submodule(names[slot]) for slot in slots]
+        return [
+            block.body if type(block).forward is Residual.forward else block
+            for block in blocks
+            if isinstance(block, Residual)
+        ]
 
     @property
     def traced(self) -> Traced:
