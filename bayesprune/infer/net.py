@@ -23,7 +23,7 @@ from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.prediction import Prediction, summarize
 from bayesprune.infer.slabs import NormalSlabs
 from bayesprune.infer.weights import WeightDraws
-from bayesprune.layers import give_normal_slabs, normal_layers, plain_parameters
+from bayesprune.layers import eval_mode, give_normal_slabs, normal_layers, plain_parameters
 
 SLABS = ("point", "normal")
 LOG_SCALE_LR = 10.0
@@ -185,17 +185,13 @@ class BayesianNet(GatedNet):
         names = {id(p): name for name, p in self.net.named_parameters()}
         spreads = self.slabs.spreads(self.by_gate(self.theta.detach()))
         scales = {names[id(p)]: spread for p, spread in zip(self.slabs.means(), spreads, strict=True)}
-        was_training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             outputs = self.net(x[:1]).numel()
             rows = fitting_rows(outputs * sum(p.numel() for p in self.slabs.means()))
             if rows < min(len(x), FEWEST_ROWS):
                 return 0.0
             weights = self.likelihood.weights(y[:rows])
             d = degrees_of_freedom(self.net, x[:rows], scales, noise, share, self.num_data, weights)
-        finally:
-            self.train(was_training)
         return min(d, MOST_SPENT * self.num_data * outputs) - share * self.effective_parameters()
 
     def pull(self) -> None:
@@ -358,6 +354,8 @@ class BayesianNet(GatedNet):
     def predict(self, x: Tensor, num_samples: int = 32) -> Prediction:
         """Posterior predictive in eval mode; gates and Normal weights drawn from the guide, once for the whole batch.
 
+        Several threads may call it at a time, and draw gates or weights of the same network besides, but not train it.
+
         Args:
             x: Inputs, shape ``(B, ...)``.
             num_samples: Number of posterior samples; 0 uses the mode of the gates and the means of the weights alone.
@@ -375,12 +373,8 @@ class BayesianNet(GatedNet):
             raise ConfigError(f"predict: num_samples must not be negative, got {num_samples}")
         if not bool(torch.isfinite(x).all()):
             raise DataError("predict: the inputs hold NaN or infinite values; remove or impute them")
-        was_training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             outputs = torch.stack([self._sample(x) for _ in range(num_samples)] if num_samples else [self(x)])
-        finally:
-            self.train(was_training)
         return summarize(self.likelihood, outputs)
 
     def _sample(self, x: Tensor) -> Tensor:

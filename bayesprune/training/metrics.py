@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.infer.likelihoods import Categorical
+from bayesprune.layers import eval_mode
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,15 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], likeliho
     """
     likelihood = model.likelihood if isinstance(model, BayesianNet) else likelihood or Categorical()
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     nll = right = torch.zeros((), device=device)
     count = 0
-    try:
+    with eval_mode(model):
         for x, y in loader:
             outputs, y = model(x.to(device)), y.to(device)
             nll = nll + likelihood.nll(outputs, y).sum()
             if isinstance(likelihood, Categorical):
                 right = right + (outputs.argmax(1) == y).sum()
             count += len(y)
-    finally:
-        model.train(was_training)
     if count == 0:
         raise DataError("evaluate: the loader gave no batch; expected at least one example")
     accuracy = float(right) / count if isinstance(likelihood, Categorical) else math.nan
