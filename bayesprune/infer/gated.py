@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +14,9 @@ from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.tail import Seen, Tails
 from bayesprune.layers import Draw, Gate, Residual, normal_layers
+
+_FLATTENING = threading.Lock()
+"""Threads that use a network for the first time since it was copied or moved take turns."""
 
 
 class GatedNet(nn.Module):
@@ -61,11 +65,12 @@ class GatedNet(nn.Module):
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
-        thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
-        flat = torch.cat(thetas) if thetas else next(self.net.parameters()).new_zeros(0)  # all branches may be gone
-        for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
-            gate.theta.data = part
-        self._theta = flat.requires_grad_(True)
+        with _FLATTENING:
+            thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
+            flat = torch.cat(thetas) if thetas else next(self.net.parameters()).new_zeros(0)  # all branches may be gone
+            for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
+                gate.theta.data = part
+            self._theta = flat.requires_grad_(True)
 
     def _synchronize(self) -> None:
         """Gather θ again if any gate's parameter was replaced; `theta` looks at the first gate alone, which is fast."""
