@@ -19,6 +19,7 @@ from bayesprune.graph import check_gates
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.freedom import degrees_of_freedom, fitting_rows
 from bayesprune.infer.gated import GatedNet
+from bayesprune.infer.joint import Joint, split_weights
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.prediction import Prediction, summarize
 from bayesprune.infer.slabs import NormalSlabs
@@ -336,6 +337,50 @@ class BayesianNet(GatedNet):
             pyro.sample("gates", GateDraws(theta, self.rows(x), self.num_shared))
             with self._sampled_weights(guide=True):
                 pass
+
+    def joint(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Pyro model of a whole data set as one joint density, p(ξ) p(w) Π_i p(y_i | x_i, ξ, w).
+
+        For inference of one's own: importance sampling, conditioning, HMC over ``weights``. `model` is for `SVI` with
+        `guide`: there terms are scaled by 1/N, each example of a batch has gates of its own, and weights count by the
+        guide's probability that they are there, so that it is no density of the unknowns. This one is, and depends on
+        nothing that the guide learns but σ0, where it is learned (as of the last `refresh`), and the likelihood's own
+        parameters. The network is in eval mode: no dropout, normalisations by their running statistics.
+
+        Sites:
+            - ``gates``: ξ, shape ``(S,)``, one draw for the whole data set. Under a `FixedInclusion` prior
+              P(ξ_s = 1) = λ_s; under a `FlatteningPrior` π is integrated out, P(ξ_s = 1) = E[π_s] = 1/log γ_s −
+              1/(γ_s − 1). (`guide` has a point estimate of π instead, under which a gate costs log γ_s.)
+            - ``weights``: w, shape ``(D,)``, all weights of the network, see `joint_weights`. Normal(0, σ0²) for Normal
+              weights and Normal(0, 1/λ) for others.
+            - ``obs``: y, in the plate ``data``.
+
+        Args:
+            x: Inputs of the data set, shape ``(N, ...)``.
+            y: Targets, first dimension N; ``None`` to sample them.
+
+        Returns:
+            The network's outputs.
+
+        Raises:
+            ConfigError: with λ = 0, if any weights are not Normal weights.
+        """
+        weights = plain_parameters(self.net)
+        scales = {name: torch.tensor(self.weight_precision).rsqrt() for name in self.point_weights()}
+        if self.slabs is not None:
+            names = {id(p): name for name, p in weights.items()}
+            pairs = zip(self.slabs.means(), self.slabs.scale_of_each(), strict=True)
+            scales |= {names[id(mean)]: scale for mean, scale in pairs}
+        return Joint(self, self.likelihood, self.prior(), weights, scales, self.slabs)(x, y)
+
+    def joint_weights(self, values: Tensor | None = None) -> dict[str, Tensor]:
+        """By name in the network, values of the site ``weights`` of `joint`.
+
+        Args:
+            values: Shape ``(..., D)``; ``None`` for the present weights, of Normal weights the means.
+        """
+        weights = plain_parameters(self.net)
+        return {name: p.detach() for name, p in weights.items()} if values is None else split_weights(weights, values)
 
     @contextmanager
     def _sampled_weights(self, guide: bool) -> Iterator[None]:
