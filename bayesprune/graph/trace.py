@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +16,27 @@ from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.given import given_inputs
 from bayesprune.layers import GATED_LAYERS, Gate, Residual
 
+_ONE_AT_A_TIME = threading.RLock()
+
 
 class GateTracer(fx.Tracer):
-    """Traces through user modules and `layers.Residual`; torch's own modules, gates and gated layers stay whole."""
+    """Traces through user modules and `layers.Residual`; torch's own modules, gates and gated layers stay whole.
+
+    To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
+    thread traces at a time, and what others call meanwhile does what it always does.
+    """
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        """The graph of a module's forward pass."""
+        with _ONE_AT_A_TIME:
+            self._thread = threading.get_ident()
+            return super().trace(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """What a module's attribute is: a node, if it is a parameter that this trace meets."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
@@ -27,6 +46,8 @@ class GateTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Emit ``m``; a `layers.Residual` is by-pass + gated branch, whatever its gate is now."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
         if isinstance(m, Residual) and type(m).forward is Residual.forward:
 
             def forward(x: Any) -> Any:

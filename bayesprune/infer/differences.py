@@ -16,7 +16,7 @@ from bayesprune.infer.chosen import chosen as chosen_output
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
 from bayesprune.infer.targets import Targets, losses, repeated
-from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.layers import GATED_LAYERS, Gate, eval_mode
 
 ELEMENTS = 2**21
 """How many entries the largest tensor may have in all copies that are computed together."""
@@ -46,15 +46,10 @@ def paired_differences(
         Mean difference and its standard error over examples (0 for a single one, of which it is not known), each of
         shape ``(S,)``, nats per example.
     """
-    was_training = net.training
-    net.eval()
-    try:
-        with net.drawn_weights():
-            base, rows = _shared_flips(net, x, y, xi, on)
-            if net.num_shared < net.num_gates:
-                rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
-    finally:
-        net.train(was_training)
+    with eval_mode(net), net.drawn_weights():
+        base, rows = _shared_flips(net, x, y, xi, on)
+        if net.num_shared < net.num_gates:
+            rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
     differences = torch.cat(rows)
     correction = min(1, len(x) - 1)
     return differences.mean(1), differences.std(1, correction=correction) / len(x) ** 0.5
@@ -64,13 +59,8 @@ def paired_differences(
 @checked_arguments
 def shared_differences(net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
     """The mean differences of `paired_differences` for the gates that a batch shares alone, shape ``(num_shared,)``."""
-    was_training = net.training
-    net.eval()
-    try:
-        with net.drawn_weights():
-            _, rows = _shared_flips(net, x, y, xi, on)
-    finally:
-        net.train(was_training)
+    with eval_mode(net), net.drawn_weights():
+        _, rows = _shared_flips(net, x, y, xi, on)
     return torch.cat(rows).mean(1) if rows else torch.zeros_like(net.theta.detach()[:0])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,10 @@ from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.tail import Seen, Tails
-from bayesprune.layers import Draw, Gate, normal_layers
+from bayesprune.layers import Draw, Gate, Residual, normal_layers
+
+_FLATTENING = threading.Lock()
+"""Threads that use a network for the first time since it was copied or moved take turns."""
 
 
 class GatedNet(nn.Module):
@@ -65,7 +69,7 @@ class GatedNet(nn.Module):
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
-        with torch.inference_mode(False):
+        with _FLATTENING, torch.inference_mode(False):
             thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
             flat = (
                 torch.cat(thetas).clamp_(0, 1) if thetas else next(self.net.parameters()).new_zeros(0)
@@ -213,8 +217,20 @@ class GatedNet(nn.Module):
 
     def branches_on(self, xi: Tensor) -> list[bool]:
         """Which of the branch gates are on in ``xi``; waits for the device."""
+        if self.num_branches == 0:
+            return []
         leading = xi if xi.dim() == 1 else xi[0]
         return (leading[: self.num_branches] > 0.5).tolist()
+
+    def branches(self, slots: Iterable[int]) -> list[nn.Module]:
+        """What passes leave out while the branch gates of these slots are known to be off."""
+        names = self.gate_names
+        blocks = [self.net.get_submodule(names[slot]) for slot in slots]
+        return [
+            block.body if type(block).forward is Residual.forward else block
+            for block in blocks
+            if isinstance(block, Residual)
+        ]
 
     @property
     def traced(self) -> Traced:

@@ -23,13 +23,14 @@ from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.freedom import degrees_of_freedom, fitting_rows
 from bayesprune.infer.gated import GatedNet
+from bayesprune.infer.joint import Joint, split_weights
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.passes import Passes
 from bayesprune.infer.prediction import Prediction, summarize
 from bayesprune.infer.slabs import NormalSlabs
 from bayesprune.infer.targets import Targets, weights_of
 from bayesprune.infer.weights import WeightDraws
-from bayesprune.layers import give_normal_slabs, normal_layers, plain_parameters
+from bayesprune.layers import eval_mode, give_normal_slabs, normal_layers, plain_parameters
 
 SLABS = ("point", "normal")
 LOG_SCALE_LR = 10.0
@@ -195,17 +196,13 @@ class BayesianNet(GatedNet):
         names = {id(p): name for name, p in self.net.named_parameters()}
         spreads = self.slabs.spreads(self.by_gate(self.theta.detach()))
         scales = {names[id(p)]: spread for p, spread in zip(self.slabs.means(), spreads, strict=True)}
-        was_training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             outputs = self(x[:1]).numel()
             rows = fitting_rows(outputs * sum(p.numel() for p in self.slabs.means()))
             if rows < min(len(x), FEWEST_ROWS):
                 return 0.0
             weights = weights_of(self.likelihood, y[:rows])
             d = degrees_of_freedom(self.net, x[:rows], scales, noise, share, self.num_data, weights, self.loss_on)
-        finally:
-            self.train(was_training)
         return min(d, MOST_SPENT * self.num_data * outputs) - share * self.effective_parameters()
 
     def pull(self) -> None:
@@ -375,6 +372,50 @@ class BayesianNet(GatedNet):
             with self._sampled_weights(guide=True):
                 pass
 
+    def joint(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Pyro model of a whole data set as one joint density, p(ξ) p(w) Π_i p(y_i | x_i, ξ, w).
+
+        For inference of one's own: importance sampling, conditioning, HMC over ``weights``. `model` is for `SVI` with
+        `guide`: there terms are scaled by 1/N, each example of a batch has gates of its own, and weights count by the
+        guide's probability that they are there, so that it is no density of the unknowns. This one is, and depends on
+        nothing that the guide learns but σ0, where it is learned (as of the last `refresh`), and the likelihood's own
+        parameters. The network is in eval mode: no dropout, normalisations by their running statistics.
+
+        Sites:
+            - ``gates``: ξ, shape ``(S,)``, one draw for the whole data set. Under a `FixedInclusion` prior
+              P(ξ_s = 1) = λ_s; under a `FlatteningPrior` π is integrated out, P(ξ_s = 1) = E[π_s] = 1/log γ_s −
+              1/(γ_s − 1). (`guide` has a point estimate of π instead, under which a gate costs log γ_s.)
+            - ``weights``: w, shape ``(D,)``, all weights of the network, see `joint_weights`. Normal(0, σ0²) for Normal
+              weights and Normal(0, 1/λ) for others.
+            - ``obs``: y, in the plate ``data``.
+
+        Args:
+            x: Inputs of the data set, shape ``(N, ...)``.
+            y: Targets, first dimension N; ``None`` to sample them.
+
+        Returns:
+            The network's outputs.
+
+        Raises:
+            ConfigError: with λ = 0, if any weights are not Normal weights.
+        """
+        weights = plain_parameters(self.net)
+        scales = {name: torch.tensor(self.weight_precision).rsqrt() for name in self.point_weights()}
+        if self.slabs is not None:
+            names = {id(p): name for name, p in weights.items()}
+            pairs = zip(self.slabs.means(), self.slabs.scale_of_each(), strict=True)
+            scales |= {names[id(mean)]: scale for mean, scale in pairs}
+        return Joint(self, self.likelihood, self.prior(), weights, scales, self.slabs)(x, y)
+
+    def joint_weights(self, values: Tensor | None = None) -> dict[str, Tensor]:
+        """By name in the network, values of the site ``weights`` of `joint`.
+
+        Args:
+            values: Shape ``(..., D)``; ``None`` for the present weights, of Normal weights the means.
+        """
+        weights = plain_parameters(self.net)
+        return {name: p.detach() for name, p in weights.items()} if values is None else split_weights(weights, values)
+
     @contextmanager
     def _sampled_weights(self, guide: bool) -> Iterator[None]:
         """Compute within the context with the site ``weights``, if there are Normal weights."""
@@ -395,6 +436,8 @@ class BayesianNet(GatedNet):
         Rows go through some at a time, which bounds memory. Every sample is one network for all rows and batches, and
         the random numbers drawn are those of one pass, so results differ by rounding alone.
 
+        Several threads may call it at a time, and draw gates or weights of the same network besides, but not train it.
+
         Args:
             x: Inputs, shape ``(B, ...)``, as a tensor or an array of numpy (several in a tuple, or a dict by name), or
                 a loader of batches ``inputs`` or ``(inputs, ...)``, in the order of its examples.
@@ -413,12 +456,8 @@ class BayesianNet(GatedNet):
         self.check_owner()
         num_samples = whole("predict: num_samples", num_samples, 0)
         passes = Passes(self, self._sample, num_samples, batch_size)
-        was_training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             outputs = passes(x)
-        finally:
-            self.train(was_training)
         return summarize(self.likelihood, outputs)
 
     def _sample(self, parts: Sequence[Inputs]) -> Tensor:

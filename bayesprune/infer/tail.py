@@ -102,7 +102,8 @@ class Tails:
     def resume(self, slot: int, x: Inputs, seen: Seen) -> Any:
         """The network's output from the block of ``slot`` on, with the random numbers of the pass that was seen.
 
-        What follows the block draws the same random numbers whether the block is computed or skipped.
+        What follows the block draws the same random numbers whether the block is computed or skipped. A branch in it
+        that was left out gets its own within `random_state.replaying`.
 
         Args:
             slot: A slot whose ``behind`` is not ``None``.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +28,11 @@ def distinct_rows(rows: int) -> int:
     return min(rows, max(DISTINCT, -(-rows // REPEATS)))
 
 
-class Draw:
-    """The gate values that all gates of one network use in the present forward pass.
+class Draw(threading.local):
+    """The gate values that all gates of one network use in the present forward pass of a thread.
 
     They are handed in as one tensor for the whole network and cut into one slice a gate by a single ``split``, so
-    handing them in takes no Python per gate.
+    handing them in takes no Python per gate. Each thread sees those that it handed in itself.
 
     Args:
         sizes: Number of gates of every `Gate`, in the order of their slots.
@@ -45,6 +47,10 @@ class Draw:
         self.slices: tuple[Tensor, ...] | None = None
         self.known: Sequence[bool] = ()
         self.noise = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a copy is made of."""
+        return type(self), (self.sizes,)
 
     @contextmanager
     def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: int = 0) -> Iterator[None]:

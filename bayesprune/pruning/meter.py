@@ -16,6 +16,7 @@ from bayesprune.data.inputs import Inputs
 from bayesprune.graph import Traced, trace
 from bayesprune.graph.given import given_inputs
 from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.layers import eval_mode as evaluating
 from bayesprune.pruning.counter import counted
 
 WARM_UP = 3
@@ -126,11 +127,5 @@ def _clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any]
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
     """Let ``net`` be in eval mode, without gradients, within the context."""
-    modes = {module: module.training for module in net.modules()}
-    try:
-        net.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(net), torch.no_grad():
+        yield

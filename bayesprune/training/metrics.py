@@ -16,6 +16,7 @@ from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.likelihoods import Categorical
 from bayesprune.infer.misfit import misfits_named
 from bayesprune.infer.targets import WeightedTargets, each_target, losses, weights_of
+from bayesprune.layers import eval_mode
 from bayesprune.training.batches import Loader, dtype_of, read_batch
 
 
@@ -56,11 +57,9 @@ def evaluate(
     else:
         net, likelihood = model, likelihood or Categorical()
     device, dtype = next(model.parameters()).device, dtype_of(model)
-    was_training = model.training
-    model.eval()
     nll = right = counted = torch.zeros((), device=device)
     classes, count = True, 0
-    try:
+    with eval_mode(model):
         for number, batch in enumerate(loader):
             x, y = read_batch(batch, dtype, f"evaluate: batch {number}")
             x, y = each(x, lambda t: t.to(device)), each_target(y, lambda t: t.to(device))
@@ -74,8 +73,6 @@ def evaluate(
                 counted = counted + (len(y) if weight is None else weight.sum())
             classes = classes and hits is not None
             count += len(y)
-    finally:
-        model.train(was_training)
     if count == 0:
         raise DataError("evaluate: the loader gave no batch; expected at least one example")
     accuracy = float(right) / float(counted) if classes and float(counted) else math.nan
