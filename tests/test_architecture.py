@@ -14,16 +14,16 @@ import bayesprune
 
 ROOT = Path(bayesprune.__file__).parent
 RANKS = {
-    "errors": -1,
-    **dict.fromkeys(("atomic", "checked", "types"), 0),
-    **dict.fromkeys(("distributions", "data", "metrics", "selection"), 1),
-    "layers": 2,
-    "graph": 3,
-    **dict.fromkeys(("networks", "infer", "optim", "pruning"), 4),
-    "training": 5,
-    **dict.fromkeys(("reports", "sklearn"), 6),
-    "cli": 7,
-    "__main__": 8,
+    **dict.fromkeys(("errors", "types"), 0),
+    **dict.fromkeys(("arguments", "atomic", "checked", "schema"), 1),
+    **dict.fromkeys(("distributions", "data", "metrics", "selection"), 2),
+    "layers": 3,
+    "graph": 4,
+    **dict.fromkeys(("networks", "infer", "optim", "pruning"), 5),
+    "training": 6,
+    **dict.fromkeys(("reports", "sklearn"), 7),
+    "cli": 8,
+    "__main__": 9,
 }
 MODULES = {
     ".".join(("bayesprune", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -119,6 +119,7 @@ def settings():
 torch.manual_seed(0); numpy.random.seed(0); random.seed(0)
 before = settings()
 import bayesprune
+everything = [getattr(bayesprune, name) for name in bayesprune.__all__]
 after = settings()
 changed = [k for k in before if before[k] != after[k]]
 assert not changed, changed

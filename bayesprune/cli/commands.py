@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +12,19 @@ import typer
 from rich.console import Console
 
 from bayesprune.cli.config import AUTO, RunConfig, resolve
-from bayesprune.cli.errors import Commands, interrupted
+from bayesprune.cli.errors import Commands, first, interrupted
 from bayesprune.cli.finished import draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
-from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, new_folder
+from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
 from bayesprune.cli.progress import Display
-from bayesprune.cli.record import read_config, resumed, versions, write_config
+from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
 from bayesprune.cli.run import Run, perform, prepare
-from bayesprune.errors import ConfigError
+from bayesprune.cli.version import version_line
+from bayesprune.errors import ConfigError, FileError
 from bayesprune.networks import NETWORKS
 from bayesprune.reports import gate_table, result_table, score_table
+from bayesprune.schema import optional, record, text
+from bayesprune.training.lock import only_process
 
 RECIPE = "from the network's recipe"
 
@@ -37,14 +39,9 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(help="Folder of a run, as 'bayesprune train' left it.", show_default=False)]
 
 
-def main() -> None:
-    """Entry point of the command ``bayesprune``."""
-    app(prog_name="bayesprune")
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo("bayesprune {bayesprune} (torch {torch}, pyro {pyro}, python {python})".format(**versions()))
+        typer.echo(version_line())
         raise typer.Exit
 
 
@@ -141,7 +138,11 @@ def train(
         _resume(resume, given, out)
     else:
         config = resolve(given)
-        _train(config, out or config.default_folder, new=True)
+        folder = out or free_folder(config.default_folder)
+        if folder != (out or config.default_folder) and first():
+            typer.echo(f"{config.default_folder} holds a run already; this one goes to {folder}")
+        check_new(folder)
+        _train(config, folder, new=True)
 
 
 @app.command()
@@ -178,6 +179,7 @@ def evaluate(
         _console().print(score_table(scored.record))
     draw_score(scored)
     if not as_json:
+        _say_smoothing(scored.config)
         typer.echo(f"picture: {scored.picture}")
 
 
@@ -194,49 +196,64 @@ def export(
 
 def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
     """Go on with the run in ``folder``."""
-    stored, _ = read_config(folder)
+    stored, _, run = read_config(folder)
     if out is not None and out.resolve() != folder.resolve():
         raise ConfigError(
             f"--out {out} contradicts --resume {folder}: a run goes on in its own folder; leave --out out"
         )
     config = resumed(stored, given, folder)
-    if (folder / RESULT).exists():
-        typer.echo(f"the run in {folder} is finished; its result is in {folder / RESULT}")
+    result = folder / RESULT
+    if result.exists():
+        check_run(result, read_json(result, record({}, {"run": optional(text)})).get("run"), run)
+        typer.echo(f"the run in {folder} is finished; its result is in {result}")
         return
-    _train(config, folder, new=False)
+    _train(config, folder, run, new=False)
 
 
-def _train(config: RunConfig, folder: Path, *, new: bool) -> None:
+def _train(config: RunConfig, folder: Path, identity: str | None = None, *, new: bool) -> None:
     """Do the run in ``folder``, which is made for a new one when data and network are known to be good.
 
     Of several processes the main one makes the folder, writes and shows; the others wait for it where `fit` first lets
     processes meet.
     """
-    if new:
-        check_new(folder)
     run = prepare(config)
+    folder = Path(run.engine.broadcast(str(folder)))  # the others may have seen it when it was there already
     try:
         if run.engine.is_main:
-            _train_and_show(run, folder, new=new)
+            _train_and_show(run, folder, identity, new)
         else:
-            perform(run, folder)
+            perform(run, folder, identity=identity)
     except KeyboardInterrupt:
         where = f"from {folder / CHECKPOINT}" if (folder / CHECKPOINT).exists() else "from the start"
         interrupted(f"interrupted; go on {where} with: bayesprune train --resume {folder}")
+    except FileError as error:
+        if not (folder / CHECKPOINT).exists():
+            raise
+        raise FileError(f"{error}; then go on with: bayesprune train --resume {folder}") from error
 
 
-def _train_and_show(run: Run, folder: Path, *, new: bool) -> None:
+def _train_and_show(run: Run, folder: Path, identity: str | None, new: bool) -> None:
     console = _console()
-    with new_folder(folder, CHECKPOINT) if new else nullcontext():
+    with new_folder(folder) if new else only_process(folder):
         if new:
-            write_config(folder, run.config, tuple(run.example.shape[1:]))
+            identity = write_config(folder, run.config, tuple(run.example.shape[1:]))
         with Display(run.config.epochs, console) as display:
-            result = perform(run, folder, display)
+            result = perform(run, folder, display, identity)
     assert result is not None
     console.print(result_table(result))
+    _say_smoothing(run.config)
     if result["budget"] is not None:
         typer.echo(f"budget {result['budget']}: {'met' if result['budget_met'] else 'not met'}")
     typer.echo(f"results: {folder}")
+
+
+def _say_smoothing(config: RunConfig) -> None:
+    """Say what a calibration error is due to where labels were smoothed."""
+    if config.label_smoothing > 0:
+        typer.echo(
+            f"labels were smoothed by {config.label_smoothing:g}: probabilities are less sure than the data by design, "
+            "which counts as calibration error"
+        )
 
 
 def _was_given(ctx: typer.Context, name: str) -> bool:

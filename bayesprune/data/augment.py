@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.data.images import Images
 from bayesprune.errors import ConfigError
@@ -18,6 +19,7 @@ from bayesprune.errors import ConfigError
 _STREAM = 1
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Augment:
     """How training images are varied: a crop of the image with a black border, then a mirror image or not.

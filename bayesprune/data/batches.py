@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.data.augment import Augment, AugmentedImages
 from bayesprune.data.images import Images, Splits
@@ -95,6 +96,7 @@ class EpochLoader(DataLoader):
             fit the images.
     """
 
+    @checked_arguments
     def __init__(
         self,
         data: Images,
@@ -123,6 +125,7 @@ class EpochLoader(DataLoader):
         self.batches.set_epoch(epoch)
 
 
+@checked_arguments
 def loaders(
     splits: Splits,
     batch_size: int,

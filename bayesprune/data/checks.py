@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import DataError
 
 _NAMES_SHOWN = 5
 
 
+@checked_arguments
 def check_inputs(x: Tensor, where: str) -> None:
     """Refuse inputs that are empty, NaN or infinite.
 
@@ -38,6 +40,7 @@ def check_inputs(x: Tensor, where: str) -> None:
         )
 
 
+@checked_arguments
 def check_labels(y: Tensor, num_classes: int, where: str) -> None:
     """Refuse the labels of a whole split that a classifier cannot be trained on or judged by.
 
@@ -74,6 +77,7 @@ def check_labels(y: Tensor, num_classes: int, where: str) -> None:
         )
 
 
+@checked_arguments
 def check_classes(train: Sequence[str], test: Sequence[str], where: str) -> None:
     """Refuse a training and a test split that do not have the same classes.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.data.checks import check_inputs, check_labels
 from bayesprune.errors import DataError
@@ -36,6 +37,7 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         std: Standard deviation of each channel, shape ``(C,)``, in byte values, > 0.
     """
 
+    @checked_arguments
     def __init__(self, raw: Raw, mean: Tensor, std: Tensor):
         self.images, self.labels = raw
         self.mean, self.std = mean, std

@@ -12,6 +12,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.distributions.kl import bernoulli_entropy
 from bayesprune.errors import ConfigError
@@ -38,6 +39,7 @@ class FixedInclusion(TorchDistribution):
     arg_constraints = {"log_gamma": constraints.real}  # noqa: RUF012
     support = constraints.boolean
 
+    @checked_arguments
     def __init__(
         self,
         probs: Tensor | float | None = None,
@@ -105,6 +107,7 @@ class FixedInclusion(TorchDistribution):
         return theta * self.log_gamma - bernoulli_entropy(theta) + softplus(-self.log_gamma)
 
 
+@checked_arguments
 def layer_adaptive_log_gamma(widths: Sequence[int], num_data: int, c: float = SSIG_C) -> list[float]:
     """−logit λ_l of the hidden layers of a network, λ_l being the layer-adaptive inclusion probabilities of SS-IG.
 

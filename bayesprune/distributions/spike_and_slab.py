@@ -12,6 +12,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 
 
@@ -40,6 +41,7 @@ class SpikeAndSlab(TorchDistribution):
     arg_constraints = {"probs": constraints.unit_interval, "scale": constraints.positive}  # noqa: RUF012
     support = constraints.real
 
+    @checked_arguments
     def __init__(self, probs: Tensor | float, scale: Tensor | float, validate_args: bool | None = None):
         self.probs, self.scale = broadcast_all(probs, scale)
         if validate_args is not False:

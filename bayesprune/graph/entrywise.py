@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ def silenced(value: Tensor, off: Tensor | None) -> Tensor:
 def same(source: fx.Node, x: Features, value: Tensor) -> Step:
     """Every output entry is computed from the same entry of ``x``; constants become ``value``."""
     every = torch.arange(len(x))
-    return Step(Features(x.ids, value, x.axis, x.rank, x.layout), flows=[Flow(source, every, every)])
+    return Step(replace(x, value=value), flows=[Flow(source, every, every)])
 
 
 @torch.no_grad()
@@ -57,8 +59,6 @@ def batch_norm(node: fx.Node, module: nn.BatchNorm2d, source: fx.Node, x: Featur
     seen = x.along(1)
     if seen is None:
         return barrier(node, f"has its features along another dimension than {node.target} works along")
-    if x.layout != "plain":
-        seen = Features(x.ids, x.value, 1, 2, x.layout)
     size = module.num_features
     value = seen.value[seen.entries(size, str(node.target))]
     if module.running_mean is None or module.running_var is None:
@@ -145,14 +145,15 @@ def binary(node: fx.Node, known: Known) -> Step:
     if node.target in ops.PRODUCTS:
         value = torch.where((a.value == 0) | (b.value == 0), 0.0, value)
     every = torch.arange(len(a))
-    out = Features(a.ids, value, a.axis, a.rank if a.rank is not None else b.rank, a.layout)
+    out = replace(a if a.rank is not None else b, ids=a.ids, value=value)
     return Step(out, flows=[Flow(i, every, every) for i in node.args], ties=[(a.ids, b.ids)])  # type: ignore[arg-type]
 
 
 def _aligned(a: Features, b: Features) -> bool:
     """Whether two tensors have the same entries along the same axis."""
     same_axis = a.axis == b.axis or (a.along(b.axis) is not None and b.along(a.axis) is not None)
-    return len(a) == len(b) and a.layout == b.layout and same_axis and (a.rank == b.rank or None in (a.rank, b.rank))
+    same_layout = a.layout == b.layout and a.inner == b.inner
+    return len(a) == len(b) and same_layout and same_axis and (a.rank == b.rank or None in (a.rank, b.rank))
 
 
 def concatenate(node: fx.Node, known: Known) -> Step:
@@ -189,13 +190,25 @@ def reduce(node: fx.Node, known: Known) -> Step:
     return step
 
 
-def flatten(node: fx.Node, source: fx.Node, x: Features, start: Any, end: Any) -> Step:
-    """All dimensions but the batch into one: every entry becomes r entries."""
-    if (start, end) != (1, -1):
+def flatten(
+    node: fx.Node, source: fx.Node, x: Features, start: Any, end: Any, shape: Sequence[int] | None = None
+) -> Step:
+    """All dimensions but the batch into one: every entry becomes r entries.
+
+    Between the first and the last dimension, ``shape``, that of ``source``, must be known.
+    """
+    whole = start == 1 and (end == -1 or (x.rank is not None and end == x.rank - 1))
+    if not whole:
         return barrier(node, f"reaches {name_of(node)}, which does not flatten all dimensions but the first")
     step = same(source, x, x.value)
-    if x.rank != 2 and x.layout == "plain":
-        step.out = Features(x.ids, x.value, 1, 2, "blocks" if x.axis == 1 else "tiles")
+    if x.rank == 2 or x.layout != "plain":
+        return step
+    if x.axis in (1, -1):
+        step.out = replace(x, axis=1, rank=2, layout="blocks" if x.axis == 1 else "tiles")
+    elif shape is None:
+        return barrier(node, f"has its features along dimension {x.axis}, and is flattened; pass example_input=")
+    else:
+        step.out = replace(x, axis=1, rank=2, layout="between", inner=math.prod(shape[x.axis + 1 :]))
     return step
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,18 +26,32 @@ from bayesprune.graph.features import Features, Flow, Read, Step, barrier
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
 
+NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
+
 
 class Rules:
     """The rules for one network with some of its gates switched off.
 
+    Of a tensor one axis is followed at a time. A gate along another axis than the one that is followed where it stands
+    only keeps zeros zero, and is put off: to rules that follow the axes of gates that were put off, and no layer's.
+
     Args:
         traced: The network.
         off: For gates that have entries switched off, where, shape ``(size,)``, bool.
+        only: The gates to follow, put off by other rules, with the rank of what they gate; ``None`` for those along the
+            features of layers, and others as far as they are not in conflict.
+
+    Attributes:
+        put_off: The gates that are left to other rules, found so far, with the rank of what they gate.
+        assumed: Whether any tensor of unknown rank was taken for a matrix.
     """
 
-    def __init__(self, traced: Traced, off: Mapping[Gate, Tensor]):
+    def __init__(self, traced: Traced, off: Mapping[Gate, Tensor], only: Mapping[Gate, int] | None = None):
         self.traced = traced
         self.off = off
+        self.only = only
+        self.put_off: dict[Gate, int] = {}
+        self.assumed = False
         self.num_ids = 0
 
     def step(self, node: fx.Node, known: Known) -> Step:
@@ -46,6 +61,19 @@ class Rules:
             GateError: for a gate that does not fit what it gates.
             TraceError: for a layer that does not fit its input.
         """
+        step = self._step(node, known)
+        out = step.out
+        if out is not None and out.layout == "plain":
+            rank = self.traced.rank(node) or out.rank
+            if rank is not None:
+                axis = out.axis % rank
+                step.out = replace(out, rank=rank, axis=-1 if axis == rank - 1 and rank > 2 else axis)
+            if rank == 2:
+                sources = [known[i] for i in node.all_input_nodes]
+                self.assumed = self.assumed or any(x is not None and x.rank is None for x in sources)
+        return step
+
+    def _step(self, node: fx.Node, known: Known) -> Step:
         if node.op in ("placeholder", "get_attr"):
             return Step()
         if node.op == "output":
@@ -89,7 +117,8 @@ class Rules:
         if kind in ops.POOLS:
             return by.pool(node, source, x, ops.POOLS[kind], vars(module))  # type: ignore[index]
         if kind is nn.Flatten:
-            return by.flatten(node, source, x, module.start_dim, module.end_dim)  # type: ignore[union-attr, arg-type]
+            dims = module.start_dim, module.end_dim  # type: ignore[union-attr]
+            return by.flatten(node, source, x, *dims, self.traced.shapes.get(source))  # type: ignore[arg-type]
         return barrier(node, f"reaches {name}, a {kind.__name__}, through which a removed structure cannot be followed")
 
     def _gate(self, node: fx.Node, gate: Gate, source: fx.Node, x: Features | None) -> Step:
@@ -99,23 +128,40 @@ class Rules:
                 return Step()
             value = torch.zeros_like(x.value) if off is not None and bool(off.all()) else x.value
             return by.same(source, x, value)
-        if gate.dim not in (1, -1):
-            return barrier(node, f"is gated along dimension {gate.dim}; gates run along dimension 1 or -1")
-        value = torch.full((gate.size,), torch.nan, dtype=torch.float64)
+        rank = self.traced.rank(source) or (self.only or {}).get(gate) or gate.rank
+        if x is not None and x.rank is None:
+            x = replace(x, rank=rank)
+        if gate.dim == 0 or (rank is not None and gate.dim % rank == 0):
+            return barrier(node, f"is gated along dimension {gate.dim}, the examples of a batch")
+        if self.only is not None and gate not in self.only:
+            return Step() if x is None else self._background(node, gate, source, x)
         if x is None:
-            return Step(Features(self.fresh(gate.size), by.silenced(value, off), gate.dim), selects=True)
+            value = torch.full((gate.size,), torch.nan, dtype=torch.float64)
+            return Step(Features(self.fresh(gate.size), by.silenced(value, off), gate.dim, rank), selects=True)
         seen = x.along(gate.dim)
-        if seen is None:
-            return barrier(
-                node, f"has its features along dimension {x.axis}, but the gate {node.target} runs along {gate.dim}"
-            )
-        src = self._gated_entries(node, gate, seen)
-        value = by.silenced(x.value[src], off)
-        rank = 2 if x.layout != "plain" else x.rank
-        out = Features(self.fresh(gate.size), value, gate.dim, rank)
+        if seen is None or (x.rank is None and seen.rank == 2 and self._other_axis(source)):
+            if x.rank is None:
+                where = f"along dimension {x.axis} and then {gate.dim} of a tensor of unknown rank"
+                return barrier(node, f"is gated {where}; {NEEDS_SHAPES}")
+            self.put_off[gate] = x.rank
+            return self._background(node, gate, source, x)
+        src = self._gated_entries(node, gate, seen, x.rank is None)
+        out = Features(self.fresh(gate.size), by.silenced(x.value[src], off), seen.axis, seen.rank)
         return Step(out, flows=[Flow(source, src, torch.arange(gate.size))], selects=True)
 
-    def _gated_entries(self, node: fx.Node, gate: Gate, x: Features) -> Tensor:
+    def _background(self, node: fx.Node, gate: Gate, source: fx.Node, x: Features) -> Step:
+        """A gate that is followed by other rules: along another axis, it leaves of all constants the zeros."""
+        if x.along(gate.dim) is not None:
+            return barrier(node, f"reaches {node.target}, a gate along the same dimension that is followed apart")
+        return by.same(source, x, torch.where(x.value == 0, 0.0, torch.nan))
+
+    def _other_axis(self, source: fx.Node) -> bool:
+        """Whether features of a tensor of unknown rank, gated along their own axis before, are not a gate's."""
+        while len(source.all_input_nodes) == 1 and not isinstance(self.traced.module(source), (Gate, *ops.LINEARS)):
+            source = source.all_input_nodes[0]
+        return isinstance(self.traced.module(source), Gate)
+
+    def _gated_entries(self, node: fx.Node, gate: Gate, x: Features, assumed: bool) -> Tensor:
         """Which entry of ``x`` each of the gates multiplies."""
         size = gate.in_size
         count, rest = divmod(size, len(x))
@@ -124,6 +170,7 @@ class Rules:
                 f"gate {node.target!r} has {size} entries, but what it gates has {len(x)} features"
                 + (" (times the size of the map)" if x.layout != "plain" else "")
                 + "; make the gate's size equal to the number of features or channels before it"
+                + (", or, if it runs along another dimension, " + NEEDS_SHAPES if assumed else "")
             )
         entries = x.entries(size, str(node.target))
         return entries if gate.index is None else entries[gate.index.cpu()]
@@ -141,23 +188,26 @@ class Rules:
         gate = getattr(layer, "gate", None)
         if step.out is not None and gate is not None and gate in self.off:
             off = self.off[gate].expand(len(step.out))
-            step.out = Features(step.out.ids, by.silenced(step.out.value, off), step.out.axis, step.out.rank)
+            step.out = replace(step.out, value=by.silenced(step.out.value, off))
         return step
 
     def _dense(self, node: fx.Node, layer: nn.Module, source: fx.Node, x: Features | None) -> Step:
         if isinstance(layer, nn.Linear):
             size, axis, outputs = layer.in_features, -1, layer.out_features
-            rank = None if x is None else 2 if x.layout != "plain" else x.rank
             seen = None if x is None else x.along(-1)
+            known = x if seen is None else seen
+            rank = None if known is None else known.rank
         else:
             size, axis, outputs = layer.in_channels, 1, layer.out_channels  # type: ignore[assignment]
             rank = layer.weight.dim()  # type: ignore[operator]
             seen = x if x is not None and x.axis == 1 and x.rank in (None, rank) else None
-        out = Features(self.fresh(outputs), torch.full((outputs,), torch.nan, dtype=torch.float64), axis, rank)
+        out = None
+        if self.only is None:
+            out = Features(self.fresh(outputs), torch.full((outputs,), torch.nan, dtype=torch.float64), axis, rank)
         if x is None:
             return Step(out)
         if seen is None:
-            return Step(out, pins=[source], reason=f"has its features along another dimension than {node.target} reads")
+            return Step(out, pins=[source], reason=self._elsewhere(node, x))
         seen.entries(size, str(node.target))
         must, reason = torch.zeros(len(x), dtype=torch.bool), ""
         if layer.bias is None:
@@ -167,6 +217,12 @@ class Rules:
         if reason:
             must = ~x.unknown & (x.value != 0)
         return Step(out, reads=[Read(source, must, reason)])
+
+    def _elsewhere(self, node: fx.Node, x: Features) -> str:
+        """Why a layer does not read the axis of ``x``."""
+        if x.rank is None and x.axis not in (1, -1):
+            return f"has its features along dimension {x.axis} of a tensor of unknown rank; {NEEDS_SHAPES}"
+        return f"has its features along another dimension than {node.target} reads"
 
     # functions and methods -----------------------------------------------------------------------------------------
 
@@ -191,9 +247,9 @@ class Rules:
         """A function of one tensor and numbers, if it is a known one."""
         target: Any = node.target
         if is_flattening(node):
-            return by.flatten(node, source, x, 1, -1)
+            return by.flatten(node, source, x, 1, -1, self.traced.shapes.get(source))
         if target in ops.FLATTENS:
-            return by.flatten(node, source, x, *by.flatten_dims(node))
+            return by.flatten(node, source, x, *by.flatten_dims(node), self.traced.shapes.get(source))
         if target in ops.POINTWISE_FUNCTIONS or (node.op == "call_method" and target in ops.POINTWISE_METHODS):
             return by.elementwise(node, known)
         if target in ops.POOL_FUNCTIONS:

@@ -11,6 +11,7 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import Estimator, get_estimator
@@ -40,6 +41,7 @@ class GateELBO(ELBO):
             `BayesianNet`'s.
     """
 
+    @checked_arguments
     def __init__(self, estimator: str | Estimator = "auto", num_particles: int = 1):
         super().__init__(num_particles=whole("GateELBO: num_particles", num_particles))
         self.estimator = get_estimator(estimator)

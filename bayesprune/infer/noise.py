@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.errors import DataError
 from bayesprune.infer.likelihoods import Gaussian, per_example
@@ -35,6 +36,7 @@ class LearnedGaussian(Gaussian):
         ConfigError: for a scale or a count that is not positive and finite.
     """
 
+    @checked_arguments
     def __init__(self, scale: float = 1.0, shape: Sequence[int] = (), prior_count: float = 1.0):
         super().__init__(scale)
         self.shape = tuple(whole("gaussian likelihood: each entry of shape", size) for size in shape)

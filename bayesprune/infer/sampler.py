@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.infer.draws import bernoulli_rows
 from bayesprune.infer.net import BayesianNet
@@ -46,6 +47,7 @@ class GateSampler:
         generator: Host generator, also for further choices that processes must make alike.
     """
 
+    @checked_arguments
     def __init__(self, net: BayesianNet, seed: int):
         self.net = net
         seed = whole("GateSampler: seed", seed, 0, 2**63 - 1)

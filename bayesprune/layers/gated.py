@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.layers.gate import INITIAL_THETA, Gate
 
@@ -35,6 +36,7 @@ class Linear(nn.Linear):
         ConfigError: for an unknown ``gate``.
     """
 
+    @checked_arguments
     def __init__(
         self,
         in_features: int,
@@ -67,6 +69,7 @@ class Conv1d(nn.Conv1d):
         ConfigError: for an unknown ``gate``.
     """
 
+    @checked_arguments
     def __init__(self, *args: Any, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.gate = _gate(gate, self.out_channels, 1, theta, "Conv1d")
@@ -90,6 +93,7 @@ class Conv2d(nn.Conv2d):
         ConfigError: for an unknown ``gate``.
     """
 
+    @checked_arguments
     def __init__(self, *args: Any, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.gate = _gate(gate, self.out_channels, 1, theta, "Conv2d")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.metrics.checks import class_labels, class_probabilities
 
@@ -51,6 +52,7 @@ class Calibration:
     bins: tuple[Bin, ...]
 
 
+@checked_arguments
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
     """Judge class probabilities, those of one network or of a posterior predictive.
 

@@ -6,10 +6,12 @@ import math
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Gate, Linear
 from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def lenet300(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, widths: tuple[int, int] = (300, 100)
 ) -> nn.Sequential:

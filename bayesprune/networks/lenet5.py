@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Conv2d, Gate, Linear
 from bayesprune.networks.images import check_images
 from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def lenet5(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, widths: tuple[int, int, int] = (20, 50, 500)
 ) -> nn.Sequential:

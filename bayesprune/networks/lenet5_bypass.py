@@ -6,11 +6,13 @@ from collections import OrderedDict
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
 from bayesprune.networks.images import check_images
 from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def lenet5_bypass(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, widths: tuple[int, int, int] = (20, 50, 500)
 ) -> nn.Sequential:

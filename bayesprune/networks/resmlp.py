@@ -6,10 +6,12 @@ import math
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
 from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def resmlp(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, depth: int = 24, width: int = 64
 ) -> nn.Sequential:

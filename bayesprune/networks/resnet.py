@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate, Residual
@@ -13,6 +14,7 @@ from bayesprune.networks.images import check_images, conv_norm, initialise
 from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def resnet(
     depth: int = 20,
     input_shape: tuple[int, ...] = (3, 32, 32),

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
 from bayesprune.networks.images import check_images, conv_norm, initialise
 from bayesprune.networks.sizes import check_sizes
@@ -14,6 +15,7 @@ STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))  # channels of the co
 HIDDEN = 2  # fully connected layers before the last
 
 
+@checked_arguments
 def vgg16(input_shape: tuple[int, ...] = (3, 32, 32), num_classes: int = 10, *, width: int = 64) -> nn.Sequential:
     """Gated VGG16, logits ``(B, num_classes)`` from images ``(B, *input_shape)``.
 

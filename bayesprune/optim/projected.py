@@ -10,6 +10,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 
@@ -25,6 +26,7 @@ class ProjectedGateSGD(torch.optim.Optimizer):
         ConfigError: for a step size that is negative or not finite.
     """
 
+    @checked_arguments
     def __init__(self, params: Iterable[Tensor], lr: float | Tensor):
         if not isinstance(lr, Tensor):
             lr = real("ProjectedGateSGD: lr", lr, 0, ends="[)")
@@ -58,6 +60,7 @@ class ProjectedSGD(PyroOptim):
         ``SVI(bnn.model, bnn.guide, ProjectedSGD({"lr": 0.1}), loss=GateELBO())``
     """
 
+    @checked_arguments
     def __init__(
         self,
         optim_args: dict[str, Any],

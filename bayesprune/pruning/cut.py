@@ -14,27 +14,27 @@ from bayesprune.layers import Gate, NormalLayer
 
 
 class Cutter:
-    """Makes the modules of an analysed network smaller, in place.
-
-    Args:
-        analysis: What may go. Its network is edited.
+    """Makes the modules of analysed networks smaller, in place.
 
     Attributes:
         kept: By name of a tensor that became smaller, the indices kept along every dimension; ``None`` for all.
         folded: Names of biases that took up a constant.
     """
 
-    def __init__(self, analysis: Analysis):
-        self.analysis = analysis
+    analysis: Analysis
+
+    def __init__(self) -> None:
         self.kept: dict[str, tuple[Tensor | None, ...]] = {}
         self.folded: set[str] = set()
 
-    def cut(self) -> None:
-        """Cut every module that the analysis lets become smaller."""
+    def cut(self, analysis: Analysis) -> None:
+        """Cut every module of the analysed network that the analysis lets become smaller."""
+        self.analysis = analysis
         traced = self.analysis.traced
         for node in traced.graph.nodes:
             module, name = traced.module(node), str(node.target)
-            if module is None or name in traced.fixed or self.analysis.known[node] is None:
+            step = self.analysis.steps[node]
+            if module is None or name in traced.fixed or (step.out is None and not step.reads):
                 continue
             if isinstance(module, Gate):
                 self._gate(node, module, name)
@@ -53,6 +53,7 @@ class Cutter:
         if old is None or all(mask is None or bool(mask.all()) for mask in masks):
             return
         index = [None if mask is None or bool(mask.all()) else mask.nonzero()[:, 0].to(old.device) for mask in masks]
+        index += [None] * (old.dim() - len(index))
         value = old.detach()
         for dim, chosen in enumerate(index):
             if chosen is not None:
@@ -61,7 +62,11 @@ class Cutter:
             setattr(module, attribute, nn.Parameter(value.clone(), requires_grad=old.requires_grad))
         else:
             setattr(module, attribute, value)
-        self.kept[f"{name}.{attribute}" if name else attribute] = (*index, *[None] * (old.dim() - len(index)))
+        full = f"{name}.{attribute}" if name else attribute
+        before = self.kept.get(full, (None,) * old.dim())
+        self.kept[full] = tuple(
+            b if i is None else i if b is None else b[i] for b, i in zip(before, index, strict=True)
+        )
 
     def _layer(self, node: fx.Node, layer: Any, name: str) -> None:
         linear = isinstance(layer, nn.Linear)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import Inputs
 from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
 from bayesprune.graph.calls import is_depthwise
@@ -49,10 +51,11 @@ class ExpectedCost:
         TraceError: if the forward pass cannot be followed.
     """
 
+    @checked_arguments
     def __init__(
         self,
         net: nn.Module,
-        example: Tensor,
+        example: Inputs,
         measures: tuple[str, ...] = ("params", "macs"),
         seconds: Sequence[float] | None = None,
     ):

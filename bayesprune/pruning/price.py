@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.pruning.expected import ExpectedCost
@@ -17,6 +18,7 @@ LEAST = 1e-9
 """What a relative cost is taken to be at least, so that it has a logarithm."""
 
 
+@checked_arguments
 def relative_cost(
     expected: ExpectedCost, theta: Mapping[str, Tensor], reference: Mapping[str, float], weights: Mapping[str, float]
 ) -> Tensor:
@@ -33,6 +35,7 @@ def relative_cost(
     return torch.stack(logs).sum().exp()
 
 
+@checked_arguments
 def marginal_cost(
     expected: ExpectedCost, theta: Mapping[str, Tensor], reference: Mapping[str, float], weights: Mapping[str, float]
 ) -> tuple[float, dict[str, Tensor]]:
@@ -62,6 +65,7 @@ def marginal_cost(
     }
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class CostPrice:
     """Price structures at what they are expected to save: ρ_s = ∂/∂θ_s of 2ν √G.
@@ -116,6 +120,7 @@ class CostPrice:
         return prices(self.nu, marginal_cost(expected, theta, self.costs, self.weights)[1])
 
 
+@checked_arguments
 def prices(nu: float, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """ρ = ν times a derivative of the cost, by gate name; a least price for what saves nothing."""
     least = 1e-6 * nu / max(1, sum(part.numel() for part in gradient.values()))

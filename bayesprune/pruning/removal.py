@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 
 
@@ -21,6 +22,7 @@ class RemovalMonitor:
         device: Where θ lies.
     """
 
+    @checked_arguments
     def __init__(self, num_gates: int, patience: int = 2, device: torch.device | None = None):
         self.patience = whole("RemovalMonitor: patience", patience)
         self.agreed = torch.zeros(num_gates, dtype=torch.long, device=device)
@@ -45,3 +47,11 @@ class RemovalMonitor:
     def reset(self) -> None:
         """Forget all checks."""
         self.agreed.zero_()
+
+
+def gates_left(theta: Tensor) -> int:
+    """How many gates are left, of θ of any shape: those that `compact` keeps, with θ > ½.
+
+    This is the one count that the lines of a run, its tables and its files give.
+    """
+    return int((theta > 0.5).sum())

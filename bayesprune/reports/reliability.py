@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-
+from bayesprune.arguments import checked_arguments
 from bayesprune.metrics import Bin, Calibration
 from bayesprune.reports.picture import LINE, ON, UNDECIDED, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _Z = 1.96
 """Standard deviations on either side of a 95 % interval."""
 
 
+@checked_arguments
 def draw_reliability(calibration: Calibration, path: str | Path, *, title: str = "") -> None:
     """Draw the reliability diagram of class probabilities, as PNG, written atomically.
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 
@@ -28,6 +29,7 @@ class Recovery(NamedTuple):
     fdp: float
 
 
+@checked_arguments
 def power_and_fdr(selected: Tensor, support: Tensor) -> Recovery:
     """Compare a selection of inputs with the truth.
 
@@ -49,6 +51,7 @@ def power_and_fdr(selected: Tensor, support: Tensor) -> Recovery:
     return Recovery(power=hits / active if active else math.nan, fdp=(chosen - hits) / chosen if chosen else 0.0)
 
 
+@checked_arguments
 def select(probabilities: Tensor, fdr: float = 0.1) -> Tensor:
     """The largest set of inputs whose expected false discovery rate is at most ``fdr``.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.pruning import MEASURES
@@ -24,6 +25,7 @@ NEGLIGIBLE = 1e-6
 """Savings relative to the largest one that count as this much: what saves nothing has no ratio of harm to saving."""
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Budget:
     """At most this fraction of what the network costs at the start, with all gates on.
@@ -48,6 +50,7 @@ class Budget:
         object.__setattr__(self, "fraction", fraction)
 
     @classmethod
+    @checked_arguments
     def parse(cls, text: str) -> Budget:
         """The budget written as ``MEASURE=FRACTION``, such as ``macs=0.4``.
 

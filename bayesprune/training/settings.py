@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import Estimator
@@ -15,6 +16,7 @@ from bayesprune.pruning import CostPrice
 from bayesprune.training.budget import Budget
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Settings:
     """How `fit` trains, with defaults that serve.
