@@ -175,6 +175,11 @@ class Reader:
         fits, self._first, self._fits = self._fits, False, None
         if count == 0:
             raise DataError("fit: the train_loader gave no batch in this epoch; it must give all of them every epoch")
+        if fits is not None and not bool(fits):
+            raise DataError(
+                "the epoch held targets that the likelihood does not take (labels out of range, NaN), or weights that "
+                "are negative or not finite; look at what the loader does after its first epoch"
+            )
         had = f"more than {batches}" if more else str(self._batches)
         wrong = more or self._batches != batches
         if wrong and batches_stated(self.loader) is not None:
@@ -187,11 +192,6 @@ class Reader:
             raise ConfigError(
                 f"fit: an epoch of the train_loader, which has no length, had {had} batches, where its first "
                 f"batch and num_data={self.num_data} let expect {batches}; give it a length, or batches of one size"
-            )
-        if fits is not None and not bool(fits):
-            raise DataError(
-                "the epoch held targets that the likelihood does not take (labels out of range, NaN), or weights that "
-                "are negative or not finite; look at what the loader does after its first epoch"
             )
 
     def _check_count(self, count: int) -> None:
