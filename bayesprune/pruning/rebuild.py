@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from bayesprune.errors import CheckpointError
+from bayesprune.graph.additions import is_plain_name
 from bayesprune.pruning.arithmetic import check_arithmetic
 from bayesprune.pruning.whitelist import ATTRIBUTES, CLASSES, FUNCTIONS, METHODS, MODULES
 
@@ -32,7 +33,6 @@ LARGEST_OPTION = 2**16
 """Up to where integers are arguments of modules, unless a tensor in the file has such a size."""
 DEEPEST = 8
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-_PART = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_ :/+-]*", re.ASCII)
 RESERVED = {"self", "getattr", "slice", "len"}
 """What generated code reads besides its variables and the names of functions."""
 
@@ -215,9 +215,7 @@ def _check_identifier(name: Any) -> str:
 
 def _check_path(name: Any) -> str:
     """``name`` if it can be that of a module or tensor."""
-    if not isinstance(name, str) or not all(
-        len(part) <= MOST_CHARACTERS and _PART.fullmatch(part) for part in name.split(".")
-    ):
+    if not isinstance(name, str) or not is_plain_name(name):
         raise CheckpointError(f"{str(name)[:80]!r} is not allowed as a name in a model file")
     return name
 

@@ -29,10 +29,10 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def verify_refused(file: Path, match: str = "its architecture is refused: ") -> None:
-    before = time.perf_counter()
+    before = time.process_time()
     with pytest.raises(CheckpointError, match=match) as caught:
         load(file)(torch.ones(2, 3))
-    assert time.perf_counter() - before < SECONDS
+    assert time.process_time() - before < SECONDS
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
     assert not Path(CANARY).exists()
 
