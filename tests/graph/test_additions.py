@@ -42,7 +42,10 @@ WEIGHTS = {
     "weight_norm": (parametrizations.weight_norm, "a parametrisation of weight .*remove_parametrizations"),
     "spectral_norm": (parametrizations.spectral_norm, "a parametrisation of weight"),
     "old weight_norm": (lambda m: old_norm(nn.utils.weight_norm, m), "weight normalisation.*remove_weight_norm"),
-    "old spectral_norm": (lambda m: old_norm(nn.utils.spectral_norm, m), "spectral normalisation.*remove_spectral_norm"),
+    "old spectral_norm": (
+        lambda m: old_norm(nn.utils.spectral_norm, m),
+        "spectral normalisation.*remove_spectral_norm",
+    ),
     "mask": (lambda m: prune.random_unstructured(m, "weight", 0.5), r"a mask of .*prune\.remove\(module, 'weight'\)"),
 }
 
