@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from bayesprune.errors import CheckpointError
 from bayesprune.graph.additions import is_plain_name
+from bayesprune.pruning.arguments import Decoder
 from bayesprune.pruning.arithmetic import check_arithmetic
 from bayesprune.pruning.whitelist import ATTRIBUTES, CLASSES, FUNCTIONS, METHODS, MODULES
 
@@ -31,9 +32,6 @@ LARGEST = 2**24
 """Up to where numbers are arguments of operations; slices may have larger ones."""
 LARGEST_OPTION = 2**16
 """Up to where integers are arguments of modules, unless a tensor in the file has such a size."""
-MOST_VALUES = 100_000
-"""How many arguments all operations may have together, and all modules, lists and what is in them counted."""
-DEEPEST = 8
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 RESERVED = {"self", "getattr", "slice", "len"}
 """What generated code reads besides its variables and the names of functions."""
@@ -48,7 +46,7 @@ def rebuild(architecture: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     entries, kinds = architecture["modules"], architecture["tensors"]
     _check_sizes(entries, kinds, architecture["nodes"])
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-    decode = _Decoder({}, max(largest, LARGEST_OPTION))
+    decode = Decoder({}, max(largest, LARGEST_OPTION))
     root = nn.Module()
     modules: dict[str, nn.Module] = {}
     with torch.device("meta"), _Unfilled():
@@ -100,7 +98,7 @@ class _Unfilled(TorchFunctionMode):
 # modules and tensors --------------------------------------------------------------------------------------------------
 
 
-def _build(entry: Mapping[str, Any], decode: _Decoder, num_tensors: int) -> nn.Module:
+def _build(entry: Mapping[str, Any], decode: Decoder, num_tensors: int) -> nn.Module:
     cls = CLASSES.get(entry["class"])
     if cls is None:
         raise CheckpointError(f"module class {entry['class']!r} is not allowed in a model file")
@@ -164,7 +162,7 @@ def _graph(entries: list[Mapping[str, Any]], modules: Mapping[str, nn.Module], k
     """The graph, its nodes named n0, n1, ...: the names in the file say which is meant, and no more."""
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
-    decode = _Decoder(nodes, LARGEST)
+    decode = Decoder(nodes, LARGEST)
     for entry in entries:
         if entry["name"] in nodes:
             raise CheckpointError(f"two operations are called {entry['name']!r}")
@@ -222,52 +220,3 @@ def _check_path(name: Any) -> str:
     if not isinstance(name, str) or not is_plain_name(name):
         raise CheckpointError(f"{str(name)[:80]!r} is not allowed as a name in a model file")
     return name
-
-
-class _Decoder:
-    """Decodes the arguments that `describe` encoded, up to so many in all.
-
-    Args:
-        nodes: The operations so far, by the names that the file has for them.
-        largest: The largest integer that an argument may be.
-    """
-
-    def __init__(self, nodes: Mapping[str, fx.Node], largest: int):
-        self.nodes, self.largest, self.left = nodes, largest, MOST_VALUES
-
-    def __call__(self, value: Any, depth: int = 0) -> Any:
-        """The argument; ``depth`` is how many lists it is in."""
-        self.left -= 1
-        if depth > DEEPEST or self.left < 0:
-            raise CheckpointError(f"more than {MOST_VALUES:,} arguments, or some nested more than {DEEPEST} deep")
-        if isinstance(value, list):
-            return [self(v, depth + 1) for v in value]
-        if not isinstance(value, dict):
-            return self._plain(value, self.largest)
-        (kind, content), *rest = value.items()
-        if rest or kind not in ("node", "tuple", "slice", "dict", "dtype", "float"):
-            raise CheckpointError(f"an argument is marked {sorted(value)!r}")
-        if kind == "node":
-            return self.nodes[content]
-        if kind == "float":
-            return {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}[content]
-        if kind == "dtype":
-            return _dtype(content)
-        if kind == "dict":
-            return {str(key): self(v, depth + 1) for key, v in content}
-        if kind == "slice":
-            return slice(*(self(v, depth + 1) if isinstance(v, dict) else self._plain(v, 2**63) for v in content))
-        return tuple(self(v, depth + 1) for v in content)
-
-    @staticmethod
-    def _plain(value: Any, largest: int) -> Any:
-        if isinstance(value, int) and abs(value) > largest:
-            raise CheckpointError(f"an argument is larger than {largest:,}")
-        return value
-
-
-def _dtype(name: Any) -> torch.dtype:
-    dtype = getattr(torch, _check_identifier(name), None)
-    if not isinstance(dtype, torch.dtype):
-        raise CheckpointError(f"{name!r} is no dtype")
-    return dtype
