@@ -22,7 +22,7 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def both(table: tuple[np.ndarray, np.ndarray]) -> BayesPruneRegressor:
-    return regressor(batch_size=100).fit(*table)
+    return regressor().fit(*table)
 
 
 def test_each_target_is_predicted_in_its_own_units_with_its_own_noise(table: Any, both: BayesPruneRegressor) -> None:
