@@ -324,7 +324,8 @@ class BayesianNet(GatedNet):
     def model(self, x: Any, y: Tensor | None = None) -> Tensor:
         """Pyro model with sample sites ``gates`` (ξ) and ``obs`` (y), and the factor ``slab``.
 
-        Under the flattening prior also ``inclusion`` (π), and with Gaussian slabs ``weights`` (w).
+        Under the flattening prior also ``inclusion`` (π), and with Gaussian slabs ``weights`` (w). For `SVI` with
+        `guide`; inference of other kinds takes `joint`.
 
         Args:
             x: Inputs, shape ``(B, ...)``.

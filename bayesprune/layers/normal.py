@@ -29,6 +29,10 @@ class _Own(threading.local):
 
     weights: tuple[Tensor, Tensor | None] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has none."""
+        return _Own, ()
+
 
 class NormalLayer(nn.Module):
     """What layers with Normal weights share; goes before the layer whose map it makes random.
@@ -73,12 +77,7 @@ class NormalLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made of."""
-        return {**self.__dict__, "_own": None, "handed": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take up what was copied, with no drawn weights."""
-        super().__setstate__(state)  # type: ignore[misc]
-        self._own = _Own()
+        return {**self.__dict__, "_own": _Own(), "handed": None}
 
     @property
     def drawn(self) -> tuple[Tensor, Tensor | None] | None:
