@@ -19,6 +19,8 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 def folds_constants(layer: Any) -> bool:
     """Whether a constant input entry adds the same to every output position."""
+    if isinstance(layer, ops.TRANSPOSED):
+        return False
     if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros" or layer.padding == "valid":
         return True
     return layer.padding != "same" and not any(layer.padding)
