@@ -120,7 +120,7 @@ class ExpectedCost:
             return TERMS
         if self.presence.steps[node].out is None:
             return WHOLE
-        if isinstance(self.traced.module(node), (*ops.LINEARS, *ops.CONVOLUTIONS)):
+        if isinstance(self.traced.module(node), (*ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)):
             return ENTRIES if is_depthwise(self.traced.module(node)) else DENSE  # type: ignore[arg-type]
         return ENTRIES
 
@@ -149,7 +149,7 @@ class ExpectedCost:
         module, kind = self.traced.module(node), self._kind(node)
         if kind == DENSE:
             return DENSE if p is module.weight else ENTRIES  # type: ignore[union-attr]
-        cut = isinstance(module, (*ops.BATCH_NORMS, *ops.CONVOLUTIONS)) or (
+        cut = isinstance(module, (*ops.BATCH_NORMS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)) or (
             isinstance(module, nn.PReLU) and module.num_parameters > 1
         )
         return ENTRIES if kind == ENTRIES and cut else WHOLE
