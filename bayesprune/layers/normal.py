@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.layers.gate import Draw, distinct_rows
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
 
@@ -189,7 +190,11 @@ def give_normal_slabs(net: nn.Module, scale: float) -> None:
     Args:
         net: The network.
         scale: σ at the start, relative to the root mean square of a layer's weights.
+
+    Raises:
+        ConfigError: for a scale that is not positive and finite.
     """
+    scale = real("give_normal_slabs: scale", scale, 0)
     owners: dict[int, int] = {}
     for module in net.modules():
         for parameter in module._parameters.values():

@@ -112,6 +112,8 @@ def _as_numbers(estimator: BaseEstimator, X: Any, **checks: Any) -> Any:
 def _not_numbers(X: Any) -> list[str]:
     """Names, or else indices, of the columns of a table that cannot be read as numbers."""
     cells = np.asarray(X, dtype=object)
+    if cells.ndim != 2:
+        return []
     names = getattr(X, "columns", range(cells.shape[1]))
     return [repr(name) for name, column in zip(names, cells.T, strict=True) if not _is_number(column)]
 
