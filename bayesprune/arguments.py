@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
+from torch import Tensor
 
+from bayesprune.checked import LARGEST
 from bayesprune.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,7 +49,7 @@ def checked_arguments(target: F) -> F:
         for name, kind in kinds().items():
             if name in given and not _fits(given[name], kind):
                 where = type(args[0]).__name__ if target.__name__ == "__init__" else target.__name__
-                raise ConfigError(f"{where}: {name} must be {_called(kind)}, got {_shown(given[name])}")
+                raise ConfigError(f"{where}: {name} must be {_called(kind)}, got {shown(given[name])}")
         return target(*args, **kwargs)
 
     return cast(F, checking)
@@ -80,10 +82,14 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (Any, object):
         return True
     if origin in _NUMBERS:
-        plain = value.item() if getattr(value, "ndim", None) == 0 else value
-        return isinstance(plain, Real) and not isinstance(plain, bool)
+        plain = value.item() if _is_scalar(value) else value
+        return isinstance(plain, Real) and not isinstance(plain, bool) and not _is_huge(plain)
     if origin is bool:
         return isinstance(value, bool | np.bool_)
+    if origin is str:
+        return isinstance(value, str) and "\0" not in value  # which no name of a file can hold
+    if origin is Tensor:
+        return isinstance(value, Tensor) and not value.is_complex()
     if origin in (Path, os.PathLike):
         return isinstance(value, os.PathLike)
     if origin is Callable:
@@ -95,21 +101,30 @@ def _fits(value: Any, kind: Any) -> bool:
             _fits(key, inside[0]) and _fits(item, inside[1]) for key, item in value.items()
         )
     if origin is Iterable:
-        return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+        return isinstance(value, Iterable) and not isinstance(value, str | bytes) and not _is_scalar(value)
     return not isinstance(origin, type) or getattr(origin, "_is_protocol", False) or isinstance(value, origin)
+
+
+def _is_huge(number: Real) -> bool:
+    """Whether a whole number is beyond torch's integers."""
+    return isinstance(number, Integral) and abs(int(number)) > LARGEST
 
 
 def _is_sequence(value: Any) -> bool:
     """Whether ``value`` has a length and numbered entries: a list, tuple, range, array or tensor."""
     numbered = isinstance(value, Collection) and hasattr(value, "__getitem__")
-    return numbered and not isinstance(value, str | bytes | Mapping) and getattr(value, "ndim", 1) > 0
+    return numbered and not isinstance(value, str | bytes | Mapping) and not _is_scalar(value)
 
 
 def _fit_each(values: Sequence[Any], origin: Any, inside: tuple[Any, ...]) -> bool:
     """Whether the entries fit; what range numbers are in is left to the target."""
     if origin is tuple and inside[-1] is not Ellipsis:
         return len(values) == len(inside) and all(map(_fits, values, inside))
-    return not inside or _is_number(inside[0]) or hasattr(values, "ndim") or all(_fits(v, inside[0]) for v in values)
+    if _is_number(inside[0]) or inside[0] is bool:
+        return getattr(values, "ndim", 1) == 1
+    if isinstance(values, Tensor) and inside[0] is not Tensor:
+        return False
+    return all(_fits(value, inside[0]) for value in values)
 
 
 def _called(kind: Any) -> str:
@@ -128,6 +143,7 @@ def _called(kind: Any) -> str:
         os.PathLike: "a path",
         Callable: "callable",
         Iterable: "an iterable",
+        Tensor: "a real torch Tensor",
         dict: "a mapping",
         Mapping: "a mapping",
     }
@@ -140,9 +156,15 @@ def _called(kind: Any) -> str:
     return f"a {origin.__module__.split('.')[0]} {origin.__name__}"
 
 
-def _shown(value: Any) -> str:
-    """A value in few words."""
-    text = " ".join(repr(value).split())
-    if len(text) <= _LONGEST:
-        return text
-    return f"a {type(value).__name__}" + (f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else "")
+def shown(value: Any) -> str:
+    """A value in few words, on one line, for a message."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim:
+        return f"a {type(value).__name__} of {value.dtype} and shape {tuple(value.shape)}"
+    short = not isinstance(value, Sized) or _is_scalar(value) or len(value) <= _LONGEST
+    text = " ".join(repr(value).split()) if short else ""
+    return text if 0 < len(text) <= _LONGEST else f"a {type(value).__name__}"
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether ``value`` is an array or tensor without dimensions, which has no length."""
+    return getattr(value, "ndim", None) == 0

@@ -9,6 +9,9 @@ from typing import Any
 
 from bayesprune.errors import ConfigError
 
+LARGEST = 2**63 - 1
+"""The largest number that a torch integer can be."""
+
 
 def whole(name: str, value: Any, low: int = 1, high: int | None = None, *, hint: str = "") -> int:
     """``value`` as an int.
@@ -20,14 +23,14 @@ def whole(name: str, value: Any, low: int = 1, high: int | None = None, *, hint:
         name: What is called so, for the message: ``"fit: epochs"``.
         value: What the user gave.
         low: The smallest number that is taken.
-        high: The largest one; ``None`` for no bound.
+        high: The largest one; ``None`` for no bound but that of torch's integers.
         hint: What to try, for the message.
 
     Raises:
         ConfigError: for anything else.
     """
     number = _plain(value)
-    if isinstance(number, Integral) and low <= int(number) and (high is None or int(number) <= high):
+    if isinstance(number, Integral) and low <= int(number) <= (LARGEST if high is None else high):
         return int(number)
     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
     raise _refusal(name, f"a whole number, {bounds}", value, hint)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from bayesprune.cli.config import AUTO, RunConfig, resolve
+from bayesprune.cli.encoding import write
 from bayesprune.cli.errors import Commands, first, interrupted
 from bayesprune.cli.finished import draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
@@ -41,7 +42,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a run, as 'bayesprune tr
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version_line())
+        write(version_line())
         raise typer.Exit
 
 
@@ -140,7 +141,7 @@ def train(
         config = resolve(given)
         folder = out or free_folder(config.default_folder)
         if folder != (out or config.default_folder) and first():
-            typer.echo(f"{config.default_folder} holds a run already; this one goes to {folder}")
+            write(f"{config.default_folder} holds a run already; this one goes to {folder}")
         check_new(folder)
         _train(config, folder, new=True)
 
@@ -150,7 +151,7 @@ def inspect(folder: Folder) -> None:
     """Show the posterior gate probabilities of a run, finished or not: a table, and a picture in its folder."""
     summaries, epoch, picture = inspect_gates(folder)
     _console().print(gate_table(summaries, f"gates after epoch {epoch}"))
-    typer.echo(f"picture: {picture}")
+    write(f"picture: {picture}")
 
 
 @app.command()
@@ -174,13 +175,13 @@ def evaluate(
     """Score the compacted network of a run on a test split, and draw how far its probabilities can be believed."""
     scored = score(folder, data, data_dir, against, num_samples)
     if as_json:
-        typer.echo(json.dumps(scored.record))
+        write(json.dumps(scored.record))
     else:
         _console().print(score_table(scored.record))
     draw_score(scored)
     if not as_json:
         _say_smoothing(scored.config)
-        typer.echo(f"picture: {scored.picture}")
+        write(f"picture: {scored.picture}")
 
 
 @app.command()
@@ -191,7 +192,7 @@ def export(
 ) -> None:
     """Write the compacted network of a run in another format."""
     export_network(folder, format, out)
-    typer.echo(f"wrote {out}")
+    write(f"wrote {out}")
 
 
 def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
@@ -205,7 +206,7 @@ def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
     result = folder / RESULT
     if result.exists():
         check_run(result, read_json(result, record({}, {"run": optional(text)})).get("run"), run)
-        typer.echo(f"the run in {folder} is finished; its result is in {result}")
+        write(f"the run in {folder} is finished; its result is in {result}")
         return
     _train(config, folder, run, new=False)
 
@@ -243,14 +244,14 @@ def _train_and_show(run: Run, folder: Path, identity: str | None, new: bool) -> 
     console.print(result_table(result))
     _say_smoothing(run.config)
     if result["budget"] is not None:
-        typer.echo(f"budget {result['budget']}: {'met' if result['budget_met'] else 'not met'}")
-    typer.echo(f"results: {folder}")
+        write(f"budget {result['budget']}: {'met' if result['budget_met'] else 'not met'}")
+    write(f"results: {folder}")
 
 
 def _say_smoothing(config: RunConfig) -> None:
     """Say what a calibration error is due to where labels were smoothed."""
     if config.label_smoothing > 0:
-        typer.echo(
+        write(
             f"labels were smoothed by {config.label_smoothing:g}: probabilities are less sure than the data by design, "
             "which counts as calibration error"
         )

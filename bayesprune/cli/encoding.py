@@ -23,6 +23,11 @@ def write_what_can_be_written() -> None:
             stream.reconfigure(errors=NAME)
 
 
+def write(text: str) -> None:
+    """Write a line to standard output at once, as it is encoded; Typer's own would take ASCII for a mistake."""
+    print(text, flush=True)
+
+
 def _plainer(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

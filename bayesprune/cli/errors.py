@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def interrupted(message: str) -> NoReturn:
 
 def say(kind: str, message: str) -> None:
     """Print ``kind: message`` on stderr, on one line."""
-    typer.echo(f"{kind}: {' '.join(message.split())}", err=True)
+    print(f"{kind}: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 @contextmanager

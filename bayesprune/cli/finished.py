@@ -160,7 +160,7 @@ def _num_outputs(network: nn.Module, x: Tensor, folder: Path) -> int:
     said = f"what it gives for inputs of shape {tuple(x.shape)} are no logits"
     try:
         with eval_mode(network):
-            outputs = network(x)
+            outputs = network.forward(x)  # not called: torch.fx would print a report of its own to stderr
         if outputs.is_floating_point() and outputs.dim() == 2 and len(outputs) == len(x):
             return outputs.shape[1]
     except Exception as error:  # a file from elsewhere may describe any network

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import TracebackType
 
-import typer
 from rich.console import Console
 
+from bayesprune.cli.encoding import write
 from bayesprune.training import EpochRow
 from bayesprune.training.progress import EpochBar, describe
 
@@ -40,4 +40,4 @@ class Display:
             self.bar(row)
         else:
             width = len(str(self.epochs))
-            typer.echo(f"epoch {row.epoch:{width}d}/{self.epochs}  {describe(row)}  {row.seconds:.2f} s")
+            write(f"epoch {row.epoch:{width}d}/{self.epochs}  {describe(row)}  {row.seconds:.2f} s")

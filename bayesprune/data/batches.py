@@ -15,7 +15,6 @@ from bayesprune.checked import whole
 from bayesprune.data.augment import Augment, AugmentedImages
 from bayesprune.data.images import Images, Splits
 from bayesprune.data.shards import Span, cut_epoch
-from bayesprune.errors import ConfigError
 
 
 class ShuffledBatches(Sampler[Tensor]):
@@ -50,11 +49,9 @@ class ShuffledBatches(Sampler[Tensor]):
         """Let the next iteration be that of ``epoch`` (from 0).
 
         Raises:
-            ConfigError: if ``epoch`` is negative.
+            ConfigError: if ``epoch`` is negative or no whole number.
         """
-        if epoch < 0:
-            raise ConfigError(f"set_epoch: epochs are counted from 0, got {epoch}")
-        self.epoch = epoch
+        self.epoch = whole("set_epoch: epoch", epoch, 0, hint="epochs are counted from 0")
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
@@ -106,6 +103,8 @@ class EpochLoader(DataLoader):
         device: str | torch.device = "cpu",
         shard: tuple[int, int] = (0, 1),
     ):
+        batch_size = whole("loaders: batch_size", batch_size)
+        seed = whole("loaders: seed", seed, 0)
         self.shard = shard
         self.spans = cut_epoch(len(data), batch_size, shard)
         self.batches = ShuffledBatches(len(data), self.spans, seed, augment, device)
@@ -120,7 +119,7 @@ class EpochLoader(DataLoader):
         """Let the next iteration give the batches of ``epoch`` (from 0); without it each iteration moves on by one.
 
         Raises:
-            ConfigError: if ``epoch`` is negative.
+            ConfigError: if ``epoch`` is negative or no whole number.
         """
         self.batches.set_epoch(epoch)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.errors import DataError
 
 _NAMES_SHOWN = 5
@@ -53,6 +54,7 @@ def check_labels(y: Tensor, num_classes: int, where: str) -> None:
     Raises:
         DataError: if ``y`` is empty, not integer, not one-dimensional, out of range or all of one class.
     """
+    num_classes = whole(f"{where}: num_classes", num_classes)
     if y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise DataError(
             f"{where}: expected integer labels, found {y.dtype}; convert class numbers with .long(), and use a "

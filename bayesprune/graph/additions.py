@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+import re
+import unicodedata
+
+from torch import fx, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -20,12 +23,31 @@ NORMS = {  # hooks that torch.nn.utils sets, with what takes them off again
 }
 
 
+_PART = re.compile(r"(?!__)\w[\w :/+-]{0,199}")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether every part of a dotted name can stand in code that torch.fx generates, and means itself there."""
+    return all(map(_PART.fullmatch, name.split("."))) and unicodedata.is_normalized("NFKC", name)
+
+
 def check_additions(net: nn.Module) -> None:
     """Refuse hooks, parametrised or masked weights, replaced forward methods, and layers that have no size yet.
+
+    So are parts whose name torch.fx cannot write, or has taken: in a traced network something else is read under it.
 
     Raises:
         TraceError: for the first module of ``net`` that has one.
     """
+    traced = fx.GraphModule({}, fx.Graph())
+    for name in (*net._modules, *net._parameters, *net._buffers):
+        if hasattr(traced, name):
+            raise TraceError(f"a part of the network is called {name!r}, as something of torch.fx is; rename it")
+    for name in (*dict(net.named_modules()), *dict(net.named_parameters())):
+        if name and not is_plain_name(name):
+            raise TraceError(
+                f"a part of the network is called {name!r}; rename it with letters, digits, '_' and '-' alone"
+            )
     for name, module in net.named_modules():
         found = _addition(module)
         if found is not None:

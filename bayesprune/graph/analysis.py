@@ -77,6 +77,8 @@ class Analysis:
         self._live = {node: torch.zeros(len(f), dtype=torch.bool) for node, f in self.known.items() if f is not None}
         for node in reversed(self.traced.graph.nodes):
             step = self.steps[node]
+            for ids in step.holds:
+                self._pin(ids)
             for source in step.pins:
                 if source in self._live:
                     self._live[source][:] = True

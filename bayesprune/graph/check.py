@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.errors import GateError
@@ -187,10 +188,16 @@ def _check_step(
         lost = constant[flow.src] & step.out.unknown[flow.dst]
         if not bool(lost.any()):
             continue
-        if node.target not in ops.SUMS:
-            raise _refusal(name, f"leaves a constant that is not carried through {node.target}")
-        if bool((x.value[flow.src][lost] != 0).any()):
+        zeros = not bool((x.value[flow.src][lost] != 0).any())
+        if node.target not in ops.SUMS and not (zeros and _is_shuffle(traced, node)):
+            raise _refusal(name, f"leaves a constant that is not carried through {name_of(node)}")
+        if not zeros:
             raise _refusal(name, "leaves a constant other than 0 in a sum with a tensor that it does not silence")
+
+
+def _is_shuffle(traced: Traced, node: fx.Node) -> bool:
+    """Whether zeros stay in place among the entries that ``node`` makes one of."""
+    return type(traced.module(node)) is nn.PixelShuffle or node.target is F.pixel_shuffle
 
 
 def _refusal(name: str, reason: str, advice: str = "") -> GateError:

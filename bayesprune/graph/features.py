@@ -99,6 +99,7 @@ class Step:
         reads: Inputs whose entries it mixes.
         pins: Inputs of which every entry must stay in place.
         ties: Pairs of equally long ids that are one physical entry each.
+        holds: Ids of entries that stay in any case.
         selects: Whether it may keep fewer entries of its output than of its input (a gate that stands alone).
         reason: Why it pins, in words that complete "it ...".
     """
@@ -108,6 +109,7 @@ class Step:
     reads: list[Read] = field(default_factory=list)
     pins: list[fx.Node] = field(default_factory=list)
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    holds: list[Tensor] = field(default_factory=list)
     selects: bool = False
     reason: str = ""
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bayesprune.errors import GateError
+from bayesprune.graph import axes, mixing, spatial
 from bayesprune.graph import entrywise as by
 from bayesprune.graph import operations as ops
+from bayesprune.graph.axes import NEEDS_SHAPES
 from bayesprune.graph.calls import (
     folds_constants,
     is_depthwise,
@@ -25,8 +29,6 @@ from bayesprune.graph.entrywise import Known
 from bayesprune.graph.features import Features, Flow, Read, Step, barrier
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
-
-NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
 
 
 class Rules:
@@ -53,6 +55,7 @@ class Rules:
         self.put_off: dict[Gate, int] = {}
         self.assumed = False
         self.num_ids = 0
+        self._attributes: dict[str, Tensor] = {}
 
     def step(self, node: fx.Node, known: Known) -> Step:
         """What ``node`` does, given what is known of its inputs.
@@ -63,7 +66,7 @@ class Rules:
         """
         step = self._step(node, known)
         out = step.out
-        if out is not None and out.layout == "plain":
+        if out is not None and out.layout == "plain" and node.op != "get_attr":
             rank = self.traced.rank(node) or out.rank
             if rank is not None:
                 axis = out.axis % rank
@@ -74,8 +77,10 @@ class Rules:
         return step
 
     def _step(self, node: fx.Node, known: Known) -> Step:
-        if node.op in ("placeholder", "get_attr"):
+        if node.op == "placeholder":
             return Step()
+        if node.op == "get_attr":
+            return self._attribute(node)
         if node.op == "output":
             return barrier(node, "is an output of the network")
         if overwritten(self.traced, node):
@@ -102,8 +107,8 @@ class Rules:
         x = known[source]
         if isinstance(module, Gate):
             return self._gate(node, module, source, x)
-        if isinstance(module, (*ops.LINEARS, *ops.CONVOLUTIONS)) and kind in (*ops.LINEARS, *ops.CONVOLUTIONS):
-            return self._layer(node, module, source, x)
+        if kind in (*ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED):
+            return self._layer(node, module, source, x)  # type: ignore[arg-type]
         if x is None:
             return Step()
         if kind in ops.BATCH_NORMS:
@@ -118,7 +123,18 @@ class Rules:
             return by.pool(node, source, x, ops.POOLS[kind], vars(module))  # type: ignore[index]
         if kind is nn.Flatten:
             dims = module.start_dim, module.end_dim  # type: ignore[union-attr]
-            return by.flatten(node, source, x, *dims, self.traced.shapes.get(source))  # type: ignore[arg-type]
+            return axes.flatten(node, source, x, *dims, self.traced.shapes.get(source))  # type: ignore[arg-type]
+        if kind in ops.RESAMPLES:
+            return spatial.resample(node, source, x)
+        if kind in ops.PADS:
+            options = vars(module)
+            return spatial.pad(node, source, x, options["padding"], ops.PADS[kind], options.get("value"))  # type: ignore[index]
+        if kind is nn.PixelShuffle:
+            return spatial.pixel_shuffle(node, source, x, module.upscale_factor)  # type: ignore[union-attr]
+        if kind is nn.PixelUnshuffle:
+            return spatial.pixel_unshuffle(node, source, x, module.downscale_factor)  # type: ignore[union-attr]
+        if kind in ops.STATISTICS:
+            return barrier(node, f"reaches {name}, a {kind.__name__}, which takes its zeros into statistics of others")
         return barrier(node, f"reaches {name}, a {kind.__name__}, through which a removed structure cannot be followed")
 
     def _gate(self, node: fx.Node, gate: Gate, source: fx.Node, x: Features | None) -> Step:
@@ -212,6 +228,8 @@ class Rules:
         must, reason = torch.zeros(len(x), dtype=torch.bool), ""
         if layer.bias is None:
             reason = f"{node.target} has no bias to take up the constant that is left"
+        elif isinstance(layer, ops.TRANSPOSED):
+            reason = f"{node.target} does not spread the constant that is left evenly, so that no bias can take it up"
         elif not folds_constants(layer):
             reason = f"{node.target} pads with zeros, so that the constant that is left does not fold into its bias"
         if reason:
@@ -228,32 +246,83 @@ class Rules:
 
     def _function(self, node: fx.Node, known: Known) -> Step:
         inputs = node.all_input_nodes
+        if axes.takes_first(node, known):
+            return by.same(inputs[0], known[inputs[0]], known[inputs[0]].value)  # type: ignore[arg-type, union-attr]
         if is_shape(node):
-            return Step() if not inputs or keeps_shape_free(node) else barrier(node, "has its shape read in forward")
+            free = not inputs or keeps_shape_free(node) or self._keeps_sizes(node, known[inputs[0]])
+            return Step() if free else barrier(node, "has its shape read in forward")
         if all(known[i] is None for i in inputs):
             return Step()
         target: Any = node.target
         step = None
         if target in ops.CONCATENATIONS:
-            step = by.concatenate(node, known)
+            step = mixing.concatenate(node, known, self.traced.shapes, self.fresh)
         elif target in ops.BINARY_FUNCTIONS or (node.op == "call_method" and target in ops.BINARY_METHODS):
-            step = by.elementwise(node, known) if len(inputs) == 1 else by.binary(node, known)
-        elif node.args and isinstance(node.args[0], fx.Node) and (len(inputs) == 1 or is_flattening(node)):
+            several = len(inputs) > 1
+            step = mixing.binary(node, known, self.traced.shapes) if several else by.elementwise(node, known)
+        elif node.args and isinstance(node.args[0], fx.Node) and all(map(is_shape, inputs[1:])):
             x = known[node.args[0]]
             step = None if x is None else self._unary(node, node.args[0], x, known)
         return step or barrier(node, f"reaches {name_of(node)}, through which a removed structure cannot be followed")
 
     def _unary(self, node: fx.Node, source: fx.Node, x: Features, known: Known) -> Step | None:
-        """A function of one tensor and numbers, if it is a known one."""
+        """A function of one tensor, and of numbers or sizes, if it is a known one."""
         target: Any = node.target
+        shape = self.traced.shapes.get(source)
         if is_flattening(node):
-            return by.flatten(node, source, x, 1, -1, self.traced.shapes.get(source))
+            return axes.flatten(node, source, x, 1, -1, shape)
+        if target in ops.RESAMPLE_FUNCTIONS:
+            return spatial.resample(node, source, x)
+        if target in ops.RESHAPES:
+            reason = f"reaches {name_of(node)} with sizes that are written out or computed in forward, not flattened"
+            return barrier(node, reason)
+        if len(node.all_input_nodes) > 1:
+            return None
         if target in ops.FLATTENS:
-            return by.flatten(node, source, x, *by.flatten_dims(node), self.traced.shapes.get(source))
+            return axes.flatten(node, source, x, *axes.flatten_dims(node), shape)
         if target in ops.POINTWISE_FUNCTIONS or (node.op == "call_method" and target in ops.POINTWISE_METHODS):
             return by.elementwise(node, known)
+        if target is F.pad:
+            options = [axes.argument(node, name, i + 1) for i, name in enumerate(("pad", "mode", "value"))]
+            return spatial.pad(node, source, x, options[0], options[1] or "constant", options[2])
+        if target is F.pixel_shuffle:
+            return spatial.pixel_shuffle(node, source, x, axes.argument(node, "upscale_factor", 1))
+        if target is F.pixel_unshuffle:
+            return spatial.pixel_unshuffle(node, source, x, axes.argument(node, "downscale_factor", 1))
+        if target in ops.TRANSPOSITIONS | ops.PERMUTATIONS:
+            return axes.rearrange(node, source, x)
+        if target in ops.SQUEEZES | ops.UNSQUEEZES:
+            return axes.single(node, source, x, shape)
         if target in ops.POOL_FUNCTIONS:
             return by.pool(node, source, x, ops.POOL_FUNCTIONS[target], by.pool_arguments(node))
         if target in ops.DROPOUT_FUNCTIONS:
             return by.dropout(source, x, 1.0)
-        return by.reduce(node, known) if target in ops.REDUCTIONS else None
+        return axes.reduce(node, source, x) if target in ops.REDUCTIONS | ops.TOTALS | ops.EXTREMA else None
+
+    def _keeps_sizes(self, node: fx.Node, x: Features | None) -> bool:
+        """Whether what is read of a shape are sizes that removal leaves alone."""
+        if x is None:
+            return True
+        if node.op == "call_method" and node.target == "size" and len(node.args) + len(node.kwargs) == 2:
+            return not axes.reads_size(node, x)
+        whole = node.target == "size" or (node.target is getattr and node.args[1] == "shape")
+        return bool(whole) and all(
+            user.target is operator.getitem and not axes.reads_size(user, x) for user in node.users
+        )
+
+    def _attribute(self, node: fx.Node) -> Step:
+        """A parameter or buffer that is used directly, if it has one dimension and only scales or shifts."""
+        target = str(node.target)
+        owner, tensor = target.rpartition(".")[0], operator.attrgetter(target)(self.traced.net)
+        if self.only is not None or owner in self.traced.fixed or not isinstance(tensor, Tensor):
+            return Step()
+        long = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
+        same = [n for n in self.traced.graph.nodes if n.op == "get_attr" and n.target == node.target]
+        simple = all(user.target in ops.PRODUCTS | ops.SUMS for n in same for user in n.users)
+        holders = [name for name, p in self.traced.net.named_parameters(remove_duplicate=False) if p is tensor]
+        if len(long) != 1 or not simple or len(holders) > 1:
+            return Step()
+        size = tensor.shape[long[0]]
+        if target not in self._attributes:
+            self._attributes[target] = self.fresh(size)
+        return Step(Features(self._attributes[target], torch.full((size,), torch.nan, dtype=torch.float64), long[0]))

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -111,11 +112,20 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         graph = GateTracer().trace(net)
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
-            f"the forward pass of {type(net).__name__} cannot be followed: {error}. Avoid Python conditions and loops "
-            "on tensor values or shapes in forward"
+            f"the forward pass of {type(net).__name__} cannot be followed: {error}. {_advice(error)}"
         ) from error
     shapes = {} if example_input is None else _shapes(net, graph, as_inputs(example_input))
+    for node in graph.nodes:
+        held = attrgetter(str(node.target))(net) if node.op == "get_attr" else None
+        if isinstance(held, Tensor):
+            shapes[node] = held.shape
     return Traced(net, graph, _fixed_modules(net, graph), shapes)
+
+
+def _advice(error: Exception) -> str:
+    if "'len'" in str(error):
+        return "In forward, write x.shape[0] for len(x)"
+    return "Avoid Python conditions and loops on tensor values or shapes in forward"
 
 
 class _Shapes(fx.Interpreter):

@@ -3,19 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.func import functional_call
+from torch.nn.functional import softplus
 
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
+from bayesprune.infer.estimators import MAX_ENUMERATED
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood
 from bayesprune.infer.slabs import NormalSlabs
 from bayesprune.layers import eval_mode
+
+
+class JointGates(TorchDistribution):
+    """ξ_s ~ Bernoulli(π_s), event shape ``(S,)``: all 2^S values are one enumeration, so that Pyro can sum over them.
+
+    Args:
+        logits: Log odds, shape ``(S,)``.
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real_vector}
+    support = constraints.independent(constraints.boolean, 1)
+    has_enumerate_support = True
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None):
+        self.logits = logits
+        super().__init__(torch.Size(), logits.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> JointGates:
+        """The distribution itself: one draw is for the whole data set.
+
+        Raises:
+            NotImplementedError: for a non-empty ``batch_shape``.
+        """
+        if torch.Size(batch_shape) != torch.Size():
+            raise NotImplementedError("JointGates has no batch dimensions; do not put the gates inside a plate")
+        return self
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Gate values, shape ``sample_shape + (S,)``, 0 or 1."""
+        return torch.bernoulli(self.logits.detach().sigmoid().expand(*sample_shape, -1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Σ_s log Bernoulli(ξ_s | π_s), nats."""
+        return -(softplus(-self.logits) * value + softplus(self.logits) * (1 - value)).sum(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All gate vectors, shape ``(2^S, S)``.
+
+        Raises:
+            ConfigError: for more than 16 gates.
+        """
+        count = len(self.logits)
+        if count > MAX_ENUMERATED:
+            raise ConfigError(
+                f"joint: to sum over all gates takes 2^S passes, at most {MAX_ENUMERATED} gates, and the network has "
+                f"{count}; give 'gates' a value with poutine.condition, or sample them"
+            )
+        return torch.cartesian_prod(*[self.logits.new_tensor([0.0, 1.0])] * count).view(-1, count)
+
+
+class Stacked(TorchDistribution):
+    """Laws of the targets of N examples for several networks, batch shape ``(..., N)``, from one of all in a row.
+
+    Args:
+        base: Batch shape ``(networks · N,)``.
+        batch_shape: ``(..., N)``.
+    """
+
+    arg_constraints: ClassVar = {}
+
+    def __init__(self, base: TorchDistribution, batch_shape: torch.Size):
+        self.base = base
+        super().__init__(batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """That of ``base``."""
+        return self.base.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probabilities of targets that broadcast to the batch shape."""
+        return self.base.log_prob(
+            value.expand(self._batch_shape + self._event_shape).flatten(0, -1 - len(self._event_shape))
+        ).view(self._batch_shape)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Targets, shape ``sample_shape + (..., N) + event_shape``."""
+        return self.base.sample(sample_shape).view(*sample_shape, *self._batch_shape, *self._event_shape)
 
 
 class Joint:
@@ -53,13 +136,17 @@ class Joint:
 
     def __call__(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Sample the sites ``gates``, ``weights`` and ``obs``; returns the network's outputs."""
-        xi = pyro.sample("gates", dist.Bernoulli(logits=self._logits()).to_event(1))
+        xi = pyro.sample("gates", JointGates(self._logits()))
         values = pyro.sample("weights", dist.Normal(torch.zeros_like(self.scale), self.scale).to_event(1))
-        outputs = self._outputs(x, xi, split_weights(self.weights, values))
-        with pyro.plate("data", len(outputs), dim=-1):
-            observed = None if y is None else self.likelihood.observed(y)
-            pyro.sample("obs", self.likelihood.distribution(outputs), obs=observed)
-        return outputs
+        by_name = split_weights(self.weights, values)
+        outputs = torch.stack([self._outputs(x, row, by_name) for row in xi.view(-1, xi.shape[-1])])
+        count = outputs.shape[1]
+        law = self.likelihood.distribution(outputs.flatten(0, 1))
+        if xi.dim() > 1:  # Pyro enumerates
+            law = Stacked(law, torch.Size((*xi.shape[:-2], count)))
+        with pyro.plate("data", count, dim=-1):
+            pyro.sample("obs", law, obs=None if y is None else self.likelihood.observed(y))
+        return outputs[0] if xi.dim() == 1 else outputs
 
     def _logits(self) -> Tensor:
         """Log odds of a gate being on, π integrated out."""

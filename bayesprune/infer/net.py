@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -233,22 +234,22 @@ class BayesianNet(GatedNet):
         return chosen
 
     def snapshot(self) -> Callable[[], None]:
-        """Remember weights, gates and prices as they are now.
+        """Remember weights, gates and prices as they are now; gradients of weights are cleared.
 
         Returns:
             A function that brings them back, with structures that went in the meantime.
         """
-        modules, slab_cost = [(module, type(module), vars(module)) for module in self.net.modules()], self.slab_cost
-        tensors = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
+        self.net.zero_grad()  # or the copy would hold gradients, too
+        module, likelihood = copy.deepcopy((self.net, self.likelihood.state_dict()))
+        log_gamma, slab_cost = self.log_gamma.clone(), self.slab_cost
 
         def back() -> None:
-            for module, kind, attributes in modules:  # what a cut put in place of these, see `adopt`
-                module.__class__, module.__dict__ = kind, attributes
+            self.net = adopt(self.net, module)
             self._connect()
-            self.log_gamma = tensors["log_gamma"]
+            self.log_gamma = log_gamma
             self._give_slabs()
-            self.load_state_dict(tensors)
             self.slab_cost = slab_cost
+            self.likelihood.load_state_dict(likelihood)
 
         return back
 
@@ -324,7 +325,8 @@ class BayesianNet(GatedNet):
     def model(self, x: Any, y: Tensor | None = None) -> Tensor:
         """Pyro model with sample sites ``gates`` (ξ) and ``obs`` (y), and the factor ``slab``.
 
-        Under the flattening prior also ``inclusion`` (π), and with Gaussian slabs ``weights`` (w).
+        Under the flattening prior also ``inclusion`` (π), and with Gaussian slabs ``weights`` (w). For `SVI` with
+        `guide`; inference of other kinds takes `joint`.
 
         Args:
             x: Inputs, shape ``(B, ...)``.

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.layers.gate import Draw, distinct_rows
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
 
@@ -28,6 +29,10 @@ class _Own(threading.local):
     """The weights of a layer that a thread has drawn."""
 
     weights: tuple[Tensor, Tensor | None] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has none."""
+        return _Own, ()
 
 
 class NormalLayer(nn.Module):
@@ -73,12 +78,7 @@ class NormalLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made of."""
-        return {**self.__dict__, "_own": None, "handed": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take up what was copied, with no drawn weights."""
-        super().__setstate__(state)  # type: ignore[misc]
-        self._own = _Own()
+        return {**self.__dict__, "_own": _Own(), "handed": None}
 
     @property
     def drawn(self) -> tuple[Tensor, Tensor | None] | None:
@@ -190,7 +190,11 @@ def give_normal_slabs(net: nn.Module, scale: float) -> None:
     Args:
         net: The network.
         scale: σ at the start, relative to the root mean square of a layer's weights.
+
+    Raises:
+        ConfigError: for a scale that is not positive and finite.
     """
+    scale = real("give_normal_slabs: scale", scale, 0)
     owners: dict[int, int] = {}
     for module in net.modules():
         for parameter in module._parameters.values():

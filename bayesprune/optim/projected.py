@@ -32,6 +32,9 @@ class ProjectedGateSGD(torch.optim.Optimizer):
             lr = real("ProjectedGateSGD: lr", lr, 0, ends="[)")
         elif not bool((torch.isfinite(lr) & (lr >= 0)).all()):
             raise ConfigError("ProjectedGateSGD: every step size in lr must be finite and not negative")
+        params = list(params)
+        if not params:
+            raise ConfigError("ProjectedGateSGD: params holds no inclusion probabilities; give the gates' theta")
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
@@ -67,6 +70,10 @@ class ProjectedSGD(PyroOptim):
         weights: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         weights_args: dict[str, Any] | None = None,
     ):
+        if set(optim_args) != {"lr"}:
+            raise ConfigError(
+                f"ProjectedSGD: optim_args must hold lr and nothing else, got {sorted(map(str, optim_args))}"
+            )
         super().__init__(weights, {"lr": 1e-3} if weights_args is None else weights_args)
         self.gate_args = optim_args
         ProjectedGateSGD([torch.zeros(1)], **optim_args)  # refuse bad arguments now, not at the first step

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced
+from bayesprune.pruning.arguments import encode
 from bayesprune.pruning.whitelist import ACTIVATIONS, ATTRIBUTES, ELSEWHERE, FUNCTION_NAMES, METHODS, MODULES, PRESENCE
 
 
@@ -87,38 +86,17 @@ def _arguments(name: str, module: nn.Module) -> dict[str, Any]:
             value = value is not None
         elif callable(value):
             value = ACTIVATIONS.get(value, value)
-        arguments[key] = _encode(value, name)
+        arguments[key] = encode(value, name)
     return arguments
 
 
 def _describe_node(node: fx.Node) -> dict[str, Any]:
     target = FUNCTION_NAMES[node.target] if node.op == "call_function" else str(node.target)  # type: ignore[index]
-    kwargs = {key: _encode(value, node.name) for key, value in node.kwargs.items()}
+    kwargs = {key: encode(value, node.name) for key, value in node.kwargs.items()}
     return {
         "name": node.name,
         "op": node.op,
         "target": target,
-        "args": _encode(list(node.args), node.name),
+        "args": encode(list(node.args), node.name),
         "kwargs": kwargs,
     }
-
-
-def _encode(value: Any, where: str) -> Any:
-    """An argument as data; what JSON does not know is marked by its kind."""
-    if isinstance(value, fx.Node):
-        return {"node": value.name}
-    if isinstance(value, (tuple, torch.Size)):
-        return {"tuple": [_encode(v, where) for v in value]}
-    if isinstance(value, list):
-        return [_encode(v, where) for v in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": [[key, _encode(v, where)] for key, v in value.items()]}
-    if isinstance(value, slice):
-        return {"slice": [_encode(v, where) for v in (value.start, value.stop, value.step)]}
-    if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ConfigError(f"save: a model file cannot hold the argument {value!r} of {where}")

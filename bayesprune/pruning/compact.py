@@ -120,7 +120,7 @@ def plain_layer(layer: nn.Module) -> nn.Module:
     plain.__class__ = PLAIN[type(layer)]
     for name in SCALES:
         plain._parameters.pop(name, None)
-    for name in ("draw", "drawn", "handed"):
+    for name in ("draw", "_own", "handed"):
         plain.__dict__.pop(name, None)
     gate = plain._modules.pop("gate", plain.__dict__.pop("gate", None))
     if isinstance(gate, Gate) and not bool(gate.mode().all()):

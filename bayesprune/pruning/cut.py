@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import Analysis
 from bayesprune.graph.calls import is_depthwise
-from bayesprune.graph.operations import BATCH_NORMS, CONVOLUTIONS, LINEARS
+from bayesprune.graph.features import Features
+from bayesprune.graph.operations import BATCH_NORMS, CONVOLUTIONS, LINEARS, TRANSPOSED
 from bayesprune.layers import Gate, NormalLayer
 
 
@@ -34,11 +35,13 @@ class Cutter:
         for node in traced.graph.nodes:
             module, name = traced.module(node), str(node.target)
             step = self.analysis.steps[node]
+            if node.op == "get_attr" and step.out is not None:
+                self._attribute(node, step.out)
             if module is None or name in traced.fixed or (step.out is None and not step.reads):
                 continue
             if isinstance(module, Gate):
                 self._gate(node, module, name)
-            elif type(module) in (*LINEARS, *CONVOLUTIONS):
+            elif type(module) in (*LINEARS, *CONVOLUTIONS, *TRANSPOSED):
                 self._layer(node, module, name)
             elif type(module) in BATCH_NORMS:
                 self._batch_norm(node, module, name)
@@ -82,10 +85,11 @@ class Cutter:
             read = self.analysis.kept(node.args[0], inputs) if self.analysis.steps[node].reads else None  # type: ignore[arg-type]
             if read is not None:
                 self._fold(node, layer, name, inputs, read)
-            self._tensor(name, layer, "weight", stays, read)
+            transposed = isinstance(layer, TRANSPOSED)
+            self._tensor(name, layer, "weight", *((read, stays) if transposed else (stays, read)))
             if normal:
                 self._tensor(name, layer, "weight_log_scale", stays, read)
-            sizes = layer.weight.shape
+            sizes = layer.weight.shape[:2][::-1] if transposed else layer.weight.shape
             if linear:
                 layer.out_features, layer.in_features = sizes[0], sizes[1]
             else:
@@ -117,6 +121,14 @@ class Cutter:
         for attribute in ("weight", "bias", "running_mean", "running_var"):
             self._tensor(name, norm, attribute, mask)
         norm.num_features = int(mask.sum())
+
+    def _attribute(self, node: fx.Node, features: Features) -> None:
+        """A parameter or buffer that is used directly; once, wherever it is used."""
+        owner, _, attribute = str(node.target).rpartition(".")
+        module = self.analysis.traced.net.get_submodule(owner)
+        place = getattr(module, attribute).dim() + features.axis
+        if len(features) == getattr(module, attribute).shape[place]:
+            self._tensor(owner, module, attribute, *[None] * place, self.analysis.kept(node, len(features)))
 
     def _own_gate(self, gate: Gate, name: str, mask: Tensor) -> None:
         self._tensor(name, gate, "theta", mask)

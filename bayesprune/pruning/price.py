@@ -123,5 +123,6 @@ class CostPrice:
 @checked_arguments
 def prices(nu: float, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """ρ = ν times a derivative of the cost, by gate name; a least price for what saves nothing."""
+    nu = real("prices: nu", nu, 0, ends="[)")
     least = 1e-6 * nu / max(1, sum(part.numel() for part in gradient.values()))
     return {name: (nu * part).clamp(min=least) for name, part in gradient.items()}

@@ -18,6 +18,8 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from bayesprune.errors import CheckpointError
+from bayesprune.graph.additions import is_plain_name
+from bayesprune.pruning.arguments import Decoder
 from bayesprune.pruning.arithmetic import check_arithmetic
 from bayesprune.pruning.whitelist import ATTRIBUTES, CLASSES, FUNCTIONS, METHODS, MODULES
 
@@ -30,9 +32,7 @@ LARGEST = 2**24
 """Up to where numbers are arguments of operations; slices may have larger ones."""
 LARGEST_OPTION = 2**16
 """Up to where integers are arguments of modules, unless a tensor in the file has such a size."""
-DEEPEST = 8
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-_PART = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_ :/+-]*", re.ASCII)
 RESERVED = {"self", "getattr", "slice", "len"}
 """What generated code reads besides its variables and the names of functions."""
 
@@ -46,11 +46,12 @@ def rebuild(architecture: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     entries, kinds = architecture["modules"], architecture["tensors"]
     _check_sizes(entries, kinds, architecture["nodes"])
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    decode = Decoder({}, max(largest, LARGEST_OPTION))
     root = nn.Module()
     modules: dict[str, nn.Module] = {}
     with torch.device("meta"), _Unfilled():
         for entry in entries:
-            module = _build(entry, max(largest, LARGEST_OPTION), len(tensors))
+            module = _build(entry, decode, len(tensors))
             _compare(entry["name"], module, tensors)
             _place(root, entry["name"], module)
             modules[entry["name"]] = module
@@ -97,11 +98,11 @@ class _Unfilled(TorchFunctionMode):
 # modules and tensors --------------------------------------------------------------------------------------------------
 
 
-def _build(entry: Mapping[str, Any], largest: int, num_tensors: int) -> nn.Module:
+def _build(entry: Mapping[str, Any], decode: Decoder, num_tensors: int) -> nn.Module:
     cls = CLASSES.get(entry["class"])
     if cls is None:
         raise CheckpointError(f"module class {entry['class']!r} is not allowed in a model file")
-    arguments = {key: _decode(value, {}, largest) for key, value in entry["arguments"].items()}
+    arguments = {key: decode(value) for key, value in entry["arguments"].items()}
     if not arguments.keys() <= set(MODULES[cls]):
         raise CheckpointError(f"module {entry['name']!r} has arguments {sorted(arguments)}, not {sorted(MODULES[cls])}")
     if arguments.get("num_layers", 0) > num_tensors:
@@ -161,12 +162,13 @@ def _graph(entries: list[Mapping[str, Any]], modules: Mapping[str, nn.Module], k
     """The graph, its nodes named n0, n1, ...: the names in the file say which is meant, and no more."""
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
+    decode = Decoder(nodes, LARGEST)
     for entry in entries:
         if entry["name"] in nodes:
             raise CheckpointError(f"two operations are called {entry['name']!r}")
         op, target = entry["op"], entry["target"]
-        args = tuple(_decode(entry["args"], nodes, LARGEST))
-        kwargs = {_check_identifier(key): _decode(v, nodes, LARGEST) for key, v in entry["kwargs"].items()}
+        args = tuple(decode(entry["args"]))
+        kwargs = {_check_identifier(key): decode(value) for key, value in entry["kwargs"].items()}
         call = _target(op, target, args, modules, kinds)
         nodes[entry["name"]] = graph.create_node(op, call, args, kwargs, name=f"n{len(nodes)}")
     ends = [i for i, entry in enumerate(entries) if entry["op"] == "output"]
@@ -215,36 +217,6 @@ def _check_identifier(name: Any) -> str:
 
 def _check_path(name: Any) -> str:
     """``name`` if it can be that of a module or tensor."""
-    if not isinstance(name, str) or not all(
-        len(part) <= MOST_CHARACTERS and _PART.fullmatch(part) for part in name.split(".")
-    ):
+    if not isinstance(name, str) or not is_plain_name(name):
         raise CheckpointError(f"{str(name)[:80]!r} is not allowed as a name in a model file")
     return name
-
-
-def _decode(value: Any, nodes: Mapping[str, fx.Node], largest: int, depth: int = 0) -> Any:
-    """The argument that `describe` encoded."""
-    if depth > DEEPEST:
-        raise CheckpointError(f"an argument is nested more than {DEEPEST} deep")
-    if isinstance(value, list):
-        return [_decode(v, nodes, largest, depth + 1) for v in value]
-    if not isinstance(value, dict):
-        if isinstance(value, int) and abs(value) > largest:
-            raise CheckpointError(f"an argument is larger than {largest:,}")
-        return value
-    (kind, content), *rest = value.items()
-    if rest or kind not in ("node", "tuple", "slice", "dict", "dtype", "float"):
-        raise CheckpointError(f"an argument is marked {sorted(value)!r}")
-    if kind == "node":
-        return nodes[content]
-    if kind == "float":
-        return {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}[content]
-    if kind == "dtype":
-        dtype = getattr(torch, _check_identifier(content), None)
-        if not isinstance(dtype, torch.dtype):
-            raise CheckpointError(f"{content!r} is no dtype")
-        return dtype
-    if kind == "dict":
-        return {str(key): _decode(v, nodes, largest, depth + 1) for key, v in content}
-    items = [_decode(v, nodes, 2**63 if kind == "slice" else largest, depth + 1) for v in content]
-    return tuple(items) if kind == "tuple" else slice(*items)

@@ -25,7 +25,7 @@ class RemovalMonitor:
     @checked_arguments
     def __init__(self, num_gates: int, patience: int = 2, device: torch.device | None = None):
         self.patience = whole("RemovalMonitor: patience", patience)
-        self.agreed = torch.zeros(num_gates, dtype=torch.long, device=device)
+        self.agreed = torch.zeros(whole("RemovalMonitor: num_gates", num_gates, 0), dtype=torch.long, device=device)
 
     def check(self, theta: Tensor, gain: Tensor) -> Tensor:
         """Take one look.

@@ -61,7 +61,7 @@ def sparse_regression(
     Raises:
         ConfigError: for sizes or scales out of their range.
     """
-    _check_sizes("sparse_regression", num_data, num_inputs, noise_scale)
+    num_data, num_inputs, noise_scale = _sizes("sparse_regression", num_data, num_inputs, noise_scale)
     num_active = whole("sparse_regression: num_active", num_active, 0, num_inputs, hint="it counts inputs")
     correlation = real("sparse_regression: correlation", correlation, -1, 1)
     effect = real("sparse_regression: effect", effect, 0, hint="signs are drawn")
@@ -93,7 +93,7 @@ def friedman_regression(num_data: int, num_inputs: int, *, noise_scale: float = 
     """
     from sklearn.datasets import make_friedman1  # slow to import
 
-    _check_sizes("friedman_regression", num_data, num_inputs, noise_scale)
+    num_data, num_inputs, noise_scale = _sizes("friedman_regression", num_data, num_inputs, noise_scale)
     num_inputs = whole(
         "friedman_regression: num_inputs", num_inputs, FRIEDMAN_INPUTS, hint="the function depends on five"
     )
@@ -112,8 +112,10 @@ def _autoregressive(num_data: int, num_inputs: int, correlation: float, generato
     return torch.randn(num_data, num_inputs, generator=generator, dtype=torch.float32) @ mixing.T
 
 
-def _check_sizes(where: str, num_data: int, num_inputs: int, noise_scale: float) -> None:
-    """Refuse a problem without examples or inputs, or with noise of no standard deviation."""
-    whole(f"{where}: num_data", num_data)
-    whole(f"{where}: num_inputs", num_inputs)
-    real(f"{where}: noise_scale", noise_scale, 0, ends="[)")
+def _sizes(where: str, num_data: int, num_inputs: int, noise_scale: float) -> tuple[int, int, float]:
+    """The three as plain numbers; refuses no examples or inputs, and noise of no standard deviation."""
+    return (
+        whole(f"{where}: num_data", num_data),
+        whole(f"{where}: num_inputs", num_inputs),
+        real(f"{where}: noise_scale", noise_scale, 0, ends="[)"),
+    )

@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from bayesprune.arguments import shown
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
@@ -100,7 +101,13 @@ class BayesPruneEstimator(BaseEstimator):
         x = inputs.transform(X)
         constant = np.ptp(x, axis=0) < 0.5  # all others have standard deviation 1
         absent = constant & ~constant.all()
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        try:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        except ValueError as error:
+            raise ConfigError(
+                "random_state must be a whole number, from 0 to 2**32 - 1, a RandomState, or None, got "
+                f"{shown(self.random_state)}"
+            ) from error
         with own_random_state(seed), one_thread():
             net = gated_mlp(len(x), self._hidden(), outputs, absent)
             bnn, history = recipe.train(net, likelihood, _float(x), y, _float(weights))
@@ -129,10 +136,11 @@ class BayesPruneEstimator(BaseEstimator):
     def _hidden(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
         sizes = self.hidden_layer_sizes
-        if isinstance(sizes, str) or not isinstance(sizes, Iterable) or not all(map(_is_width, sizes)):
+        several = isinstance(sizes, Iterable) and not isinstance(sizes, str) and getattr(sizes, "ndim", 1) == 1
+        if not (several and all(map(_is_width, sizes))):
             raise ConfigError(
                 "hidden_layer_sizes must hold the number of units of each hidden layer, at least 1: (50,), or nothing, "
-                f"(), for a linear model; got {sizes!r}"
+                f"(), for a linear model; got {shown(sizes)}"
             )
         return tuple(int(size) for size in sizes)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.data.batches import ShuffledBatches
 from bayesprune.data.shards import cut_epoch
 from bayesprune.distributions import FixedInclusion
@@ -33,6 +34,7 @@ and an epoch is short."""
 _RANDOM_STATE = threading.RLock()
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Recipe:
     """How to train a gated network on a table.

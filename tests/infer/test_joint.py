@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import HMC, MCMC, EmpiricalMarginal, Importance, Predictive
+from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
@@ -145,13 +146,13 @@ def test_importance_sampling_from_the_prior_agrees_with_enumeration() -> None:
     assert bool(((inclusion("fixed") - exact).abs() > 5 * error).any())  # the data do count
 
 
-def chain(model: object, samples: int, **options: object) -> Tensor:
+def chain(model: object, samples: int) -> Tensor:
     """Weights from a chain of HMC, shape ``(samples, 3)``."""
     pyro.set_rng_seed(2)
-    kernel = HMC(model, step_size=0.5, num_steps=4, adapt_step_size=False, **options)  # type: ignore[arg-type]
+    kernel = HMC(model, step_size=0.5, num_steps=4, adapt_step_size=False)
     initial = {"weights": torch.zeros(3).double()}
     mcmc = MCMC(kernel, num_samples=samples, warmup_steps=20, initial_params=initial, disable_progbar=True)
-    mcmc.run(X, Y) if model is not None else mcmc.run()
+    mcmc.run(X, Y)
     return mcmc.get_samples()["weights"]
 
 
@@ -172,16 +173,20 @@ def test_hmc_over_weights_with_gates_conditioned() -> None:
     verify_chain(samples, exact.mean, exact.variance + exact.mean.square())
 
 
+@pytest.mark.parametrize("prior", PRIORS)
+def test_gates_are_marginalised_by_enumeration(prior: str) -> None:
+    """The potential energy of HMC is that of p(w, y), its sum over all gate vectors."""
+    bnn, w = regression(prior), torch.tensor([0.8, -0.4, 0.3]).double()
+    _, potential, _, _ = initialize_model(bnn.joint, (X, Y))
+    expected = torch.stack([log_density(bnn, xi, w) for xi in GATES]).logsumexp(0)
+    torch.testing.assert_close(-potential({"weights": w}), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.statistical
 def test_hmc_over_weights_with_gates_marginalised() -> None:
-    """The mixture of normal posteriors, from a potential that sums over all gate vectors."""
-    bnn = regression()
-
-    def potential(unknown: dict[str, Tensor]) -> Tensor:
-        return -torch.stack([log_density(bnn, xi, unknown["weights"]) for xi in GATES]).logsumexp(0)
-
-    samples = chain(None, 900, potential_fn=potential)
+    """The mixture of normal posteriors."""
+    samples = chain(regression().joint, 900)
     parts = [weights_given(xi) for xi in GATES]
     mean = posterior("fixed") @ torch.stack([part.mean for part in parts])
     second = posterior("fixed") @ torch.stack([part.variance + part.mean.square() for part in parts])
@@ -227,3 +232,23 @@ def test_weights_without_a_prior_have_no_joint_density() -> None:
     bnn = BayesianNet(nn.Sequential(Gate(2), nn.Linear(2, 1)), "gaussian", num_data=3, weight_precision=0.0)
     with pytest.raises(ConfigError, match=r"joint: weight_precision=0 leaves '1\.weight' without a proper prior"):
         bnn.joint(X.float(), Y.float())
+
+
+def test_more_gates_than_can_be_summed_over_are_refused_by_name() -> None:
+    bnn = BayesianNet(nn.Sequential(Gate(17), nn.Linear(17, 1)), "gaussian", num_data=3)
+    kernel = MCMC(HMC(bnn.joint), num_samples=1, warmup_steps=0, disable_progbar=True)
+    with pytest.raises(ConfigError, match=r"at most 16 gates, and the network has 17; give 'gates' a value"):
+        kernel.run(torch.randn(3, 17), torch.randn(3, 1))
+
+
+@pytest.mark.parametrize(("likelihood", "y"), [("categorical", torch.arange(5) % 2), ("bernoulli", torch.ones(5, 2))])
+def test_every_likelihood_is_enumerated(likelihood: str, y: Tensor) -> None:
+    torch.manual_seed(0)
+    bnn = BayesianNet(nn.Sequential(Gate(2), nn.Linear(2, 2)), likelihood, num_data=5)
+    x, w = torch.randn(5, 2), torch.randn(6)
+    _, potential, _, _ = initialize_model(bnn.joint, (x, y))
+    each = []
+    for xi in GATES.float():
+        given = poutine.condition(bnn.joint, data={"gates": xi, "weights": w})
+        each.append(poutine.trace(given).get_trace(x, y).log_prob_sum())
+    torch.testing.assert_close(-potential({"weights": w}), torch.stack(each).logsumexp(0))

@@ -16,6 +16,7 @@ from bayesprune import layers
 from bayesprune.infer import BayesianNet, paired_differences, shared_differences
 from bayesprune.layers import Draw, Gate, Residual
 from bayesprune.layers.modes import eval_mode
+from bayesprune.pruning import compact
 from bayesprune.training import evaluate
 
 WAIT = 20
@@ -157,6 +158,12 @@ def test_copies_have_draws_of_their_own() -> None:
     assert other.draw is not bnn.draw and other.net[0].gate.draw is other.draw and other.net[0].draw is other.draw
     assert other.draw.sizes == bnn.draw.sizes and other.draw.slices is None and other.net[0].drawn is None
     assert torch.equal(other.predict(x, 0).mean, expected)
+    layer = bnn.net[4]
+    with bnn.drawn_weights():
+        assert layer.drawn is not None and copy.copy(layer).drawn is None
+    plain = copy.deepcopy(compact(bnn.eval()))
+    linear = [module for module in plain.modules() if isinstance(module, nn.Linear)]
+    assert linear and all(vars(module).keys() == vars(nn.Linear(1, 1)).keys() for module in linear)
 
 
 def test_a_draw_of_one_thread_is_not_that_of_another() -> None:

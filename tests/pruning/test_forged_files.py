@@ -29,10 +29,10 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def verify_refused(file: Path, match: str = "its architecture is refused: ") -> None:
-    before = time.perf_counter()
+    before = time.process_time()
     with pytest.raises(CheckpointError, match=match) as caught:
         load(file)(torch.ones(2, 3))
-    assert time.perf_counter() - before < SECONDS
+    assert time.process_time() - before < SECONDS
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
     assert not Path(CANARY).exists()
 
@@ -138,6 +138,9 @@ FORGED: dict[str, Change] = {
         "arguments": {"input_size": 1, "hidden_size": 1, "num_layers": 60_000}}),
     "a module within a layer": lambda a, t: a["modules"].append(linear("0.weight", 3, 4)),
     "a number of 5,000 digits": at(1, node("call_function", "torch.add", [INPUT, "DIGITS"])),
+    "a list of a million": at(1, node("call_function", "torch.add", [INPUT, [1] * 10**6])),
+    "a million lists": lambda a, t: a["nodes"].extend(
+        node("call_function", "torch.add", [INPUT, [[1] * 100] * 100], name=f"v{i}") for i in range(100)),
     "arguments nested 10 deep": at(1, node("call_function", "torch.relu", json.loads("[" * 10 + "]" * 10))),
     "a name of a million letters": lambda a, t: a["modules"][0].update(name="a" * 10**6),
     "an unhashable name": lambda a, t: a["nodes"][0].update(name=[1]),
