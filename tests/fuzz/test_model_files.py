@@ -97,8 +97,15 @@ def mutate_list(architecture: dict[str, Any], draw: random.Random) -> None:
         chosen *= draw.choice([2, 1000, 30_000])
 
 
+def mutate_kind(architecture: dict[str, Any], draw: random.Random) -> None:
+    """What can be computed, but is another network."""
+    kinds = {"torch.relu": ["torch.tanh", "torch.abs"], "operator.mul": ["operator.add"], 1e-05: [0.1, 0.5]}
+    container, key = draw.choice([(c, k) for c, k in places(architecture) if str(c[k]) in map(str, kinds)])
+    container[key] = draw.choice(next(new for old, new in kinds.items() if str(old) == str(container[key])))
+
+
 MUTATIONS: list[Callable[[dict[str, Any], random.Random], None]] = [
-    mutate_value, mutate_number, mutate_word, mutate_key, mutate_list,
+    mutate_value, mutate_number, mutate_word, mutate_key, mutate_list, mutate_kind,
 ]  # fmt: skip
 
 
@@ -106,7 +113,10 @@ def forge(file: Path, target: Path, draw: random.Random) -> None:
     """One to three mutations, signed anew."""
     architecture, tensors = read(file)
     for _ in range(draw.choice([1, 1, 2, 3])):
-        draw.choice(MUTATIONS)(architecture, draw)
+        try:
+            draw.choice(MUTATIONS)(architecture, draw)
+        except IndexError:  # an earlier mutation took all places of this kind away
+            continue
     if draw.random() < 0.15:
         name = draw.choice(sorted(tensors))
         tensors[name] = draw.choice(
