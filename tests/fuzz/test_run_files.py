@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayesprune.cli.record import read_config
 from bayesprune.training.checkpoint import MAGIC, read_checkpoint, write_checkpoint
 from tests.cli.verify import run, start_and_stop
 
@@ -33,8 +34,8 @@ JUNK: list[Any] = [
 ]  # fmt: skip
 TENSORS: list[Tensor] = [
     torch.zeros(0), torch.zeros(()), torch.full((4,), torch.nan), torch.tensor([10**15, -5]),
-    torch.zeros(3, 3).double(), torch.zeros(1).expand(10**13), torch.zeros(2, dtype=torch.bool), torch.zeros(5056, dtype=torch.uint8),
-    torch.zeros(2, 2).to_sparse(), torch.zeros(2, dtype=torch.complex64),
+    torch.zeros(3, 3).double(), torch.zeros(1).expand(10**13), torch.zeros(2, dtype=torch.bool),
+    torch.zeros(5056, dtype=torch.uint8), torch.zeros(2, 2).to_sparse(), torch.zeros(2, dtype=torch.complex64),
 ]  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def verify_end(*command: str | Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_changed_checkpoints(stopped: Path, tmp_path: Path):
-    draw = random.Random(f"{SEED} {stopped.parent.name}")
+    draw = random.Random(f"{SEED} {read_config(stopped).config.slab}")
     content, good = (stopped / "checkpoint.pt").read_bytes(), read_checkpoint(stopped / "checkpoint.pt")
     ended_well = 0
     for number in range(FILES):
@@ -155,7 +156,7 @@ def test_changed_checkpoints(stopped: Path, tmp_path: Path):
         if verify_end("train", "--resume", folder):
             ended_well += 1
             result = json.loads((folder / "result.json").read_text())
-            assert all(math.isfinite(result[name]) for name in ("accuracy", "nll", "brier", "ece"))
+            assert all(math.isfinite(result[name]) for name in ("accuracy", "brier", "ece"))  # of whatever weights
         shutil.rmtree(folder)
     assert ended_well < FILES / 2  # most changes are of what can be told to be wrong
 
