@@ -1,9 +1,16 @@
-"""bayesprune: Bayesian neural networks that prune themselves while they train."""
+"""bayesprune: Bayesian neural networks that prune themselves while they train.
 
-from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, selection, training
-from bayesprune.infer import BayesianNet
-from bayesprune.pruning import compact, cost, load, save
-from bayesprune.training import fit
+Each name is imported when it is first used, so that ``import bayesprune`` alone takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, selection, training
+    from bayesprune.infer import BayesianNet
+    from bayesprune.pruning import compact, cost, load, save
+    from bayesprune.training import fit
 
 __version__ = "0.1.0"
 
@@ -25,3 +32,30 @@ __all__ = [
     "selection",
     "training",
 ]
+
+_ROOMS = {
+    "BayesianNet": "infer",
+    "compact": "pruning",
+    "cost": "pruning",
+    "fit": "training",
+    "load": "pruning",
+    "save": "pruning",
+}
+"""Where the names are that are no rooms themselves."""
+
+
+def __getattr__(name: str) -> Any:
+    """The public object called ``name``, imported now; Python asks for it the first time only."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _ROOMS:
+        value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    else:
+        value = import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All names, imported or not."""
+    return sorted({*globals(), *__all__})

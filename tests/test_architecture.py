@@ -119,6 +119,7 @@ def settings():
 torch.manual_seed(0); numpy.random.seed(0); random.seed(0)
 before = settings()
 import bayesprune
+everything = [getattr(bayesprune, name) for name in bayesprune.__all__]
 after = settings()
 changed = [k for k in before if before[k] != after[k]]
 assert not changed, changed

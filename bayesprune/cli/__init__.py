@@ -1,5 +1,5 @@
 """The command line: names wired to objects."""
 
-from bayesprune.cli.commands import app, main
+from bayesprune.cli.entry import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

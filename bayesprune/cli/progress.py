@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import TracebackType
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bayesprune.cli.encoding import write
 from bayesprune.training import EpochRow
 
 
@@ -50,7 +50,7 @@ class Display:
             self.bar.update(self.task, completed=row.epoch, description=describe(row))
         else:
             width = len(str(self.epochs))
-            typer.echo(f"epoch {row.epoch:{width}d}/{self.epochs}  {describe(row)}  {row.seconds:.2f} s")
+            write(f"epoch {row.epoch:{width}d}/{self.epochs}  {describe(row)}  {row.seconds:.2f} s")
 
 
 def describe(row: EpochRow) -> str:

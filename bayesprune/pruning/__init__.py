@@ -7,7 +7,7 @@ from bayesprune.pruning.export import export_onnx, export_torch
 from bayesprune.pruning.meter import measure_latency
 from bayesprune.pruning.modelfile import load, read_run, save, unsavable
 from bayesprune.pruning.price import CostPrice, marginal_cost, prices, relative_cost
-from bayesprune.pruning.removal import RemovalMonitor
+from bayesprune.pruning.removal import RemovalMonitor, gates_left
 from bayesprune.pruning.shrink import kept_gates, shrink
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "cost",
     "export_onnx",
     "export_torch",
+    "gates_left",
     "kept_gates",
     "load",
     "marginal_cost",

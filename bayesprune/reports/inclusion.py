@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from bayesprune.errors import ConfigError
 from bayesprune.reports.picture import LINE, OFF, ON, UNDECIDED, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_BARS, TOP_BARS = 40, 20
 """The largest number of bars, and how many inputs have one at least."""
@@ -68,6 +68,8 @@ def draw_inclusion(
         ConfigError: if there is no input, a probability is outside [0, 1] or NaN, or names, truth or errors are not one
             an input.
     """
+    from matplotlib.patches import Patch  # slow to import
+
     inputs = _read(probabilities, names, truth, errors)
     count = len(inputs.probabilities)
     likely = int((inputs.probabilities > 0.5).sum())
@@ -141,6 +143,8 @@ def _draw_bars(axes: Axes, inputs: _Inputs, bars: int) -> None:
 
 def _draw_stems(axes: Axes, inputs: _Inputs) -> None:
     """All inputs in the order of their columns; what matters, or is taken to, has a head."""
+    from matplotlib.ticker import MaxNLocator
+
     values = inputs.probabilities
     matters = values > 0.5 if inputs.truth is None else inputs.truth
     colors = inputs.colors()

@@ -6,21 +6,20 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from bayesprune.atomic import write_atomically
 from bayesprune.reports.summary import CONVERGED
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure, SubFigure
+
 ON, UNDECIDED, OFF, LINE = "#2b6cb0", "#f2b263", "#e4e7eb", "#1a202c"
-COLORMAP = LinearSegmentedColormap.from_list("gates", [OFF, UNDECIDED, ON])
-"""θ as colour, in all pictures alike: off, undecided, on."""
 
 
 def draw_gates(thetas: Mapping[str, Sequence[Tensor]], path: str | Path, *, title: str = "") -> None:
@@ -58,6 +57,9 @@ def grid(panels: int) -> tuple[int, int]:
 
 def new_figure(width: float, height: float, title: str) -> Figure:
     """A figure of so many inches that needs no display and leaves the state of pyplot alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, as all of matplotlib
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     if title:
@@ -70,6 +72,13 @@ def save(figure: Figure, path: str | Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     write_atomically(Path(path), content.getvalue())
+
+
+def colormap() -> Colormap:
+    """θ as colour, in all pictures alike: off, undecided, on."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("gates", [OFF, UNDECIDED, ON])
 
 
 def label(name: str) -> str:
@@ -90,6 +99,8 @@ def _draw_layers(part: SubFigure, layers: Mapping[str, Tensor], columns: int, ro
 
 def _draw_layer(axes: Axes, name: str, path: Tensor, *, last_row: bool) -> None:
     """Stacked counts of gates on, undecided and off, ``path`` of shape ``(epochs + 1, gates)``."""
+    from matplotlib.ticker import MaxNLocator
+
     epochs = range(len(path))
     on = (path >= 1 - CONVERGED).sum(1)
     off = (path <= CONVERGED).sum(1)
@@ -117,8 +128,10 @@ def _draw_layer(axes: Axes, name: str, path: Tensor, *, last_row: bool) -> None:
 
 def _draw_branches(axes: Axes, branches: Mapping[str, Tensor]) -> None:
     """θ of single gates as colour, one row each, ``branches[name]`` of shape ``(epochs + 1,)``."""
+    from matplotlib.ticker import MaxNLocator
+
     values = torch.stack(list(branches.values()))
-    mesh = axes.pcolormesh(values.numpy(), cmap=COLORMAP, vmin=0, vmax=1)
+    mesh = axes.pcolormesh(values.numpy(), cmap=colormap(), vmin=0, vmax=1)
     for row in range(1, len(branches)):
         axes.axhline(row, color="white", linewidth=1.5)
     axes.invert_yaxis()

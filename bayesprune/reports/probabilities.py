@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import SubFigure
 from torch import Tensor
 
-from bayesprune.reports.picture import COLORMAP, OFF, ON, label, new_figure, save
+from bayesprune.reports.picture import OFF, ON, colormap, label, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
 
 def draw_probabilities(
@@ -65,7 +68,7 @@ def _draw_inputs(part: SubFigure, theta: Tensor, shape: tuple[int, ...]) -> None
     *channels, height, width = shape
     image = theta.reshape(math.prod(channels), height, width).mean(0)
     axes = part.subplots()
-    mesh = axes.imshow(image.numpy(), cmap=COLORMAP, vmin=0, vmax=1, interpolation="nearest")
+    mesh = axes.imshow(image.numpy(), cmap=colormap(), vmin=0, vmax=1, interpolation="nearest")
     axes.set_title("gates on the inputs", fontsize=9)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
 
 from bayesprune.metrics import Bin, Calibration
 from bayesprune.reports.picture import LINE, ON, UNDECIDED, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _Z = 1.96
 """Standard deviations on either side of a 95 % interval."""

@@ -27,7 +27,7 @@ class EpochRow:
         nll: Mean negative log-likelihood of the training batches as they came, nats per example.
         val_nll: The same on the validation loader in eval mode; NaN without one.
         val_accuracy: Accuracy there, 0 to 1; NaN without one, or where targets are not classes.
-        gates_left: Structures not removed.
+        gates_left: Gates with θ > ½, those that `compact` keeps. Gates may be off that are not removed yet.
         gates_converged: Fraction of all starting gates that are removed or have θ within 0.01 of 0 or 1.
         params: Parameters left.
         macs: Multiply-adds of one example left, all remaining gates on.

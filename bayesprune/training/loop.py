@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+from bayesprune.atomic import file_errors
 from bayesprune.infer import BayesianNet
-from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
+from bayesprune.training.checkpoint import write_checkpoint
 from bayesprune.training.checks import Loader, check_loader
+from bayesprune.training.contents import read_state
 from bayesprune.training.engine import Engine
 from bayesprune.training.history import EpochRow, History
+from bayesprune.training.lock import only_process
 from bayesprune.training.resume import state_of, take_up
 from bayesprune.training.settings import Settings
 from bayesprune.training.trainer import Trainer
@@ -26,6 +30,7 @@ def fit(
     engine: Engine | None = None,
     out: str | Path | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
+    run: str | None = None,
 ) -> History:
     """Train ``net``, removing structures as their gates converge.
 
@@ -44,6 +49,8 @@ def fit(
         out: Folder for ``checkpoint.pt`` and ``history.csv``, written after every epoch. If it holds a checkpoint of
             the same network and run, training goes on from there and ends with the same numbers as an unbroken run.
         on_epoch: Called with every finished row.
+        run: What tells this run from every other, for example its seed and settings or a name. It is kept in the
+            checkpoint, and one that holds another is refused.
 
     Returns:
         The record of the whole run. Losses are in nats per example.
@@ -51,28 +58,34 @@ def fit(
     Raises:
         ConfigError: for settings that cannot work.
         DataError: for data that do not fit the network, or that are not finite.
-        CheckpointError: if the checkpoint in ``out`` is damaged or of another network.
+        CheckpointError: if the checkpoint in ``out`` is damaged, or of another network or run.
+        FileError: if the checkpoint cannot be written; the last one is then as it was.
+        ConfigError: if another process trains in ``out``.
         DeviceMemoryError: if a batch does not fit into memory.
         RankError: if processes no longer hold the same gates.
         NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint.
     """
     engine = engine or Engine(net.theta.device if isinstance(net, BayesianNet) else "cpu")
-    trainer = Trainer(net, train_loader, epochs, prune, settings or Settings(), engine)
+    trainer = Trainer(net, train_loader, epochs, prune, settings or Settings(), engine, run)
     if val_loader is not None:
         check_loader(net.likelihood, trainer.outputs, val_loader, "validation")
     path = None if out is None else Path(out) / "checkpoint.pt"
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            take_up(trainer, read_checkpoint(path), path)
-        engine.barrier()  # no process may write before all have read
-    while trainer.epoch < epochs:
-        row = trainer.run_epoch(val_loader, path)
+    with ExitStack() as held:
         if path is not None:
-            state = state_of(trainer)
+            with file_errors("make the folder", path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
             if engine.is_main:
-                trainer.history.write_csv(path.parent / "history.csv")
-                write_checkpoint(path, state)
-        if on_epoch is not None:
-            on_epoch(row)
+                held.enter_context(only_process(path.parent))
+            if path.exists():
+                take_up(trainer, read_state(path), path)
+            engine.barrier()  # no process may write before all have read
+        while trainer.epoch < epochs:
+            row = trainer.run_epoch(val_loader, path)
+            if path is not None:
+                state = state_of(trainer)
+                if engine.is_main:
+                    trainer.history.write_csv(path.parent / "history.csv")
+                    write_checkpoint(path, state)
+            if on_epoch is not None:
+                on_epoch(row)
     return trainer.history

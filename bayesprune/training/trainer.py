@@ -16,7 +16,7 @@ from bayesprune.data import EpochLoader
 from bayesprune.data.shards import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
-from bayesprune.pruning import cost
+from bayesprune.pruning import cost, gates_left
 from bayesprune.training.checks import Loader, check_batch, check_data, check_net
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
@@ -35,8 +35,18 @@ EXAMPLES = 1024
 class Trainer:
     """The state of a run between two epochs."""
 
-    def __init__(self, net: BayesianNet, loader: Loader, epochs: int, prune: bool, settings: Settings, engine: Engine):
+    def __init__(
+        self,
+        net: BayesianNet,
+        loader: Loader,
+        epochs: int,
+        prune: bool,
+        settings: Settings,
+        engine: Engine,
+        run: str | None = None,
+    ):
         self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
+        self.run = run
         check_net(net)
         engine.place(net)
         net.likelihood.spend(0.0)
@@ -269,7 +279,7 @@ class Trainer:
             nll=nll,
             val_nll=score.nll,
             val_accuracy=score.accuracy,
-            gates_left=net.num_gates,
+            gates_left=gates_left(theta),
             gates_converged=1 - interior / max(1, sum(self.start_gates.values())),
             params=size.params,
             macs=size.macs or 0,

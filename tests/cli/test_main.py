@@ -1,8 +1,31 @@
+"""The entry: quick answers, and Ctrl-C before the commands are there."""
+
+import os
+import subprocess
 import sys
 
 import pytest
 
 from bayesprune.cli import main
+from tests.cli.verify import verify_done
+
+INTERRUPTED = """
+import os, signal, sys
+from bayesprune.cli import main
+
+class Library:
+    # Takes every error in the import of torch for a missing dependency, as some libraries do.
+    def find_spec(self, name, *args):
+        if name == "torch":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except BaseException:
+                raise ImportError("no torch")
+
+sys.meta_path.insert(0, Library())
+sys.argv = ["bayesprune", "train"]
+main()
+"""
 
 
 def test_main_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -11,3 +34,18 @@ def test_main_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: p
         main()
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: nowhere is not the folder of a run")
+
+
+def test_the_version_is_the_same_by_the_quick_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "argv", ["bayesprune", "--version"])
+    main()
+    assert capsys.readouterr().out == verify_done("--version")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "Interrupted.\n"), ("1", "")])
+def test_an_interrupt_while_modules_are_imported_is_one_line(rank: str, said: str):
+    environment = {**os.environ, "LOCAL_RANK": rank}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)

@@ -19,7 +19,7 @@ from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import ConfigError, DataError, NonFiniteLossError
 from bayesprune.infer import BayesianNet
 from bayesprune.networks import resmlp
-from bayesprune.pruning import CostPrice, compact, cost
+from bayesprune.pruning import CostPrice, compact, cost, gates_left
 from bayesprune.training import EpochRow, Schedule, Score, Settings, evaluate, fit
 from tests.training.problems import (
     EXAMPLES,
@@ -138,10 +138,10 @@ def test_history_and_its_file(tmp_path: Path) -> None:
             assert written[field.name] == str(getattr(row, field.name))
     last = seen[-1]
     size = cost(net, examples()[0])
-    assert (last.params, last.macs, last.gates_left) == (size.params, size.macs, net.num_gates)
+    assert (last.params, last.macs, last.gates_left) == (size.params, size.macs, gates_left(net.theta))
     score = evaluate(net, loader)
     assert (last.val_nll, last.val_accuracy) == (score.nll, score.accuracy)
-    assert last.gates_left == 14 - len(history.removals)
+    assert net.num_gates == 14 - len(history.removals)
     paths = {name: torch.stack(path) for name, path in history.thetas.items()}
     assert {name: path.shape for name, path in paths.items()} == {"0": (6, 8), "1": (6, 6)}
     assert bool((paths["0"][0] == 0.9).all())
@@ -161,7 +161,7 @@ def test_a_row_by_hand() -> None:
     slab = sum(float(p.detach().square().sum()) for p in net.weights().values()) * 2.0 / (2 * EXAMPLES)
     assert row.nll == pytest.approx(nll, rel=1e-5)
     assert row.loss == pytest.approx(nll + 11 * 3.0 / EXAMPLES + slab, rel=1e-5)
-    assert (row.phase, row.gates_left, row.gates_converged) == ("warm-up", 14, 1.0)
+    assert (row.phase, row.gates_left, row.gates_converged) == ("warm-up", 11, 1.0)
     assert math.isnan(row.val_nll) and math.isnan(row.val_accuracy)
 
 
@@ -189,7 +189,7 @@ def test_without_pruning_gates_converge_and_nothing_is_removed() -> None:
     net = bayesian(units(), log_gamma=4.0)
     history = fit(net, shuffled(), epochs=12, prune=False, settings=Settings(lr=0.02, schedule=QUICK))
     assert history.removals == [] and net.num_gates == 14
-    assert history.rows[-1].gates_left == 14 and history.rows[-1].gates_converged > 0.9
+    assert history.rows[-1].gates_left == gates_left(net.theta) and history.rows[-1].gates_converged > 0.9
     assert net.gate_probs()["0"][INFORMATIVE:].max() < 0.5
 
 
