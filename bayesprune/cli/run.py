@@ -123,6 +123,7 @@ def perform(
             engine=run.engine,
             out=folder,
             on_epoch=on_epoch,
+            progress=False,  # the command shows its own
             run=identity,
         )
         if not run.engine.is_main:

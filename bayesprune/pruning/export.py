@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.errors import ConfigError
 
@@ -17,6 +18,7 @@ LARGEST_ONNX = 2**31
 """Bytes from which on a network is too large for a file of ONNX's format."""
 
 
+@checked_arguments
 def export_torch(model: nn.Module, example_input: Tensor, path: str | os.PathLike[str]) -> None:
     """Write ``model`` in eval mode, for any batch size, as a program that ``torch.export.load`` reads.
 
@@ -37,6 +39,7 @@ def export_torch(model: nn.Module, example_input: Tensor, path: str | os.PathLik
     write_atomically(Path(path), content.getvalue())
 
 
+@checked_arguments
 def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike[str]) -> None:
     """Write an ONNX file of ``model`` in eval mode, for any batch size, with input ``input`` and output ``output``.
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.errors import BayesPruneError, CheckpointError, ConfigError
 from bayesprune.graph import check_additions, gates_of, trace
@@ -31,6 +32,7 @@ LONGEST_TEXT = 2**24
 """How many characters an architecture may have."""
 
 
+@checked_arguments
 def save(model: nn.Module, path: str | os.PathLike[str], *, run: str | None = None) -> None:
     """Write a compacted network, or any traceable network of standard torch layers, to one safetensors file.
 
@@ -124,6 +126,7 @@ def read_run(path: str | os.PathLike[str]) -> str | None:
         return metadata.get("run")
 
 
+@checked_arguments
 def load(path: str | os.PathLike[str]) -> nn.Module:
     """Read a network that `save` wrote, onto the CPU. It needs neither the code nor the network it came from.
 

@@ -94,7 +94,7 @@ def test_files(tmp_path) -> None:
 
 def test_lazy_layers() -> None:
     net = nn.Sequential(layers.Linear(3, 4, gate="unit"), nn.LazyLinear(2))
-    with pytest.raises(TraceError, match="module '1' has parameters without a shape .* first pass one batch"):
+    with pytest.raises(TraceError, match=r"module '1' has parameters without a shape .* first pass one batch"):
         BayesianNet(net, num_data=5)
     net(torch.randn(2, 3))
     BayesianNet(net, num_data=5)
