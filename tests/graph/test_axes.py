@@ -15,7 +15,7 @@ from bayesprune.errors import GateError, TraceError
 from bayesprune.graph import check_gates, gates_of
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Gate
-from bayesprune.pruning import compact, cost, shrink
+from bayesprune.pruning import ExpectedCost, compact, cost, shrink
 from tests.pruning.verify import off_by_mode
 
 
@@ -210,3 +210,14 @@ def test_sequences() -> None:
     bnn = BayesianNet(net.float(), num_data=10, example_input=x)
     assert bnn.num_gates == 12 and cost(bnn, x).params == 4 * 3 + 4 + 42
     F.relu(bnn(x, bnn.theta.detach())).sum().backward()
+
+
+def test_expected_cost_along_two_dimensions() -> None:
+    """The number of columns is the product of what is left along either dimension."""
+    net, x = nn.Sequential(Gate(5), Gate(8, dim=-1), nn.Flatten(), nn.Linear(40, 3)), torch.randn(2, 5, 8)
+    BayesianNet(net, num_data=5, example_input=x)
+    expected = ExpectedCost(net, x)
+    theta = {"0": torch.rand(5, dtype=torch.float64), "1": torch.rand(8, dtype=torch.float64)}
+    columns = float(theta["0"].sum() * theta["1"].sum())
+    found = {name: float(value) for name, value in expected(theta).items()}
+    assert found == pytest.approx({"params": 3 * columns + 3, "macs": 3 * columns}, rel=1e-12)
