@@ -15,15 +15,16 @@ import bayesprune
 ROOT = Path(bayesprune.__file__).parent
 RANKS = {
     **dict.fromkeys(("errors", "types"), 0),
-    **dict.fromkeys(("atomic", "schema"), 1),
-    **dict.fromkeys(("distributions", "data", "metrics", "selection"), 2),
-    "layers": 3,
-    "graph": 4,
-    **dict.fromkeys(("networks", "infer", "optim", "pruning"), 5),
-    "training": 6,
-    **dict.fromkeys(("reports", "sklearn"), 7),
-    "cli": 8,
-    "__main__": 9,
+    **dict.fromkeys(("atomic", "checked", "schema"), 1),
+    "arguments": 2,
+    **dict.fromkeys(("distributions", "data", "metrics", "selection"), 3),
+    "layers": 4,
+    "graph": 5,
+    **dict.fromkeys(("networks", "infer", "optim", "pruning"), 6),
+    "training": 7,
+    **dict.fromkeys(("reports", "sklearn"), 8),
+    "cli": 9,
+    "__main__": 10,
 }
 MODULES = {
     ".".join(("bayesprune", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path

@@ -21,7 +21,6 @@ from bayesprune.cli.scoring import (
     BATCH,
     DRAWS,
     Predictor,
-    class_probabilities,
     detection,
     draw_diagram,
     figures,
@@ -32,6 +31,7 @@ from bayesprune.errors import CheckpointError, ConfigError, FileError
 from bayesprune.metrics import Calibration
 from bayesprune.pruning import cost, export_onnx, export_torch, read_run, save
 from bayesprune.pruning import load as load_network
+from bayesprune.pruning.meter import eval_mode
 from bayesprune.reports import GateSummary, draw_probabilities, summarize
 from bayesprune.training.contents import read_state
 
@@ -176,13 +176,26 @@ def _check_fit(network: nn.Module, splits: Splits, shape: tuple[int, ...], folde
             f"--data {splits.name}: its examples have shape {splits.input_shape}, but the network in {folder} was "
             f"trained on {shape}; give a data set of that shape"
         )
-    outputs = class_probabilities(network, [splits.test[:1]])[0].shape[1]
+    outputs = _num_outputs(network, splits.test[:1][0], folder)
     if splits.num_classes > outputs:
         raise ConfigError(
             f"--data {splits.name}: it has {splits.num_classes} classes, but the network in {folder} has {outputs} "
             "outputs"
         )
     return outputs
+
+
+def _num_outputs(network: nn.Module, x: Tensor, folder: Path) -> int:
+    """Number of outputs of the network that ``folder`` holds; refused if it gives no logits for inputs of its run."""
+    said = f"what it gives for inputs of shape {tuple(x.shape)} are no logits"
+    try:
+        with eval_mode(network):
+            outputs = network.forward(x)  # not called: torch.fx would print a report of its own to stderr
+        if outputs.is_floating_point() and outputs.dim() == 2 and len(outputs) == len(x):
+            return outputs.shape[1]
+    except Exception as error:  # a file from elsewhere may describe any network
+        said = f"it cannot be applied to inputs of shape {tuple(x.shape)}: {error}"
+    raise CheckpointError(f"{folder / MODEL} is no network of this run: {said}. Bring back the file that the run wrote")
 
 
 def draw_score(scored: Scored) -> None:
@@ -225,12 +238,14 @@ def export(folder: Path, form: str, out: Path) -> None:
             raise ConfigError(f"--out {out} exists; choose another name, or delete it first")
     _, shape, run = read_config(folder)
     network = _network(folder, run)
+    example = torch.zeros(2, *shape)
+    _num_outputs(network, example, folder)
     with file_errors("write", out):
         if form == "safetensors":
             save(network, out)
         else:
             write = export_torch if form == "torch" else export_onnx
-            write(network, torch.zeros(2, *shape), out)
+            write(network, example, out)
 
 
 def _network(folder: Path, run: str | None) -> nn.Module:

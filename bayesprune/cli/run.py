@@ -24,9 +24,10 @@ from bayesprune.cli.recipes import OPTIMIZERS
 from bayesprune.cli.record import versions, write_json
 from bayesprune.cli.scoring import DRAWS, POSTERIOR, Predictor, draw_diagram, figures
 from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
+from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.metrics import Calibration
-from bayesprune.pruning import CostPrice, compact, cost, gates_left, save
+from bayesprune.pruning import CostPrice, compact, cost, gates_left, save, unsavable
 from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, fit
 from bayesprune.training.engine import Engine
@@ -85,6 +86,9 @@ def prepare(config: RunConfig) -> Run:
     )
     torch.manual_seed(config.seed)
     net = new_net(config, splits.input_shape, splits.num_classes, num_data)
+    unfit = unsavable(net)
+    if unfit is not None:
+        raise ConfigError(f"--net {config.net}: what it is pruned to could not be written to {MODEL}: {unfit}")
     example = splits.test[:1][0]
     dense = cost(net, example)
     return Run(config, engine, net, train_loader, test_loader, example, dense, net.num_gates, net.num_branches)
@@ -119,6 +123,7 @@ def perform(
             engine=run.engine,
             out=folder,
             on_epoch=on_epoch,
+            progress=False,  # the command shows its own
             run=identity,
         )
         if not run.engine.is_main:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.data.images import Images
 from bayesprune.errors import ConfigError
 
@@ -17,6 +19,7 @@ from bayesprune.errors import ConfigError
 _STREAM = 1
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Augment:
     """How training images are varied: a crop of the image with a black border, then a mirror image or not.
@@ -36,8 +39,7 @@ class Augment:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.pad < 0:
-            raise ConfigError(f"Augment: pad must be 0 or more, got {self.pad}")
+        object.__setattr__(self, "pad", whole("Augment: pad", self.pad, 0))
 
     def draw(self, count: int, seed: int, epoch: int) -> np.ndarray:
         """Draw the crop and the flip for every place in the order of one epoch, from (seed, epoch) alone.

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.data.augment import Augment, AugmentedImages
 from bayesprune.data.images import Images, Splits
 from bayesprune.data.shards import Span, cut_epoch
-from bayesprune.errors import ConfigError
 
 
 class ShuffledBatches(Sampler[Tensor]):
@@ -48,11 +49,9 @@ class ShuffledBatches(Sampler[Tensor]):
         """Let the next iteration be that of ``epoch`` (from 0).
 
         Raises:
-            ConfigError: if ``epoch`` is negative.
+            ConfigError: if ``epoch`` is negative or no whole number.
         """
-        if epoch < 0:
-            raise ConfigError(f"set_epoch: epochs are counted from 0, got {epoch}")
-        self.epoch = epoch
+        self.epoch = whole("set_epoch: epoch", epoch, 0, hint="epochs are counted from 0")
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
@@ -94,6 +93,7 @@ class EpochLoader(DataLoader):
             fit the images.
     """
 
+    @checked_arguments
     def __init__(
         self,
         data: Images,
@@ -103,6 +103,8 @@ class EpochLoader(DataLoader):
         device: str | torch.device = "cpu",
         shard: tuple[int, int] = (0, 1),
     ):
+        batch_size = whole("loaders: batch_size", batch_size)
+        seed = whole("loaders: seed", seed, 0)
         self.shard = shard
         self.spans = cut_epoch(len(data), batch_size, shard)
         self.batches = ShuffledBatches(len(data), self.spans, seed, augment, device)
@@ -117,11 +119,12 @@ class EpochLoader(DataLoader):
         """Let the next iteration give the batches of ``epoch`` (from 0); without it each iteration moves on by one.
 
         Raises:
-            ConfigError: if ``epoch`` is negative.
+            ConfigError: if ``epoch`` is negative or no whole number.
         """
         self.batches.set_epoch(epoch)
 
 
+@checked_arguments
 def loaders(
     splits: Splits,
     batch_size: int,
@@ -150,13 +153,11 @@ def loaders(
         shard: Number of this process, from 0, and number of processes.
 
     Raises:
-        ConfigError: if ``batch_size`` < 1 or ``seed`` < 0, unless 0 ≤ rank < world and every process has a part of
-            every batch, or if the augmentation's border is as wide as the images.
+        ConfigError: if ``batch_size`` < 1 or ``seed`` < 0 or either is no whole number, unless 0 ≤ rank < world and
+            every process has a part of every batch, or if the augmentation's border is as wide as the images.
     """
-    if batch_size < 1:
-        raise ConfigError(f"loaders: batch_size must be at least 1, got {batch_size}")
-    if seed < 0:
-        raise ConfigError(f"loaders: seed must be 0 or more, got {seed}")
+    batch_size = whole("loaders: batch_size", batch_size)
+    seed = whole("loaders: seed", seed, 0)
     pieces = [slice(start, start + batch_size) for start in range(0, len(splits.test), batch_size)]
     train = EpochLoader(splits.train, batch_size, seed, augment, device, shard)
     test: DataLoader = DataLoader(

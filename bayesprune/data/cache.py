@@ -25,6 +25,8 @@ def read_cache(path: Path, key: str, counts: dict[str, int]) -> dict[str, Tensor
     Returns:
         Images by the name of the split, shape ``(N, 3, H, W)``, uint8.
     """
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.errors import DataError
 
 _NAMES_SHOWN = 5
 
 
+@checked_arguments
 def check_inputs(x: Tensor, where: str) -> None:
     """Refuse inputs that are empty, NaN or infinite.
 
@@ -38,6 +41,7 @@ def check_inputs(x: Tensor, where: str) -> None:
         )
 
 
+@checked_arguments
 def check_labels(y: Tensor, num_classes: int, where: str) -> None:
     """Refuse the labels of a whole split that a classifier cannot be trained on or judged by.
 
@@ -50,6 +54,7 @@ def check_labels(y: Tensor, num_classes: int, where: str) -> None:
     Raises:
         DataError: if ``y`` is empty, not integer, not one-dimensional, out of range or all of one class.
     """
+    num_classes = whole(f"{where}: num_classes", num_classes)
     if y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise DataError(
             f"{where}: expected integer labels, found {y.dtype}; convert class numbers with .long(), and use a "
@@ -74,6 +79,7 @@ def check_labels(y: Tensor, num_classes: int, where: str) -> None:
         )
 
 
+@checked_arguments
 def check_classes(train: Sequence[str], test: Sequence[str], where: str) -> None:
     """Refuse a training and a test split that do not have the same classes.
 

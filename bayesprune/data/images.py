@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.data.checks import check_inputs, check_labels
 from bayesprune.errors import ConfigError, DataError
 
@@ -33,9 +35,16 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         raw: Images and labels.
         mean: Mean of each channel, shape ``(C,)``, in byte values.
         std: Standard deviation of each channel, shape ``(C,)``, in byte values, > 0.
+
+    Raises:
+        ConfigError: for statistics that are no floats.
     """
 
+    @checked_arguments
     def __init__(self, raw: Raw, mean: Tensor, std: Tensor):
+        for name, statistic in (("mean", mean), ("std", std)):
+            if not statistic.is_floating_point():
+                raise ConfigError(f"Images: {name} must hold floats, one a channel, got {statistic.dtype}")
         self.images, self.labels = raw
         self.mean, self.std = mean, std
         self._scale = (1 / std).float().view(-1, 1, 1)
@@ -69,8 +78,18 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         return images.to(torch.float32).mul_(self._scale).add_(self._shift)
 
     def to(self, device: str | torch.device) -> Images:
-        """The same examples on ``device``, as bytes; ``self`` if they are there."""
-        images, labels = self.images.to(device), self.labels.to(device)
+        """The same examples on ``device``, as bytes; ``self`` if they are there.
+
+        Raises:
+            ConfigError: if there is no such device here.
+        """
+        try:
+            images, labels = self.images.to(device), self.labels.to(device)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError) as error:  # as torch says that there is no such device
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"loaders: device {str(device)!r} cannot hold the examples: {reason}") from error
         if images is self.images and labels is self.labels:
             return self
         moved = Images(Raw(images, labels), self.mean, self.std)
@@ -118,10 +137,7 @@ def make_splits(name: str, train: Raw, test: Raw, num_classes: int, limit: int |
         ConfigError: if ``limit`` is not between 1 and the number of training examples.
     """
     if limit is not None:
-        if not 1 <= limit <= len(train.labels):
-            raise ConfigError(
-                f"{name}: limit must be between 1 and the {len(train.labels)} training examples there are, got {limit}"
-            )
+        limit = whole(f"{name}: limit", limit, 1, len(train.labels), hint="so many training examples there are")
         kept = class_mixed_order(train.labels)[:limit]
         train = Raw(train.images[kept], train.labels[kept])
     for split, part in ((train, "training"), (test, "test")):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.data.folder import read_folder
 from bayesprune.data.images import Raw, Splits, make_splits
 from bayesprune.errors import ConfigError, DataError
@@ -17,6 +18,7 @@ _FOLDER_PREFIX = "imagefolder:"
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
+@checked_arguments
 def load(name: str, *, data_dir: str | Path = "data", limit: int | None = None, download: bool = True) -> Splits:
     """Read a data set into memory, check it, and normalise it by the statistics of its training split.
 

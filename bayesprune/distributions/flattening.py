@@ -23,6 +23,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 
 _BERNOULLI = (
@@ -121,6 +122,7 @@ class FlatteningPrior(TorchDistribution):
     support = constraints.unit_interval
     has_rsample = True
 
+    @checked_arguments
     def __init__(self, log_gamma: Tensor | float, validate_args: bool | None = None):
         self.log_gamma = _as_valid(log_gamma, validate=validate_args is not False)
         super().__init__(self.log_gamma.shape, validate_args=validate_args)

@@ -12,6 +12,8 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real, whole
 from bayesprune.distributions.kl import bernoulli_entropy
 from bayesprune.errors import ConfigError
 
@@ -37,6 +39,7 @@ class FixedInclusion(TorchDistribution):
     arg_constraints = {"log_gamma": constraints.real}  # noqa: RUF012
     support = constraints.boolean
 
+    @checked_arguments
     def __init__(
         self,
         probs: Tensor | float | None = None,
@@ -104,6 +107,7 @@ class FixedInclusion(TorchDistribution):
         return theta * self.log_gamma - bernoulli_entropy(theta) + softplus(-self.log_gamma)
 
 
+@checked_arguments
 def layer_adaptive_log_gamma(widths: Sequence[int], num_data: int, c: float = SSIG_C) -> list[float]:
     """−logit λ_l of the hidden layers of a network, λ_l being the layer-adaptive inclusion probabilities of SS-IG.
 
@@ -123,11 +127,13 @@ def layer_adaptive_log_gamma(widths: Sequence[int], num_data: int, c: float = SS
     Raises:
         ConfigError: for fewer than one hidden layer, or widths or N below 1.
     """
-    if len(widths) < 3 or min(widths) < 1 or num_data < 1 or c < 0:
+    where = "layer_adaptive_log_gamma"
+    widths = [whole(f"{where}: each of the widths", width) for width in widths]
+    if len(widths) < 3:
         raise ConfigError(
-            "layer_adaptive_log_gamma: expected the widths of inputs, at least one hidden layer and outputs, all at "
-            f"least 1, num_data >= 1 and c >= 0; got {list(widths)}, {num_data} and {c}"
+            f"{where}: expected the widths of inputs, at least one hidden layer and outputs, got {list(widths)}"
         )
+    num_data, c = whole(f"{where}: num_data", num_data), real(f"{where}: c", c, 0, ends="[)")
     hidden = len(widths) - 2
     pairs = [(widths[i], widths[i + 1]) for i in range(hidden + 1)]
     u = [(hidden + 1) ** 2 * (log(num_data) + log(hidden + 1) + log(n + 1) + log(after)) for n, after in pairs]

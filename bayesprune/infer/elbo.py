@@ -11,6 +11,8 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import Estimator, get_estimator
 from bayesprune.infer.net import BayesianNet
@@ -35,11 +37,13 @@ class GateELBO(ELBO):
         num_particles: How many gate draws to average.
 
     Raises:
-        ConfigError: for an unknown estimator, or when used with a model that is not a `BayesianNet`'s.
+        ConfigError: for an unknown estimator, fewer than one particle, or when used with a model that is not a
+            `BayesianNet`'s.
     """
 
+    @checked_arguments
     def __init__(self, estimator: str | Estimator = "auto", num_particles: int = 1):
-        super().__init__(num_particles=num_particles)
+        super().__init__(num_particles=whole("GateELBO: num_particles", num_particles))
         self.estimator = get_estimator(estimator)
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 
 MAX_ENUMERATED = 16
@@ -250,6 +251,7 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
+@checked_arguments
 def get_estimator(estimator: str | Estimator) -> Estimator:
     """The estimator of that name, or the function itself.
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bayesprune.errors import ConfigError, DataError
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real, whole
+from bayesprune.errors import DataError
 from bayesprune.infer.likelihoods import Gaussian, per_example
 
 
@@ -34,16 +36,13 @@ class LearnedGaussian(Gaussian):
         ConfigError: for a scale or a count that is not positive and finite.
     """
 
+    @checked_arguments
     def __init__(self, scale: float = 1.0, shape: Sequence[int] = (), prior_count: float = 1.0):
         super().__init__(scale)
-        if not (math.isfinite(prior_count) and prior_count > 0):
-            raise ConfigError(
-                "gaussian likelihood: prior_count, how many residuals the guess of the noise scale counts for, must be "
-                f"positive and finite, got {prior_count}"
-            )
-        self.shape = tuple(shape)
-        self.prior_count = prior_count
-        self.log_scale = nn.Parameter(torch.full(self.shape, math.log(scale)))
+        self.shape = tuple(whole("gaussian likelihood: each entry of shape", size) for size in shape)
+        hint = "so many residuals the guess of the noise scale counts for"
+        self.prior_count = real("gaussian likelihood: prior_count", prior_count, 0, hint=hint)
+        self.log_scale = nn.Parameter(torch.full(self.shape, math.log(self.scale)))
         self.register_buffer("spent", torch.zeros(()))
 
     spent: Tensor

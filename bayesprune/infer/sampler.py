@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.infer.draws import bernoulli_rows
 from bayesprune.infer.net import BayesianNet
 from bayesprune.layers.gate import distinct_rows
@@ -45,8 +47,10 @@ class GateSampler:
         generator: Host generator, also for further choices that processes must make alike.
     """
 
+    @checked_arguments
     def __init__(self, net: BayesianNet, seed: int):
         self.net = net
+        seed = whole("GateSampler: seed", seed, 0, 2**63 - 1)
         self.generator = torch.Generator().manual_seed(seed)
         device = net.theta.device
         self._units = self.generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed)

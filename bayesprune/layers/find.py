@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers.gate import Gate
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
 from bayesprune.layers.normal import SCALES, NormalConv1d, NormalConv2d, NormalLayer, NormalLinear
@@ -13,6 +14,7 @@ GATED_LAYERS = (Linear, Conv1d, Conv2d, NormalLinear, NormalConv1d, NormalConv2d
 OWNERS = (*GATED_LAYERS, Residual)
 
 
+@checked_arguments
 def gates_of(net: nn.Module) -> dict[str, Gate]:
     """All gates of ``net``, in the order of its modules.
 
@@ -29,6 +31,7 @@ def gates_of(net: nn.Module) -> dict[str, Gate]:
     return gates
 
 
+@checked_arguments
 def plain_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that a plain network has as well, by name: all but θ of gates and log σ of Normal weights."""
     other = {id(gate.theta) for gate in module.modules() if isinstance(gate, Gate)}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bayesprune.errors import ConfigError, GateError
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real, whole
+from bayesprune.errors import GateError
 
 INITIAL_THETA = 0.9
+LARGEST_DIM = 64
+"""The most dimensions that torch's tensors have."""
 REPEATS = 4
 """How many examples may share what is drawn: drawing takes longer than all else that gates and noise add to a step."""
 DISTINCT = 32
@@ -22,11 +28,11 @@ def distinct_rows(rows: int) -> int:
     return min(rows, max(DISTINCT, -(-rows // REPEATS)))
 
 
-class Draw:
-    """The gate values that all gates of one network use in the present forward pass.
+class Draw(threading.local):
+    """The gate values that all gates of one network use in the present forward pass of a thread.
 
     They are handed in as one tensor for the whole network and cut into one slice a gate by a single ``split``, so
-    handing them in takes no Python per gate.
+    handing them in takes no Python per gate. Each thread sees those that it handed in itself.
 
     Args:
         sizes: Number of gates of every `Gate`, in the order of their slots.
@@ -35,11 +41,16 @@ class Draw:
         noise: Of how many examples layers with Normal weights draw their outputs in this pass; 0 if they do not.
     """
 
+    @checked_arguments
     def __init__(self, sizes: Sequence[int]):
         self.sizes = list(sizes)
         self.slices: tuple[Tensor, ...] | None = None
         self.known: Sequence[bool] = ()
         self.noise = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a copy is made of."""
+        return type(self), (self.sizes,)
 
     @contextmanager
     def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: int = 0) -> Iterator[None]:
@@ -84,28 +95,30 @@ class Gate(nn.Module):
     Attributes:
         in_size: Number of entries that the input has along ``dim``.
         index: Which of them are kept, shape ``(size,)``; ``None`` for all.
+        rank: The number of dimensions that inputs must have, where removal relies on it; ``None`` for any.
 
     Shape:
         input ``(B, ...)``, output the same (``size`` entries along ``dim`` if it selects).
 
     Raises:
-        ConfigError: if ``size`` < 1 or ``theta`` is outside [0, 1].
-        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``.
+        ConfigError: if ``size`` or ``dim`` is no whole number, ``size`` < 1, or ``theta`` is outside [0, 1].
+        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``, or not ``rank`` dimensions.
     """
+
+    rank: int | None = None
 
     theta: nn.Parameter
     index: Tensor | None
 
+    @checked_arguments
     def __init__(self, size: int, *, dim: int = 1, per_batch: bool = False, theta: float = INITIAL_THETA):
         super().__init__()
-        if size < 1:
-            raise ConfigError(f"Gate: size must be at least 1, got {size}")
-        if not 0 <= theta <= 1:
-            raise ConfigError(f"Gate: the initial theta must be in [0, 1], got {theta}")
+        size = whole("Gate: size", size)
+        theta = real("Gate: the initial theta", theta, 0, 1, "[]")
         self.size = size
-        self.dim = dim
+        self.dim = whole("Gate: dim", dim, -LARGEST_DIM, LARGEST_DIM)
         self.per_batch = per_batch
-        self.theta = nn.Parameter(torch.full((size,), float(theta)))
+        self.theta = nn.Parameter(torch.full((size,), theta))
         self.in_size = size
         self.register_buffer("index", None)
         self.draw: Draw | None = None
@@ -137,6 +150,11 @@ class Gate(nn.Module):
 
     def select(self, x: Tensor) -> Tensor:
         """The entries of ``x`` that are left to multiply."""
+        if self.rank not in (None, x.dim()):
+            raise GateError(
+                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "
+                f"but was taken to gate {self.rank} dimensions; pass example_input= to BayesianNet, so that it is known"
+            )
         dim = self.dim % x.dim()
         if self.in_size != 1 and x.shape[dim] != self.in_size:
             raise GateError(

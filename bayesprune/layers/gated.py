@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.layers.gate import INITIAL_THETA, Gate
 
@@ -21,6 +24,16 @@ def _gate(kind: str | None, size: int, dim: int, theta: float, where: str) -> Ga
     raise ConfigError(f"{where}: gate must be 'unit', 'layer' or None, got {kind!r}")
 
 
+@contextmanager
+def _built(where: str, *sizes: Any) -> Iterator[None]:
+    """Say in one line what torch cannot build a layer of."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        given = ", ".join(" ".join(repr(size).split()) for size in sizes)
+        raise ConfigError(f"{where}({given}): torch cannot build it: {' '.join(str(error).split())}") from error
+
+
 def _gated(y: Tensor, gate: Gate | None) -> Tensor:
     return y if gate is None else gate(y)
 
@@ -32,9 +45,10 @@ class Linear(nn.Linear):
         input ``(B, ..., in_features)``, output ``(B, ..., out_features)``.
 
     Raises:
-        ConfigError: for an unknown ``gate``.
+        ConfigError: for an unknown ``gate``, and for sizes that torch cannot build the layer of.
     """
 
+    @checked_arguments
     def __init__(
         self,
         in_features: int,
@@ -45,7 +59,8 @@ class Linear(nn.Linear):
         theta: float = INITIAL_THETA,
         **kwargs: Any,
     ):
-        super().__init__(in_features, out_features, bias, **kwargs)
+        with _built("Linear", in_features, out_features):
+            super().__init__(in_features, out_features, bias, **kwargs)
         self.gate = _gate(gate, out_features, -1, theta, "Linear")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,11 +79,13 @@ class Conv1d(nn.Conv1d):
         input ``(B, in_channels, L)``, output ``(B, out_channels, L')``.
 
     Raises:
-        ConfigError: for an unknown ``gate``.
+        ConfigError: for an unknown ``gate``, and for sizes that torch cannot build the layer of.
     """
 
+    @checked_arguments
     def __init__(self, *args: Any, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        with _built("Conv1d", *args, *kwargs.values()):
+            super().__init__(*args, **kwargs)
         self.gate = _gate(gate, self.out_channels, 1, theta, "Conv1d")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,11 +104,13 @@ class Conv2d(nn.Conv2d):
         input ``(B, in_channels, H, W)``, output ``(B, out_channels, H', W')``.
 
     Raises:
-        ConfigError: for an unknown ``gate``.
+        ConfigError: for an unknown ``gate``, and for sizes that torch cannot build the layer of.
     """
 
+    @checked_arguments
     def __init__(self, *args: Any, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        with _built("Conv2d", *args, *kwargs.values()):
+            super().__init__(*args, **kwargs)
         self.gate = _gate(gate, self.out_channels, 1, theta, "Conv2d")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import GateError
 from bayesprune.layers.gate import INITIAL_THETA, Gate
 
@@ -33,6 +34,7 @@ class Residual(nn.Module):
         GateError: in forward, if by-pass and branch do not have the same shape.
     """
 
+    @checked_arguments
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, *, theta: float = INITIAL_THETA):
         super().__init__()
         self.body = body

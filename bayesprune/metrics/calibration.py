@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesprune.errors import ConfigError
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.metrics.checks import class_labels, class_probabilities
 
 
@@ -51,6 +52,7 @@ class Calibration:
     bins: tuple[Bin, ...]
 
 
+@checked_arguments
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
     """Judge class probabilities, those of one network or of a posterior predictive.
 
@@ -66,8 +68,7 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Calibr
     """
     from torchmetrics.functional.classification import binary_calibration_error  # slow to import
 
-    if bins < 1:
-        raise ConfigError(f"calibration: bins must be at least 1, got {bins}; 15 is usual")
+    bins = whole("calibration: bins", bins, hint="15 is usual")
     p = class_probabilities("calibration", probabilities)
     y = class_labels("calibration", labels, (p.shape[0], p.shape[1]))
     confidence, predicted = p.max(1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import DataError
 from bayesprune.metrics.checks import vectors
 
@@ -24,6 +25,7 @@ class RegressionScores:
     log_likelihood: float
 
 
+@checked_arguments
 def regression_scores(log_density: Tensor, mean: Tensor, targets: Tensor) -> RegressionScores:
     """Judge predictive distributions of numbers.
 
@@ -43,6 +45,7 @@ def regression_scores(log_density: Tensor, mean: Tensor, targets: Tensor) -> Reg
     return RegressionScores(float(mean_squared_error(predicted, y, squared=False)), float(density.mean()))
 
 
+@checked_arguments
 def coverage(low: Tensor, high: Tensor, targets: Tensor) -> float:
     """Fraction of targets in their predictive intervals [low, high], which should be the intervals' probability.
 
@@ -60,6 +63,7 @@ def coverage(low: Tensor, high: Tensor, targets: Tensor) -> float:
     return float(((lower <= y) & (y <= upper)).double().mean())
 
 
+@checked_arguments
 def sharpness(low: Tensor, high: Tensor) -> float:
     """Mean width of predictive intervals, in units of the targets; of two that cover alike, the narrower is better.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.metrics.checks import class_probabilities, vectors
 
 
+@checked_arguments
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy of every example's class probabilities, nats, shape ``(N,)``: 0 for a sure one, log C for none.
 
@@ -20,6 +22,7 @@ def entropy(probabilities: Tensor) -> Tensor:
     return torch.special.entr(class_probabilities("entropy", probabilities)).sum(1)
 
 
+@checked_arguments
 def auroc(inside_scores: Tensor, outside_scores: Tensor) -> float:
     """Area under the ROC curve of telling examples from outside by their higher scores.
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.networks.imagenet import from_torchvision, resnet18, resnet34, resnet50
 from bayesprune.networks.lenet5 import lenet5
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Callable[[int, tuple[int, ...], int], nn.Module]] = {  # of 
 }
 
 
+@checked_arguments
 def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """The gated network called ``name``, for inputs of one shape.
 

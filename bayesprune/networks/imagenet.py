@@ -8,13 +8,16 @@ from typing import Any
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.networks.images import check_images
+from bayesprune.networks.sizes import check_sizes
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
+@checked_arguments
 def from_torchvision(model: nn.Module, *, units: bool = False) -> nn.Module:
     """A gated copy of a torchvision ResNet, for example a pretrained one.
 
@@ -50,6 +53,7 @@ def from_torchvision(model: nn.Module, *, units: bool = False) -> nn.Module:
     return net
 
 
+@checked_arguments
 def resnet18(
     input_shape: tuple[int, ...] = (3, 224, 224), num_classes: int = 1000, *, units: bool = False
 ) -> nn.Module:
@@ -66,6 +70,7 @@ def resnet18(
     return _build("resnet18", input_shape, num_classes, units)
 
 
+@checked_arguments
 def resnet34(
     input_shape: tuple[int, ...] = (3, 224, 224), num_classes: int = 1000, *, units: bool = False
 ) -> nn.Module:
@@ -73,6 +78,7 @@ def resnet34(
     return _build("resnet34", input_shape, num_classes, units)
 
 
+@checked_arguments
 def resnet50(
     input_shape: tuple[int, ...] = (3, 224, 224), num_classes: int = 1000, *, units: bool = False
 ) -> nn.Module:
@@ -84,6 +90,7 @@ def _build(name: str, input_shape: tuple[int, ...], num_classes: int, units: boo
     """Torchvision's network of this name with its own initial weights, gated."""
     from torchvision import models
 
+    check_sizes(name, input_shape, num_classes=num_classes)
     check_images(name, input_shape, 32, "use resnet20 for smaller ones")
     if input_shape[0] != 3:
         raise ConfigError(f"{name}: expected images of 3 channels, got {tuple(input_shape)}; use resnet20 for others")

@@ -6,9 +6,12 @@ import math
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Gate, Linear
+from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def lenet300(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, widths: tuple[int, int] = (300, 100)
 ) -> nn.Sequential:
@@ -18,7 +21,11 @@ def lenet300(
         input_shape: Shape of one example; it is flattened.
         num_classes: Number of outputs.
         widths: Units of the two hidden layers.
+
+    Raises:
+        ConfigError: for sizes that are not whole numbers, at least 1.
     """
+    check_sizes("lenet300", input_shape, widths=(widths, 2), num_classes=num_classes)
     inputs = math.prod(input_shape)
     first, second = widths
     return nn.Sequential(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Conv2d, Gate, Linear
 from bayesprune.networks.images import check_images
+from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def lenet5(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, widths: tuple[int, int, int] = (20, 50, 500)
 ) -> nn.Sequential:
@@ -21,6 +24,7 @@ def lenet5(
     Raises:
         ConfigError: for inputs that are not images, or too small for two 5x5 convolutions with pooling.
     """
+    check_sizes("lenet5", input_shape, widths=(widths, 3), num_classes=num_classes)
     check_images("lenet5", input_shape, 16, "use lenet300 or resmlp for smaller inputs")
     channels, *size = input_shape
     first, second, hidden = widths

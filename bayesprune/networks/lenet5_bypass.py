@@ -6,10 +6,13 @@ from collections import OrderedDict
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
 from bayesprune.networks.images import check_images
+from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def lenet5_bypass(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, widths: tuple[int, int, int] = (20, 50, 500)
 ) -> nn.Sequential:
@@ -28,6 +31,7 @@ def lenet5_bypass(
     Raises:
         ConfigError: for inputs that are not images, or too small for two 5x5 convolutions with pooling.
     """
+    check_sizes("lenet5_bypass", input_shape, widths=(widths, 3), num_classes=num_classes)
     check_images("lenet5_bypass", input_shape, 16, "use lenet300 or resmlp for smaller inputs")
     channels, *size = input_shape
     first, second, hidden = widths

@@ -6,9 +6,12 @@ import math
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
+from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def resmlp(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, depth: int = 24, width: int = 64
 ) -> nn.Sequential:
@@ -19,7 +22,11 @@ def resmlp(
         num_classes: Number of outputs.
         depth: Number of gated branches.
         width: Width of the stream.
+
+    Raises:
+        ConfigError: for sizes that are not whole numbers, at least 1.
     """
+    check_sizes("resmlp", input_shape, num_classes=num_classes, depth=depth, width=width)
     branches = [Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU())) for _ in range(depth)]
     return nn.Sequential(
         nn.Flatten(),

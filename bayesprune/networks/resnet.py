@@ -6,11 +6,15 @@ from collections import OrderedDict
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate, Residual
 from bayesprune.networks.images import check_images, conv_norm, initialise
+from bayesprune.networks.sizes import check_sizes
 
 
+@checked_arguments
 def resnet(
     depth: int = 20,
     input_shape: tuple[int, ...] = (3, 32, 32),
@@ -36,6 +40,7 @@ def resnet(
     Raises:
         ConfigError: for another depth, inputs that are not images, or too small to be halved twice.
     """
+    depth = whole("resnet: depth", depth)
     blocks, rest = divmod(depth - 2, 6)
     if rest or blocks < 1:
         valid = [d for d in (6 * blocks + 2, 6 * blocks + 8) if d >= 8] or [8]
@@ -43,6 +48,7 @@ def resnet(
             f"resnet: depth must be 6n + 2 (n blocks of two layers in each of three stages), got {depth}; try "
             f"{' or '.join(map(str, valid))}"
         )
+    check_sizes("resnet", input_shape, num_classes=num_classes, width=width)
     check_images("resnet", input_shape, 4, "use lenet300 or resmlp for other inputs")
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["stem"] = nn.Sequential(*conv_norm(input_shape[0], width), nn.ReLU())

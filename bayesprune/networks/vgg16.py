@@ -6,13 +6,16 @@ from collections import OrderedDict
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
 from bayesprune.networks.images import check_images, conv_norm, initialise
+from bayesprune.networks.sizes import check_sizes
 
 STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))  # channels of the convolutions, in units of the width
 HIDDEN = 2  # fully connected layers before the last
 
 
+@checked_arguments
 def vgg16(input_shape: tuple[int, ...] = (3, 32, 32), num_classes: int = 10, *, width: int = 64) -> nn.Sequential:
     """Gated VGG16, logits ``(B, num_classes)`` from images ``(B, *input_shape)``.
 
@@ -33,6 +36,7 @@ def vgg16(input_shape: tuple[int, ...] = (3, 32, 32), num_classes: int = 10, *, 
     Raises:
         ConfigError: for inputs that are not images, or too small to be halved four times.
     """
+    check_sizes("vgg16", input_shape, num_classes=num_classes, width=width)
     check_images("vgg16", input_shape, 16, "use lenet300 or resmlp for other inputs, resnet for images from 4x4 on")
     channels, side = input_shape[0], min(input_shape[1:])
     parts: OrderedDict[str, nn.Module] = OrderedDict()

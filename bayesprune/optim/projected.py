@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 
 
@@ -25,9 +26,15 @@ class ProjectedGateSGD(torch.optim.Optimizer):
         ConfigError: for a step size that is negative or not finite.
     """
 
+    @checked_arguments
     def __init__(self, params: Iterable[Tensor], lr: float | Tensor):
-        if not isinstance(lr, Tensor) and not (math.isfinite(lr) and lr >= 0):
-            raise ConfigError(f"ProjectedGateSGD: lr must be finite and not negative, got {lr}")
+        if not isinstance(lr, Tensor):
+            lr = real("ProjectedGateSGD: lr", lr, 0, ends="[)")
+        elif not bool((torch.isfinite(lr) & (lr >= 0)).all()):
+            raise ConfigError("ProjectedGateSGD: every step size in lr must be finite and not negative")
+        params = list(params)
+        if not params:
+            raise ConfigError("ProjectedGateSGD: params holds no inclusion probabilities; give the gates' theta")
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
@@ -56,12 +63,17 @@ class ProjectedSGD(PyroOptim):
         ``SVI(bnn.model, bnn.guide, ProjectedSGD({"lr": 0.1}), loss=GateELBO())``
     """
 
+    @checked_arguments
     def __init__(
         self,
         optim_args: dict[str, Any],
         weights: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         weights_args: dict[str, Any] | None = None,
     ):
+        if set(optim_args) != {"lr"}:
+            raise ConfigError(
+                f"ProjectedSGD: optim_args must hold lr and nothing else, got {sorted(map(str, optim_args))}"
+            )
         super().__init__(weights, {"lr": 1e-3} if weights_args is None else weights_args)
         self.gate_args = optim_args
         ProjectedGateSGD([torch.zeros(1)], **optim_args)  # refuse bad arguments now, not at the first step

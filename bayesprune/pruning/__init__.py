@@ -5,7 +5,7 @@ from bayesprune.pruning.cost import cost
 from bayesprune.pruning.expected import MEASURES, ExpectedCost
 from bayesprune.pruning.export import export_onnx, export_torch
 from bayesprune.pruning.meter import measure_latency
-from bayesprune.pruning.modelfile import load, read_run, save
+from bayesprune.pruning.modelfile import load, read_run, save, unsavable
 from bayesprune.pruning.price import CostPrice, marginal_cost, prices, relative_cost
 from bayesprune.pruning.removal import RemovalMonitor, gates_left
 from bayesprune.pruning.shrink import kept_gates, shrink
@@ -29,4 +29,5 @@ __all__ = [
     "relative_cost",
     "save",
     "shrink",
+    "unsavable",
 ]

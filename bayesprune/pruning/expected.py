@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import Inputs
+from bayesprune.errors import ConfigError
 from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
 from bayesprune.graph.calls import is_depthwise
@@ -49,10 +52,11 @@ class ExpectedCost:
         TraceError: if the forward pass cannot be followed.
     """
 
+    @checked_arguments
     def __init__(
         self,
         net: nn.Module,
-        example: Tensor,
+        example: Inputs,
         measures: tuple[str, ...] = ("params", "macs"),
         seconds: Sequence[float] | None = None,
     ):
@@ -67,6 +71,8 @@ class ExpectedCost:
         self._fixed = torch.zeros(len(measures), dtype=torch.float64)
         self._costs: dict[tuple[fx.Node, str], Tensor] = {}
         self._add_parameters()
+        if seconds is not None and len(seconds) != len(calls):
+            raise ConfigError(f"ExpectedCost: seconds must hold one number for each of {len(calls)} calls")
         latency = {} if seconds is None else dict(zip(calls, seconds, strict=True))
         for measure, by_node in (("macs", macs), ("latency", latency)):
             for node, amount in by_node.items():
@@ -117,7 +123,7 @@ class ExpectedCost:
             return TERMS
         if self.presence.steps[node].out is None:
             return WHOLE
-        if isinstance(self.traced.module(node), (*ops.LINEARS, *ops.CONVOLUTIONS)):
+        if isinstance(self.traced.module(node), (*ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)):
             return ENTRIES if is_depthwise(self.traced.module(node)) else DENSE  # type: ignore[arg-type]
         return ENTRIES
 
@@ -146,7 +152,7 @@ class ExpectedCost:
         module, kind = self.traced.module(node), self._kind(node)
         if kind == DENSE:
             return DENSE if p is module.weight else ENTRIES  # type: ignore[union-attr]
-        cut = isinstance(module, (*ops.BATCH_NORMS, *ops.CONVOLUTIONS)) or (
+        cut = isinstance(module, (*ops.BATCH_NORMS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)) or (
             isinstance(module, nn.PReLU) and module.num_parameters > 1
         )
         return ENTRIES if kind == ENTRIES and cut else WHOLE

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.pruning.expected import ExpectedCost
 from bayesprune.types import Cost
@@ -17,6 +18,7 @@ LEAST = 1e-9
 """What a relative cost is taken to be at least, so that it has a logarithm."""
 
 
+@checked_arguments
 def relative_cost(
     expected: ExpectedCost, theta: Mapping[str, Tensor], reference: Mapping[str, float], weights: Mapping[str, float]
 ) -> Tensor:
@@ -33,6 +35,7 @@ def relative_cost(
     return torch.stack(logs).sum().exp()
 
 
+@checked_arguments
 def marginal_cost(
     expected: ExpectedCost, theta: Mapping[str, Tensor], reference: Mapping[str, float], weights: Mapping[str, float]
 ) -> tuple[float, dict[str, Tensor]]:
@@ -62,6 +65,7 @@ def marginal_cost(
     }
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class CostPrice:
     """Price structures at what they are expected to save: ρ_s = ∂/∂θ_s of 2ν √G.
@@ -80,10 +84,8 @@ class CostPrice:
     reference: Cost | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.nu) and self.nu > 0 and 0 <= self.params <= 1):
-            raise ConfigError(
-                f"CostPrice: expected nu > 0 and params in [0, 1], got nu={self.nu}, params={self.params}"
-            )
+        object.__setattr__(self, "nu", real("CostPrice: nu", self.nu, 0))
+        object.__setattr__(self, "params", real("CostPrice: params", self.params, 0, 1, "[]"))
 
     @property
     def weights(self) -> dict[str, float]:
@@ -118,7 +120,9 @@ class CostPrice:
         return prices(self.nu, marginal_cost(expected, theta, self.costs, self.weights)[1])
 
 
+@checked_arguments
 def prices(nu: float, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """ρ = ν times a derivative of the cost, by gate name; a least price for what saves nothing."""
+    nu = real("prices: nu", nu, 0, ends="[)")
     least = 1e-6 * nu / max(1, sum(part.numel() for part in gradient.values()))
     return {name: (nu * part).clamp(min=least) for name, part in gradient.items()}

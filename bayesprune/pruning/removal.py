@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
+
 
 class RemovalMonitor:
     """Watches every gate and names those whose structures may go.
@@ -19,9 +22,10 @@ class RemovalMonitor:
         device: Where θ lies.
     """
 
+    @checked_arguments
     def __init__(self, num_gates: int, patience: int = 2, device: torch.device | None = None):
-        self.patience = patience
-        self.agreed = torch.zeros(num_gates, dtype=torch.long, device=device)
+        self.patience = whole("RemovalMonitor: patience", patience)
+        self.agreed = torch.zeros(whole("RemovalMonitor: num_gates", num_gates, 0), dtype=torch.long, device=device)
 
     def check(self, theta: Tensor, gain: Tensor) -> Tensor:
         """Take one look.

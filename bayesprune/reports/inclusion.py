@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.reports.picture import LINE, OFF, ON, UNDECIDED, new_figure, save
 
@@ -40,6 +41,7 @@ class _Inputs:
         return [ON if matters else UNDECIDED for matters in self.truth.tolist()]
 
 
+@checked_arguments
 def draw_inclusion(
     probabilities: Tensor,
     path: str | Path,
@@ -103,8 +105,11 @@ def _read(probabilities: Tensor, names: Sequence[str] | None, truth: Tensor | No
     count = len(probabilities)
     given = {"names": names, "truth": truth, "errors": errors}
     for name, values in given.items():
-        if values is not None and len(values) != count:
-            raise ConfigError(f"draw_inclusion: expected one of {name} for each of {count} inputs, got {len(values)}")
+        if values is None:
+            continue
+        shape = tuple(values.shape) if isinstance(values, Tensor) else (len(values),)
+        if shape != (count,):
+            raise ConfigError(f"draw_inclusion: expected one of {name} for each of {count} inputs, got shape {shape}")
     return _Inputs(
         probabilities.detach().to("cpu", torch.float64),
         [f"x{k}" for k in range(count)] if names is None else names,

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import write_atomically
+from bayesprune.errors import ConfigError
 from bayesprune.reports.summary import CONVERGED
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 ON, UNDECIDED, OFF, LINE = "#2b6cb0", "#f2b263", "#e4e7eb", "#1a202c"
 
 
+@checked_arguments
 def draw_gates(thetas: Mapping[str, Sequence[Tensor]], path: str | Path, *, title: str = "") -> None:
     """Draw how θ of every gate moved, as PNG, written atomically.
 
@@ -34,7 +37,12 @@ def draw_gates(thetas: Mapping[str, Sequence[Tensor]], path: str | Path, *, titl
             epoch, as in `History.thetas`.
         path: File to write.
         title: What stands above the picture.
+
+    Raises:
+        ConfigError: if there is no gate.
     """
+    if not thetas:
+        raise ConfigError("draw_gates: thetas holds no gates; give those of a network that has some")
     paths = {name: torch.stack(list(path)) for name, path in thetas.items()}
     layers = {name: path for name, path in paths.items() if path.shape[1] > 1}
     branches = {name: path[:, 0] for name, path in paths.items() if path.shape[1] == 1}
@@ -68,10 +76,17 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write ``figure`` as PNG, atomically."""
+    """Write ``figure`` as PNG, atomically.
+
+    Raises:
+        ConfigError: if it cannot be written there.
+    """
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    write_atomically(Path(path), content.getvalue())
+    try:
+        write_atomically(Path(path), content.getvalue())
+    except OSError as error:
+        raise ConfigError(f"path {str(path)!r}: the picture cannot be written there: {error.strerror}") from error
 
 
 def colormap() -> Colormap:

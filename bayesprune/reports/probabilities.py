@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.reports.picture import OFF, ON, colormap, label, new_figure, save
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 
+@checked_arguments
 def draw_probabilities(
     thetas: Mapping[str, Tensor],
     path: str | Path,

@@ -7,6 +7,7 @@ from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.metrics import Bin, Calibration
 from bayesprune.reports.picture import LINE, ON, UNDECIDED, new_figure, save
 
@@ -17,6 +18,7 @@ _Z = 1.96
 """Standard deviations on either side of a 95 % interval."""
 
 
+@checked_arguments
 def draw_reliability(calibration: Calibration, path: str | Path, *, title: str = "") -> None:
     """Draw the reliability diagram of class probabilities, as PNG, written atomically.
 

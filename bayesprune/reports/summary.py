@@ -8,6 +8,7 @@ from math import isnan, nan
 
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.pruning import gates_left
 
 CONVERGED = 0.01
@@ -37,6 +38,7 @@ class GateSummary:
     high: float
 
 
+@checked_arguments
 def summarize(thetas: Mapping[str, Tensor], survivors: Mapping[str, Tensor]) -> list[GateSummary]:
     """One record for each gated module, in the order of ``thetas``.
 
@@ -48,6 +50,7 @@ def summarize(thetas: Mapping[str, Tensor], survivors: Mapping[str, Tensor]) -> 
     return [_summarize_one(name, theta, survivors.get(name)) for name, theta in thetas.items()]
 
 
+@checked_arguments
 def total(summaries: list[GateSummary]) -> GateSummary:
     """The record of all modules together, called ``all``."""
     start = sum(s.start for s in summaries)

@@ -9,9 +9,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.reports.summary import GateSummary, total
 
 
+@checked_arguments
 def gate_table(summaries: list[GateSummary], title: str) -> Table:
     """The gates of a run, one row for each gated module and one for all together.
 
@@ -30,6 +32,7 @@ def gate_table(summaries: list[GateSummary], title: str) -> Table:
     return table
 
 
+@checked_arguments
 def result_table(result: Mapping[str, Any]) -> Table:
     """What a finished run arrived at: the compacted network next to the one it started from.
 
@@ -53,6 +56,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+@checked_arguments
 def score_table(score: Mapping[str, Any]) -> Table:
     """What `bayesprune evaluate` measured.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.selection.regression import Regression, reduce
 
@@ -38,6 +39,7 @@ class ExactPosterior:
     log_evidence: float
 
 
+@checked_arguments
 def enumerate_models(
     x: Tensor,
     y: Tensor,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesprune.errors import ConfigError
+from bayesprune.checked import real, whole
 
 FRIEDMAN_INPUTS = 5
+LARGEST_SEED = 2**32 - 1
 """Inputs that Friedman's function depends on, the first ones."""
 
 
@@ -60,21 +61,17 @@ def sparse_regression(
     Raises:
         ConfigError: for sizes or scales out of their range.
     """
-    _check_sizes("sparse_regression", num_data, num_inputs, noise_scale)
-    if not 0 <= num_active <= num_inputs:
-        raise ConfigError(
-            f"sparse_regression: num_active must be from 0 to the number of inputs, {num_inputs}, got {num_active}"
-        )
-    if not -1 < correlation < 1:
-        raise ConfigError(f"sparse_regression: correlation must be in (-1, 1), got {correlation}")
-    if not 0 < effect < math.inf:
-        raise ConfigError(f"sparse_regression: effect must be positive and finite, got {effect}; signs are drawn")
+    num_data, num_inputs, noise_scale = _sizes("sparse_regression", num_data, num_inputs, noise_scale)
+    num_active = whole("sparse_regression: num_active", num_active, 0, num_inputs, hint="it counts inputs")
+    correlation = real("sparse_regression: correlation", correlation, -1, 1)
+    effect = real("sparse_regression: effect", effect, 0, hint="signs are drawn")
+    seed = whole("sparse_regression: seed", seed, 0, LARGEST_SEED)
     generator = torch.Generator().manual_seed(seed)
     x = _autoregressive(num_data, num_inputs, correlation, generator)
     active = torch.randperm(num_inputs, generator=generator)[:num_active]
-    signs = 2.0 * torch.randint(2, (num_active,), generator=generator) - 1
-    coefficients = torch.zeros(num_inputs).index_put_((active,), effect * signs)
-    noise = noise_scale * torch.randn(num_data, generator=generator)
+    signs = 2 * torch.randint(2, (num_active,), generator=generator).float() - 1
+    coefficients = torch.zeros(num_inputs, dtype=torch.float32).index_put_((active,), effect * signs)
+    noise = noise_scale * torch.randn(num_data, generator=generator, dtype=torch.float32)
     return SelectionProblem(x, x @ coefficients + noise, coefficients != 0, coefficients)
 
 
@@ -96,12 +93,11 @@ def friedman_regression(num_data: int, num_inputs: int, *, noise_scale: float = 
     """
     from sklearn.datasets import make_friedman1  # slow to import
 
-    _check_sizes("friedman_regression", num_data, num_inputs, noise_scale)
-    if num_inputs < FRIEDMAN_INPUTS:
-        raise ConfigError(
-            f"friedman_regression: expected at least {FRIEDMAN_INPUTS} inputs, on which the function depends, "
-            f"got {num_inputs}"
-        )
+    num_data, num_inputs, noise_scale = _sizes("friedman_regression", num_data, num_inputs, noise_scale)
+    num_inputs = whole(
+        "friedman_regression: num_inputs", num_inputs, FRIEDMAN_INPUTS, hint="the function depends on five"
+    )
+    seed = whole("friedman_regression: seed", seed, 0, LARGEST_SEED)
     x, y = make_friedman1(num_data, num_inputs, noise=noise_scale, random_state=seed)
     support = torch.arange(num_inputs) < FRIEDMAN_INPUTS
     return SelectionProblem(torch.from_numpy(x).float(), torch.from_numpy(y).float(), support, None)
@@ -113,12 +109,13 @@ def _autoregressive(num_data: int, num_inputs: int, correlation: float, generato
     lag = (step[:, None] - step).clamp(min=0)
     mixing = (correlation ** lag.float()).tril()
     mixing[:, 1:] *= math.sqrt(1 - correlation**2)
-    return torch.randn(num_data, num_inputs, generator=generator) @ mixing.T
+    return torch.randn(num_data, num_inputs, generator=generator, dtype=torch.float32) @ mixing.T
 
 
-def _check_sizes(where: str, num_data: int, num_inputs: int, noise_scale: float) -> None:
-    """Refuse a problem without examples or inputs, or with noise of no standard deviation."""
-    if num_data < 1 or num_inputs < 1:
-        raise ConfigError(f"{where}: expected at least one example and one input, got {num_data} and {num_inputs}")
-    if not 0 <= noise_scale < math.inf:
-        raise ConfigError(f"{where}: noise_scale must be 0 or positive, and finite, got {noise_scale}")
+def _sizes(where: str, num_data: int, num_inputs: int, noise_scale: float) -> tuple[int, int, float]:
+    """The three as plain numbers; refuses no examples or inputs, and noise of no standard deviation."""
+    return (
+        whole(f"{where}: num_data", num_data),
+        whole(f"{where}: num_inputs", num_inputs),
+        real(f"{where}: noise_scale", noise_scale, 0, ends="[)"),
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError, DataError
 
 
@@ -75,17 +76,11 @@ def reduce(
     """
     _check_data(x, y)
     inclusion = _prior(inclusion, x.shape[1])
-    for name, scale in (("slab_scale", slab_scale), ("noise_scale", noise_scale)):
-        if not 0 < scale < math.inf:
-            raise ConfigError(
-                f"spike-and-slab regression: {name} must be a positive, finite standard deviation, got {scale}; "
-                "for standardised targets 1 is a usual choice"
-            )
-    if not intercept_scale >= 0:
-        raise ConfigError(
-            "spike-and-slab regression: intercept_scale must be a standard deviation from 0 (no intercept) to infinity "
-            f"(flat prior), got {intercept_scale}; leave it out for the flat prior"
-        )
+    where, usual = "spike-and-slab regression", "for standardised targets 1 is a usual choice"
+    slab_scale = real(f"{where}: slab_scale", slab_scale, 0, hint=usual)
+    noise_scale = real(f"{where}: noise_scale", noise_scale, 0, hint=usual)
+    meaning = "0 stands for no intercept, infinity for a flat prior"
+    intercept_scale = real(f"{where}: intercept_scale", intercept_scale, 0, math.inf, "[]", hint=meaning)
     x, y = x.detach().to("cpu", torch.float64), y.detach().to("cpu", torch.float64)
     spread = math.hypot(1, math.sqrt(len(y)) * intercept_scale / noise_scale)  # of the mean, in noise's units
     x, y = ((values - (1 - 1 / spread) * values.mean(0)) / noise_scale for values in (x, y))

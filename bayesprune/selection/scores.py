@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 
 RESOLUTION = 1e-6
@@ -27,6 +29,7 @@ class Recovery(NamedTuple):
     fdp: float
 
 
+@checked_arguments
 def power_and_fdr(selected: Tensor, support: Tensor) -> Recovery:
     """Compare a selection of inputs with the truth.
 
@@ -48,6 +51,7 @@ def power_and_fdr(selected: Tensor, support: Tensor) -> Recovery:
     return Recovery(power=hits / active if active else math.nan, fdp=(chosen - hits) / chosen if chosen else 0.0)
 
 
+@checked_arguments
 def select(probabilities: Tensor, fdr: float = 0.1) -> Tensor:
     """The largest set of inputs whose expected false discovery rate is at most ``fdr``.
 
@@ -66,8 +70,7 @@ def select(probabilities: Tensor, fdr: float = 0.1) -> Tensor:
     Raises:
         ConfigError: for a level or probabilities outside [0, 1], or NaN.
     """
-    if not 0 <= fdr <= 1:
-        raise ConfigError(f"select: fdr must be a rate in [0, 1], got {fdr}; 0.05 to 0.2 are usual")
+    fdr = real("select: fdr", fdr, 0, 1, "[]", hint="0.05 to 0.2 are usual")
     if probabilities.dim() != 1 or not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
         raise ConfigError(
             f"select: expected inclusion probabilities in [0, 1], shape (d,), got shape {tuple(probabilities.shape)} "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.selection.regression import Regression, reduce
 
@@ -31,6 +32,7 @@ class MeanField:
     log_evidence: float
 
 
+@checked_arguments
 def mean_field(
     x: Tensor,
     y: Tensor,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from bayesprune.arguments import shown
+from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network
@@ -100,7 +101,13 @@ class BayesPruneEstimator(BaseEstimator):
         x = inputs.transform(X)
         constant = np.ptp(x, axis=0) < 0.5  # all others have standard deviation 1
         absent = constant & ~constant.all()
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        try:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        except ValueError as error:
+            raise ConfigError(
+                "random_state must be a whole number, from 0 to 2**32 - 1, a RandomState, or None, got "
+                f"{shown(self.random_state)}"
+            ) from error
         with own_random_state(seed), one_thread():
             net = gated_mlp(len(x), self._hidden(), outputs, absent)
             bnn, history = recipe.train(net, likelihood, _float(x), y, _float(weights))
@@ -114,27 +121,26 @@ class BayesPruneEstimator(BaseEstimator):
 
     def _recipe(self, rows: int) -> Recipe:
         """How to train on so many rows."""
-        automatic = self.batch_size == "auto"
-        if not automatic and (isinstance(self.batch_size, str) or self.batch_size < 1):
-            raise ConfigError(f"batch_size must be 'auto' or a number of rows, at least 1, got {self.batch_size!r}")
-        batch = chosen_batch_size(rows) if automatic else int(self.batch_size)
-        for name, least in (("epochs", 1), ("num_samples", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < least:
-                raise ConfigError(f"{name} must be a whole number, at least {least}, got {value!r}")
-        for name, most in (("temperature", math.inf), ("learning_rate", math.inf), ("prior_inclusion", 1.0)):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 < float(value) < most:
-                raise ConfigError(f"{name} must be a number between 0 and {most:g}, got {value!r}")
-        return Recipe(self.slab, self.temperature, self.prior_inclusion, self.epochs, batch, self.learning_rate)
+        automatic = isinstance(self.batch_size, str) and self.batch_size == "auto"
+        batch = chosen_batch_size(rows) if automatic else whole("batch_size", self.batch_size, hint="or give 'auto'")
+        whole("num_samples", self.num_samples, 0)
+        return Recipe(
+            self.slab,
+            real("temperature", self.temperature, 0),
+            real("prior_inclusion", self.prior_inclusion, 0, 1),
+            whole("epochs", self.epochs),
+            batch,
+            real("learning_rate", self.learning_rate, 0),
+        )
 
     def _hidden(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
         sizes = self.hidden_layer_sizes
-        if isinstance(sizes, str) or not isinstance(sizes, Iterable) or not all(map(_is_width, sizes)):
+        several = isinstance(sizes, Iterable) and not isinstance(sizes, str) and getattr(sizes, "ndim", 1) == 1
+        if not (several and all(map(_is_width, sizes))):
             raise ConfigError(
                 "hidden_layer_sizes must hold the number of units of each hidden layer, at least 1: (50,), or nothing, "
-                f"(), for a linear model; got {sizes!r}"
+                f"(), for a linear model; got {shown(sizes)}"
             )
         return tuple(int(size) for size in sizes)
 
@@ -149,7 +155,7 @@ class BayesPruneEstimator(BaseEstimator):
 
 
 def _is_width(size: Any) -> bool:
-    return isinstance(size, Integral) and int(size) >= 1
+    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
 
 
 def gathered(predictions: Iterator[Prediction], part: Callable[[Any], Tensor]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.data.batches import ShuffledBatches
 from bayesprune.data.shards import cut_epoch
 from bayesprune.distributions import FixedInclusion
@@ -33,6 +34,7 @@ and an epoch is short."""
 _RANDOM_STATE = threading.RLock()
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Recipe:
     """How to train a gated network on a table.
@@ -82,7 +84,7 @@ class Recipe:
         temperature = self.temperature if normal else 1.0
         settings = Settings(lr=self.learning_rate, temperature=temperature, schedule=PHASES)
         # Under a fixed prior gates end between 0 and 1: all of them stay, and predictions are averages over them.
-        return bnn, fit(bnn, loader, epochs=self.epochs, prune=False, settings=settings)
+        return bnn, fit(bnn, loader, epochs=self.epochs, prune=False, settings=settings, progress=False)
 
     def prior(self, net: nn.Module, rows: int) -> FixedInclusion:
         """λ of every gate.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.pruning import MEASURES
 
@@ -23,6 +25,7 @@ NEGLIGIBLE = 1e-6
 """Savings relative to the largest one that count as this much: what saves nothing has no ratio of harm to saving."""
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Budget:
     """At most this fraction of what the network costs at the start, with all gates on.
@@ -42,13 +45,12 @@ class Budget:
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
             raise ConfigError(f"budget: unknown measure {self.measure!r}; known are {', '.join(sorted(MEASURES))}")
-        if not 0 < self.fraction < 1:
-            raise ConfigError(
-                f"budget: expected a fraction of the starting cost between 0 and 1, got {self.fraction}; macs=0.4 "
-                "allows 40 % of the multiply-adds"
-            )
+        what = "budget: the fraction of the starting cost"
+        fraction = real(what, self.fraction, 0, 1, hint="macs=0.4 allows 40 % of the multiply-adds")
+        object.__setattr__(self, "fraction", fraction)
 
     @classmethod
+    @checked_arguments
     def parse(cls, text: str) -> Budget:
         """The budget written as ``MEASURE=FRACTION``, such as ``macs=0.4``.
 

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.errors import RankError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Gate
 from bayesprune.training.compiled import BranchCompiler
 from bayesprune.training.devices import check_device, check_precision, check_strategy, fabric, memory_errors
+from bayesprune.training.layout import has_strided_pointwise
 
 if TYPE_CHECKING:
     from bayesprune.training.sharded import Shards
@@ -51,13 +53,15 @@ class Engine:
         is_main: Whether this is process 0, which writes files.
         divides: Whether processes divide the weights among them.
         memory_format: How images and the weights of convolutions are laid out: channels last on CUDA, unless weights
-            are divided.
+            are divided; on the CPU as they come, but contiguous from the first network on that torch would write out
+            of bounds for otherwise, see `layout`.
 
     Raises:
         ConfigError: for a device that is not there, a number format that it lacks, devices that do not suit the
             processes, or a strategy that does not suit them.
     """
 
+    @checked_arguments
     def __init__(
         self,
         device: str | torch.device = "cpu",
@@ -96,10 +100,14 @@ class Engine:
                 the order of memory, and give wrong steps where these differ.
         """
         net.to(self.device)
-        if self.memory_format == torch.channels_last:
+        if self.device.type == "cpu" and has_strided_pointwise(net):
+            self.memory_format = torch.contiguous_format
+        if self.memory_format != torch.preserve_format:
             for module in net.modules():
                 if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                    module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+                    for weight in module.parameters(recurse=False):  # of Normal weights means and log scales
+                        if weight.dim() == 4:
+                            weight.data = weight.data.to(self.device, memory_format=self.memory_format)
         if optimizer is not None:
             _align(optimizer)
         if self._compiler is not None:
@@ -135,7 +143,7 @@ class Engine:
 
     # several processes ---------------------------------------------------------------------------------------------
 
-    def wrap(self, net: nn.Module) -> Callable[..., Any]:
+    def wrap(self, net: BayesianNet) -> Callable[..., Any]:
         """What to call instead of ``net`` in the pass whose gradients count; for a smaller network, again.
 
         With one process it is ``net``; so it is where weights are divided, since `sharded` sees to it all. With
@@ -144,9 +152,10 @@ class Engine:
         optimiser passes over them. θ and buffers are left alone: the gates' parameters share the storage of one vector
         whose gradient `mean` averages. All weights start as process 0 has them.
         """
-        if self._fabric is None or self.world_size == 1 or self.divides:
+        frozen = not any(parameter.requires_grad for parameter in net.weights().values())
+        if self._fabric is None or self.world_size == 1 or self.divides or frozen:
             return net
-        names = [f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate)]
+        names = ["theta", *(f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate))]
         names += [name for name, _ in net.named_buffers()]
         names += [name for name, _ in net.named_parameters() if name.startswith("likelihood.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, names)

@@ -53,7 +53,7 @@ class EpochRow:
     expected: float = math.nan
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """The record of a run.
 
@@ -70,6 +70,18 @@ class History:
     removals: list[Removal] = field(default_factory=list)
     thetas: dict[str, list[Tensor]] = field(default_factory=dict)
     branches_computed: float = math.nan
+
+    def __repr__(self) -> str:
+        """Epochs, the last loss and what is left, in one line."""
+        if not self.rows:
+            return "History(no epoch yet)"
+        last = self.rows[-1]
+        epochs = "1 epoch" if last.epoch == 1 else f"{last.epoch} epochs"
+        gates = sum(len(path[0]) for path in self.thetas.values()) or last.gates_left
+        return (
+            f"History({epochs}, loss {last.loss:.4f}, gates left {last.gates_left:,} of {gates:,}, "
+            f"params {last.params:,})"
+        )
 
     def write_csv(self, path: Path) -> None:
         """Write the rows as CSV, atomically."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.pruning import ExpectedCost, compact, cost, marginal_cost, measure_latency, prices, relative_cost
@@ -35,19 +36,25 @@ class Prices:
             settling on, the cost of the network that `compact` gives; NaN where prices are constant.
 
     Raises:
-        ConfigError: for a budget below what is left when all structures are off that may be.
+        ConfigError: for a budget below what is left when all structures are off that may be, and for a price or budget
+            in place of a prior with fixed inclusion probabilities.
     """
 
     def __init__(
         self,
         net: BayesianNet,
-        example: Tensor,
+        example: Inputs,
         settings: Settings,
         schedule: Schedule,
         broadcast: Callable[[Any], Any] = lambda value: value,
     ):
         self.net, self.example, self.schedule, self._broadcast = net, example, schedule, broadcast
         self.price, self.budget = settings.price, settings.budget
+        if net.fixed_prior and (self.price is not None or self.budget is not None):
+            raise ConfigError(
+                f"fit: Settings.{'price' if self.budget is None else 'budget'} would overwrite what the FixedInclusion "
+                "prior says about each gate; leave it out, or build the BayesianNet with a FlatteningPrior"
+            )
         self._temperature = settings.temperature
         self.nu = self.expected = self._beginning = math.nan
         self._multiplier = Multiplier()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import cos, pi
 
+from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 
 WARMUP = 200
@@ -21,6 +22,8 @@ COUNTS = 10
 """How often a run counts the parameters that a fit has taken, about: a count may take as long as many steps."""
 BUDGET_BY = 0.8
 """After which share of sampling a budget is to be met."""
+FRACTIONS = "sample_from", "settle_from", "fine_tune_from", "slab_by"
+"""The fields of `Schedule` that are fractions of a run."""
 PHASES: dict[str, dict[str, float]] = {
     "point": {},
     "normal": {"slab_by": 0.3, "sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
@@ -63,7 +66,7 @@ class Schedule:
         slab_by: Fraction over which the divergence of Normal weights rises to count in full.
 
     Raises:
-        ConfigError: for fewer than one epoch or step, or phases that are not in order.
+        ConfigError: for fewer than one epoch or step, numbers outside their range, or phases that are not in order.
     """
 
     epochs: int
@@ -80,18 +83,13 @@ class Schedule:
     slab_by: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.steps_per_epoch < 1:
-            raise ConfigError(
-                f"Schedule: a run needs at least one epoch of one step, got {self.epochs} of {self.steps_per_epoch}"
-            )
-        counts = self.checks_per_epoch, self.settle_batches, self.settle_draws
-        if min(counts) < 1 or not (self.settle_share > 0 and self.travel > 0 and 0 < self.last <= 1):
-            raise ConfigError(
-                "Schedule: expected checks_per_epoch >= 1, settle_batches >= 1, settle_draws >= 1, settle_share > 0, "
-                f"travel > 0 and 0 < last <= 1, got {', '.join(map(str, counts))}, {self.settle_share}, {self.travel}, "
-                f"{self.last}"
-            )
-        if not 0 <= self.sample_from <= self.settle_from <= self.fine_tune_from <= 1:
+        for name in ("epochs", "steps_per_epoch", "checks_per_epoch", "settle_batches", "settle_draws"):
+            object.__setattr__(self, name, whole(f"Schedule: {name}", getattr(self, name)))
+        for name in ("settle_share", "travel"):
+            object.__setattr__(self, name, real(f"Schedule: {name}", getattr(self, name), 0))
+        for name, ends in (("last", "(]"), *((name, "[]") for name in FRACTIONS)):
+            object.__setattr__(self, name, real(f"Schedule: {name}", getattr(self, name), 0, 1, ends))
+        if not self.sample_from <= self.settle_from <= self.fine_tune_from:
             raise ConfigError(
                 "Schedule: expected 0 <= sample_from <= settle_from <= fine_tune_from <= 1, got "
                 f"{self.sample_from}, {self.settle_from}, {self.fine_tune_from}"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import Estimator
 from bayesprune.pruning import CostPrice
 from bayesprune.training.budget import Budget
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Settings:
     """How `fit` trains, with defaults that serve.
@@ -23,11 +25,11 @@ class Settings:
         lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it.
         optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's
             density enters as coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW
-            does not).
+            does not). It is tried on small weights before training, see `bayesprune.optim.trial`.
         price: Price structures at what they are expected to save, instead of by the prior's constant log γ; see
-            `CostPrice`.
+            `CostPrice`. Not with a `FixedInclusion` prior, which says itself what gates cost.
         budget: What the network may cost in the end, instead of a price: ν is then found while training, see
-            `Multiplier`.
+            `Multiplier`. Not with a `FixedInclusion` prior either.
         estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
         every: Take a step on θ at every so-many-th step of the weights.
         temperature: How much the divergence of Gaussian slabs from their prior counts while training: 1 is the evidence
@@ -35,6 +37,10 @@ class Settings:
             prices of gates are not multiplied by it.
         schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
         patience: Consecutive checks that must agree before a structure is removed.
+
+    Raises:
+        ConfigError: for numbers that are not positive and finite, or not whole where they count; for a price beside a
+            budget.
     """
 
     lr: float = 3e-3
@@ -48,13 +54,11 @@ class Settings:
     patience: int = 2
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr >= 0):
-            raise ConfigError(f"Settings: lr must be finite and not negative, got {self.lr}")
-        if self.every < 1 or self.patience < 1:
-            raise ConfigError(f"Settings: every and patience must be at least 1, got {self.every} and {self.patience}")
-
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"Settings: temperature must be positive and finite, got {self.temperature}")
+        rest = "to let weights rest, set their requires_grad to False"
+        object.__setattr__(self, "lr", real("Settings: lr", self.lr, 0, hint=rest))
+        object.__setattr__(self, "temperature", real("Settings: temperature", self.temperature, 0))
+        for name in ("every", "patience"):
+            object.__setattr__(self, name, whole(f"Settings: {name}", getattr(self, name)))
         if self.price is not None and self.budget is not None:
             raise ConfigError(
                 f"Settings: price (nu={self.price.nu}) and budget ({self.budget}) exclude each other, because a budget "

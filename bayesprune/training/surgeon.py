@@ -64,11 +64,11 @@ class Surgeon:
             return False
         off = {name: mask for name, mask in self.net.by_gate(ready).items() if bool(mask.any())}
         try:
-            smaller, index = shrink(self.net.net, off)
+            smaller, index = shrink(self.net.net, off, example_input=self.net.example_input)
         except GateError:  # a layer would be left empty
             self._spare_last(off)
             try:
-                smaller, index = shrink(self.net.net, off)
+                smaller, index = shrink(self.net.net, off, example_input=self.net.example_input)
             except GateError as error:
                 warnings.warn(f"removal put off: {error}", stacklevel=2)
                 self.monitor.reset()
@@ -89,7 +89,7 @@ class Surgeon:
             return
         off = {name: part <= 0.5 for name, part in self.net.by_gate(self.net.theta.detach()).items()}
         try:
-            shrink(self.net.net, off)
+            shrink(self.net.net, off, example_input=self.net.example_input)
         except GateError:
             self._spare_last(off)
 
@@ -124,7 +124,7 @@ class Surgeon:
             alive = torch.isin(origin, survivors.get(name, none))
             if not bool(alive.all()):
                 off[name] = ~alive
-        return shrink(self.net.net, off) if off else None
+        return shrink(self.net.net, off, example_input=self.net.example_input) if off else None
 
     def _log(self, step: int, smaller: nn.Module, index: IndexMap) -> None:
         kept = kept_gates(self.net.net, index)

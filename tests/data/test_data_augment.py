@@ -182,7 +182,7 @@ def test_on_its_own_device_a_split_is_not_copied(splits):
 
 
 def test_settings_that_cannot_work(splits):
-    with pytest.raises(ConfigError, match="pad must be 0 or more, got -1"):
+    with pytest.raises(ConfigError, match="pad must be a whole number, at least 0, got -1"):
         Augment(-1)
     with pytest.raises(ConfigError, match=r"smaller than the images, which are 5 x 6 .* got 5"):
         loaders(splits, 8, 0, augment=Augment(5))

@@ -37,9 +37,9 @@ def decoded(monkeypatch):
     counts = []
     decode = folder_module._decode
 
-    def counting(listing):
-        counts.append(len(listing.samples))
-        return decode(listing)
+    def counting(paths):
+        counts.append(len(paths))
+        return decode(paths)
 
     monkeypatch.setattr(folder_module, "_decode", counting)
     return counts

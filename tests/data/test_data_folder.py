@@ -1,11 +1,15 @@
 """Images in folders named after their classes."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from bayesprune.data import load
+from bayesprune.data.listing import list_images
 from bayesprune.errors import DataError
 
 CLASSES = ("ant", "bee", "cow")
@@ -122,3 +126,85 @@ def test_a_damaged_picture(folder, keep):
     path = folder / "train" / "bee" / "1.png"
     path.write_bytes(path.read_bytes()[:keep])
     verify_refusal(folder, "expected an image in", path, "replace or remove it")
+
+
+def verify_listed_as_torchvision(path):
+    """Files and labels of both splits are those of `torchvision.datasets.ImageFolder`."""
+    for part in PER_CLASS:
+        mine, theirs = list_images(path / part), ImageFolder(str(path / part))
+        assert mine.classes == theirs.classes
+        assert list(zip(mine.paths, mine.labels, strict=True)) == theirs.samples
+
+
+def test_the_listing_is_that_of_torchvision(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "train" / "ant" / "more" / "deep").mkdir(parents=True)
+    for name in ("more/Z.PNG", "more/deep/a.png", "more.png", "notes.txt", ".hidden.png"):
+        (folder / "train" / "ant" / name).write_bytes((folder / "train" / "ant" / "1.png").read_bytes())
+    (folder / "train" / "bee" / "linked.png").symlink_to(folder / "train" / "bee" / "0.png")
+    (folder / "test" / "cow").rename(elsewhere / "cow")
+    (folder / "test" / "cow").symlink_to(elsewhere / "cow", target_is_directory=True)
+    (folder / "test" / "stray.png").write_bytes(b"")
+    verify_listed_as_torchvision(folder)
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("train/loop", "train"),
+        ("train/ant/loop", "train/ant"),
+        ("train/ant/loop", "train"),
+        ("train/ant/loop", "."),
+        ("train/ant/loop", "/"),
+    ],
+)
+def test_a_link_to_a_folder_above_adds_nothing(folder, link, target):
+    before = load(f"imagefolder:{folder}")
+    (folder / link).symlink_to(folder / target, target_is_directory=True)
+    splits = load(f"imagefolder:{folder}")
+    assert splits.num_classes == 3
+    assert splits.train.images.equal(before.train.images) and splits.train.labels.equal(before.train.labels)
+
+
+def test_links_round_a_circle_elsewhere_end(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name, other in (("a", "b"), ("b", "a")):
+        (elsewhere / name).mkdir()
+        Image.new("RGB", (6, 5)).save(elsewhere / name / "x.png")
+        (elsewhere / name / "on").symlink_to(elsewhere / other, target_is_directory=True)
+        (elsewhere / name / "up").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "train" / "cow" / "far").symlink_to(elsewhere / "a", target_is_directory=True)
+    found = list_images(folder / "train").paths[-6:]
+    cow = folder / "train" / "cow"
+    assert found == [*(str(cow / f"{k}.png") for k in range(4)), str(cow / "far/x.png"), str(cow / "far/on/x.png")]
+
+
+@pytest.mark.parametrize(("link", "target"), [("train/dog", "train/cow"), ("train/bee/ant", "train/ant")])
+def test_two_classes_that_share_a_folder_are_refused(folder, link, target):
+    (folder / link).symlink_to(folder / target, target_is_directory=True)
+    verify_refusal(folder, "expected every folder in one class", folder / target, folder / link, "remove the link")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder):
+    path = folder / "train" / "ant" / "x.png"
+    os.mkfifo(path)
+    verify_refusal(folder, "expected an image in", path, "a pipe, a socket or a device", "replace or remove it")
+
+
+def test_a_broken_link_is_refused(folder):
+    path = folder / "test" / "ant" / "x.png"
+    path.symlink_to(folder / "nowhere.png")
+    verify_refusal(folder, "expected an image in", path, "No such file", "replace or remove it")
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("ant"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr("bayesprune.data.listing.os.scandir", refuse)
+    with pytest.raises(DataError, match=r"could not list .*Permission denied.*check the permissions"):
+        load(f"imagefolder:{folder}")

@@ -181,11 +181,16 @@ def test_wide_layers_are_dear_and_their_price_is_kept_where_their_probability_is
 
 
 @pytest.mark.parametrize(
-    ("widths", "num_data", "c"),
-    [([5, 3], 10, 1e-9), ([5, 0, 3], 10, 1e-9), ([5, 4, 3], 0, 1e-9), ([5, 4, 3], 10, -1.0)],
+    ("widths", "num_data", "c", "message"),
+    [
+        ([5, 3], 10, 1e-9, r"at least one hidden layer and outputs, got \[5, 3\]"),
+        ([5, 0, 3], 10, 1e-9, "each of the widths must be a whole number, at least 1, got 0"),
+        ([5, 4, 3], 0, 1e-9, "num_data must be a whole number, at least 1, got 0"),
+        ([5, 4, 3], 10, -1.0, "c must be finite and not negative, got -1.0"),
+    ],
 )
-def test_layer_adaptive_prices_refuse(widths: list[int], num_data: int, c: float) -> None:
-    with pytest.raises(ConfigError, match="at least one hidden layer and outputs, all at least 1, num_data >= 1"):
+def test_layer_adaptive_prices_refuse(widths: list[int], num_data: int, c: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"layer_adaptive_log_gamma: .*{message}"):
         layer_adaptive_log_gamma(widths, num_data, c)
 
 

@@ -198,7 +198,7 @@ def test_predict_with_no_samples_uses_the_mode_in_eval_mode_and_leaves_the_mode_
 
 def test_predict_refuses() -> None:
     case = Case(nets.units)
-    with pytest.raises(ConfigError, match="num_samples must not be negative, got -1"):
+    with pytest.raises(ConfigError, match="num_samples must be a whole number, at least 0, got -1"):
         case.net.predict(case.x, num_samples=-1)
     case.x[2, 1] = float("nan")
     with pytest.raises(DataError, match="inputs hold NaN or infinite values"):
@@ -211,7 +211,7 @@ def test_predict_refuses() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_data": 0}, "num_data must be the number of training examples, at least 1, got 0"),
+        ({"num_data": 0}, "num_data must be a whole number, at least 1, got 0; it is the number of training examples"),
         ({"num_data": 9, "weight_precision": -1.0}, "weight_precision must be finite and not negative, got -1.0"),
         ({"num_data": 9, "weight_precision": float("inf")}, "weight_precision must be finite"),
         ({"num_data": 9, "likelihood": "poisson"}, "unknown likelihood 'poisson'"),

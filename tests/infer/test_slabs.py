@@ -652,7 +652,7 @@ def test_refused() -> None:
     with pytest.raises(ConfigError, match="weights are Normal already; pass slab='normal'"):
         BayesianNet(net, num_data=5)
     for value in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match="slab_scale must be positive and finite, or None"):
+        with pytest.raises(ConfigError, match=r"slab_scale must be positive and finite, got .*; None learns it"):
             BayesianNet(dense(), num_data=5, slab="normal", slab_scale=value)
     with pytest.raises(ConfigError, match="unknown slab 'cauchy'; known are point, normal"):
         BayesianNet(dense(), num_data=5, slab="cauchy")

@@ -153,7 +153,7 @@ def test_wrong_size_is_refused_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 0}, "size must be at least 1, got 0"),
+        ({"size": 0}, "size must be a whole number, at least 1, got 0"),
         ({"size": 2, "theta": 1.5}, r"theta must be in \[0, 1\], got 1.5"),
         ({"size": 2, "theta": -0.1}, r"theta must be in \[0, 1\], got -0.1"),
         ({"size": 2, "theta": float("nan")}, r"theta must be in \[0, 1\], got nan"),

@@ -130,10 +130,12 @@ def test_both_kinds_of_gates_at_once() -> None:
     assert not [m for m in small.modules() if isinstance(m, Gate)]
 
 
-@pytest.mark.parametrize(("depth", "advice"), [(-4, "8"), (2, "8"), (7, "8"), (18, "14 or 20"), (57, "56 or 62")])
+@pytest.mark.parametrize(("depth", "advice"), [(2, "8"), (7, "8"), (18, "14 or 20"), (57, "56 or 62")])
 def test_other_depths_are_refused_with_those_next_to_them(depth: int, advice: str) -> None:
     with pytest.raises(ConfigError, match=rf"depth must be 6n \+ 2 .*, got {depth}; try {advice}$"):
         resnet(depth)
+    with pytest.raises(ConfigError, match="depth must be a whole number, at least 1, got -4"):
+        resnet(-4)
 
 
 @pytest.mark.parametrize("shape", [(784,), (28, 28), (3, 3, 32), (1, 32, 2)])

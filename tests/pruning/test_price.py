@@ -76,10 +76,10 @@ def test_what_saves_nothing_has_a_least_price() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"nu": 0.0}, "expected nu > 0"),
-        ({"nu": -1.0}, "expected nu > 0"),
-        ({"nu": float("inf")}, "got nu=inf"),
-        ({"nu": 1.0, "params": 1.5}, r"params in \[0, 1\], got nu=1.0, params=1.5"),
+        ({"nu": 0.0}, "nu must be positive and finite, got 0.0"),
+        ({"nu": -1.0}, "nu must be positive and finite, got -1.0"),
+        ({"nu": float("inf")}, "nu must be positive and finite, got inf"),
+        ({"nu": 1.0, "params": 1.5}, r"params must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_refused(arguments: dict[str, float], message: str) -> None:

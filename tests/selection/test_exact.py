@@ -161,10 +161,14 @@ def test_the_largest_enumeration_takes_less_than_a_second() -> None:
         ({"inclusion": 1.5}, ConfigError, r"probabilities in \[0, 1\], got 1.5; give π"),
         ({"inclusion": torch.tensor([0.5, math.nan])}, ConfigError, "got nan"),
         ({"inclusion": torch.tensor([0.5])}, ConfigError, r"each of 2 inputs, got shape \(1,\)"),
-        ({"slab_scale": 0.0}, ConfigError, "slab_scale must be a positive, finite standard deviation, got 0.0"),
+        ({"slab_scale": 0.0}, ConfigError, "slab_scale must be positive and finite, got 0.0"),
         ({"noise_scale": math.inf}, ConfigError, "noise_scale must be"),
         ({"noise_scale": math.nan}, ConfigError, "noise_scale must be"),
-        ({"intercept_scale": -1.0}, ConfigError, "from 0 .no intercept. to infinity"),
+        (
+            {"intercept_scale": -1.0},
+            ConfigError,
+            r"intercept_scale must be in \[0, inf\], got -1.0; 0 stands",
+        ),
         ({"intercept_scale": math.nan}, ConfigError, "intercept_scale must be"),
     ],
 )

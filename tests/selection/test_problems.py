@@ -86,17 +86,26 @@ def test_a_seed_is_a_data_set_and_leaves_the_session_alone(make: partial) -> Non
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (partial(sparse_regression, 0, 5, 2), "one example and one input, got 0 and 5"),
-        (partial(sparse_regression, 5, 0, 0), "got 5 and 0"),
-        (partial(sparse_regression, 5, 5, 6), "from 0 to the number of inputs, 5, got 6"),
+        (partial(sparse_regression, 0, 5, 2), "num_data must be a whole number, at least 1, got 0"),
+        (partial(sparse_regression, 5, 0, 0), "num_inputs must be a whole number, at least 1, got 0"),
+        (partial(sparse_regression, 5, 5, 6), "num_active must be a whole number, from 0 to 5, got 6"),
         (partial(sparse_regression, 5, 5, -1), "got -1"),
         (partial(sparse_regression, 5, 5, 2, correlation=1.0), r"correlation must be in \(-1, 1\), got 1.0"),
         (partial(sparse_regression, 5, 5, 2, effect=0.0), "effect must be positive"),
-        (partial(sparse_regression, 5, 5, 2, noise_scale=-1.0), "noise_scale must be 0 or positive"),
+        (
+            partial(sparse_regression, 5, 5, 2, noise_scale=-1.0),
+            "must be finite and not negative, got -1.0",
+        ),
         (partial(sparse_regression, 5, 5, 2, noise_scale=math.nan), "got nan"),
-        (partial(friedman_regression, 5, 4), "at least 5 inputs, on which the function depends, got 4"),
-        (partial(friedman_regression, 0, 5), "friedman_regression: expected at least one example"),
-        (partial(friedman_regression, 5, 5, noise_scale=math.inf), "finite, got inf"),
+        (
+            partial(friedman_regression, 5, 4),
+            "num_inputs must be a whole number, at least 5, got 4; the function",
+        ),
+        (partial(friedman_regression, 0, 5), "friedman_regression: num_data must be a whole number, at least 1, got 0"),
+        (
+            partial(friedman_regression, 5, 5, noise_scale=math.inf),
+            "must be finite and not negative, got inf",
+        ),
     ],
 )
 def test_impossible_problems_are_refused(make: partial, message: str) -> None:

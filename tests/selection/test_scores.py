@@ -87,7 +87,7 @@ def test_the_expected_rate_is_the_rate_where_the_model_is_true() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.tensor([0.5]), -0.1), "a rate in .0, 1., got -0.1"),
+        ((torch.tensor([0.5]), -0.1), r"fdr must be in \[0, 1\], got -0.1"),
         ((torch.tensor([0.5]), math.nan), "got nan; 0.05 to 0.2 are usual"),
         ((torch.tensor([0.5, 1.5]), 0.1), "values outside"),
         ((torch.tensor([0.5, math.nan]), 0.1), "NaN"),

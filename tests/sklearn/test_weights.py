@@ -122,7 +122,7 @@ def test_targets_of_two_dimensions() -> None:
         found = brief().fit(X, Y[:, None])
     np.testing.assert_array_equal(found.predict(X), brief().fit(X, Y).predict(X))
     with pytest.raises(ValueError, match="1d array"):
-        brief().fit(X, np.stack((Y, Y), 1))
+        classifier().fit(X, np.stack((ODD, ODD), 1))
 
 
 @pytest.mark.parametrize(
@@ -133,15 +133,15 @@ def test_targets_of_two_dimensions() -> None:
         ({"slab": "flat"}, "unknown slab 'flat'"),
         ({"hidden_layer_sizes": None}, "hidden_layer_sizes must hold .* got None"),
         ({"hidden_layer_sizes": ("a",)}, "hidden_layer_sizes must hold"),
-        ({"temperature": 0.0}, "temperature must be a number between 0 and inf, got 0.0"),
-        ({"temperature": "a"}, "temperature must be a number between 0 and inf, got 'a'"),
-        ({"prior_inclusion": 1.0}, "prior_inclusion must be a number between 0 and 1, got 1.0"),
+        ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
+        ({"temperature": "a"}, "temperature must be positive and finite, got 'a'"),
+        ({"prior_inclusion": 1.0}, r"prior_inclusion must be in \(0, 1\), got 1.0"),
         ({"epochs": 0}, "epochs must be a whole number, at least 1, got 0"),
         ({"epochs": 1.5}, "epochs must be a whole number, at least 1, got 1.5"),
         ({"num_samples": -1}, "num_samples must be a whole number, at least 0, got -1"),
-        ({"batch_size": 0}, "batch_size must be 'auto' or"),
-        ({"batch_size": "all"}, "batch_size must be 'auto' or"),
-        ({"learning_rate": -1.0}, "learning_rate must be a number between 0 and inf, got -1.0"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0; or give 'auto'"),
+        ({"batch_size": "all"}, "batch_size must be a whole number, at least 1, got 'all'; or give 'auto'"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
     ],
 )
 def test_parameters_that_cannot_work(changes: dict[str, Any], says: str) -> None:
@@ -153,7 +153,7 @@ def test_levels_and_samples_that_cannot_be() -> None:
     found = brief().fit(X, Y)
     with pytest.raises(ConfigError, match="level must be in"):
         found.predict_interval(X, 1.0)
-    with pytest.raises(BayesPruneError, match="num_samples must not be negative"):
+    with pytest.raises(BayesPruneError, match="num_samples must be a whole number, at least 0, got -1"):
         found.set_params(num_samples=-1).predict(X)
 
 

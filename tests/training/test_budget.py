@@ -38,11 +38,11 @@ def test_parse(text: str, budget: Budget) -> None:
         ("macs=nan", "expected MEASURE=FRACTION"),
         ("macs=40%", "expected MEASURE=FRACTION"),
         ("macs=0.4,params=0.5", "expected MEASURE=FRACTION"),
-        ("macs=0", "between 0 and 1, got 0.0"),
-        ("macs=1", "between 0 and 1, got 1.0"),
-        ("macs=-0.3", "between 0 and 1, got -0.3"),
-        ("params=40", "between 0 and 1, got 40.0"),
-        ("params=inf", "between 0 and 1, got inf"),
+        ("macs=0", r"must be in \(0, 1\), got 0.0"),
+        ("macs=1", r"must be in \(0, 1\), got 1.0"),
+        ("macs=-0.3", r"must be in \(0, 1\), got -0.3"),
+        ("params=40", r"must be in \(0, 1\), got 40.0"),
+        ("params=inf", r"must be in \(0, 1\), got inf"),
     ],
 )
 def test_refused(text: str, message: str) -> None:

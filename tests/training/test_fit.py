@@ -43,11 +43,6 @@ QUICK = {
 SETTLE = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 1e-12}
 
 
-class Unsized:
-    def __iter__(self):
-        return iter(Batches(*examples()))
-
-
 def batches(x: Tensor | None = None, y: Tensor | None = None) -> Batches:
     mine, theirs = examples()
     return Batches(mine if x is None else x, theirs if y is None else y)
@@ -62,7 +57,7 @@ def with_nan() -> Tensor:
 @pytest.mark.parametrize(
     ("loader", "error", "message"),
     [
-        (lambda: Unsized(), ConfigError, "must have a length"),
+        (lambda: iter(batches()), ConfigError, "is an iterator"),
         (lambda: [], DataError, "gave no batch"),
         (lambda: shuffled(400), ConfigError, "num_data=480, but the train_loader's data set has 400 examples"),
         (lambda: DataLoader(TensorDataset(with_nan(), examples()[1]), 480), DataError, "NaN or infinite inputs"),
@@ -83,7 +78,7 @@ def test_refused_data(loader, error: type[Exception], message: str) -> None:
 @pytest.mark.parametrize(
     ("epochs", "settings", "message"),
     [
-        (0, Settings(), "at least one epoch"),
+        (0, Settings(), "fit: epochs must be a whole number, at least 1, got 0"),
         (1, Settings(optimizer=torch.optim.AdamW), "AdamW decouples weight decay"),
         (1, Settings(estimator="unheard-of"), "unheard-of"),
         (1, Settings(schedule={"sample_from": 0.9}), "expected 0 <= sample_from <= settle_from"),
@@ -123,6 +118,35 @@ def test_a_loss_that_is_not_finite_at_once(tmp_path: Path, folder: bool) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+class Lying(Batches):
+    """Says that it has so many batches more than it has; negative for fewer."""
+
+    def __init__(self, more: int, endless: bool = False):
+        super().__init__(*examples())
+        self.more, self.endless = more, endless
+
+    def __len__(self) -> int:
+        return super().__len__() + self.more
+
+    def __iter__(self):
+        yield from super().__iter__()
+        while self.endless:
+            yield self.x[:40], self.y[:40]
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (Lying(2), "len.train_loader. says 14 batches an epoch, but it gave 12; they must agree"),
+        (Lying(-3), "says 9 batches an epoch, but it gave more than 9; they must agree"),
+        (Lying(0, endless=True), "says 12 batches an epoch, but it gave more"),
+    ],
+)
+def test_a_length_that_is_wrong_is_refused_at_the_end_of_the_first_epoch(loader: Lying, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(bayesian(units()), loader, epochs=2)
+
+
 def test_history_and_its_file(tmp_path: Path) -> None:
     seen: list[EpochRow] = []
     folder = tmp_path / "new" / "folder"
@@ -155,7 +179,8 @@ def test_a_row_by_hand() -> None:
     """No learning, no steps of θ, gates at 0 and 1: every number of a row can be computed outside."""
     net, loader = bayesian(units(), log_gamma=3.0, weight_precision=2.0), Batches(*examples())
     set_theta(net, g0=[1, 1, 1, 0, 0, 1, 1, 1], g1=[1, 1, 0, 1, 1, 1])
-    row = fit(net, loader, epochs=1, settings=Settings(lr=0.0, schedule=REST)).rows[0]
+    net.net.requires_grad_(False)
+    row = fit(net, loader, epochs=1, settings=Settings(schedule=REST)).rows[0]
     x, y = examples()
     nll = float(nn.functional.cross_entropy(net.eval()(x), y).detach())
     slab = sum(float(p.detach().square().sum()) for p in net.weights().values()) * 2.0 / (2 * EXAMPLES)
@@ -310,7 +335,7 @@ def test_labels_of_an_epoch_loader_are_checked_whole_before_training_begins(monk
     loader, _ = bp.data.loaders(make_splits("small", raw, raw, 2), 2, 0)
     net = nn.Sequential(nn.Flatten(), bp.layers.Linear(4, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 2))
     bnn = BayesianNet(net, num_data=10)
-    monkeypatch.setattr("bayesprune.training.trainer.check_batch", lambda *_: pytest.fail("waits for the device"))
+    monkeypatch.setattr("bayesprune.training.batches.check_batch", lambda *_: pytest.fail("waits for the device"))
     fit(bnn, loader, epochs=1, settings=Settings(schedule=REST))
     loader.set_epoch(0)
     *_, last = loader.batches

@@ -134,7 +134,8 @@ def test_settling_ends_at_the_optimum_under_a_fixed_prior(log_gamma: float) -> N
             log_scale.fill_(-30.0)
     loader = DataLoader(TensorDataset(x, y), batch_sampler=[list(range(60))] * 20)
     how = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 8.0, "slab_by": 1e-9}
-    fit(net, loader, epochs=2, prune=False, settings=Settings(lr=0.0, schedule=how))
+    net.net.requires_grad_(False)
+    fit(net, loader, epochs=2, prune=False, settings=Settings(schedule=how))
     divergence = kl_divergence(Normal(0.3, math.exp(-30.0)), Normal(0.0, 1.0)).item()
     difference = 0.5 * ((y - 0.1 - 0.3 * x).square() - (y - 0.1).square()).sum().item()
     expected = 1 / (1 + math.exp(log_gamma + divergence + difference))
@@ -345,7 +346,8 @@ def test_nothing_that_was_handed_out_stays_behind() -> None:
 def test_the_loss_of_a_row_is_the_negative_elbo_but_for_constants() -> None:
     """Mean data term of the epoch, prices, entropies, the divergence and the noise scale's prior, over N."""
     net = regression(FixedInclusion(0.3), 0.5)
-    history = fit(net, targets(), epochs=1, prune=False, settings=Settings(lr=0.0, schedule=REST))
+    net.requires_grad_(False)
+    history = fit(net, targets(), epochs=1, prune=False, settings=Settings(schedule=REST))
     theta = net.theta.detach()
     gates = FixedInclusion(0.3).penalty(theta).sum()
     rest = (gates + net.slab_divergence(theta) + net.likelihood.penalty()).detach() / EXAMPLES
