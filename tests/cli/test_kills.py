@@ -29,20 +29,16 @@ Order = Callable[..., dict[str, Any]]
 def order() -> Iterator[Order]:
     """What forks a command off a process in which everything is imported, maybe to be killed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.cli.killing"],
-        cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stdin is not None and server.stdout is not None
+    command = [sys.executable, "-m", "tests.cli.killing"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as server:
 
-    def ask(*args: str | Path, **when: object) -> dict[str, Any]:
-        server.stdin.write(json.dumps({"args": [str(arg) for arg in args], **when}) + "\n")
-        server.stdin.flush()
-        return json.loads(server.stdout.readline())
+        def ask(*args: str | Path, **when: object) -> dict[str, Any]:
+            server.stdin.write(json.dumps({"args": [str(arg) for arg in args], **when}) + "\n")
+            server.stdin.flush()
+            return json.loads(server.stdout.readline())
 
-    yield ask
-    server.stdin.close()
-    server.wait(60)
+        yield ask
 
 
 @pytest.mark.slow
