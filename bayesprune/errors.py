@@ -29,6 +29,10 @@ class CheckpointError(BayesPruneError, RuntimeError):
     """A checkpoint or model file that is truncated, tampered with or made by something else."""
 
 
+class FileError(BayesPruneError, OSError):
+    """A file that the system will not write or read: the disk is full, its folder is gone, its name is too long."""
+
+
 class NonFiniteLossError(BayesPruneError, FloatingPointError):
     """The training loss became NaN or infinite."""
 

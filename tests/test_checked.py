@@ -108,7 +108,6 @@ COUNTS: dict[str, Callable[..., object]] = {
     "digits: limit": lambda value: bp.data.load("digits", limit=value),
     "lenet300: num_classes": lambda value: bp.networks.lenet300(num_classes=value),
     "lenet300: each entry of input_shape": lambda value: bp.networks.lenet300((value,)),
-    "lenet5: each entry of widths": lambda value: bp.networks.lenet5(widths=(value, 2, 3)),
     "resmlp: depth": lambda value: bp.networks.resmlp(depth=value),
     "resnet: width": lambda value: bp.networks.resnet(width=value),
     "vgg16: width": lambda value: bp.networks.vgg16(width=value),
@@ -164,3 +163,9 @@ def test_numbers_of_numpy_are_kept_as_plain_ones() -> None:
     assert type(bayesian(units(), num_data=np.int64(9)).num_data) is int  # type: ignore[arg-type]
     assert Schedule(np.int64(2), np.int64(3)).steps == 6  # type: ignore[arg-type]
     assert type(CostPrice(np.float32(0.5)).nu) is float  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("widths", [(2, 3, 0), (2, 1.5, 3), (2, 3)])
+def test_widths_of_networks_are_checked(widths: tuple) -> None:
+    with pytest.raises(ConfigError, match=r"^lenet5: (each entry of )?widths must be "):
+        bp.networks.lenet5(widths=widths)

@@ -46,12 +46,75 @@ def test_blocks_are_counted_and_a_missing_one_is_an_error(tmp_path: Path) -> Non
 
 
 @needs_bash
-@pytest.mark.parametrize("name", ["run", "block"])
+@pytest.mark.parametrize("name", ["run", "block", "oldest"])
 def test_scripts_are_whole_and_can_be_executed(name: str) -> None:
     script = ROOT / ".ci" / name
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in script.read_text()
+
+
+# what runs ------------------------------------------------------------------------------------------------------------
+
+STAND_IN = """#!/usr/bin/env bash
+# Stands in for every program of a virtual environment: notes what it was asked for, and fails where it is to fail.
+line="$(basename "$(dirname "$(dirname "$0")")") $(basename "$0") $* [${PIP_CONSTRAINT-no constraint}]"
+echo "$line" >>"$LOG"
+if [[ $1 == -m && $2 == venv ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
+for name in pip ruff mypy pdoc; do [[ $1 == -m && $2 == venv ]] && cp "$0" "$3/bin/$name"; done
+[[ -z $FAILING || $line != $FAILING* ]]
+"""
+
+
+def run(tmp_path: Path, failing: str = "") -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """`.ci/run` with stand-ins, and each program that it ran: environment, name, arguments, constraint of pip."""
+    python, log = tmp_path / "machine" / "bin" / "python", tmp_path / "log"
+    python.parent.mkdir(parents=True)
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    settings = {"PYTHON": str(python), "LOG": str(log), "FAILING": failing, "PIP_CONSTRAINT": "capped.txt"}
+    done = subprocess.run([ROOT / ".ci" / "run"], env={**os.environ, **settings}, capture_output=True, text=True)
+    return done, log.read_text().splitlines()
+
+
+@needs_bash
+def test_the_suite_also_runs_with_the_oldest_and_the_newest_torch(tmp_path: Path) -> None:
+    """In environments of their own, and not held back by a constraint on the machine's torch."""
+    done, ran = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "venv pip install -e .[test] [capped.txt]" in ran and "venv python -m pytest [capped.txt]" in ran
+    assert "oldest pip install --upgrade -e .[test] torch==2.6.* torchvision==0.21.* [/dev/null]" in ran
+    assert "newest pip install --upgrade -e .[test] torch torchvision [/dev/null]" in ran
+    suites = [line.split()[0] for line in ran if "python -m pytest -p no:cacheprovider" in line]
+    assert sorted(suites) == ["newest", "oldest"]
+    for name in ("venv", "oldest", "newest"):  # each says which versions it has, and has run
+        assert any(line.startswith(f"{name} python -c import platform, torch, torchvision") for line in ran)
+
+
+@needs_bash
+@pytest.mark.parametrize("name", ["oldest", "newest"])
+def test_a_suite_that_fails_with_another_torch_fails_the_whole(tmp_path: Path, name: str) -> None:
+    done, ran = run(tmp_path, failing=f"{name} python -m pytest")
+    assert done.returncode != 0 and f"the torch called {name} above" in done.stdout
+    assert sum("no:cacheprovider" in line for line in ran) == 2  # the other has run to its end
+
+
+@needs_bash
+def test_a_stage_that_fails_ends_the_run(tmp_path: Path) -> None:
+    done, ran = run(tmp_path, failing="venv mypy")
+    assert done.returncode != 0 and ran[-1].startswith("venv mypy") and "== done" not in done.stdout
+
+
+@needs_bash
+def test_the_oldest_release_is_the_one_that_the_project_states(tmp_path: Path) -> None:
+    def oldest(*packages: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", ROOT / ".ci" / "oldest", ROOT / "pyproject.toml", *packages], capture_output=True, text=True
+        )
+
+    assert oldest("torch", "torchvision").stdout.splitlines() == ["torch==2.6.*", "torchvision==0.21.*"]
+    unknown = oldest("torch", "tensorboard")
+    assert unknown.returncode != 0 and '"tensorboard>=VERSION"' in unknown.stderr
 
 
 def test_ci_takes_the_test_command_from_the_readme() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,17 +12,20 @@ import typer
 from rich.console import Console
 
 from bayesprune.cli.config import AUTO, RunConfig, resolve
-from bayesprune.cli.errors import Commands, interrupted
+from bayesprune.cli.encoding import write
+from bayesprune.cli.errors import Commands, first, interrupted
 from bayesprune.cli.finished import draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
-from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, new_folder
+from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
 from bayesprune.cli.progress import Display
-from bayesprune.cli.record import read_config, resumed, write_config
+from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
 from bayesprune.cli.run import Run, perform, prepare
 from bayesprune.cli.version import version_line
-from bayesprune.errors import ConfigError
+from bayesprune.errors import ConfigError, FileError
 from bayesprune.networks import NETWORKS
 from bayesprune.reports import gate_table, result_table, score_table
+from bayesprune.schema import optional, record, text
+from bayesprune.training.lock import only_process
 
 RECIPE = "from the network's recipe"
 
@@ -40,7 +42,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a run, as 'bayesprune tr
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version_line())
+        write(version_line())
         raise typer.Exit
 
 
@@ -137,7 +139,11 @@ def train(
         _resume(resume, given, out)
     else:
         config = resolve(given)
-        _train(config, out or config.default_folder, new=True)
+        folder = out or free_folder(config.default_folder)
+        if folder != (out or config.default_folder) and first():
+            write(f"{config.default_folder} holds a run already; this one goes to {folder}")
+        check_new(folder)
+        _train(config, folder, new=True)
 
 
 @app.command()
@@ -145,7 +151,7 @@ def inspect(folder: Folder) -> None:
     """Show the posterior gate probabilities of a run, finished or not: a table, and a picture in its folder."""
     summaries, epoch, picture = inspect_gates(folder)
     _console().print(gate_table(summaries, f"gates after epoch {epoch}"))
-    typer.echo(f"picture: {picture}")
+    write(f"picture: {picture}")
 
 
 @app.command()
@@ -169,12 +175,13 @@ def evaluate(
     """Score the compacted network of a run on a test split, and draw how far its probabilities can be believed."""
     scored = score(folder, data, data_dir, against, num_samples)
     if as_json:
-        typer.echo(json.dumps(scored.record))
+        write(json.dumps(scored.record))
     else:
         _console().print(score_table(scored.record))
     draw_score(scored)
     if not as_json:
-        typer.echo(f"picture: {scored.picture}")
+        _say_smoothing(scored.config)
+        write(f"picture: {scored.picture}")
 
 
 @app.command()
@@ -185,54 +192,69 @@ def export(
 ) -> None:
     """Write the compacted network of a run in another format."""
     export_network(folder, format, out)
-    typer.echo(f"wrote {out}")
+    write(f"wrote {out}")
 
 
 def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
     """Go on with the run in ``folder``."""
-    stored, _ = read_config(folder)
+    stored, _, run = read_config(folder)
     if out is not None and out.resolve() != folder.resolve():
         raise ConfigError(
             f"--out {out} contradicts --resume {folder}: a run goes on in its own folder; leave --out out"
         )
     config = resumed(stored, given, folder)
-    if (folder / RESULT).exists():
-        typer.echo(f"the run in {folder} is finished; its result is in {folder / RESULT}")
+    result = folder / RESULT
+    if result.exists():
+        check_run(result, read_json(result, record({}, {"run": optional(text)})).get("run"), run)
+        write(f"the run in {folder} is finished; its result is in {result}")
         return
-    _train(config, folder, new=False)
+    _train(config, folder, run, new=False)
 
 
-def _train(config: RunConfig, folder: Path, *, new: bool) -> None:
+def _train(config: RunConfig, folder: Path, identity: str | None = None, *, new: bool) -> None:
     """Do the run in ``folder``, which is made for a new one when data and network are known to be good.
 
     Of several processes the main one makes the folder, writes and shows; the others wait for it where `fit` first lets
     processes meet.
     """
-    if new:
-        check_new(folder)
     run = prepare(config)
+    folder = Path(run.engine.broadcast(str(folder)))  # the others may have seen it when it was there already
     try:
         if run.engine.is_main:
-            _train_and_show(run, folder, new=new)
+            _train_and_show(run, folder, identity, new)
         else:
-            perform(run, folder)
+            perform(run, folder, identity=identity)
     except KeyboardInterrupt:
         where = f"from {folder / CHECKPOINT}" if (folder / CHECKPOINT).exists() else "from the start"
         interrupted(f"interrupted; go on {where} with: bayesprune train --resume {folder}")
+    except FileError as error:
+        if not (folder / CHECKPOINT).exists():
+            raise
+        raise FileError(f"{error}; then go on with: bayesprune train --resume {folder}") from error
 
 
-def _train_and_show(run: Run, folder: Path, *, new: bool) -> None:
+def _train_and_show(run: Run, folder: Path, identity: str | None, new: bool) -> None:
     console = _console()
-    with new_folder(folder, CHECKPOINT) if new else nullcontext():
+    with new_folder(folder) if new else only_process(folder):
         if new:
-            write_config(folder, run.config, tuple(run.example.shape[1:]))
+            identity = write_config(folder, run.config, tuple(run.example.shape[1:]))
         with Display(run.config.epochs, console) as display:
-            result = perform(run, folder, display)
+            result = perform(run, folder, display, identity)
     assert result is not None
     console.print(result_table(result))
+    _say_smoothing(run.config)
     if result["budget"] is not None:
-        typer.echo(f"budget {result['budget']}: {'met' if result['budget_met'] else 'not met'}")
-    typer.echo(f"results: {folder}")
+        write(f"budget {result['budget']}: {'met' if result['budget_met'] else 'not met'}")
+    write(f"results: {folder}")
+
+
+def _say_smoothing(config: RunConfig) -> None:
+    """Say what a calibration error is due to where labels were smoothed."""
+    if config.label_smoothing > 0:
+        write(
+            f"labels were smoothed by {config.label_smoothing:g}: probabilities are less sure than the data by design, "
+            "which counts as calibration error"
+        )
 
 
 def _was_given(ctx: typer.Context, name: str) -> bool:

@@ -14,12 +14,16 @@ from bayesprune.cli.recipes import OPTIMIZERS, recipe_for
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.net import SLABS
+from bayesprune.schema import brief
 from bayesprune.training.budget import Budget
 from bayesprune.training.devices import PRECISIONS, check_device
 
 CROP_FLIP, NO_AUGMENTATION, AUTO = "crop-flip", "none", "auto"
 COLOUR = ("cifar10", "cifar100", "imagefolder:")
 """How the names of data sets of colour images begin."""
+MOST = 2**31 - 1
+"""The largest count that an option may be."""
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +87,26 @@ class RunConfig:
         """Refuse what can be seen to be wrong without reading data.
 
         Raises:
+            ConfigError: for an option that cannot work, or a device that is not there.
+        """
+        self.check_values()
+        check_device(self.device)
+
+    def check_values(self) -> None:
+        """Refuse what would be wrong on any machine.
+
+        Raises:
             ConfigError: for an option that cannot work.
         """
         for name in ("epochs", "batch_size", "every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > MOST:
+                raise ConfigError(f"{option(name)} must be at most {MOST}, got {brief(getattr(self, name))}")
         if self.seed < 0:
-            raise ConfigError(f"--seed must be 0 or more, got {self.seed}")
+            raise ConfigError(f"--seed must be 0 or more, got {brief(self.seed)}")
+        if self.seed > LARGEST_SEED:
+            raise ConfigError(f"--seed must be at most {LARGEST_SEED} (63 bits), got {brief(self.seed)}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"--lr must be positive and finite, got {self.lr}")
         if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -110,7 +127,6 @@ class RunConfig:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"--precision {self.precision}: unknown; known are {', '.join(PRECISIONS)}")
         get_estimator(self.estimator)
-        check_device(self.device)
 
     def _check_prices(self) -> None:
         for name, unit in (("price", "per example"), ("log_gamma", "for the whole data set")):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from bayesprune.cli.encoding import write_what_can_be_written
 from bayesprune.cli.version import version_line
 
 _INTERRUPTED = 130
@@ -14,6 +15,7 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the command ``bayesprune``."""
+    write_what_can_be_written()
     if sys.argv[1:] == ["--version"]:
         print(version_line())
         return

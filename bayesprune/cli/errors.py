@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from bayesprune.atomic import reason
 from bayesprune.errors import BayesPruneError, NonFiniteLossError
+from bayesprune.training.devices import first_line, is_memory_error
 
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes: what was asked for cannot be done; training came to nothing; the user stopped it."""
@@ -30,15 +33,26 @@ class Commands(TyperGroup):
             with _warnings_as_lines():
                 return super().invoke(ctx)
         except BayesPruneError as error:
-            _await_first()
-            say("error", str(error))
-            raise typer.Exit(FAILED if isinstance(error, NonFiniteLossError) else REFUSED) from error
+            refuse(str(error), FAILED if isinstance(error, NonFiniteLossError) else REFUSED, error)
         except KeyboardInterrupt:
             interrupted("interrupted")
+        except BrokenPipeError:  # whoever read the output has enough, which Typer knows
+            raise
+        except OSError as error:
+            refuse(f"{error.filename or 'a file'}: {reason(error)}", REFUSED, error)
         except Exception as error:
+            if is_memory_error(error):
+                refuse(f"out of memory ({first_line(error)}); try a smaller --batch-size or network", REFUSED, error)
             if hasattr(error, "show"):  # what is wrong with the options, which Typer says itself
                 _await_first()
             raise
+
+
+def refuse(message: str, code: int, error: Exception) -> NoReturn:
+    """End with an exit code and one line of error."""
+    _await_first()
+    say("error", message)
+    raise typer.Exit(code) from error
 
 
 def first() -> bool:
@@ -64,7 +78,7 @@ def interrupted(message: str) -> NoReturn:
 
 def say(kind: str, message: str) -> None:
     """Print ``kind: message`` on stderr, on one line."""
-    typer.echo(f"{kind}: {' '.join(message.split())}", err=True)
+    print(f"{kind}: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -10,27 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.atomic import file_errors
 from bayesprune.cli.config import RunConfig, short_name
 from bayesprune.cli.folder import CHECKPOINT, MODEL, RELIABILITY
 from bayesprune.cli.posterior import read_posterior
-from bayesprune.cli.record import CONFIG, read_config
+from bayesprune.cli.record import CONFIG, check_run, read_config
 from bayesprune.cli.scoring import (
     BATCH,
     DRAWS,
     Predictor,
-    class_probabilities,
     detection,
     draw_diagram,
     figures,
     other_images,
 )
 from bayesprune.data import Splits, load, loaders
-from bayesprune.errors import CheckpointError, ConfigError
+from bayesprune.errors import CheckpointError, ConfigError, FileError
 from bayesprune.metrics import Calibration
-from bayesprune.pruning import cost, export_onnx, export_torch, save
+from bayesprune.pruning import cost, export_onnx, export_torch, read_run, save
 from bayesprune.pruning import load as load_network
+from bayesprune.pruning.meter import eval_mode
 from bayesprune.reports import GateSummary, draw_probabilities, summarize
-from bayesprune.training.checkpoint import read_checkpoint
+from bayesprune.training.contents import read_state
 
 FORMATS = ("onnx", "safetensors", "torch")
 
@@ -65,11 +66,16 @@ def inspect_gates(folder: Path) -> tuple[list[GateSummary], int, Path]:
     Raises:
         CheckpointError: if there is no checkpoint in ``folder`` or it is damaged.
     """
-    state = read_checkpoint(folder / CHECKPOINT)
-    thetas: dict[str, Tensor] = {name: path[-1] for name, path in state["history"]["thetas"].items()}
+    path = folder / CHECKPOINT
+    state = read_state(path)
+    shape = None
+    if (folder / CONFIG).is_file():
+        _, shape, run = read_config(folder)
+        check_run(path, state.get("run"), run)
+    thetas: dict[str, Tensor] = {name: theta[-1] for name, theta in state["history"]["thetas"].items()}
     picture = folder / "inspect.png"
     title = f"posterior gate probabilities after epoch {state['epoch']} of {state['epochs']}"
-    draw_probabilities(thetas, picture, title=title, inputs=_input_gate(folder, thetas, state["network"]))
+    draw_probabilities(thetas, picture, title=title, inputs=_input_gate(shape, thetas, state["network"]))
     return summarize(thetas, state["origin"]), state["epoch"], picture
 
 
@@ -92,9 +98,9 @@ def score(
     Raises:
         BayesPruneError: if run, network or data are not there or do not fit each other.
     """
-    config, shape = read_config(folder)
+    config, shape, run = read_config(folder)
     _check_samples(num_samples, config)
-    network = _network(folder)
+    network = _network(folder, run)
     name, where = data or config.data, data_dir or config.data_dir
     # Pixels are normalised by the training examples, so a limit matters for the data set that it was set for.
     splits = load(name, data_dir=where, limit=config.limit if name == config.data else None)
@@ -140,7 +146,7 @@ def _check_fit(network: nn.Module, splits: Splits, shape: tuple[int, ...], folde
             f"--data {splits.name}: its examples have shape {splits.input_shape}, but the network in {folder} was "
             f"trained on {shape}; give a data set of that shape"
         )
-    outputs = class_probabilities(network, [splits.test[:1]])[0].shape[1]
+    outputs = _num_outputs(network, splits.test[:1][0], folder)
     if splits.num_classes > outputs:
         raise ConfigError(
             f"--data {splits.name}: it has {splits.num_classes} classes, but the network in {folder} has {outputs} "
@@ -149,18 +155,31 @@ def _check_fit(network: nn.Module, splits: Splits, shape: tuple[int, ...], folde
     return outputs
 
 
+def _num_outputs(network: nn.Module, x: Tensor, folder: Path) -> int:
+    """Number of outputs of the network that ``folder`` holds; refused if it gives no logits for inputs of its run."""
+    said = f"what it gives for inputs of shape {tuple(x.shape)} are no logits"
+    try:
+        with eval_mode(network):
+            outputs = network.forward(x)  # not called: torch.fx would print a report of its own to stderr
+        if outputs.is_floating_point() and outputs.dim() == 2 and len(outputs) == len(x):
+            return outputs.shape[1]
+    except Exception as error:  # a file from elsewhere may describe any network
+        said = f"it cannot be applied to inputs of shape {tuple(x.shape)}: {error}"
+    raise CheckpointError(f"{folder / MODEL} is no network of this run: {said}. Bring back the file that the run wrote")
+
+
 def draw_score(scored: Scored) -> None:
     """Draw the reliability diagram.
 
     Raises:
-        ConfigError: if its file cannot be written.
+        FileError: if its file cannot be written.
     """
     try:
         draw_diagram(scored.measured, scored.picture, scored.config, scored.record["data"])
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the reliability diagram {scored.picture} ({error.strerror or error}); the figures above are "
-            "whole; for the picture copy the run to a folder that can be written"
+    except FileError as error:
+        raise FileError(
+            f"no reliability diagram: {error}. The figures above are whole; for the picture copy the run to a folder "
+            "that can be written"
         ) from error
 
 
@@ -177,37 +196,38 @@ def export(folder: Path, form: str, out: Path) -> None:
     """
     if form not in FORMATS:
         raise ConfigError(f"--format {form}: unknown; known are {', '.join(FORMATS)}")
-    if out.exists():
-        raise ConfigError(f"--out {out} exists; choose another name, or delete it first")
-    _, shape = read_config(folder)
-    network = _network(folder)
-    try:
+    with file_errors("write", out):
+        if out.exists():
+            raise ConfigError(f"--out {out} exists; choose another name, or delete it first")
+    _, shape, run = read_config(folder)
+    network = _network(folder, run)
+    example = torch.zeros(2, *shape)
+    _num_outputs(network, example, folder)
+    with file_errors("write", out):
         if form == "safetensors":
             save(network, out)
         else:
             write = export_torch if form == "torch" else export_onnx
-            write(network, torch.zeros(2, *shape), out)
-    except OSError as error:
-        raise ConfigError(f"cannot write --out {out} ({error.strerror or error}); choose another") from error
+            write(network, example, out)
 
 
-def _network(folder: Path) -> nn.Module:
+def _network(folder: Path, run: str | None) -> nn.Module:
     path = folder / MODEL
     if not path.is_file():
         raise CheckpointError(
             f"{folder} has no {MODEL}, which a run writes when it is finished; finish it with "
             f"'bayesprune train --resume {folder}'"
         )
+    check_run(path, read_run(path), run)
     return load_network(path)
 
 
 def _input_gate(
-    folder: Path, thetas: dict[str, Tensor], parameters: dict[str, Any]
+    shape: tuple[int, ...] | None, thetas: dict[str, Tensor], parameters: dict[str, Any]
 ) -> tuple[str, tuple[int, ...]] | None:
     """Name of the gate on the pixels of images, and their shape; ``None`` without such a gate or a known shape."""
-    if not (folder / CONFIG).is_file():
+    first = next(iter(thetas), None)
+    if shape is None or first is None:
         return None
-    _, shape = read_config(folder)
-    first = next(iter(thetas))
     stands_alone = f"{first}.theta" in parameters
     return (first, shape) if stands_alone and len(shape) == 3 and len(thetas[first]) == math.prod(shape) else None

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from bayesprune.cli.config import RunConfig
 from bayesprune.cli.folder import CHECKPOINT
-from bayesprune.cli.record import read_config
+from bayesprune.cli.record import check_run, read_config
 from bayesprune.distributions import FlatteningPrior
-from bayesprune.errors import CheckpointError
+from bayesprune.errors import CheckpointError, GateError
 from bayesprune.infer import BayesianNet, Categorical
 from bayesprune.networks import build
 from bayesprune.pruning import compact
-from bayesprune.training.checkpoint import read_checkpoint
+from bayesprune.schema import Mismatch, shaped
+from bayesprune.training.contents import read_state
 
 
 def new_net(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, num_data: int) -> BayesianNet:
@@ -61,15 +62,17 @@ def read_posterior(folder: Path, num_classes: int) -> BayesianNet:
         ConfigError: if ``folder`` is not that of a run.
         CheckpointError: if it has no checkpoint, or one that is damaged or of another run.
     """
-    config, shape = read_config(folder)
+    config, shape, run = read_config(folder)
     path = folder / CHECKPOINT
-    state = read_checkpoint(path)
+    state = read_state(path)
+    check_run(path, state.get("run"), run)
     try:
         net = new_net(config, shape, num_classes, state["num_data"])
         _switch(net, state["origin"])
         left = compact_posterior(net.eval())
+        shaped(left.net.state_dict())(state["tensors"], "tensors")
         left.net.load_state_dict(state["tensors"])
-    except (KeyError, IndexError, RuntimeError) as error:
+    except (Mismatch, GateError, KeyError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is not the checkpoint of this run: it does not fit the network and the options in config.json; "
             "bring back the one that belongs to it, or train anew in another folder"

@@ -24,9 +24,10 @@ from bayesprune.cli.recipes import OPTIMIZERS
 from bayesprune.cli.record import versions, write_json
 from bayesprune.cli.scoring import DRAWS, POSTERIOR, Predictor, draw_diagram, figures
 from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
+from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.metrics import Calibration
-from bayesprune.pruning import CostPrice, compact, cost, save
+from bayesprune.pruning import CostPrice, compact, cost, gates_left, save, unsavable
 from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, fit
 from bayesprune.training.engine import Engine
@@ -85,18 +86,24 @@ def prepare(config: RunConfig) -> Run:
     )
     torch.manual_seed(config.seed)
     net = new_net(config, splits.input_shape, splits.num_classes, num_data)
+    unfit = unsavable(net)
+    if unfit is not None:
+        raise ConfigError(f"--net {config.net}: what it is pruned to could not be written to {MODEL}: {unfit}")
     example = splits.test[:1][0]
     dense = cost(net, example)
     return Run(config, engine, net, train_loader, test_loader, example, dense, net.num_gates, net.num_branches)
 
 
-def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None = None) -> dict[str, Any] | None:
+def perform(
+    run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None = None, identity: str | None = None
+) -> dict[str, Any] | None:
     """Train, from the checkpoint in ``folder`` if it holds one, and write what came of it to ``folder``.
 
     Args:
         run: The run.
         folder: An existing folder.
         on_epoch: Called with every finished epoch.
+        identity: What tells the run from every other; all files hold it.
 
     Returns:
         The contents of ``result.json``, which is written last; ``None`` from all processes but the main one, which
@@ -116,14 +123,16 @@ def perform(run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None 
             engine=run.engine,
             out=folder,
             on_epoch=on_epoch,
+            progress=False,  # the command shows its own
+            run=identity,
         )
         if not run.engine.is_main:
             return None
         small = compact(run.net.eval())
         predictor = Predictor(small, compact_posterior(run.net) if config.slab == "normal" else None, DRAWS)
         measured = {prefix: said.calibration for prefix, said in predictor(run.test_loader).items()}
-        result = _result(run, history, small, measured)
-    save(small, folder / MODEL)
+        result = {"run": identity, **_result(run, history, small, measured)}
+    save(small, folder / MODEL, run=identity)
     _write_removals(folder / "removals.csv", history.removals)
     draw_gates(history.thetas, folder / "gates.png", title=f"{config.net} on {config.data}, seed {config.seed}")
     draw_diagram(measured, folder / RELIABILITY, config, config.data)
@@ -183,9 +192,9 @@ def _result(run: Run, history: History, small: nn.Module, measured: Mapping[str,
         "dense_params": run.dense.params,
         "dense_macs": run.dense.macs,
         "gates": run.gates,
-        "gates_left": int((theta > 0.5).sum()),
+        "gates_left": gates_left(theta),
         "branches": run.branches,
-        "branches_left": int((theta[: run.net.num_branches] > 0.5).sum()),
+        "branches_left": gates_left(theta[: run.net.num_branches]),
         "gates_converged": last.gates_converged,
         "budget": config.budget,
         "budget_met": _budget_met(run, size, last),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
-from torch.distributions import constraints
+from torch.distributions import constraint_registry, constraints
 from torch.distributions.utils import broadcast_all
 
 from bayesprune.arguments import checked_arguments
@@ -23,10 +23,28 @@ def _check(name: str, expected: str, tensor: Tensor, good: Tensor) -> None:
         raise ConfigError(f"SpikeAndSlab: {name} must be {expected}, got {found} in shape {tuple(tensor.shape)}")
 
 
+class RealWithAtom(constraints.Constraint):
+    """The real numbers, of which 0 has a probability of its own: no change of variables leaves a density on them."""
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each entry is a number."""
+        return ~torch.isnan(value)
+
+
+@constraint_registry.biject_to.register(RealWithAtom)
+@constraint_registry.transform_to.register(RealWithAtom)
+def _no_transform(constraint: RealWithAtom) -> NoReturn:
+    raise ConfigError(
+        "SpikeAndSlab: HMC, NUTS and guides with a density would never visit the atom at 0; sample a gate, "
+        "Bernoulli(probs), times a weight, Normal(0, scale), as BayesianNet.joint does, or use importance sampling"
+    )
+
+
 class SpikeAndSlab(TorchDistribution):
     """The law of ξ·w with ξ ~ Bernoulli(probs) and w ~ Normal(0, scale), a Gaussian scale mixture.
 
     Densities are with respect to the measure δ₀ + Lebesgue: a value of exactly 0 is the atom's, any other the slab's.
+    Methods that follow a gradient of the density (HMC, NUTS) never meet the atom and refuse such a site.
 
     Args:
         probs: Inclusion probabilities in [0, 1], broadcast against ``scale``; together they give the batch shape.
@@ -39,7 +57,7 @@ class SpikeAndSlab(TorchDistribution):
     """
 
     arg_constraints = {"probs": constraints.unit_interval, "scale": constraints.positive}  # noqa: RUF012
-    support = constraints.real
+    support = RealWithAtom()
 
     @checked_arguments
     def __init__(self, probs: Tensor | float, scale: Tensor | float, validate_args: bool | None = None):

@@ -24,9 +24,11 @@ class Analysis:
     Args:
         traced: The network.
         off: Where gates are off, by gate, shape ``(size,)``, bool.
+        only: The gates to follow, as for `Rules`; all along other axes stay.
 
     Attributes:
         steps: What every operation does.
+        put_off: Gates along other axes, which another plan must follow on its own: ``only`` of that.
         emptied: Layers that would be left without a single input, although something depends on them; one entry is
             kept for each.
 
@@ -35,14 +37,15 @@ class Analysis:
         TraceError: for a layer that does not fit its input.
     """
 
-    def __init__(self, traced: Traced, off: Mapping[Gate, Tensor]):
+    def __init__(self, traced: Traced, off: Mapping[Gate, Tensor], only: Mapping[Gate, int] | None = None):
         self.traced = traced
-        rules = Rules(traced, off)
+        rules = Rules(traced, off, only)
         self.known: dict[fx.Node, Features | None] = {}
         self.steps: dict[fx.Node, Step] = {}
         for node in traced.graph.nodes:
             step = self.steps[node] = rules.step(node, self.known)
             self.known[node] = step.out
+        self.put_off = rules.put_off
         self._one = _join(rules.num_ids, [tie for step in self.steps.values() for tie in step.ties])
         self._keep = torch.zeros(rules.num_ids, dtype=torch.bool)
         self._need_backward()
@@ -74,18 +77,19 @@ class Analysis:
         self._live = {node: torch.zeros(len(f), dtype=torch.bool) for node, f in self.known.items() if f is not None}
         for node in reversed(self.traced.graph.nodes):
             step = self.steps[node]
+            for ids in step.holds:
+                self._pin(ids)
             for source in step.pins:
                 if source in self._live:
                     self._live[source][:] = True
                     self._pin(self.known[source].ids)  # type: ignore[union-attr]
-            if step.out is None:
-                continue
-            live = self._live[node] = self._live[node] & step.out.unknown
-            self._pin(step.out.ids[live])
-            for flow in step.flows:
-                self._live[flow.node][flow.src[live[flow.dst]]] = True
-            if not bool(live.any()):
-                continue
+            if step.out is not None:
+                live = self._live[node] = self._live[node] & step.out.unknown
+                self._pin(step.out.ids[live])
+                for flow in step.flows:
+                    self._live[flow.node][flow.src[live[flow.dst]]] = True
+                if not bool(live.any()):
+                    continue
             for read in step.reads:
                 self._live[read.node][:] = True
                 self._pin(self.known[read.node].ids[read.must])  # type: ignore[union-attr]
@@ -96,7 +100,8 @@ class Analysis:
         for node, step in self.steps.items():
             for read in step.reads:
                 source = self.known[read.node]
-                if source is not None and bool(self._live[node].any()) and not bool(self._kept(source.ids).any()):
+                live = node not in self._live or bool(self._live[node].any())
+                if source is not None and live and not bool(self._kept(source.ids).any()):
                     emptied.append(str(node.target))
         return emptied
 

@@ -19,18 +19,19 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 def folds_constants(layer: Any) -> bool:
     """Whether a constant input entry adds the same to every output position."""
+    if isinstance(layer, ops.TRANSPOSED):
+        return False
     if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros" or layer.padding == "valid":
         return True
     return layer.padding != "same" and not any(layer.padding)
 
 
 def sole_input(traced: Traced, node: fx.Node) -> fx.Node | None:
-    """The tensor that a module is called with, if it is called with nothing else and no hook watches it."""
+    """The tensor that a module is called with, if it is called with nothing else."""
     module = traced.module(node)
     if module is None or len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node):
         return None
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return None if any(hooks) else node.args[0]
+    return node.args[0]
 
 
 def name_of(node: fx.Node) -> str:

@@ -2,53 +2,83 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.errors import GateError
 from bayesprune.graph import operations as ops
+from bayesprune.graph.additions import check_additions
 from bayesprune.graph.calls import is_inplace, name_of
 from bayesprune.graph.features import Features, Step
 from bayesprune.graph.rules import Rules
-from bayesprune.graph.trace import Traced, block_graph, trace
-from bayesprune.layers import GATED_LAYERS, Gate, Residual, gates_of
+from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
+from bayesprune.layers import Gate, Residual, gates_of
 
 
-def check_gates(net: nn.Module) -> None:
+def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     """Follow the constant that each gate leaves when it is off, and make sure that it can be removed or folded exactly.
 
     In a sum with something that the gate does not silence (a residual stream, say), 0 changes nothing: the entry stays
     as long as the other writer is there. A constant other than 0 would have to be carried on, and is refused.
+
+    Where layers and gates along the first and the last dimension meet and no example tells the rank, tensors are taken
+    for matrices ``(B, F)``; gates then refuse any other rank when they are called.
+
+    Args:
+        net: Gated network.
+        example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
+            tensors; the first example is passed through the network. ``None`` to do without.
 
     Raises:
         GateError: for a network without a gate, a gate of the wrong size, or one whose constant reaches a
             normalisation, an output or an operation that is not known, or is not 0 in a sum with something that the
             gate does not silence; for an operation that works in place on the input of a residual block, or on what one
             with the identity as its by-pass gives.
-        TraceError: for a network whose forward pass cannot be followed.
+        TraceError: for a network whose forward pass cannot be followed, or with hooks, parametrised weights and the
+            like on its modules, see `check_additions`.
     """
+    check_additions(net)
     gates = gates_of(net)
     if not gates:
         raise GateError(
             "the network has no gate, so there is nothing to prune; use bayesprune.layers "
             "(Linear(..., gate='unit'), Residual, Gate)"
         )
-    traced = trace(net)
+    if example_input is not None:
+        for each in gates.values():
+            each.rank = None
+    traced = trace(net, example_input)
     _check_memory(net, traced)
     names = {gate: name for name, gate in gates.items()}
-    rules = Rules(traced, {})
-    known: dict[fx.Node, Features | None] = {}
-    for node in traced.graph.nodes:
-        known[node] = rules.step(node, known).out
-    for node in traced.graph.nodes:
-        gate = _gate_of(traced, node)
-        if gate is not None:
+    only: dict[Gate, int] | None = None
+    ranks: dict[Gate, int] = {}
+    assumed = False
+    while only is None or only:
+        rules = Rules(traced, {}, only)
+        known: dict[fx.Node, Features | None] = {}
+        for node in traced.graph.nodes:
+            known[node] = rules.step(node, known).out
+        for node in traced.graph.nodes:
+            gate, features = _gate_of(traced, node), known[node]
+            if gate is None or gate in rules.put_off or (only is not None and gate not in only):
+                continue
             off = torch.zeros(gate.size, dtype=torch.bool)
             off[0] = True
-            _follow(traced, node, Rules(traced, {gate: off}), known, names.pop(gate, str(node.target)), gate.size == 1)
+            name = names.pop(gate, str(node.target))
+            _follow(traced, node, Rules(traced, {gate: off}, only), known, name, gate.size == 1)
+            if features is not None and gate.size > 1:
+                ranks[gate] = 2 if features.rank is None else features.rank
+        assumed = assumed or rules.assumed
+        only = rules.put_off
     if names:
         name = next(iter(names.values()))
         raise GateError(f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward")
+    if assumed or example_input is not None:
+        for gate, rank in ranks.items():
+            gate.rank = rank
 
 
 def _check_memory(net: nn.Module, traced: Traced) -> None:
@@ -72,7 +102,7 @@ def _check_memory(net: nn.Module, traced: Traced) -> None:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    return isinstance(module, (Gate, Residual, *GATED_LAYERS))
+    return isinstance(module, Residual) or GateTracer().is_leaf_module(module, "")
 
 
 def _hands_on(bypass: nn.Module) -> bool:
@@ -158,10 +188,16 @@ def _check_step(
         lost = constant[flow.src] & step.out.unknown[flow.dst]
         if not bool(lost.any()):
             continue
-        if node.target not in ops.SUMS:
-            raise _refusal(name, f"leaves a constant that is not carried through {node.target}")
-        if bool((x.value[flow.src][lost] != 0).any()):
+        zeros = not bool((x.value[flow.src][lost] != 0).any())
+        if node.target not in ops.SUMS and not (zeros and _is_shuffle(traced, node)):
+            raise _refusal(name, f"leaves a constant that is not carried through {name_of(node)}")
+        if not zeros:
             raise _refusal(name, "leaves a constant other than 0 in a sum with a tensor that it does not silence")
+
+
+def _is_shuffle(traced: Traced, node: fx.Node) -> bool:
+    """Whether zeros stay in place among the entries that ``node`` makes one of."""
+    return type(traced.module(node)) is nn.PixelShuffle or node.target is F.pixel_shuffle
 
 
 def _refusal(name: str, reason: str, advice: str = "") -> GateError:

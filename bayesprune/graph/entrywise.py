@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from bayesprune.graph import operations as ops
 from bayesprune.graph.calls import folds_constants, name_of
 from bayesprune.graph.features import Features, Flow, Step, barrier
 
@@ -24,13 +24,14 @@ def silenced(value: Tensor, off: Tensor | None) -> Tensor:
 def same(source: fx.Node, x: Features, value: Tensor) -> Step:
     """Every output entry is computed from the same entry of ``x``; constants become ``value``."""
     every = torch.arange(len(x))
-    return Step(Features(x.ids, value, x.axis, x.rank, x.layout), flows=[Flow(source, every, every)])
+    return Step(replace(x, value=value), flows=[Flow(source, every, every)])
 
 
 @torch.no_grad()
 def pointwise(source: fx.Node, x: Features, function: Callable[[Tensor], Tensor]) -> Step:
-    """Constants go through ``function`` themselves."""
-    return same(source, x, torch.where(x.unknown, torch.nan, function(x.value.clone())))
+    """Constants go through ``function`` themselves; those that it makes infinite or undefined are no constants."""
+    value = torch.where(x.unknown, torch.nan, function(x.value.clone()))
+    return same(source, x, torch.where(value.isinf(), torch.nan, value))
 
 
 def prelu(node: fx.Node, module: nn.PReLU, source: fx.Node, x: Features) -> Step:
@@ -57,8 +58,6 @@ def batch_norm(node: fx.Node, module: nn.BatchNorm2d, source: fx.Node, x: Featur
     seen = x.along(1)
     if seen is None:
         return barrier(node, f"has its features along another dimension than {node.target} works along")
-    if x.layout != "plain":
-        seen = Features(x.ids, x.value, 1, 2, x.layout)
     size = module.num_features
     value = seen.value[seen.entries(size, str(node.target))]
     if module.running_mean is None or module.running_var is None:
@@ -123,84 +122,3 @@ def elementwise(node: fx.Node, known: Known) -> Step:
         return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
 
     return pointwise(source, x, function)
-
-
-@torch.no_grad()
-def binary(node: fx.Node, known: Known) -> Step:
-    """A function of two tensors of equal features: their entries are tied, and 0 · anything is 0."""
-    target: Any = node.target
-    pair = [known[i] for i in node.all_input_nodes]
-    if len(pair) != 2 or len(node.args) != 2 or any(not isinstance(a, fx.Node) for a in node.args):
-        return barrier(node, f"reaches {name_of(node)} with arguments that are not two tensors")
-    a, b = (known[i] for i in node.args)  # type: ignore[index]
-    if a is None or b is None or not _aligned(a, b):
-        return barrier(
-            node, f"is combined by {name_of(node)} with a tensor of which less is known, or of another shape"
-        )
-    if node.op == "call_method":
-        value = getattr(a.value, target)(b.value, **node.kwargs)
-    else:
-        value = target(a.value.clone(), b.value, **node.kwargs)
-    value = torch.where(a.unknown | b.unknown, torch.nan, value)
-    if node.target in ops.PRODUCTS:
-        value = torch.where((a.value == 0) | (b.value == 0), 0.0, value)
-    every = torch.arange(len(a))
-    out = Features(a.ids, value, a.axis, a.rank if a.rank is not None else b.rank, a.layout)
-    return Step(out, flows=[Flow(i, every, every) for i in node.args], ties=[(a.ids, b.ids)])  # type: ignore[arg-type]
-
-
-def _aligned(a: Features, b: Features) -> bool:
-    """Whether two tensors have the same entries along the same axis."""
-    same_axis = a.axis == b.axis or (a.along(b.axis) is not None and b.along(a.axis) is not None)
-    return len(a) == len(b) and a.layout == b.layout and same_axis and (a.rank == b.rank or None in (a.rank, b.rank))
-
-
-def concatenate(node: fx.Node, known: Known) -> Step:
-    """Entries one after another, when tensors are joined along their feature axis."""
-    nodes = node.args[0] if node.args else ()
-    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    parts = [known[n] if isinstance(n, fx.Node) else None for n in nodes]  # type: ignore[union-attr, index]
-    axes = [None if p is None or p.layout != "plain" else p.along(1 if dim == 1 else -1) for p in parts]
-    if dim not in (1, -1) or any(p is None for p in axes):
-        return barrier(node, f"reaches {name_of(node)}, which does not join known features along their dimension")
-    features: list[Features] = [p for p in axes if p is not None]
-    flows, start = [], 0
-    for n, p in zip(nodes, features, strict=True):  # type: ignore[arg-type]
-        flows.append(Flow(n, torch.arange(len(p)), torch.arange(start, start + len(p))))  # type: ignore[arg-type]
-        start += len(p)
-    out = Features(
-        torch.cat([p.ids for p in features]), torch.cat([p.value for p in features]), features[0].axis, features[0].rank
-    )
-    return Step(out, flows=flows)
-
-
-def reduce(node: fx.Node, known: Known) -> Step:
-    """Mean or extremum over the space of maps."""
-    source = node.all_input_nodes[0]
-    x = known[source]
-    assert x is not None
-    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-    keep = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False)
-    listed = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
-    if x.axis != 1 or x.rank is None or not listed or any(not isinstance(d, int) or d % x.rank < 2 for d in listed):
-        return barrier(node, f"reaches {name_of(node)}, which does not run over the space of maps alone")
-    step = same(source, x, x.value)
-    step.out = Features(x.ids, x.value, 1, x.rank if keep else x.rank - len(listed))
-    return step
-
-
-def flatten(node: fx.Node, source: fx.Node, x: Features, start: Any, end: Any) -> Step:
-    """All dimensions but the batch into one: every entry becomes r entries."""
-    if (start, end) != (1, -1):
-        return barrier(node, f"reaches {name_of(node)}, which does not flatten all dimensions but the first")
-    step = same(source, x, x.value)
-    if x.rank != 2 and x.layout == "plain":
-        step.out = Features(x.ids, x.value, 1, 2, "blocks" if x.axis == 1 else "tiles")
-    return step
-
-
-def flatten_dims(node: fx.Node) -> tuple[Any, Any]:
-    """First and last dimension of a call of ``flatten``."""
-    args = node.args[1:]
-    start = node.kwargs.get("start_dim", args[0] if args else 0)
-    return start, node.kwargs.get("end_dim", args[1] if len(args) > 1 else -1)

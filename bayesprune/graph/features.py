@@ -17,10 +17,13 @@ class Features:
     Attributes:
         ids: Which physical entry each one is, shape ``(n,)``: entries with one id are kept or removed together.
         value: The constant each entry is known to be, shape ``(n,)``, float64; NaN where it is not constant.
-        axis: 1 (channels, and features of ``(B, F)``) or -1 (features of ``(B, ..., F)``).
+        axis: The dimension that they run along: 1 (channels, and features of ``(B, F)``), -1 (features of
+            ``(B, ..., F)``) or another one.
         rank: Number of dimensions of the tensor, if known.
         layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the tensor
-            (``"blocks"``) or for every n-th one (``"tiles"``), r being known once a layer of known size reads it.
+            (``"blocks"``) or for every n-th one (``"tiles"``), r being known once a layer of known size reads it; or
+            for ``inner`` consecutive ones, again and again (``"between"``).
+        inner: See there.
     """
 
     ids: Tensor
@@ -28,6 +31,7 @@ class Features:
     axis: int
     rank: int | None = None
     layout: str = "plain"
+    inner: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,10 +44,14 @@ class Features:
     def along(self, axis: int) -> Features | None:
         """The same entries seen along ``axis``; ``None`` if the features do not run along it.
 
-        A tensor of unknown rank whose last dimension holds features is taken for a matrix by layers that work along
-        dimension 1.
+        A tensor of unknown rank whose first or last dimension holds features is taken for a matrix, of rank 2 from then
+        on, by layers that work along the last or the first.
         """
-        return replace(self, axis=axis) if self.axis == axis or self.rank in (None, 2) else None
+        if self.axis == axis:
+            return self
+        if self.rank is not None:
+            return replace(self, axis=axis) if (self.axis - axis) % self.rank == 0 else None
+        return replace(self, axis=axis, rank=2) if {self.axis, axis} == {1, -1} else None
 
     def entries(self, size: int, where: str) -> Tensor:
         """Which of the n entries each of the ``size`` entries of the tensor is, shape ``(size,)``.
@@ -58,6 +66,8 @@ class Features:
                 + (" times the size of the map" if self.layout != "plain" else "")
             )
         index = torch.arange(len(self))
+        if self.layout == "between":
+            return index.repeat_interleave(self.inner).repeat(count // self.inner)
         return index.repeat(count) if self.layout == "tiles" else index.repeat_interleave(count)
 
 
@@ -89,6 +99,7 @@ class Step:
         reads: Inputs whose entries it mixes.
         pins: Inputs of which every entry must stay in place.
         ties: Pairs of equally long ids that are one physical entry each.
+        holds: Ids of entries that stay in any case.
         selects: Whether it may keep fewer entries of its output than of its input (a gate that stands alone).
         reason: Why it pins, in words that complete "it ...".
     """
@@ -98,6 +109,7 @@ class Step:
     reads: list[Read] = field(default_factory=list)
     pins: list[fx.Node] = field(default_factory=list)
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    holds: list[Tensor] = field(default_factory=list)
     selects: bool = False
     reason: str = ""
 

@@ -55,14 +55,15 @@ class Presence:
     """
 
     def __init__(self, traced: Traced):
-        self.steps = Analysis(traced, {}).steps
+        analysis = Analysis(traced, {})
+        self.steps = analysis.steps
         names = {gate: name for name, gate in gates_of(traced.net).items()}
         self._gates: dict[fx.Node, str] = {}
         split: set[fx.Node] = set()
         for node in self.steps:
             module = traced.module(node)
             gate = module if isinstance(module, Gate) else getattr(module, "gate", None)
-            if isinstance(gate, Gate):
+            if isinstance(gate, Gate) and gate not in analysis.put_off:
                 self._gates[node] = names[gate]
                 split |= {node} if gate.size > 1 else set()
         self._sizes = {node: len(step.out) for node, step in self.steps.items() if step.out is not None}

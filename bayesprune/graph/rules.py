@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bayesprune.errors import GateError
+from bayesprune.graph import axes, mixing, spatial
 from bayesprune.graph import entrywise as by
 from bayesprune.graph import operations as ops
+from bayesprune.graph.axes import NEEDS_SHAPES
 from bayesprune.graph.calls import (
     folds_constants,
     is_depthwise,
@@ -29,15 +34,28 @@ from bayesprune.layers import Gate
 class Rules:
     """The rules for one network with some of its gates switched off.
 
+    Of a tensor one axis is followed at a time. A gate along another axis than the one that is followed where it stands
+    only keeps zeros zero, and is put off: to rules that follow the axes of gates that were put off, and no layer's.
+
     Args:
         traced: The network.
         off: For gates that have entries switched off, where, shape ``(size,)``, bool.
+        only: The gates to follow, put off by other rules, with the rank of what they gate; ``None`` for those along the
+            features of layers, and others as far as they are not in conflict.
+
+    Attributes:
+        put_off: The gates that are left to other rules, found so far, with the rank of what they gate.
+        assumed: Whether any tensor of unknown rank was taken for a matrix.
     """
 
-    def __init__(self, traced: Traced, off: Mapping[Gate, Tensor]):
+    def __init__(self, traced: Traced, off: Mapping[Gate, Tensor], only: Mapping[Gate, int] | None = None):
         self.traced = traced
         self.off = off
+        self.only = only
+        self.put_off: dict[Gate, int] = {}
+        self.assumed = False
         self.num_ids = 0
+        self._attributes: dict[str, Tensor] = {}
 
     def step(self, node: fx.Node, known: Known) -> Step:
         """What ``node`` does, given what is known of its inputs.
@@ -46,8 +64,23 @@ class Rules:
             GateError: for a gate that does not fit what it gates.
             TraceError: for a layer that does not fit its input.
         """
-        if node.op in ("placeholder", "get_attr"):
+        step = self._step(node, known)
+        out = step.out
+        if out is not None and out.layout == "plain" and node.op != "get_attr":
+            rank = self.traced.rank(node) or out.rank
+            if rank is not None:
+                axis = out.axis % rank
+                step.out = replace(out, rank=rank, axis=-1 if axis == rank - 1 and rank > 2 else axis)
+            if rank == 2:
+                sources = [known[i] for i in node.all_input_nodes]
+                self.assumed = self.assumed or any(x is not None and x.rank is None for x in sources)
+        return step
+
+    def _step(self, node: fx.Node, known: Known) -> Step:
+        if node.op == "placeholder":
             return Step()
+        if node.op == "get_attr":
+            return self._attribute(node)
         if node.op == "output":
             return barrier(node, "is an output of the network")
         if overwritten(self.traced, node):
@@ -74,8 +107,8 @@ class Rules:
         x = known[source]
         if isinstance(module, Gate):
             return self._gate(node, module, source, x)
-        if isinstance(module, (*ops.LINEARS, *ops.CONVOLUTIONS)) and kind in (*ops.LINEARS, *ops.CONVOLUTIONS):
-            return self._layer(node, module, source, x)
+        if kind in (*ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED):
+            return self._layer(node, module, source, x)  # type: ignore[arg-type]
         if x is None:
             return Step()
         if kind in ops.BATCH_NORMS:
@@ -89,7 +122,19 @@ class Rules:
         if kind in ops.POOLS:
             return by.pool(node, source, x, ops.POOLS[kind], vars(module))  # type: ignore[index]
         if kind is nn.Flatten:
-            return by.flatten(node, source, x, module.start_dim, module.end_dim)  # type: ignore[union-attr, arg-type]
+            dims = module.start_dim, module.end_dim  # type: ignore[union-attr]
+            return axes.flatten(node, source, x, *dims, self.traced.shapes.get(source))  # type: ignore[arg-type]
+        if kind in ops.RESAMPLES:
+            return spatial.resample(node, source, x)
+        if kind in ops.PADS:
+            options = vars(module)
+            return spatial.pad(node, source, x, options["padding"], ops.PADS[kind], options.get("value"))  # type: ignore[index]
+        if kind is nn.PixelShuffle:
+            return spatial.pixel_shuffle(node, source, x, module.upscale_factor)  # type: ignore[union-attr]
+        if kind is nn.PixelUnshuffle:
+            return spatial.pixel_unshuffle(node, source, x, module.downscale_factor)  # type: ignore[union-attr]
+        if kind in ops.STATISTICS:
+            return barrier(node, f"reaches {name}, a {kind.__name__}, which takes its zeros into statistics of others")
         return barrier(node, f"reaches {name}, a {kind.__name__}, through which a removed structure cannot be followed")
 
     def _gate(self, node: fx.Node, gate: Gate, source: fx.Node, x: Features | None) -> Step:
@@ -99,23 +144,40 @@ class Rules:
                 return Step()
             value = torch.zeros_like(x.value) if off is not None and bool(off.all()) else x.value
             return by.same(source, x, value)
-        if gate.dim not in (1, -1):
-            return barrier(node, f"is gated along dimension {gate.dim}; gates run along dimension 1 or -1")
-        value = torch.full((gate.size,), torch.nan, dtype=torch.float64)
+        rank = self.traced.rank(source) or (self.only or {}).get(gate) or gate.rank
+        if x is not None and x.rank is None:
+            x = replace(x, rank=rank)
+        if gate.dim == 0 or (rank is not None and gate.dim % rank == 0):
+            return barrier(node, f"is gated along dimension {gate.dim}, the examples of a batch")
+        if self.only is not None and gate not in self.only:
+            return Step() if x is None else self._background(node, gate, source, x)
         if x is None:
-            return Step(Features(self.fresh(gate.size), by.silenced(value, off), gate.dim), selects=True)
+            value = torch.full((gate.size,), torch.nan, dtype=torch.float64)
+            return Step(Features(self.fresh(gate.size), by.silenced(value, off), gate.dim, rank), selects=True)
         seen = x.along(gate.dim)
-        if seen is None:
-            return barrier(
-                node, f"has its features along dimension {x.axis}, but the gate {node.target} runs along {gate.dim}"
-            )
-        src = self._gated_entries(node, gate, seen)
-        value = by.silenced(x.value[src], off)
-        rank = 2 if x.layout != "plain" else x.rank
-        out = Features(self.fresh(gate.size), value, gate.dim, rank)
+        if seen is None or (x.rank is None and seen.rank == 2 and self._other_axis(source)):
+            if x.rank is None:
+                where = f"along dimension {x.axis} and then {gate.dim} of a tensor of unknown rank"
+                return barrier(node, f"is gated {where}; {NEEDS_SHAPES}")
+            self.put_off[gate] = x.rank
+            return self._background(node, gate, source, x)
+        src = self._gated_entries(node, gate, seen, x.rank is None)
+        out = Features(self.fresh(gate.size), by.silenced(x.value[src], off), seen.axis, seen.rank)
         return Step(out, flows=[Flow(source, src, torch.arange(gate.size))], selects=True)
 
-    def _gated_entries(self, node: fx.Node, gate: Gate, x: Features) -> Tensor:
+    def _background(self, node: fx.Node, gate: Gate, source: fx.Node, x: Features) -> Step:
+        """A gate that is followed by other rules: along another axis, it leaves of all constants the zeros."""
+        if x.along(gate.dim) is not None:
+            return barrier(node, f"reaches {node.target}, a gate along the same dimension that is followed apart")
+        return by.same(source, x, torch.where(x.value == 0, 0.0, torch.nan))
+
+    def _other_axis(self, source: fx.Node) -> bool:
+        """Whether features of a tensor of unknown rank, gated along their own axis before, are not a gate's."""
+        while len(source.all_input_nodes) == 1 and not isinstance(self.traced.module(source), (Gate, *ops.LINEARS)):
+            source = source.all_input_nodes[0]
+        return isinstance(self.traced.module(source), Gate)
+
+    def _gated_entries(self, node: fx.Node, gate: Gate, x: Features, assumed: bool) -> Tensor:
         """Which entry of ``x`` each of the gates multiplies."""
         size = gate.in_size
         count, rest = divmod(size, len(x))
@@ -124,6 +186,7 @@ class Rules:
                 f"gate {node.target!r} has {size} entries, but what it gates has {len(x)} features"
                 + (" (times the size of the map)" if x.layout != "plain" else "")
                 + "; make the gate's size equal to the number of features or channels before it"
+                + (", or, if it runs along another dimension, " + NEEDS_SHAPES if assumed else "")
             )
         entries = x.entries(size, str(node.target))
         return entries if gate.index is None else entries[gate.index.cpu()]
@@ -141,63 +204,125 @@ class Rules:
         gate = getattr(layer, "gate", None)
         if step.out is not None and gate is not None and gate in self.off:
             off = self.off[gate].expand(len(step.out))
-            step.out = Features(step.out.ids, by.silenced(step.out.value, off), step.out.axis, step.out.rank)
+            step.out = replace(step.out, value=by.silenced(step.out.value, off))
         return step
 
     def _dense(self, node: fx.Node, layer: nn.Module, source: fx.Node, x: Features | None) -> Step:
         if isinstance(layer, nn.Linear):
             size, axis, outputs = layer.in_features, -1, layer.out_features
-            rank = None if x is None else 2 if x.layout != "plain" else x.rank
             seen = None if x is None else x.along(-1)
+            known = x if seen is None else seen
+            rank = None if known is None else known.rank
         else:
             size, axis, outputs = layer.in_channels, 1, layer.out_channels  # type: ignore[assignment]
             rank = layer.weight.dim()  # type: ignore[operator]
             seen = x if x is not None and x.axis == 1 and x.rank in (None, rank) else None
-        out = Features(self.fresh(outputs), torch.full((outputs,), torch.nan, dtype=torch.float64), axis, rank)
+        out = None
+        if self.only is None:
+            out = Features(self.fresh(outputs), torch.full((outputs,), torch.nan, dtype=torch.float64), axis, rank)
         if x is None:
             return Step(out)
         if seen is None:
-            return Step(out, pins=[source], reason=f"has its features along another dimension than {node.target} reads")
+            return Step(out, pins=[source], reason=self._elsewhere(node, x))
         seen.entries(size, str(node.target))
         must, reason = torch.zeros(len(x), dtype=torch.bool), ""
         if layer.bias is None:
             reason = f"{node.target} has no bias to take up the constant that is left"
+        elif isinstance(layer, ops.TRANSPOSED):
+            reason = f"{node.target} does not spread the constant that is left evenly, so that no bias can take it up"
         elif not folds_constants(layer):
             reason = f"{node.target} pads with zeros, so that the constant that is left does not fold into its bias"
         if reason:
             must = ~x.unknown & (x.value != 0)
         return Step(out, reads=[Read(source, must, reason)])
 
+    def _elsewhere(self, node: fx.Node, x: Features) -> str:
+        """Why a layer does not read the axis of ``x``."""
+        if x.rank is None and x.axis not in (1, -1):
+            return f"has its features along dimension {x.axis} of a tensor of unknown rank; {NEEDS_SHAPES}"
+        return f"has its features along another dimension than {node.target} reads"
+
     # functions and methods -----------------------------------------------------------------------------------------
 
     def _function(self, node: fx.Node, known: Known) -> Step:
         inputs = node.all_input_nodes
+        if axes.takes_first(node, known):
+            return by.same(inputs[0], known[inputs[0]], known[inputs[0]].value)  # type: ignore[arg-type, union-attr]
         if is_shape(node):
-            return Step() if not inputs or keeps_shape_free(node) else barrier(node, "has its shape read in forward")
+            free = not inputs or keeps_shape_free(node) or self._keeps_sizes(node, known[inputs[0]])
+            return Step() if free else barrier(node, "has its shape read in forward")
         if all(known[i] is None for i in inputs):
             return Step()
         target: Any = node.target
         step = None
         if target in ops.CONCATENATIONS:
-            step = by.concatenate(node, known)
+            step = mixing.concatenate(node, known, self.traced.shapes, self.fresh)
         elif target in ops.BINARY_FUNCTIONS or (node.op == "call_method" and target in ops.BINARY_METHODS):
-            step = by.elementwise(node, known) if len(inputs) == 1 else by.binary(node, known)
-        elif node.args and isinstance(node.args[0], fx.Node) and (len(inputs) == 1 or is_flattening(node)):
+            several = len(inputs) > 1
+            step = mixing.binary(node, known, self.traced.shapes) if several else by.elementwise(node, known)
+        elif node.args and isinstance(node.args[0], fx.Node) and all(map(is_shape, inputs[1:])):
             x = known[node.args[0]]
             step = None if x is None else self._unary(node, node.args[0], x, known)
         return step or barrier(node, f"reaches {name_of(node)}, through which a removed structure cannot be followed")
 
     def _unary(self, node: fx.Node, source: fx.Node, x: Features, known: Known) -> Step | None:
-        """A function of one tensor and numbers, if it is a known one."""
+        """A function of one tensor, and of numbers or sizes, if it is a known one."""
         target: Any = node.target
+        shape = self.traced.shapes.get(source)
         if is_flattening(node):
-            return by.flatten(node, source, x, 1, -1)
+            return axes.flatten(node, source, x, 1, -1, shape)
+        if target in ops.RESAMPLE_FUNCTIONS:
+            return spatial.resample(node, source, x)
+        if target in ops.RESHAPES:
+            reason = f"reaches {name_of(node)} with sizes that are written out or computed in forward, not flattened"
+            return barrier(node, reason)
+        if len(node.all_input_nodes) > 1:
+            return None
         if target in ops.FLATTENS:
-            return by.flatten(node, source, x, *by.flatten_dims(node))
+            return axes.flatten(node, source, x, *axes.flatten_dims(node), shape)
         if target in ops.POINTWISE_FUNCTIONS or (node.op == "call_method" and target in ops.POINTWISE_METHODS):
             return by.elementwise(node, known)
+        if target is F.pad:
+            options = [axes.argument(node, name, i + 1) for i, name in enumerate(("pad", "mode", "value"))]
+            return spatial.pad(node, source, x, options[0], options[1] or "constant", options[2])
+        if target is F.pixel_shuffle:
+            return spatial.pixel_shuffle(node, source, x, axes.argument(node, "upscale_factor", 1))
+        if target is F.pixel_unshuffle:
+            return spatial.pixel_unshuffle(node, source, x, axes.argument(node, "downscale_factor", 1))
+        if target in ops.TRANSPOSITIONS | ops.PERMUTATIONS:
+            return axes.rearrange(node, source, x)
+        if target in ops.SQUEEZES | ops.UNSQUEEZES:
+            return axes.single(node, source, x, shape)
         if target in ops.POOL_FUNCTIONS:
             return by.pool(node, source, x, ops.POOL_FUNCTIONS[target], by.pool_arguments(node))
         if target in ops.DROPOUT_FUNCTIONS:
             return by.dropout(source, x, 1.0)
-        return by.reduce(node, known) if target in ops.REDUCTIONS else None
+        return axes.reduce(node, source, x) if target in ops.REDUCTIONS | ops.TOTALS | ops.EXTREMA else None
+
+    def _keeps_sizes(self, node: fx.Node, x: Features | None) -> bool:
+        """Whether what is read of a shape are sizes that removal leaves alone."""
+        if x is None:
+            return True
+        if node.op == "call_method" and node.target == "size" and len(node.args) + len(node.kwargs) == 2:
+            return not axes.reads_size(node, x)
+        whole = node.target == "size" or (node.target is getattr and node.args[1] == "shape")
+        return bool(whole) and all(
+            user.target is operator.getitem and not axes.reads_size(user, x) for user in node.users
+        )
+
+    def _attribute(self, node: fx.Node) -> Step:
+        """A parameter or buffer that is used directly, if it has one dimension and only scales or shifts."""
+        target = str(node.target)
+        owner, tensor = target.rpartition(".")[0], operator.attrgetter(target)(self.traced.net)
+        if self.only is not None or owner in self.traced.fixed or not isinstance(tensor, Tensor):
+            return Step()
+        long = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
+        same = [n for n in self.traced.graph.nodes if n.op == "get_attr" and n.target == node.target]
+        simple = all(user.target in ops.PRODUCTS | ops.SUMS for n in same for user in n.users)
+        holders = [name for name, p in self.traced.net.named_parameters(remove_duplicate=False) if p is tensor]
+        if len(long) != 1 or not simple or len(holders) > 1:
+            return Step()
+        size = tensor.shape[long[0]]
+        if target not in self._attributes:
+            self._attributes[target] = self.fresh(size)
+        return Step(Features(self._attributes[target], torch.full((size,), torch.nan, dtype=torch.float64), long[0]))

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.errors import TraceError
+from bayesprune.data.inputs import Inputs, as_inputs, each, tensors_of
+from bayesprune.errors import BayesPruneError, TraceError
+from bayesprune.graph.given import given_inputs
 from bayesprune.layers import GATED_LAYERS, Gate, Residual
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class GateTracer(fx.Tracer):
-    """Traces through user modules and `layers.Residual`; torch's own modules, gates and gated layers stay whole."""
+    """Traces through user modules and `layers.Residual`; torch's own modules, gates and gated layers stay whole.
+
+    To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
+    thread traces at a time, and what others call meanwhile does what it always does.
+    """
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        """The graph of a module's forward pass."""
+        with _ONE_AT_A_TIME:
+            self._thread = threading.get_ident()
+            return super().trace(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """What a module's attribute is: a node, if it is a parameter that this trace meets."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
@@ -24,6 +47,8 @@ class GateTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Emit ``m``; a `layers.Residual` is by-pass + gated branch, whatever its gate is now."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
         if isinstance(m, Residual) and type(m).forward is Residual.forward:
 
             def forward(x: Any) -> Any:
@@ -49,23 +74,35 @@ class Traced:
         graph: Its forward pass; module nodes are named as in ``net``.
         fixed: Modules that must stay as they are, with the reason: shared ones and those whose parameters are used
             elsewhere.
+        shapes: The shapes of tensors, with one example, as far as they are known from an example input.
     """
 
     net: nn.Module
     graph: fx.Graph
     fixed: dict[str, str]
+    shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
+
+    def rank(self, node: fx.Node) -> int | None:
+        """The number of dimensions of what ``node`` gives, if known."""
+        return len(self.shapes[node]) if node in self.shapes else None
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that ``node`` calls, if it calls one."""
         return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def trace(net: nn.Module) -> Traced:
-    """Follow the forward pass of ``net`` symbolically; no example input is needed.
+def trace(net: nn.Module, example_input: Any = None) -> Traced:
+    """Follow the forward pass of ``net`` symbolically.
+
+    Args:
+        net: The network.
+        example_input: Inputs, shape ``(B, ...)`` (those of a network with several in a tuple, or a dict by name), whose
+            first example then tells the shapes of all tensors; ``None`` to go without.
 
     Raises:
-        TraceError: if it cannot be followed (control flow that depends on data, ...), or if ``net`` is itself a gated
-            layer.
+        TraceError: if it cannot be followed (control flow that depends on data, ...), if ``net`` is itself a gated
+            layer, or if the example does not go through it.
+        GateError: if the example does not fit a gate.
     """
     if isinstance(net, (Gate, Residual, *GATED_LAYERS)):
         raise TraceError(
@@ -75,10 +112,59 @@ def trace(net: nn.Module) -> Traced:
         graph = GateTracer().trace(net)
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
-            f"the forward pass of {type(net).__name__} cannot be followed: {error}. Avoid Python conditions and loops "
-            "on tensor values or shapes in forward"
+            f"the forward pass of {type(net).__name__} cannot be followed: {error}. {_advice(error)}"
         ) from error
-    return Traced(net, graph, _fixed_modules(net, graph))
+    shapes = {} if example_input is None else _shapes(net, graph, as_inputs(example_input))
+    for node in graph.nodes:
+        held = attrgetter(str(node.target))(net) if node.op == "get_attr" else None
+        if isinstance(held, Tensor):
+            shapes[node] = held.shape
+    return Traced(net, graph, _fixed_modules(net, graph), shapes)
+
+
+def _advice(error: Exception) -> str:
+    if "'len'" in str(error):
+        return "In forward, write x.shape[0] for len(x)"
+    return "Avoid Python conditions and loops on tensor values or shapes in forward"
+
+
+class _Shapes(fx.Interpreter):
+    """One pass that notes the shape of every tensor."""
+
+    def __init__(self, net: nn.Module, graph: fx.Graph):
+        super().__init__(net, graph=graph)
+        self.extra_traceback = False
+        self.found: dict[fx.Node, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Compute one operation."""
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.found[n] = result.shape
+        return result
+
+
+def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs) -> dict[fx.Node, torch.Size]:
+    """The shapes of all tensors for the first example, in eval mode."""
+    like = next(net.parameters(), tensors_of(example)[0])
+    modes = {module: module.training for module in net.modules()}
+    passing = _Shapes(net.eval(), graph)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            inputs = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
+            passing.run(*given_inputs(graph.nodes, inputs).values())
+    except BayesPruneError:
+        raise
+    except Exception as error:  # user code runs here: it may raise anything
+        given, why = ", ".join(str(tuple(x.shape)) for x in tensors_of(example)), str(error).partition("\n")[0]
+        raise TraceError(
+            f"example_input of shape {given} does not go through {type(net).__name__}: {why}. Pass inputs as those of "
+            "training, (B, ...)"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return passing.found
 
 
 def block_graph(net: nn.Module) -> fx.Graph:

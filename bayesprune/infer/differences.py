@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import Inputs
+from bayesprune.graph.given import given_inputs
 from bayesprune.graph.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
+from bayesprune.infer.chosen import chosen as chosen_output
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
-from bayesprune.infer.tail import given_inputs
-from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.infer.targets import Targets, losses, repeated
+from bayesprune.layers import GATED_LAYERS, Gate, eval_mode
 
 ELEMENTS = 2**21
 """How many entries the largest tensor may have in all copies that are computed together."""
@@ -22,7 +25,7 @@ ELEMENTS = 2**21
 @torch.no_grad()
 @checked_arguments
 def paired_differences(
-    net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None = None
+    net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None = None
 ) -> tuple[Tensor, Tensor]:
     """C(ξ_s=1) − C(ξ_s=0) for every gate s, the other gates as in ξ, in eval mode.
 
@@ -43,15 +46,10 @@ def paired_differences(
         Mean difference and its standard error over examples (0 for a single one, of which it is not known), each of
         shape ``(S,)``, nats per example.
     """
-    was_training = net.training
-    net.eval()
-    try:
-        with net.drawn_weights():
-            base, rows = _shared_flips(net, x, y, xi, on)
-            if net.num_shared < net.num_gates:
-                rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
-    finally:
-        net.train(was_training)
+    with eval_mode(net), net.drawn_weights():
+        base, rows = _shared_flips(net, x, y, xi, on)
+        if net.num_shared < net.num_gates:
+            rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
     differences = torch.cat(rows)
     correction = min(1, len(x) - 1)
     return differences.mean(1), differences.std(1, correction=correction) / len(x) ** 0.5
@@ -59,20 +57,15 @@ def paired_differences(
 
 @torch.no_grad()
 @checked_arguments
-def shared_differences(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
+def shared_differences(net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
     """The mean differences of `paired_differences` for the gates that a batch shares alone, shape ``(num_shared,)``."""
-    was_training = net.training
-    net.eval()
-    try:
-        with net.drawn_weights():
-            _, rows = _shared_flips(net, x, y, xi, on)
-    finally:
-        net.train(was_training)
+    with eval_mode(net), net.drawn_weights():
+        _, rows = _shared_flips(net, x, y, xi, on)
     return torch.cat(rows).mean(1) if rows else torch.zeros_like(net.theta.detach()[:0])
 
 
 def _shared_flips(
-    net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, on: Sequence[bool] | None
+    net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None
 ) -> tuple[Tensor, list[Tensor]]:
     """Losses with the gates ξ, shape ``(B,)``, and for each gate that the batch shares its difference, ``(1, B)``."""
     objective = BatchObjective(net, x, y, on=on)
@@ -94,7 +87,7 @@ class _UnitFlips:
         xi: Gate values, shape ``(B, S)``.
     """
 
-    def __init__(self, net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor):
+    def __init__(self, net: BayesianNet, x: Inputs, y: Targets, xi: Tensor):
         self.net, self.x, self.y, self.xi = net, x, y, xi
         self.traced = net.traced
         self.nodes = list(self.traced.graph.nodes)
@@ -147,7 +140,8 @@ class _UnitFlips:
                     values[later] = self._updated(later, columns[later.all_input_nodes[0]], chosen)
                 elif any(source in values.own for source in later.all_input_nodes):
                     values[later] = self._compute(later, values)
-        return self.net.likelihood.nll(values[self.nodes[-1]], _tile(self.y, count)).view(count, -1)
+        outputs = chosen_output(values[self.nodes[-1]], self.net.loss_on)
+        return losses(self.net.likelihood, outputs, repeated(self.y, count)).view(count, -1)
 
     def _columnwise(self, node: fx.Node, gate: Gate, ungated: Tensor) -> set[fx.Node]:
         """The gate's node and the pointwise ones behind it, if all else that reads them is linear; none otherwise."""

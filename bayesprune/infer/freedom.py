@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from bayesprune.data.inputs import Inputs
+from bayesprune.infer.chosen import LossOn, chosen
+
 ENTRIES = 2**25
 """How many entries a table of derivatives may have."""
 
@@ -19,12 +22,13 @@ def fitting_rows(entries: int) -> int:
 @torch.no_grad()
 def degrees_of_freedom(
     net: nn.Module,
-    x: Tensor,
+    x: Inputs,
     scales: Mapping[str, Tensor],
     noise: Tensor,
     ridge: float = 1.0,
     num_data: int | None = None,
     weights: Tensor | None = None,
+    loss_on: LossOn = None,
 ) -> float:
     """The trace of the map from targets to fit, tr K(K + ρI)⁻¹, K = J diag(s²) Jᵀ, of a network linearised where it is.
 
@@ -40,6 +44,7 @@ def degrees_of_freedom(
         ridge: ρ, how much the prior counts.
         num_data: N, of which ``x`` is a sample; ``None`` for all.
         weights: How much each example counts, shape ``(B,)``; ``None`` for all alike.
+        loss_on: Which of several outputs is fitted to targets.
 
     Returns:
         At most B times the number of outputs, so of a sample a lower bound.
@@ -48,10 +53,13 @@ def degrees_of_freedom(
     free = {name: parameters[name].detach() for name in scales}
     fixed = {name: p.detach() for name, p in parameters.items() if name not in scales}
 
-    def standardised(values: dict[str, Tensor], example: Tensor) -> Tensor:
-        return (torch.func.functional_call(net, {**fixed, **values}, (example[None],)) / noise).flatten()
+    def standardised(values: dict[str, Tensor], args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
+        outputs = torch.func.functional_call(net, {**fixed, **values}, args, kwargs)
+        return (chosen(outputs, loss_on) / noise).flatten()
 
-    slopes = torch.func.vmap(torch.func.jacrev(standardised), (None, 0))(free, x)
+    args, kwargs = ((x,), {}) if isinstance(x, Tensor) else (x.args, x.kwargs)
+    singles = tuple(t[:, None] for t in args), {name: t[:, None] for name, t in kwargs.items()}
+    slopes = torch.func.vmap(torch.func.jacrev(standardised), (None, 0, 0))(free, *singles)
     columns = [(slopes[name] * scales[name].to(p)).flatten(2) for name, p in free.items()]
     table = torch.cat(columns, 2)
     if weights is not None:

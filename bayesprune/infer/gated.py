@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bayesprune.data.inputs import Inputs, as_inputs, called
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
+from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.tail import Seen, Tails
-from bayesprune.layers import Draw, Gate, normal_layers
+from bayesprune.layers import Draw, Gate, Residual, normal_layers
+
+_FLATTENING = threading.Lock()
+"""Threads that use a network for the first time since it was copied or moved take turns."""
 
 
 class GatedNet(nn.Module):
@@ -20,6 +27,7 @@ class GatedNet(nn.Module):
 
     Args:
         net: Gated network, inputs ``(B, ...)``.
+        loss_on: Which of several outputs counts, see `chosen`.
 
     Attributes:
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates.
@@ -28,9 +36,9 @@ class GatedNet(nn.Module):
         num_shared: Number of gates that have one value for a batch, which come before all others.
     """
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, loss_on: LossOn = None):
         super().__init__()
-        self.net = net
+        self.net, self.loss_on = net, loss_on
         self.branch_evaluations = 0
         self._connect()
 
@@ -61,12 +69,15 @@ class GatedNet(nn.Module):
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
-        thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
-        flat = torch.cat(thetas) if thetas else next(self.net.parameters()).new_zeros(0)  # all branches may be gone
-        for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
-            gate.theta.data = part
-        self._theta = flat.requires_grad_(True)
-        self._projected = self._theta._version
+        with _FLATTENING, torch.inference_mode(False):
+            thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
+            flat = (
+                torch.cat(thetas).clamp_(0, 1) if thetas else next(self.net.parameters()).new_zeros(0)
+            )  # all branches may be gone
+            for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
+                gate.theta.data = part
+            self._theta = flat.requires_grad_(True)
+        self._projected, self._handed_out = self._theta._version, False
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -81,6 +92,7 @@ class GatedNet(nn.Module):
             if id(parameter) not in thetas:
                 yield name, parameter
         if recurse and self.num_gates:
+            self._handed_out = True
             yield f"{prefix}.theta" if prefix else "theta", self.theta  # type: ignore[misc]
 
     def _synchronize(self) -> None:
@@ -89,8 +101,23 @@ class GatedNet(nn.Module):
         for gate in self._gates.values():
             if gate.theta.data_ptr() != start:
                 self._flatten()
-                return
+                break
             start += gate.theta.numel() * gate.theta.element_size()
+        self._project()
+
+    def _project(self) -> None:
+        """If θ was written to since, maybe by an optimiser that knows no bounds: bring it back into [0, 1].
+
+        Fused optimisers leave no sign that they did, so of a θ that was handed out as a parameter that is assumed.
+        """
+        if self._handed_out or self._theta._version != self._projected:
+            self._theta.data.clamp_(0, 1)  # of what lies within, a graph may hold the values
+            self._projected = self._theta._version
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As of every module, with θ in [0, 1]."""
+        self._synchronize()
+        return super().state_dict(*args, **kwargs)
 
     @property
     def theta(self) -> Tensor:
@@ -98,10 +125,7 @@ class GatedNet(nn.Module):
         first = next(iter(self._gates.values()), None)
         if first is not None and first.theta.data_ptr() != self._theta.data_ptr():  # copied, moved or cast since
             self._flatten()
-        if self._theta._version != self._projected:  # written since, maybe by an optimiser that knows no bounds
-            with torch.no_grad():
-                self._theta.clamp_(0, 1)
-            self._projected = self._theta._version
+        self._project()
         return self._theta
 
     @property
@@ -164,7 +188,7 @@ class GatedNet(nn.Module):
     # forward -------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, x: Tensor, xi: Tensor | None = None, *, skip: bool = False, on: Sequence[bool] | None = None
+        self, x: Any, xi: Tensor | None = None, *, skip: bool = False, on: Sequence[bool] | None = None
     ) -> Tensor:
         """Outputs of the network with the given gate values.
 
@@ -172,12 +196,13 @@ class GatedNet(nn.Module):
         their outputs (local reparameterisation), and for the mode of the gates weights are their means.
 
         Args:
-            x: Inputs, shape ``(B, ...)``.
+            x: Inputs, shape ``(B, ...)``; of a network that takes several a tuple, or a dict by name.
             xi: Gate values, shape ``(S,)``, ``(1, S)`` or ``(B, S)``, ordered as `theta`; ``None`` for the mode.
             skip: Whether branches whose gates are off are left out of the computation (they then get no derivative).
             on: With ``skip``, which of the branch gates, the first ``num_branches``, are on in ``xi``; ``None`` to
                 read it off ``xi``, which waits for the device.
         """
+        x = as_inputs(x)
         mode = xi is None
         if xi is None:
             self._synchronize()
@@ -188,12 +213,24 @@ class GatedNet(nn.Module):
         if not mode:
             self.branch_evaluations += sum(known) if known else self.num_branches
         with self.draw.use(xi, known, noise=len(x) if self._noise and not mode else 0):
-            return self.net(x)
+            return chosen(called(self.net, x), self.loss_on)
 
     def branches_on(self, xi: Tensor) -> list[bool]:
         """Which of the branch gates are on in ``xi``; waits for the device."""
+        if self.num_branches == 0:
+            return []
         leading = xi if xi.dim() == 1 else xi[0]
         return (leading[: self.num_branches] > 0.5).tolist()
+
+    def branches(self, slots: Iterable[int]) -> list[nn.Module]:
+        """What passes leave out while the branch gates of these slots are known to be off."""
+        names = self.gate_names
+        blocks = [self.net.get_submodule(names[slot]) for slot in slots]
+        return [
+            block.body if type(block).forward is Residual.forward else block
+            for block in blocks
+            if isinstance(block, Residual)
+        ]
 
     @property
     def traced(self) -> Traced:
@@ -220,7 +257,7 @@ class GatedNet(nn.Module):
             s -= size
         raise IndexError(f"the network has {self.num_gates} gates")
 
-    def resume(self, x: Tensor, xi: Tensor, s: int, seen: Seen, on: Sequence[bool] | None = None) -> Tensor:
+    def resume(self, x: Inputs, xi: Tensor, s: int, seen: Seen, on: Sequence[bool] | None = None) -> Tensor:
         """Outputs for the gates ``xi`` with the shared gate ``s`` flipped, computed from its block on.
 
         Args:
@@ -236,13 +273,13 @@ class GatedNet(nn.Module):
         slot = self.slot_of(s)
         self.branch_evaluations += sum(known[i] for i in self.tails.behind[slot] or () if i < self.num_branches)
         with self.draw.use(xi, known, noise=len(x) if self._noise else 0):
-            return self.tails.resume(slot, x, seen)
+            return chosen(self.tails.resume(slot, x, seen), self.loss_on)
 
-    def rows(self, x: Tensor) -> int:
+    def rows(self, x: Inputs) -> int:
         """How many draws a batch takes: one an example, or one in all if every gate is shared by the batch."""
         return 1 if self.num_shared == self.num_gates else len(x)
 
-    def sample_gates(self, x: Tensor) -> Tensor:
+    def sample_gates(self, x: Inputs) -> Tensor:
         """Gate values drawn from the guide for a batch, shape ``(rows, S)``."""
         return GateDraws(self.theta.detach(), self.rows(x), self.num_shared, validate_args=False).sample()
 

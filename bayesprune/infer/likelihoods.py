@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError, DataError
+from bayesprune.infer.laws import SmoothedCategorical, WeighedCategorical
 
 
 class Likelihood(nn.Module, ABC):
@@ -65,89 +67,129 @@ class Likelihood(nn.Module, ABC):
         """The plain values that tell this likelihood from another of its class; by default its public attributes."""
         return {name: value for name, value in vars(self).items() if name != "training" and not name.startswith("_")}
 
+    def right(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """Fraction of the entries of each target that are classified right, shape ``(B,)``; ``None`` for reals."""
+        return None
+
+    def possible(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Which entries of the targets can be, bool, shape of ``y``; unlike `check` it does not wait for the device."""
+        return y.isfinite()
+
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Raise `DataError` if targets and outputs do not fit together. Reads values: not for the training step."""
         if len(outputs) != len(y):
             raise DataError(f"the network gives {len(outputs)} outputs for {len(y)} targets; they must be equally many")
-
-
-class SmoothedCategorical(dist.Categorical):
-    """Categorical whose log probability is averaged over labels that are replaced by a uniform one with probability ε.
-
-    log p̃(y) = (1 − ε) log p(y) + (ε/K) Σ_k log p(k) (Szegedy et al. 2016). Samples come from p itself.
-    """
-
-    def __init__(self, logits: Tensor, smoothing: float, validate_args: bool | None = None):
-        self.smoothing = smoothing
-        super().__init__(logits=logits, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> SmoothedCategorical:
-        """The same law with another batch shape."""
-        wider = super().expand(batch_shape, self._get_checked_instance(SmoothedCategorical, _instance))
-        wider.smoothing = self.smoothing
-        return wider
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The averaged log probability log p̃(value), nats."""
-        return (1 - self.smoothing) * super().log_prob(value) + self.smoothing * self.logits.mean(-1)
+        wrong = ~y.isfinite()
+        if bool(wrong.any()):
+            raise DataError(
+                f"the targets hold {int(wrong.sum())} NaN or infinite values, the first for example "
+                f"{int(wrong.nonzero()[0, 0])}; remove or impute them"
+            )
 
 
 class Categorical(Likelihood):
     """Class labels; outputs are logits, shape ``(B, K)``, targets integers in [0, K), shape ``(B,)``.
 
+    Images and sequences have a label an entry: outputs ``(B, K, ...)``, targets ``(B, ...)``. The entries of an example
+    are independent given the outputs, so its log-likelihood is their sum, in nats per example; accuracy is the fraction
+    of entries.
+
     Args:
         label_smoothing: ε; with ε > 0 the log-likelihood is averaged over labels that are wrong (uniform) with
             probability ε. It keeps the fitted log-likelihood of a flexible network finite, so that the price of a
             structure keeps its weight until the end of training.
+        class_weight: How much a label of each class counts, K numbers, finite and not negative; ``None`` for all alike.
+            Losses are sums and means over examples, not divided by the weights in a batch: they are those of torch's
+            ``cross_entropy(..., weight=class_weight, reduction="none")`` (without smoothing). Let the weights average 1
+            over the labels of the data set, as N/(K N_k) does for N_k examples of class k, so that they shift the
+            emphasis among the classes and not that between data and prior. Predictions know no weights.
 
     Raises:
-        ConfigError: for ε outside [0, 1).
+        ConfigError: for ε outside [0, 1), and weights that cannot be.
     """
 
-    def __init__(self, label_smoothing: float = 0.0):
+    class_weight: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, *, class_weight: Tensor | Sequence[float] | None = None):
         super().__init__()
         self.label_smoothing = real("categorical likelihood: label_smoothing", label_smoothing, 0, 1, "[)")
+        weights = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.get_default_dtype())
+        if weights is not None and not (weights.dim() == 1 and _are_weights(weights)):
+            raise ConfigError(
+                "categorical likelihood: class_weight must hold one number a class, finite, not negative and not all "
+                f"0, got {weights.tolist()}"
+            )
+        self.register_buffer("class_weight", weights, persistent=False)
 
     def distribution(self, outputs: Tensor) -> dist.TorchDistribution:
-        """Categorical(softmax(outputs)), smoothed if asked for."""
-        if self.label_smoothing:
-            return SmoothedCategorical(outputs, self.label_smoothing)
-        return dist.Categorical(logits=outputs)
+        """Categorical(softmax(outputs)), smoothed and weighted if asked for, independent over the entries."""
+        logits = outputs.movedim(1, -1)
+        if self.class_weight is not None:
+            law = WeighedCategorical(logits, self.label_smoothing, self.class_weight)
+        elif self.label_smoothing:
+            law = SmoothedCategorical(logits, self.label_smoothing)
+        else:
+            law = dist.Categorical(logits=logits)
+        return law.to_event(outputs.dim() - 2)
 
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy of each example."""
-        return F.cross_entropy(outputs, y, reduction="none", label_smoothing=self.label_smoothing)
+        """Cross-entropy times the weight of the class, summed over the entries of each example."""
+        y = y.long()
+        per_entry = F.cross_entropy(outputs, y, reduction="none", label_smoothing=self.label_smoothing)
+        if self.class_weight is not None:
+            per_entry = self.class_weight[y] * per_entry
+        return per_example(per_entry)
 
     def mean(self, outputs: Tensor) -> Tensor:
-        """Class probabilities."""
-        return outputs.softmax(-1)
+        """Class probabilities, over dimension 1."""
+        return outputs.softmax(1)
 
     def observed(self, y: Tensor) -> Tensor:
         """Labels as integers."""
-        return y.long() if y.is_floating_point() else y
+        return y.long()
 
     def target_shape(self, outputs: Tensor) -> torch.Size:
-        """One label an example."""
-        return torch.Size()
+        """One label an example, or one an entry."""
+        return outputs.shape[2:]
+
+    def settings(self) -> dict[str, Any]:
+        """The smoothing, and weights of classes if there are any."""
+        weights = {} if self.class_weight is None else {"class_weight": self.class_weight.tolist()}
+        return super().settings() | weights
+
+    def right(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Whether the most probable class is the label; for several labels an example the fraction that is."""
+        return _fraction(outputs.argmax(1) == y)
+
+    def possible(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Labels in [0, K)."""
+        return (y >= 0) & (y < outputs.shape[1])
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Labels must be integers in [0, K)."""
         super().check(outputs, y)
-        if outputs.dim() != 2:
+        if outputs.dim() < 2:
             raise DataError(
                 f"categorical likelihood: expected outputs of shape (batch, classes), got {tuple(outputs.shape)}"
             )
-        if y.dtype not in (torch.int64, torch.uint8) or y.dim() != 1:
+        expected = (len(y), *outputs.shape[2:])
+        if y.is_floating_point() or y.is_complex() or y.shape != expected:
+            wanted = ", ".join(["batch", *map(str, expected[1:])]) + ("," if len(expected) == 1 else "")
             raise DataError(
-                f"categorical likelihood: expected integer labels of shape (batch,), got {y.dtype} of shape "
+                f"categorical likelihood: expected integer labels of shape ({wanted}), got {y.dtype} of shape "
                 f"{tuple(y.shape)}"
+            )
+        if self.class_weight is not None and len(self.class_weight) != outputs.shape[1]:
+            raise DataError(
+                f"categorical likelihood: class_weight has {len(self.class_weight)} numbers, but the network has "
+                f"{outputs.shape[1]} outputs; give one a class"
             )
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= outputs.shape[1]:
             raise DataError(
                 f"categorical likelihood: labels run from {low} to {high}, but the network has "
                 f"{outputs.shape[1]} outputs, so they must be in [0, {outputs.shape[1] - 1}]; give "
-                "the network as many outputs as there are classes"
+                "the network as many outputs as there are classes, and leave out examples without a label"
             )
 
 
@@ -206,11 +248,19 @@ class Bernoulli(Likelihood):
         """Success probabilities."""
         return outputs.sigmoid()
 
+    def right(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Fraction of the entries of each target that are on the right side of probability ½."""
+        return _fraction((outputs > 0) == (y > 0.5))
+
+    def possible(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Zeros and ones."""
+        return (y == 0) | (y == 1)
+
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Targets must be 0 or 1, in the outputs' shape."""
         super().check(outputs, y)
         _check_same_shape("bernoulli", outputs, y)
-        if not bool(((y == 0) | (y == 1)).all()):
+        if not bool(self.possible(outputs, y).all()):
             raise DataError(
                 "bernoulli likelihood: targets must be 0 or 1; for several classes use likelihood='categorical'"
             )
@@ -219,6 +269,15 @@ class Bernoulli(Likelihood):
 def per_example(per_entry: Tensor) -> Tensor:
     """Sums over all dimensions but the first, shape ``(B,)``."""
     return per_entry.flatten(1).sum(1) if per_entry.dim() > 1 else per_entry
+
+
+def _fraction(hits: Tensor) -> Tensor:
+    """Means over all dimensions but the first, shape ``(B,)``."""
+    return hits.float().flatten(1).mean(1) if hits.dim() > 1 else hits.float()
+
+
+def _are_weights(weights: Tensor) -> bool:
+    return bool((weights.isfinite() & (weights >= 0)).all()) and bool(weights.any())
 
 
 def _check_same_shape(name: str, outputs: Tensor, y: Tensor) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,17 +15,23 @@ from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
+from bayesprune.data.inputs import Inputs, as_inputs, each
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
-from bayesprune.errors import ConfigError, DataError
+from bayesprune.errors import ConfigError
 from bayesprune.graph import check_gates
+from bayesprune.infer.adopt import adopt
+from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.freedom import degrees_of_freedom, fitting_rows
 from bayesprune.infer.gated import GatedNet
+from bayesprune.infer.joint import Joint, split_weights
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
+from bayesprune.infer.passes import Passes
 from bayesprune.infer.prediction import Prediction, summarize
 from bayesprune.infer.slabs import NormalSlabs
+from bayesprune.infer.targets import Targets, weights_of
 from bayesprune.infer.weights import WeightDraws
-from bayesprune.layers import give_normal_slabs, normal_layers, plain_parameters
+from bayesprune.layers import eval_mode, give_normal_slabs, normal_layers, plain_parameters
 
 SLABS = ("point", "normal")
 LOG_SCALE_LR = 10.0
@@ -47,8 +54,8 @@ class BayesianNet(GatedNet):
     ``weights``. Both callables are scaled by 1/N, so that every loss built on them is in nats per example.
 
     Args:
-        net: Gated network, inputs ``(B, ...)``; its weights, trained or not, are where training starts. Its gates and,
-            with ``slab="normal"``, its layers are made part of this model, in place.
+        net: Gated network, inputs ``(B, ...)``, one tensor or several; its weights, trained or not, are where training
+            starts. Its gates and, with ``slab="normal"``, its layers are made part of this model, in place.
         likelihood: ``"categorical"``, ``"gaussian"``, ``"bernoulli"`` or a `Likelihood`.
         num_data: N, the number of training examples.
         prior: Of the gates: `FlatteningPrior` or `FixedInclusion`, its ``log_gamma`` a scalar, or one entry a gate in
@@ -57,6 +64,11 @@ class BayesianNet(GatedNet):
         slab: ``"point"``, or ``"normal"`` for a Normal posterior of every weight of linear and convolution layers.
         slab_scale: σ0, the standard deviation of the prior of Normal weights; ``None`` for one for each layer that is
             learned with them (empirical Bayes).
+        example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), the first of which tells
+            the shapes of all tensors; needed where gates run along several dimensions of one tensor. ``None`` to do
+            without.
+        loss_on: Which output the likelihood sees, and calls of this model give, where the network gives several: the
+            index of one in a tuple, the key of one in a dict, or a function of them all.
 
     Attributes:
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates and the means of its
@@ -85,6 +97,8 @@ class BayesianNet(GatedNet):
         weight_precision: float = 1.0,
         slab: str = "point",
         slab_scale: float | None = None,
+        example_input: Any = None,
+        loss_on: LossOn = None,
     ):
         num_data = whole("BayesianNet: num_data", num_data, hint="it is the number of training examples")
         weight_precision = real("BayesianNet: weight_precision", weight_precision, 0, ends="[)")
@@ -92,7 +106,7 @@ class BayesianNet(GatedNet):
             raise ConfigError(f"BayesianNet: unknown slab {slab!r}; known are {', '.join(SLABS)}")
         if slab_scale is not None:
             slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
-        check_gates(net)
+        check_gates(net, example_input=example_input)
         if slab == "normal":
             give_normal_slabs(net, INITIAL_SCALE)
         if slab == "point" and slab_scale is not None:
@@ -104,11 +118,12 @@ class BayesianNet(GatedNet):
             )
         if slab == "point" and normal_layers(net):
             raise ConfigError("BayesianNet: the network's weights are Normal already; pass slab='normal'")
-        super().__init__(net)
+        super().__init__(net, loss_on)
         self.likelihood = get_likelihood(likelihood)
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
         self.num_data, self.weight_precision = num_data, weight_precision
         self.slab, self.slab_scale = slab, slab_scale
+        self.example_input = None if example_input is None else each(as_inputs(example_input)[:1], Tensor.clone)
         prior = FlatteningPrior(18.0) if prior is None else prior
         self.fixed_prior = isinstance(prior, FixedInclusion)
         try:
@@ -160,7 +175,7 @@ class BayesianNet(GatedNet):
         return 0.0 if self.slabs is None else self.slabs.effective(self.by_gate(self.theta.detach()))
 
     @torch.no_grad()
-    def uncounted_parameters(self, x: Tensor, y: Tensor, share: float) -> float:
+    def uncounted_parameters(self, x: Inputs, y: Targets, share: float) -> float:
         """How many more parameters the fit takes than a cold posterior counts, for `Likelihood.spend`.
 
         Noise that is learned is to be σ² = R/(N − d), R the sum of the squared residuals and d the `degrees_of_freedom`
@@ -182,17 +197,13 @@ class BayesianNet(GatedNet):
         names = {id(p): name for name, p in self.net.named_parameters()}
         spreads = self.slabs.spreads(self.by_gate(self.theta.detach()))
         scales = {names[id(p)]: spread for p, spread in zip(self.slabs.means(), spreads, strict=True)}
-        was_training = self.training
-        self.eval()
-        try:
-            outputs = self.net(x[:1]).numel()
+        with eval_mode(self):
+            outputs = self(x[:1]).numel()
             rows = fitting_rows(outputs * sum(p.numel() for p in self.slabs.means()))
             if rows < min(len(x), FEWEST_ROWS):
                 return 0.0
-            weights = self.likelihood.weights(y[:rows])
-            d = degrees_of_freedom(self.net, x[:rows], scales, noise, share, self.num_data, weights)
-        finally:
-            self.train(was_training)
+            weights = weights_of(self.likelihood, y[:rows])
+            d = degrees_of_freedom(self.net, x[:rows], scales, noise, share, self.num_data, weights, self.loss_on)
         return min(d, MOST_SPENT * self.num_data * outputs) - share * self.effective_parameters()
 
     def pull(self) -> None:
@@ -204,10 +215,10 @@ class BayesianNet(GatedNet):
             (penalty / self.num_data).backward()  # type: ignore[no-untyped-call]
 
     def replace(self, net: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
-        """Go on with a smaller gated network.
+        """Go on with a smaller gated network, which the module that this model was built of becomes, see `adopt`.
 
         Args:
-            net: The network.
+            net: The network, made of copies of the modules of the present one.
             kept: By gate name, which entries of the present gates it has left.
 
         Returns:
@@ -216,11 +227,31 @@ class BayesianNet(GatedNet):
         places = self.by_gate(torch.arange(self.num_gates))
         entries = [places[name][kept[name]] for name in self.gate_names if name in kept]
         chosen = torch.cat([torch.zeros(0, dtype=torch.long), *entries]).to(self.log_gamma.device)
-        self.net = net
+        self.net = adopt(self.net, net)
         self._connect()
         self.log_gamma = self.log_gamma[chosen]
         self._give_slabs()
         return chosen
+
+    def snapshot(self) -> Callable[[], None]:
+        """Remember weights, gates and prices as they are now; gradients of weights are cleared.
+
+        Returns:
+            A function that brings them back, with structures that went in the meantime.
+        """
+        self.net.zero_grad()  # or the copy would hold gradients, too
+        module, likelihood = copy.deepcopy((self.net, self.likelihood.state_dict()))
+        log_gamma, slab_cost = self.log_gamma.clone(), self.slab_cost
+
+        def back() -> None:
+            self.net = adopt(self.net, module)
+            self._connect()
+            self.log_gamma = log_gamma
+            self._give_slabs()
+            self.slab_cost = slab_cost
+            self.likelihood.load_state_dict(likelihood)
+
+        return back
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything that is trained but θ, for a torch optimiser: point weights decay by λ/N, others by nothing.
@@ -291,10 +322,11 @@ class BayesianNet(GatedNet):
             with self.slabs.drawn():
                 yield
 
-    def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def model(self, x: Any, y: Tensor | None = None) -> Tensor:
         """Pyro model with sample sites ``gates`` (ξ) and ``obs`` (y), and the factor ``slab``.
 
-        Under the flattening prior also ``inclusion`` (π), and with Gaussian slabs ``weights`` (w).
+        Under the flattening prior also ``inclusion`` (π), and with Gaussian slabs ``weights`` (w). For `SVI` with
+        `guide`; inference of other kinds takes `joint`.
 
         Args:
             x: Inputs, shape ``(B, ...)``.
@@ -303,6 +335,7 @@ class BayesianNet(GatedNet):
         Returns:
             The network's outputs.
         """
+        x = as_inputs(x)
         pyro.module("net", self.net)
         if self.likelihood.state_dict():
             pyro.module("likelihood", self.likelihood)
@@ -320,12 +353,13 @@ class BayesianNet(GatedNet):
                 )
         return outputs
 
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+    def guide(self, x: Any, y: Tensor | None = None) -> None:
         """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). `ProjectedSGD` keeps the param ``theta`` in [0, 1].
 
         Raises:
             ConfigError: if Pyro's parameter store holds the θ of another network.
         """
+        x = as_inputs(x)
         theta = pyro.param("theta", self.theta)
         if theta is not self.theta:
             raise ConfigError(
@@ -339,6 +373,50 @@ class BayesianNet(GatedNet):
             pyro.sample("gates", GateDraws(theta, self.rows(x), self.num_shared))
             with self._sampled_weights(guide=True):
                 pass
+
+    def joint(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Pyro model of a whole data set as one joint density, p(ξ) p(w) Π_i p(y_i | x_i, ξ, w).
+
+        For inference of one's own: importance sampling, conditioning, HMC over ``weights``. `model` is for `SVI` with
+        `guide`: there terms are scaled by 1/N, each example of a batch has gates of its own, and weights count by the
+        guide's probability that they are there, so that it is no density of the unknowns. This one is, and depends on
+        nothing that the guide learns but σ0, where it is learned (as of the last `refresh`), and the likelihood's own
+        parameters. The network is in eval mode: no dropout, normalisations by their running statistics.
+
+        Sites:
+            - ``gates``: ξ, shape ``(S,)``, one draw for the whole data set. Under a `FixedInclusion` prior
+              P(ξ_s = 1) = λ_s; under a `FlatteningPrior` π is integrated out, P(ξ_s = 1) = E[π_s] = 1/log γ_s −
+              1/(γ_s − 1). (`guide` has a point estimate of π instead, under which a gate costs log γ_s.)
+            - ``weights``: w, shape ``(D,)``, all weights of the network, see `joint_weights`. Normal(0, σ0²) for Normal
+              weights and Normal(0, 1/λ) for others.
+            - ``obs``: y, in the plate ``data``.
+
+        Args:
+            x: Inputs of the data set, shape ``(N, ...)``.
+            y: Targets, first dimension N; ``None`` to sample them.
+
+        Returns:
+            The network's outputs.
+
+        Raises:
+            ConfigError: with λ = 0, if any weights are not Normal weights.
+        """
+        weights = plain_parameters(self.net)
+        scales = {name: torch.tensor(self.weight_precision).rsqrt() for name in self.point_weights()}
+        if self.slabs is not None:
+            names = {id(p): name for name, p in weights.items()}
+            pairs = zip(self.slabs.means(), self.slabs.scale_of_each(), strict=True)
+            scales |= {names[id(mean)]: scale for mean, scale in pairs}
+        return Joint(self, self.likelihood, self.prior(), weights, scales, self.slabs)(x, y)
+
+    def joint_weights(self, values: Tensor | None = None) -> dict[str, Tensor]:
+        """By name in the network, values of the site ``weights`` of `joint`.
+
+        Args:
+            values: Shape ``(..., D)``; ``None`` for the present weights, of Normal weights the means.
+        """
+        weights = plain_parameters(self.net)
+        return {name: p.detach() for name, p in weights.items()} if values is None else split_weights(weights, values)
 
     @contextmanager
     def _sampled_weights(self, guide: bool) -> Iterator[None]:
@@ -354,36 +432,38 @@ class BayesianNet(GatedNet):
             yield
 
     @torch.no_grad()
-    @checked_arguments
-    def predict(self, x: Tensor, num_samples: int = 32) -> Prediction:
-        """Posterior predictive in eval mode; gates and Normal weights drawn from the guide, once for the whole batch.
+    def predict(self, x: Any, num_samples: int = 32, *, batch_size: int | None = None) -> Prediction:
+        """Posterior predictive in eval mode; gates and Normal weights drawn from the guide, once for all examples.
+
+        Rows go through some at a time, which bounds memory. Every sample is one network for all rows and batches, and
+        the random numbers drawn are those of one pass, so results differ by rounding alone.
+
+        Several threads may call it at a time, and draw gates or weights of the same network besides, but not train it.
 
         Args:
-            x: Inputs, shape ``(B, ...)``.
+            x: Inputs, shape ``(B, ...)``, as a tensor or an array of numpy (several in a tuple, or a dict by name), or
+                a loader of batches ``inputs`` or ``(inputs, ...)``, in the order of its examples.
             num_samples: Number of posterior samples; 0 uses the mode of the gates and the means of the weights alone.
+            batch_size: Rows in one pass; by default as many as have 2¹⁸ numbers, at least 32.
 
         Returns:
             Mean and samples; for classes also entropy and mutual information (`ClassPrediction`), for real targets
             epistemic and aleatoric variance and intervals (`RealPrediction`).
 
         Raises:
-            ConfigError: for ``num_samples`` that is negative or no whole number, and for a network that belongs to
-                another by now.
-            DataError: for inputs that are not finite.
+            ConfigError: for ``num_samples`` that is negative or no whole number, a ``batch_size`` below 1, and for a
+                network that belongs to another by now.
+            DataError: for inputs that are not finite or that the network does not take, and an empty loader.
         """
         self.check_owner()
         num_samples = whole("predict: num_samples", num_samples, 0)
-        if not bool(torch.isfinite(x).all()):
-            raise DataError("predict: the inputs hold NaN or infinite values; remove or impute them")
-        was_training = self.training
-        self.eval()
-        try:
-            outputs = torch.stack([self._sample(x) for _ in range(num_samples)] if num_samples else [self(x)])
-        finally:
-            self.train(was_training)
+        passes = Passes(self, self._sample, num_samples, batch_size)
+        with eval_mode(self):
+            outputs = passes(x)
         return summarize(self.likelihood, outputs)
 
-    def _sample(self, x: Tensor) -> Tensor:
-        """Outputs of one network drawn from the posterior."""
+    def _sample(self, parts: Sequence[Inputs]) -> Tensor:
+        """Outputs of one network drawn from the posterior, for parts of the inputs, one after the other."""
         with self.drawn_weights():
-            return self(x, GateDraws(self.theta.detach()).sample(), skip=True)
+            xi = GateDraws(self.theta.detach()).sample()
+            return torch.cat([self(part, xi, skip=True) for part in parts])

@@ -7,15 +7,20 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.infer.net import BayesianNet
-from bayesprune.infer.random_state import RandomState
+from bayesprune.infer.random_state import RandomState, replaying
 from bayesprune.infer.tail import Seen
+from bayesprune.infer.targets import Targets, losses
 
 
 class ReplayedObjective(ABC):
     """An `Objective` whose further passes see the random numbers of its first one and leave no trace in the network.
+
+    A branch that the first pass left out has no random numbers there. In a further pass it draws new ones: if it took
+    some of the first pass, what follows it would take the same ones, or they would be those of the next step.
 
     Args:
         net: The Bayesian network that is evaluated.
@@ -32,7 +37,7 @@ class ReplayedObjective(ABC):
 
     @abstractmethod
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
-        """Negative log-likelihood of every example, shape ``(B,)``, nats."""
+        """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats."""
 
     def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
         """Evaluate, with gradient; what further passes need to know of this one is kept.
@@ -51,8 +56,7 @@ class ReplayedObjective(ABC):
     def again(self, xi: Tensor) -> Tensor:
         """Evaluate without gradient, with the same dropout masks; running statistics stay as they are."""
         with torch.no_grad(), self._replaying():
-            if self._random is not None:
-                self._random.restore()
+            self._restore()
             return self.losses(xi, skip=True)
 
     def flipped(self, s: int) -> Tensor:
@@ -62,12 +66,17 @@ class ReplayedObjective(ABC):
         xi[:, s] = (xi[:, s] < 0.5).to(xi.dtype)
         return self.again(xi)
 
-    def _replaying(self) -> ExitStack:
-        """Leave random numbers and running statistics as they are now."""
+    def _replaying(self, apart: Sequence[nn.Module] = ()) -> ExitStack:
+        """Leave random numbers, but for those of modules ``apart``, and running statistics as they are now."""
         stack = ExitStack()
-        stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
+        stack.enter_context(replaying(self.device, apart))
         stack.enter_context(self.net.frozen_statistics())
         return stack
+
+    def _restore(self) -> None:
+        """Take up the random numbers of the first pass again, if there was one."""
+        if self._random is not None:
+            self._random.restore()
 
 
 class BatchObjective(ReplayedObjective):
@@ -76,7 +85,7 @@ class BatchObjective(ReplayedObjective):
     Args:
         net: The Bayesian network.
         x: Inputs, shape ``(B, ...)``.
-        y: Targets, first dimension B.
+        y: Targets, first dimension B, with or without weights.
         on: For the branch gates, whether they are on in the gates that it will be called with, where the host knows;
             ``None`` to read them off the gates, which waits for the device.
         module: What to call instead of ``net`` in the first pass (a wrapper of it).
@@ -86,8 +95,8 @@ class BatchObjective(ReplayedObjective):
     def __init__(
         self,
         net: BayesianNet,
-        x: Tensor,
-        y: Tensor,
+        x: Inputs,
+        y: Targets,
         *,
         on: Sequence[bool] | None = None,
         module: Callable[..., Tensor] | None = None,
@@ -100,8 +109,8 @@ class BatchObjective(ReplayedObjective):
         self._seen: dict[int, Seen] = {}
 
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
-        """Negative log-likelihood of every example, shape ``(B,)``, nats."""
-        return self.net.likelihood.nll(self.net(self.x, xi, skip=skip), self.y)
+        """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats."""
+        return losses(self.net.likelihood, self.net(self.x, xi, skip=skip), self.y)
 
     def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
         """Evaluate, with gradient; the blocks of the gates ``watch`` are kept, so that `flipped` can resume there."""
@@ -110,7 +119,15 @@ class BatchObjective(ReplayedObjective):
         with ExitStack() as stack:
             self._seen = stack.enter_context(self.net.tails.watch(slots, self.device)) if slots else {}
             outputs = self.module(self.x, xi, skip=skip, on=self.on)
-        return self.net.likelihood.nll(outputs, self.y)
+        return losses(self.net.likelihood, outputs, self.y)
+
+    def again(self, xi: Tensor) -> Tensor:
+        """Evaluate without gradient, with the same dropout masks but for branches that the last call left out."""
+        on = self.net.branches_on(xi)
+        joining = [s for s, (now, before) in enumerate(zip(on, self._last_on(), strict=False)) if now and not before]
+        with torch.no_grad(), self._replaying(self.net.branches(joining)):
+            self._restore()
+            return losses(self.net.likelihood, self.net(self.x, xi, skip=True, on=on), self.y)
 
     def flipped(self, s: int) -> Tensor:
         """Evaluate as `again`, the gates those of the last call but for the shared gate ``s``, from its block on."""
@@ -118,5 +135,13 @@ class BatchObjective(ReplayedObjective):
         if seen is None or not seen.intact:
             return super().flipped(s)
         assert self._xi is not None
-        with torch.no_grad(), self._replaying():
-            return self.net.likelihood.nll(self.net.resume(self.x, self._xi, s, seen, self.on), self.y)
+        on = self._last_on()
+        joining = [s] if s < len(on) and not on[s] else []
+        with torch.no_grad(), self._replaying(self.net.branches(joining)):
+            return losses(self.net.likelihood, self.net.resume(self.x, self._xi, s, seen, on), self.y)
+
+    def _last_on(self) -> Sequence[bool]:
+        """Which of the branch gates were on in the last call; none, if there was none."""
+        if self.on is not None or self._xi is None:
+            return self.on or ()
+        return self.net.branches_on(self._xi)

@@ -32,18 +32,18 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ClassPrediction(Prediction):
-    """Posterior predictive of class labels, shape ``(B,)``, or of binary targets, shape ``(B,)`` or ``(B, D)``.
+    """Posterior predictive of class labels, shape ``(B, ...)``, or of binary targets, shape ``(B,)`` or ``(B, D)``.
 
     Attributes:
         log_probs: Log probabilities of the values 0 to K − 1 of each target entry under each posterior sample, shape
-            ``(num_samples, B, K)``; for binary targets ``(num_samples, B, 2)`` or ``(num_samples, B, D, 2)``.
+            ``(num_samples, B, ..., K)``; for binary targets ``(num_samples, B, 2)`` or ``(num_samples, B, D, 2)``.
     """
 
     log_probs: Tensor
 
     @property
     def entropy(self) -> Tensor:
-        """Entropy of the mean prediction, nats, shape ``(B,)``; of several binary entries the sum of their entropies.
+        """Entropy of the mean prediction, nats, shape ``(B,)``; of several entries the sum of their entropies.
 
         It is the total uncertainty: what is left to the targets themselves, and `mutual_information`.
         """
@@ -54,7 +54,7 @@ class ClassPrediction(Prediction):
         """Between a target and the network that predicts it, nats, shape ``(B,)``: what more data could resolve.
 
         Entropy of the mean prediction minus the mean entropy of the samples' predictions, not below 0 (Houlsby et al.
-        2011, eq. 2); summed over several binary entries.
+        2011, eq. 2); summed over several entries.
         """
         return (self.entropy - per_example(_entropy(self.log_probs).mean(0))).clamp(min=0)
 
@@ -62,7 +62,7 @@ class ClassPrediction(Prediction):
         """Log of the probability of each target, averaged over samples, shape ``(B,)``, nats.
 
         Args:
-            y: Labels, shape ``(B,)``, or binary targets in the shape of the network's outputs; any dtype.
+            y: Labels, shape ``(B, ...)``, or binary targets in the shape of the network's outputs; any dtype.
 
         Raises:
             DataError: for targets of another shape, or that are no whole numbers in [0, K).
@@ -153,7 +153,7 @@ def summarize(likelihood: Likelihood, outputs: Tensor) -> Prediction:
 @summarize.register(Categorical)
 def _classes(likelihood: Categorical, outputs: Tensor) -> ClassPrediction:
     samples = _means(likelihood, outputs)
-    return ClassPrediction(samples.mean(0), samples, outputs.log_softmax(-1))
+    return ClassPrediction(samples.mean(0), samples, outputs.log_softmax(2).movedim(2, -1))
 
 
 @summarize.register(Bernoulli)

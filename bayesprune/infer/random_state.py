@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -35,3 +38,52 @@ class RandomState:
         torch.set_rng_state(self.host)
         if self.accelerator is not None:
             torch.cuda.set_rng_state(self.accelerator, self.device)
+
+
+@contextmanager
+def replaying(device: torch.device, apart: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """A context in which earlier random numbers may be taken up again, but not by the modules ``apart``.
+
+    Passes through these go on with the random numbers that come next as the context is entered, and leave those of all
+    other modules as they are. After the context come the numbers behind those that they drew; if they drew none, it
+    leaves no trace.
+
+    Args:
+        device: Whose random numbers, besides the host's.
+        apart: The modules; they may lie within each other.
+    """
+    own = _Apart(RandomState.now(device))
+    handles = []
+    for module in apart:
+        handles.append(module.register_forward_pre_hook(own.enter))
+        handles.append(module.register_forward_hook(own.leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        own.state.restore()
+
+
+class _Apart:
+    """The random numbers of some modules, kept apart from those of all others."""
+
+    def __init__(self, state: RandomState):
+        self.state = state
+        self._depth = 0
+
+    def enter(self, *_: Any) -> None:
+        """Hook before a module's forward."""
+        if self._depth == 0:
+            self._swap()
+        self._depth += 1
+
+    def leave(self, *_: Any) -> None:
+        """Hook after it."""
+        self._depth -= 1
+        if self._depth == 0:
+            self._swap()
+
+    def _swap(self) -> None:
+        other, self.state = self.state, RandomState.now(self.state.device)
+        other.restore()

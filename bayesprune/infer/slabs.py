@@ -114,7 +114,7 @@ class NormalSlabs:
         means, log_scales = self._parameters()
         tables = self._tables(theta)
         total = torch.zeros((), device=means[0].device)
-        for mean, log_scale, table, scale in zip(means, log_scales, tables, self._scale_of_each(), strict=True):
+        for mean, log_scale, table, scale in zip(means, log_scales, tables, self.scale_of_each(), strict=True):
             total = total + (table * normal_kl(mean, log_scale, scale)).sum()
         return total
 
@@ -123,7 +123,7 @@ class NormalSlabs:
         shares, _ = self._presence({name: t.to("cpu", torch.float64) for name, t in theta.items()})
         return self._presence.tables(shares)
 
-    def _scale_of_each(self) -> list[Tensor]:
+    def scale_of_each(self) -> list[Tensor]:
         """σ0 of every mean."""
         each = []
         for layer, scale in zip(self.layers.values(), self.scales, strict=True):
@@ -178,7 +178,7 @@ class NormalSlabs:
         means, log_scales = self._parameters()
         tables = self._presence.tables(shares)
         self._pulls, self._spreads = [], []
-        for mean, log_scale, table, scale in zip(means, log_scales, tables, self._scale_of_each(), strict=True):
+        for mean, log_scale, table, scale in zip(means, log_scales, tables, self.scale_of_each(), strict=True):
             share = (table / num_data).expand_as(mean).contiguous()
             self._pulls.append((mean, share / scale.square()))
             self._spreads.append((log_scale, share, self._pulls[-1][1]))
@@ -204,7 +204,7 @@ class NormalSlabs:
 
     def prior(self) -> Tensor:
         """σ0 of all Normal weights, shape ``(D,)``."""
-        return torch.cat([scale.expand(size) for scale, size in zip(self._scale_of_each(), self._sizes, strict=True)])
+        return torch.cat([scale.expand(size) for scale, size in zip(self.scale_of_each(), self._sizes, strict=True)])
 
     def presence(self, theta: Mapping[str, Tensor]) -> Tensor:
         """Θ of all Normal weights, shape ``(D,)``, differentiable in θ."""
@@ -222,7 +222,7 @@ class NormalSlabs:
         """σ0 √Θ of every mean, in the order of `means`, each broadcastable to it."""
         return [
             scale * table.sqrt().to(scale)
-            for scale, table in zip(self._scale_of_each(), self._tables(theta), strict=True)
+            for scale, table in zip(self.scale_of_each(), self._tables(theta), strict=True)
         ]
 
     @contextmanager

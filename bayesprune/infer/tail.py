@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.graph import block_graph
+from bayesprune.graph.given import given_inputs
 from bayesprune.infer.random_state import RandomState
 from bayesprune.layers import Gate
 
@@ -97,14 +99,15 @@ class Tails:
             for handle in handles:
                 handle.remove()
 
-    def resume(self, slot: int, x: Tensor, seen: Seen) -> Tensor:
+    def resume(self, slot: int, x: Inputs, seen: Seen) -> Any:
         """The network's output from the block of ``slot`` on, with the random numbers of the pass that was seen.
 
-        What follows the block draws the same random numbers whether the block is computed or skipped.
+        What follows the block draws the same random numbers whether the block is computed or skipped. A branch in it
+        that was left out gets its own within `random_state.replaying`.
 
         Args:
             slot: A slot whose ``behind`` is not ``None``.
-            x: The network's input.
+            x: The network's inputs.
             seen: What a pass met at the block.
         """
         start = self._starts[slot]
@@ -116,12 +119,6 @@ class Tails:
         known = {node: None for node in early if node.op not in ("placeholder", "get_attr")}
         known |= given_inputs(self.nodes, x)
         return self._interpreter.run(initial_env={**known, start: output})
-
-
-def given_inputs(nodes: Iterable[fx.Node], x: Any) -> dict[fx.Node, Any]:
-    """The inputs of a forward pass that is given ``x`` alone: the others have their defaults."""
-    first, *others = (node for node in nodes if node.op == "placeholder")
-    return {first: x, **{node: node.args[0] for node in others}}
 
 
 def _holder(gate: str, holders: dict[str, fx.Node]) -> fx.Node | None:

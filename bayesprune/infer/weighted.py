@@ -65,6 +65,16 @@ class Weighted(Likelihood):
         """As ``base`` does."""
         self.base.spend(count)
 
+    def right(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """That of ``base``, whatever the weights."""
+        return self.base.right(outputs, self.split(outputs, y)[1])
+
+    def possible(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Finite rows of weights that are not negative, and of targets such as ``base`` takes."""
+        weights, targets = self.split(outputs, y)
+        fits = self.base.possible(outputs, targets).reshape(len(y), -1)
+        return torch.cat((weights[:, None] >= 0, fits), 1) & y.isfinite()
+
     def weights(self, y: Tensor) -> Tensor:
         """The first column."""
         return y[:, 0]
@@ -75,7 +85,8 @@ class Weighted(Likelihood):
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Weights must be finite and not negative, targets such as ``base`` takes."""
-        super().check(outputs, y)
+        if len(outputs) != len(y):
+            raise DataError(f"the network gives {len(outputs)} outputs for {len(y)} targets; they must be equally many")
         (columns,) = self.target_shape(outputs)
         if not y.is_floating_point() or y.shape[1:] != (columns,):
             raise DataError(

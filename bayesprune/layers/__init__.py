@@ -3,6 +3,7 @@
 from bayesprune.layers.find import GATED_LAYERS, gates_of, plain_parameters
 from bayesprune.layers.gate import Draw, Gate
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
+from bayesprune.layers.modes import eval_mode
 from bayesprune.layers.normal import (
     SCALES,
     NormalConv1d,
@@ -27,6 +28,7 @@ __all__ = [
     "NormalLayer",
     "NormalLinear",
     "Residual",
+    "eval_mode",
     "gates_of",
     "give_normal_slabs",
     "normal_layers",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +28,11 @@ def distinct_rows(rows: int) -> int:
     return min(rows, max(DISTINCT, -(-rows // REPEATS)))
 
 
-class Draw:
-    """The gate values that all gates of one network use in the present forward pass.
+class Draw(threading.local):
+    """The gate values that all gates of one network use in the present forward pass of a thread.
 
     They are handed in as one tensor for the whole network and cut into one slice a gate by a single ``split``, so
-    handing them in takes no Python per gate.
+    handing them in takes no Python per gate. Each thread sees those that it handed in itself.
 
     Args:
         sizes: Number of gates of every `Gate`, in the order of their slots.
@@ -45,6 +47,10 @@ class Draw:
         self.slices: tuple[Tensor, ...] | None = None
         self.known: Sequence[bool] = ()
         self.noise = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a copy is made of."""
+        return type(self), (self.sizes,)
 
     @contextmanager
     def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: int = 0) -> Iterator[None]:
@@ -89,14 +95,17 @@ class Gate(nn.Module):
     Attributes:
         in_size: Number of entries that the input has along ``dim``.
         index: Which of them are kept, shape ``(size,)``; ``None`` for all.
+        rank: The number of dimensions that inputs must have, where removal relies on it; ``None`` for any.
 
     Shape:
         input ``(B, ...)``, output the same (``size`` entries along ``dim`` if it selects).
 
     Raises:
         ConfigError: if ``size`` or ``dim`` is no whole number, ``size`` < 1, or ``theta`` is outside [0, 1].
-        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``.
+        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``, or not ``rank`` dimensions.
     """
+
+    rank: int | None = None
 
     theta: nn.Parameter
     index: Tensor | None
@@ -141,6 +150,11 @@ class Gate(nn.Module):
 
     def select(self, x: Tensor) -> Tensor:
         """The entries of ``x`` that are left to multiply."""
+        if self.rank not in (None, x.dim()):
+            raise GateError(
+                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "
+                f"but was taken to gate {self.rank} dimensions; pass example_input= to BayesianNet, so that it is known"
+            )
         dim = self.dim % x.dim()
         if self.in_size != 1 and x.shape[dim] != self.in_size:
             raise GateError(

@@ -7,6 +7,7 @@ kept beside them. Without a draw the layers compute with μ, so a network of the
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import torch
@@ -24,6 +25,16 @@ SCALES = ("weight_log_scale", "bias_log_scale")
 """Names of the parameters that hold log σ."""
 
 
+class _Own(threading.local):
+    """The weights of a layer that a thread has drawn."""
+
+    weights: tuple[Tensor, Tensor | None] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has none."""
+        return _Own, ()
+
+
 class NormalLayer(nn.Module):
     """What layers with Normal weights share; goes before the layer whose map it makes random.
 
@@ -34,13 +45,13 @@ class NormalLayer(nn.Module):
       own law given the inputs, Normal(μ·x, σ²·x²), uncorrelated with every other example's and with those at other
       positions of a convolution. Drawing normal deviates takes long, so up to four examples of a large batch have the
       same, each times a sign of its own;
-    - ``drawn`` weights: those, for all examples alike.
+    - ``drawn`` weights: those, for all examples alike, in the thread that drew them.
 
     Attributes:
         weight_log_scale: log σ of the weights, in their shape.
         bias_log_scale: log σ of the bias, or ``None``.
         draw: Tells whether to add noise; ``None`` outside a `BayesianNet`.
-        drawn: Weights and bias to compute with; ``None`` for none.
+        drawn: Weights and bias that this thread computes with; ``None`` for none.
         handed: σ² of weights and bias as of log σ now, with or without derivative, for passes that add noise; ``None``
             to compute them in each. The outputs' variances are computed in their format, which may be a shorter one.
     """
@@ -50,7 +61,6 @@ class NormalLayer(nn.Module):
     weight_log_scale: nn.Parameter
     bias_log_scale: nn.Parameter | None
     draw: Draw | None
-    drawn: tuple[Tensor, Tensor | None] | None
     handed: tuple[Tensor, Tensor | None] | None
 
     def become_normal(self, scale: float) -> None:
@@ -63,11 +73,21 @@ class NormalLayer(nn.Module):
         start = math.log(scale * spread)
         self.weight_log_scale = nn.Parameter(torch.full_like(self.weight, start))
         self.bias_log_scale = None if self.bias is None else nn.Parameter(torch.full_like(self.bias, start))
-        self.draw = self.drawn = self.handed = None
+        self.draw = self.handed = None
+        self._own = _Own()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made of."""
-        return {**self.__dict__, "drawn": None, "handed": None}
+        return {**self.__dict__, "_own": _Own(), "handed": None}
+
+    @property
+    def drawn(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weights and bias that this thread computes with; ``None`` for none."""
+        return self._own.weights
+
+    @drawn.setter
+    def drawn(self, weights: tuple[Tensor, Tensor | None] | None) -> None:
+        self._own.weights = weights
 
     def variances(self) -> tuple[Tensor, Tensor | None]:
         """σ² of weights and bias."""

@@ -52,6 +52,8 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Modul
         return NETWORKS[name](input_shape, num_classes)
     deep = re.fullmatch(r"([a-z]+)([1-9]\d*)", name)
     if deep and deep[1] in FAMILIES:
+        if len(deep[2]) > 4:
+            raise ConfigError(f"network {name[:40]}: a depth of at most 9999 can be built")
         return FAMILIES[deep[1]](int(deep[2]), input_shape, num_classes)
     raise ConfigError(
         f"unknown network {name!r}; known are {', '.join(sorted(NETWORKS))}, resmlpDEPTH (for example resmlp12) and "

@@ -5,9 +5,9 @@ from bayesprune.pruning.cost import cost
 from bayesprune.pruning.expected import MEASURES, ExpectedCost
 from bayesprune.pruning.export import export_onnx, export_torch
 from bayesprune.pruning.meter import measure_latency
-from bayesprune.pruning.modelfile import load, save
+from bayesprune.pruning.modelfile import load, read_run, save, unsavable
 from bayesprune.pruning.price import CostPrice, marginal_cost, prices, relative_cost
-from bayesprune.pruning.removal import RemovalMonitor
+from bayesprune.pruning.removal import RemovalMonitor, gates_left
 from bayesprune.pruning.shrink import kept_gates, shrink
 
 __all__ = [
@@ -19,12 +19,15 @@ __all__ = [
     "cost",
     "export_onnx",
     "export_torch",
+    "gates_left",
     "kept_gates",
     "load",
     "marginal_cost",
     "measure_latency",
     "prices",
+    "read_run",
     "relative_cost",
     "save",
     "shrink",
+    "unsavable",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
-from bayesprune.graph import Traced, gates_of, trace
+from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.calls import is_inplace
 from bayesprune.graph.operations import DIFFERENCES, INPLACE_OPERATORS, SUMS
 from bayesprune.layers import GATED_LAYERS, SCALES, Gate
@@ -31,7 +31,13 @@ def gated_network(model: nn.Module) -> nn.Module:
 
 
 @checked_arguments
-def compact(model: nn.Module, *, posterior: bool = False, fold_norms: bool = False) -> nn.Module:
+def compact(
+    model: nn.Module,
+    *,
+    posterior: bool = False,
+    fold_norms: bool = False,
+    example_input: Any = None,
+) -> nn.Module:
     """Remove every structure whose gate is off (θ ≤ ½) and every gate, leaving a plain PyTorch network.
 
     Its outputs are those of the gated network in eval mode (which uses the mode of its gates and the means of Gaussian
@@ -49,6 +55,7 @@ def compact(model: nn.Module, *, posterior: bool = False, fold_norms: bool = Fal
             posterior of the weights that are left, to go on predicting or training with. Nothing is simplified then.
         fold_norms: Whether to fold BatchNorms as well, each into the layer before it: for inference, as they then are
             as in eval mode for good.
+        example_input: As for `check_gates`; ``None`` for that of the `BayesianNet`, if it was given one.
 
     Returns:
         A ``torch.fx.GraphModule`` of torch's own modules and functions alone, in the training mode of ``model``; or a
@@ -56,12 +63,16 @@ def compact(model: nn.Module, *, posterior: bool = False, fold_norms: bool = Fal
 
     Raises:
         ConfigError: if ``posterior`` is asked of a network that is no `BayesianNet`.
-        TraceError: if the forward pass cannot be followed.
+        TraceError: if the forward pass cannot be followed, or if something was put on a module from outside (a hook,
+            a parametrisation, ...) that would be lost.
         GateError: for a gate that does not fit what it gates.
     """
     net = gated_network(model)
+    check_additions(net)
+    check_additions(model)
     off = {name: gate.mode().detach().cpu() == 0 for name, gate in gates_of(net).items()}
-    smaller, index = shrink(net, off, may_empty=True)
+    example = getattr(model, "example_input", None) if example_input is None else example_input
+    smaller, index = shrink(net, off, may_empty=True, example_input=example)
     if posterior:
         return _smaller_posterior(model, smaller, kept_gates(net, index))
     modes = {name: module.training for name, module in smaller.named_modules()}
@@ -109,7 +120,7 @@ def plain_layer(layer: nn.Module) -> nn.Module:
     plain.__class__ = PLAIN[type(layer)]
     for name in SCALES:
         plain._parameters.pop(name, None)
-    for name in ("draw", "drawn", "handed"):
+    for name in ("draw", "_own", "handed"):
         plain.__dict__.pop(name, None)
     gate = plain._modules.pop("gate", plain.__dict__.pop("gate", None))
     if isinstance(gate, Gate) and not bool(gate.mode().all()):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from typing import Any
+
+from torch import nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import as_inputs, called, each, tensors_of
 from bayesprune.errors import ConfigError
 from bayesprune.layers import plain_parameters
 from bayesprune.pruning.compact import gated_network
+from bayesprune.pruning.counter import counted
 from bayesprune.pruning.meter import eval_mode
 from bayesprune.types import Cost
 
 
 @checked_arguments
-def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
+def cost(model: nn.Module, example_input: Any = None) -> Cost:
     """Count parameters, and multiply-adds of matrix products and convolutions in eval mode.
 
     Gates cost nothing; a gated network costs what it has without them (branches that are off by the mode of their gates
@@ -23,18 +26,22 @@ def cost(model: nn.Module, example_input: Tensor | None = None) -> Cost:
 
     Args:
         model: Any network, gated or not, or a `BayesianNet`.
-        example_input: Inputs, shape ``(B, ...)``; the first example is used. ``None`` leaves ``macs`` uncounted.
+        example_input: Inputs, shape ``(B, ...)``, several in a tuple or a dict by name; the first example is used.
+            ``None`` leaves ``macs`` uncounted.
 
     Raises:
         ConfigError: for an ``example_input`` without examples.
+        TraceError: for an operation whose multiply-adds cannot be counted.
     """
     net = gated_network(model)
     params = sum(p.numel() for p in plain_parameters(net).values())
     if example_input is None:
         return Cost(params, None)
-    if example_input.dim() == 0 or len(example_input) == 0:
-        raise ConfigError(f"cost: example_input must hold at least one example, got shape {tuple(example_input.shape)}")
-    device = next((p.device for p in net.parameters()), example_input.device)
-    with eval_mode(net), FlopCounterMode(display=False) as counter:
-        net(example_input[:1].to(device))
+    x = as_inputs(example_input)
+    if any(t.dim() == 0 or len(t) == 0 for t in tensors_of(x)):
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(x))
+        raise ConfigError(f"cost: example_input must hold at least one example, got shape {shapes}")
+    device = next((p.device for p in net.parameters()), x.device)
+    with eval_mode(net), counted() as counter:
+        called(net, each(x[:1], lambda t: t.to(device)))
     return Cost(params, counter.get_total_flops() // 2)

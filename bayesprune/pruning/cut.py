@@ -9,36 +9,39 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import Analysis
 from bayesprune.graph.calls import is_depthwise
-from bayesprune.graph.operations import BATCH_NORMS, CONVOLUTIONS, LINEARS
+from bayesprune.graph.features import Features
+from bayesprune.graph.operations import BATCH_NORMS, CONVOLUTIONS, LINEARS, TRANSPOSED
 from bayesprune.layers import Gate, NormalLayer
 
 
 class Cutter:
-    """Makes the modules of an analysed network smaller, in place.
-
-    Args:
-        analysis: What may go. Its network is edited.
+    """Makes the modules of analysed networks smaller, in place.
 
     Attributes:
         kept: By name of a tensor that became smaller, the indices kept along every dimension; ``None`` for all.
         folded: Names of biases that took up a constant.
     """
 
-    def __init__(self, analysis: Analysis):
-        self.analysis = analysis
+    analysis: Analysis
+
+    def __init__(self) -> None:
         self.kept: dict[str, tuple[Tensor | None, ...]] = {}
         self.folded: set[str] = set()
 
-    def cut(self) -> None:
-        """Cut every module that the analysis lets become smaller."""
+    def cut(self, analysis: Analysis) -> None:
+        """Cut every module of the analysed network that the analysis lets become smaller."""
+        self.analysis = analysis
         traced = self.analysis.traced
         for node in traced.graph.nodes:
             module, name = traced.module(node), str(node.target)
-            if module is None or name in traced.fixed or self.analysis.known[node] is None:
+            step = self.analysis.steps[node]
+            if node.op == "get_attr" and step.out is not None:
+                self._attribute(node, step.out)
+            if module is None or name in traced.fixed or (step.out is None and not step.reads):
                 continue
             if isinstance(module, Gate):
                 self._gate(node, module, name)
-            elif type(module) in (*LINEARS, *CONVOLUTIONS):
+            elif type(module) in (*LINEARS, *CONVOLUTIONS, *TRANSPOSED):
                 self._layer(node, module, name)
             elif type(module) in BATCH_NORMS:
                 self._batch_norm(node, module, name)
@@ -53,6 +56,7 @@ class Cutter:
         if old is None or all(mask is None or bool(mask.all()) for mask in masks):
             return
         index = [None if mask is None or bool(mask.all()) else mask.nonzero()[:, 0].to(old.device) for mask in masks]
+        index += [None] * (old.dim() - len(index))
         value = old.detach()
         for dim, chosen in enumerate(index):
             if chosen is not None:
@@ -61,7 +65,11 @@ class Cutter:
             setattr(module, attribute, nn.Parameter(value.clone(), requires_grad=old.requires_grad))
         else:
             setattr(module, attribute, value)
-        self.kept[f"{name}.{attribute}" if name else attribute] = (*index, *[None] * (old.dim() - len(index)))
+        full = f"{name}.{attribute}" if name else attribute
+        before = self.kept.get(full, (None,) * old.dim())
+        self.kept[full] = tuple(
+            b if i is None else i if b is None else b[i] for b, i in zip(before, index, strict=True)
+        )
 
     def _layer(self, node: fx.Node, layer: Any, name: str) -> None:
         linear = isinstance(layer, nn.Linear)
@@ -77,10 +85,11 @@ class Cutter:
             read = self.analysis.kept(node.args[0], inputs) if self.analysis.steps[node].reads else None  # type: ignore[arg-type]
             if read is not None:
                 self._fold(node, layer, name, inputs, read)
-            self._tensor(name, layer, "weight", stays, read)
+            transposed = isinstance(layer, TRANSPOSED)
+            self._tensor(name, layer, "weight", *((read, stays) if transposed else (stays, read)))
             if normal:
                 self._tensor(name, layer, "weight_log_scale", stays, read)
-            sizes = layer.weight.shape
+            sizes = layer.weight.shape[:2][::-1] if transposed else layer.weight.shape
             if linear:
                 layer.out_features, layer.in_features = sizes[0], sizes[1]
             else:
@@ -112,6 +121,14 @@ class Cutter:
         for attribute in ("weight", "bias", "running_mean", "running_var"):
             self._tensor(name, norm, attribute, mask)
         norm.num_features = int(mask.sum())
+
+    def _attribute(self, node: fx.Node, features: Features) -> None:
+        """A parameter or buffer that is used directly; once, wherever it is used."""
+        owner, _, attribute = str(node.target).rpartition(".")
+        module = self.analysis.traced.net.get_submodule(owner)
+        place = getattr(module, attribute).dim() + features.axis
+        if len(features) == getattr(module, attribute).shape[place]:
+            self._tensor(owner, module, attribute, *[None] * place, self.analysis.kept(node, len(features)))
 
     def _own_gate(self, gate: Gate, name: str, mask: Tensor) -> None:
         self._tensor(name, gate, "theta", mask)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
 from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
@@ -55,7 +56,7 @@ class ExpectedCost:
     def __init__(
         self,
         net: nn.Module,
-        example: Tensor,
+        example: Inputs,
         measures: tuple[str, ...] = ("params", "macs"),
         seconds: Sequence[float] | None = None,
     ):
@@ -122,7 +123,7 @@ class ExpectedCost:
             return TERMS
         if self.presence.steps[node].out is None:
             return WHOLE
-        if isinstance(self.traced.module(node), (*ops.LINEARS, *ops.CONVOLUTIONS)):
+        if isinstance(self.traced.module(node), (*ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)):
             return ENTRIES if is_depthwise(self.traced.module(node)) else DENSE  # type: ignore[arg-type]
         return ENTRIES
 
@@ -151,7 +152,7 @@ class ExpectedCost:
         module, kind = self.traced.module(node), self._kind(node)
         if kind == DENSE:
             return DENSE if p is module.weight else ENTRIES  # type: ignore[union-attr]
-        cut = isinstance(module, (*ops.BATCH_NORMS, *ops.CONVOLUTIONS)) or (
+        cut = isinstance(module, (*ops.BATCH_NORMS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)) or (
             isinstance(module, nn.PReLU) and module.num_parameters > 1
         )
         return ENTRIES if kind == ENTRIES and cut else WHOLE

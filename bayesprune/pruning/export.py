@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.errors import ConfigError
+
+LARGEST_ONNX = 2**31
+"""Bytes from which on a network is too large for a file of ONNX's format."""
 
 
 @checked_arguments
@@ -26,11 +29,14 @@ def export_torch(model: nn.Module, example_input: Tensor, path: str | os.PathLik
 
     Raises:
         ConfigError: for fewer than two examples, another ending, or a folder that does not exist.
+        FileError: if the file cannot be written.
     """
     _check(example_input, path, ".pt2")
     shapes = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(copy.deepcopy(model).eval(), (example_input,), dynamic_shapes=shapes)
-    _write_whole(path, lambda temporary: torch.export.save(program, temporary))
+    content = io.BytesIO()  # torch's own writer of files ends the process where a disk is full
+    torch.export.save(program, content)
+    write_atomically(Path(path), content.getvalue())
 
 
 @checked_arguments
@@ -44,9 +50,12 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike
 
     Raises:
         ConfigError: for fewer than two examples, another ending, a folder that does not exist, or without the
-            ``onnx`` extra.
+            ``onnx`` extra; for a network of more than 2 GB, which ONNX keeps in several files.
+        FileError: if the file cannot be written.
     """
     _check(example_input, path, ".onnx")
+    if sum(tensor.nbytes for tensor in model.state_dict().values()) >= LARGEST_ONNX:
+        raise ConfigError("export_onnx: one ONNX file holds less than 2 GB; use export_torch")
     shapes = ({0: torch.export.Dim("batch")},)
     try:
         program = torch.onnx.export(
@@ -56,7 +65,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike
     except ImportError as error:
         raise ConfigError(f"export_onnx: {error.name or error} is missing; pip install 'bayesprune[onnx]'") from error
     assert program is not None
-    _write_whole(path, lambda temporary: program.save(temporary))
+    write_atomically(Path(path), program.model_proto.SerializeToString())
 
 
 def _check(example_input: Tensor, path: str | os.PathLike[str], ending: str) -> None:
@@ -66,13 +75,8 @@ def _check(example_input: Tensor, path: str | os.PathLike[str], ending: str) -> 
         )
     if Path(path).suffix != ending:
         raise ConfigError(f"export: the file's name must end in {ending}, got {Path(path).name!r}")
-    if not Path(path).parent.is_dir():
-        raise ConfigError(f"export: the folder {Path(path).parent} does not exist; make it first")
-
-
-def _write_whole(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
-    """Let ``write`` write in a temporary folder beside ``path``, then move the file into place."""
-    with tempfile.TemporaryDirectory(dir=Path(path).parent, prefix=".export.") as folder:
-        temporary = Path(folder) / Path(path).name
-        write(str(temporary))
-        os.replace(temporary, path)
+    with file_errors("write", path):
+        if not Path(path).parent.is_dir():
+            raise ConfigError(f"export: the folder {Path(path).parent} does not exist; make it first")
+        if Path(path).is_dir():
+            raise ConfigError(f"export: {path} is a folder; give the name of a file")

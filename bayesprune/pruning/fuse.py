@@ -10,8 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bayesprune.graph import Traced
 from bayesprune.graph import operations as ops
+from bayesprune.graph.axes import flatten_dims
 from bayesprune.graph.calls import folds_constants, sole_input
-from bayesprune.graph.entrywise import flatten_dims
 
 NORMS = {nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 AVERAGES: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {  # over the space of their maps
@@ -32,8 +32,8 @@ def fuse_linear_maps(traced: Traced) -> None:
     - 1x1 convolution of stride 1 without padding, any convolution; if that one pads with zeros, the first without bias.
 
     Weights are multiplied in float64 and rounded once. The layer that is left has the name of the second. Pairs stay
-    where one layer would have more parameters or multiply-adds than two, and where either of the two is shared, has
-    hooks or groups, or only one is frozen.
+    where one layer would have more parameters or multiply-adds than two, and where either of the two is shared or
+    has groups, or only one is frozen.
     """
     for node in list(traced.graph.nodes):
         while _average_first(traced, node) or _fuse_with_source(traced, node):

@@ -9,12 +9,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import fx, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import Inputs
 from bayesprune.graph import Traced, trace
+from bayesprune.graph.given import given_inputs
 from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.layers import eval_mode as evaluating
+from bayesprune.pruning.counter import counted
 
 WARM_UP = 3
 """Passes before the first that is timed."""
@@ -22,21 +25,24 @@ REPEATS, PATIENCE = 50, 1.0
 """Timed passes at most, and the seconds after which no further one begins."""
 
 
-def count_macs(traced: Traced, example: Tensor) -> dict[fx.Node, int]:
+def count_macs(traced: Traced, example: Inputs) -> dict[fx.Node, int]:
     """Multiply-adds of matrix products and convolutions in one pass, by operation.
 
     Args:
         traced: The network, in eval mode.
         example: Inputs, shape ``(B, ...)``.
+
+    Raises:
+        TraceError: for an operation whose multiply-adds cannot be counted.
     """
-    with FlopCounterMode(display=False) as counter:
+    with counted() as counter:
         passing = _Pass(traced, counter.get_total_flops)
-        passing.run(example)
+        passing.of(example)
     return {node: (after - before) // 2 for node, (before, after) in passing.marks.items()}
 
 
 @checked_arguments
-def measure_latency(net: nn.Module, example: Tensor) -> list[float]:
+def measure_latency(net: nn.Module, example: Inputs) -> list[float]:
     """Seconds of every operation of one pass with all gates on, in eval mode, in the order of the traced network.
 
     Each is the median over repeats, measured on its own: on CUDA between two events in the stream of the pass. A gate
@@ -54,11 +60,11 @@ def measure_latency(net: nn.Module, example: Tensor) -> list[float]:
     with eval_mode(net):
         traced = trace(net)
         for _ in range(WARM_UP):
-            _Pass(traced, mark).run(example)
+            _Pass(traced, mark).of(example)
         began = time.perf_counter()
         for _ in range(REPEATS):
             passing = _Pass(traced, mark)
-            passing.run(example)
+            passing.of(example)
             for node, (before, after) in passing.marks.items():
                 found.setdefault(node, []).append(between(before, after))
             if time.perf_counter() - began > PATIENCE:
@@ -73,6 +79,10 @@ class _Pass(fx.Interpreter):
         super().__init__(traced.net, graph=traced.graph)
         self.read = read
         self.marks: dict[fx.Node, tuple[Any, Any]] = {}
+
+    def of(self, example: Inputs) -> None:
+        """Go through the network with these inputs."""
+        self.run(initial_env=given_inputs(self.graph.nodes, example))
 
     def run_node(self, n: fx.Node) -> Any:
         """Compute one operation."""
@@ -117,11 +127,5 @@ def _clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any]
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
     """Let ``net`` be in eval mode, without gradients, within the context."""
-    modes = {module: module.training for module in net.modules()}
-    try:
-        net.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(net), torch.no_grad():
+        yield

@@ -47,3 +47,11 @@ class RemovalMonitor:
     def reset(self) -> None:
         """Forget all checks."""
         self.agreed.zero_()
+
+
+def gates_left(theta: Tensor) -> int:
+    """How many gates are left, of θ of any shape: those that `compact` keeps, with θ > ½.
+
+    This is the one count that the lines of a run, its tables and its files give.
+    """
+    return int((theta > 0.5).sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,13 @@ from bayesprune.types import IndexMap
 
 
 @checked_arguments
-def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False) -> tuple[nn.Module, IndexMap]:
+def shrink(
+    net: nn.Module,
+    off: Mapping[str, Tensor],
+    *,
+    may_empty: bool = False,
+    example_input: Any = None,
+) -> tuple[nn.Module, IndexMap]:
     """Remove what gates silence. The outputs stay what they are with these gates off; ``net`` is not touched.
 
     Modules keep their names and classes, so that the forward pass of user modules still works. A `layers.Residual`
@@ -32,6 +39,7 @@ def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False
             missing.
         may_empty: Whether a layer may lose all of its inputs; it then keeps one, which is zero. By default that is
             refused.
+        example_input: As for `check_gates`.
 
     Returns:
         The smaller network, disconnected from any `Draw`, and the index map from the old tensors to its own.
@@ -53,14 +61,16 @@ def shrink(net: nn.Module, off: Mapping[str, Tensor], *, may_empty: bool = False
     if masks and not silent:  # whole branches alone have gone: nothing is constant, so nothing else can go
         return smaller, IndexMap({name: (None,) * tensor.dim() for name, tensor in _tensors(smaller).items()})
     _silence(silent)
-    analysis = Analysis(trace(smaller), silent)
-    if analysis.emptied and not may_empty:
-        raise GateError(
-            f"layer {analysis.emptied[0]!r} would be left without any input if these gates were off; keep at least one "
-            "gate before it on, or put the layers in between into a layers.Residual"
-        )
-    cutter = Cutter(analysis)
-    cutter.cut()
+    cutter, only = Cutter(), None
+    while only is None or only:  # one axis after the other
+        analysis = Analysis(trace(smaller, example_input), silent, only)
+        if analysis.emptied and not may_empty:
+            raise GateError(
+                f"layer {analysis.emptied[0]!r} would be left without any input if these gates were off; keep at least "
+                "one gate before it on, or put the layers in between into a layers.Residual"
+            )
+        cutter.cut(analysis)
+        only = analysis.put_off
     kept = {name: cutter.kept.get(name, (None,) * tensor.dim()) for name, tensor in _tensors(smaller).items()}
     return smaller, IndexMap(kept, cutter.folded)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan, nan
 
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.pruning import gates_left
 
 CONVERGED = 0.01
 """A gate counts as converged when it is removed or its θ is this close to 0 or 1."""
@@ -20,11 +22,11 @@ class GateSummary:
     Attributes:
         name: Name of the gated module, as in `BayesianNet.gate_probs`.
         start: Gates when training started.
-        left: Gates not removed since.
+        left: Gates with θ > ½, those that `compact` keeps.
         expected: Expected number of gates that are on, Σ θ.
         converged: Fraction of the starting gates that are removed or have θ within 0.01 of 0 or 1.
-        low: Lowest θ of the gates that are left; NaN if none is.
-        high: Highest θ of the gates that are left; NaN if none is.
+        low: Lowest θ of the gates that were not removed; NaN if there is none.
+        high: Highest θ of these.
     """
 
     name: str
@@ -52,27 +54,27 @@ def summarize(thetas: Mapping[str, Tensor], survivors: Mapping[str, Tensor]) -> 
 def total(summaries: list[GateSummary]) -> GateSummary:
     """The record of all modules together, called ``all``."""
     start = sum(s.start for s in summaries)
-    present = [s for s in summaries if s.left]
+    present = [s for s in summaries if not isnan(s.low)]
     return GateSummary(
         name="all",
         start=start,
         left=sum(s.left for s in summaries),
         expected=sum(s.expected for s in summaries),
-        converged=sum(s.converged * s.start for s in summaries) / start if start else float("nan"),
-        low=min((s.low for s in present), default=float("nan")),
-        high=max((s.high for s in present), default=float("nan")),
+        converged=sum(s.converged * s.start for s in summaries) / start if start else nan,
+        low=min((s.low for s in present), default=nan),
+        high=max((s.high for s in present), default=nan),
     )
 
 
 def _summarize_one(name: str, theta: Tensor, survivors: Tensor | None) -> GateSummary:
-    left = theta.new_zeros(0) if survivors is None else theta[survivors]
+    present = theta.new_zeros(0) if survivors is None else theta[survivors]
     interior = (theta > CONVERGED) & (theta < 1 - CONVERGED)
     return GateSummary(
         name=name,
         start=len(theta),
-        left=len(left),
+        left=gates_left(theta),
         expected=float(theta.sum()),
         converged=1 - float(interior.double().mean()),
-        low=float(left.min()) if len(left) else float("nan"),
-        high=float(left.max()) if len(left) else float("nan"),
+        low=float(present.min()) if len(present) else nan,
+        high=float(present.max()) if len(present) else nan,
     )

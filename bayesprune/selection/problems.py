@@ -69,9 +69,9 @@ def sparse_regression(
     generator = torch.Generator().manual_seed(seed)
     x = _autoregressive(num_data, num_inputs, correlation, generator)
     active = torch.randperm(num_inputs, generator=generator)[:num_active]
-    signs = 2.0 * torch.randint(2, (num_active,), generator=generator) - 1
-    coefficients = torch.zeros(num_inputs).index_put_((active,), effect * signs)
-    noise = noise_scale * torch.randn(num_data, generator=generator)
+    signs = 2 * torch.randint(2, (num_active,), generator=generator).float() - 1
+    coefficients = torch.zeros(num_inputs, dtype=torch.float32).index_put_((active,), effect * signs)
+    noise = noise_scale * torch.randn(num_data, generator=generator, dtype=torch.float32)
     return SelectionProblem(x, x @ coefficients + noise, coefficients != 0, coefficients)
 
 
@@ -109,7 +109,7 @@ def _autoregressive(num_data: int, num_inputs: int, correlation: float, generato
     lag = (step[:, None] - step).clamp(min=0)
     mixing = (correlation ** lag.float()).tril()
     mixing[:, 1:] *= math.sqrt(1 - correlation**2)
-    return torch.randn(num_data, num_inputs, generator=generator) @ mixing.T
+    return torch.randn(num_data, num_inputs, generator=generator, dtype=torch.float32) @ mixing.T
 
 
 def _sizes(where: str, num_data: int, num_inputs: int, noise_scale: float) -> tuple[int, int, float]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 
 from bayesprune.errors import DataError
 from bayesprune.infer import Categorical, LearnedGaussian
 from bayesprune.sklearn.base import BayesPruneEstimator, gathered
-from bayesprune.sklearn.table import check_examples
+from bayesprune.sklearn.table import check_examples, counted, weights_of_classes
 
 
 class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
@@ -44,8 +47,8 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
             temperature 1 are probabilities under the model; at a lower one they are too high.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,
-            float32, shape ``(B, n_features_in_)``, to predictions in those of the targets, shape ``(B, 1)``. It can be
-            saved with `bayesprune.save`.
+            float32, shape ``(B, n_features_in_)``, to predictions in those of the targets, shape ``(B, 1)`` or
+            ``(B, k)``. It can be saved with `bayesprune.save`.
         network_: The `BayesianNet`, of standardised inputs and targets, float64.
         history_: Record of the run: one row an epoch, and the path of every gate.
         n_iter_: Number of epochs done.
@@ -54,13 +57,14 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
     """
 
     _targets: StandardScaler
+    _shape: tuple[int, ...]
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> BayesPruneRegressor:
         """Train and prune.
 
         Args:
             X: Table of numbers, shape ``(n, d)``.
-            y: Targets, shape ``(n,)``.
+            y: Targets, shape ``(n,)``, or several in each row, shape ``(n, k)``, of which each has noise of its own.
             sample_weight: How much each row counts, shape ``(n,)``, not negative; only their ratios matter. A row of
                 weight 0 counts as absent.
 
@@ -69,29 +73,40 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
                 negative or all zero (`DataError`), or parameters that cannot work (`ConfigError`).
         """
         X, y, weights = check_examples(self, X, y, sample_weight)
-        self._targets = StandardScaler().fit(y[:, None], sample_weight=weights)
-        standardised = torch.tensor(self._targets.transform(y[:, None]), dtype=torch.float32)
-        self._train(X, standardised, weights, LearnedGaussian(), 1, self._targets)
+        rows = y.reshape(len(y), -1)
+        self._targets, self._shape = StandardScaler().fit(rows, sample_weight=weights), y.shape[1:]
+        standardised = torch.tensor(self._targets.transform(rows), dtype=torch.float32)
+        likelihood = LearnedGaussian(shape=self._shape)
+        self._train(X, standardised, weights, likelihood, rows.shape[1], self._targets)
         return self
 
+    def __sklearn_tags__(self) -> Tags:
+        """What scikit-learn is told of the estimator: several targets are welcome."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """The posterior predictive mean, shape ``(n,)``, in the units of the targets.
+        """The posterior predictive mean, shape ``(n,)``, of several targets ``(n, k)``, in the units of the targets.
 
         Args:
             X: Table of numbers, shape ``(n, d)``.
-            return_std: Whether to return the standard deviation of a new target too, shape ``(n,)``: of the noise, and
-                of what the posterior leaves open.
+            return_std: Whether to return the standard deviation of a new target too, of the same shape: of the noise,
+                and of what the posterior leaves open.
 
         Raises:
             NotFittedError: before `fit`.
             ValueError: for another number or other names of columns than in `fit`, NaN or infinite values.
         """
         found = gathered(self._predictions(X), lambda p: torch.cat((p.mean, p.variance.sqrt()), 1))
-        mean = self._targets.inverse_transform(found[:, :1])[:, 0]
-        return (mean, found[:, 1] * self._targets.scale_[0]) if return_std else mean
+        mean, deviation = np.split(found, 2, axis=1)
+        mean = self._targets.inverse_transform(mean).reshape(-1, *self._shape)
+        return (mean, (deviation * self._targets.scale_).reshape(mean.shape)) if return_std else mean
 
     def predict_interval(self, X: Any, level: float = 0.95) -> NDArray[np.float64]:
         """Central intervals in which a new target lies with probability ``level``, shape ``(n, 2)``.
+
+        Of several targets they are those of each, shape ``(n, k, 2)``.
 
         Args:
             X: Table of numbers, shape ``(n, d)``.
@@ -101,8 +116,9 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             NotFittedError: before `fit`.
             ValueError: as for `predict`, or for a level outside (0, 1).
         """
-        found = gathered(self._predictions(X), lambda p: torch.cat(p.interval(level), 1))
-        return found * self._targets.scale_ + self._targets.mean_
+        found = gathered(self._predictions(X), lambda p: torch.stack(p.interval(level), 2))
+        bounds = found * self._targets.scale_[:, None] + self._targets.mean_[:, None]
+        return bounds.reshape(-1, *self._shape, 2)
 
 
 class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
@@ -110,12 +126,43 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
 
     Everything that is not said here is as for `BayesPruneRegressor`.
 
+    Args:
+        class_weight: How much rows of each class count: ``"balanced"`` for all classes alike, whatever their numbers of
+            rows, a dict from labels to weights, or ``None``. It multiplies ``sample_weight``, and only ratios matter.
+
     Attributes:
         classes_: The labels, sorted, shape ``(K,)``.
         compact_: The plain small network; its outputs are logits, shape ``(B, K)``.
     """
 
     classes_: NDArray
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] = (50,),
+        *,
+        slab: str = "normal",
+        temperature: float = 0.1,
+        prior_inclusion: float = 0.5,
+        epochs: int = 150,
+        batch_size: int | str = "auto",
+        learning_rate: float = 0.01,
+        num_samples: int = 32,
+        random_state: int | RandomState | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+    ):
+        super().__init__(
+            hidden_layer_sizes,
+            slab=slab,
+            temperature=temperature,
+            prior_inclusion=prior_inclusion,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            num_samples=num_samples,
+            random_state=random_state,
+        )
+        self.class_weight = class_weight
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> BayesPruneClassifier:
         """Train and prune.
@@ -126,9 +173,12 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             sample_weight: As for `BayesPruneRegressor.fit`.
 
         Raises:
-            ValueError: as for `BayesPruneRegressor.fit`, and for labels of one class only (`DataError`).
+            ValueError: as for `BayesPruneRegressor.fit`, for labels of one class only or a negative ``class_weight``
+                (`DataError`), and by scikit-learn for one that names no class.
         """
         X, y, weights = check_examples(self, X, y, sample_weight)
+        if self.class_weight is not None:
+            X, y, weights = counted(X, y, weights * weights_of_classes(self.class_weight, y))
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:

@@ -62,8 +62,8 @@ def plain_network(net: nn.Module, inputs: StandardScaler, targets: StandardScale
     scaling.running_mean, scaling.running_var = _tensor(inputs.mean_), _tensor(inputs.scale_).square()
     parts = OrderedDict(scaling=scaling, network=copy.deepcopy(net).float())
     if targets is not None:
-        back = nn.Linear(1, 1)
-        back.weight.data, back.bias.data = _tensor(targets.scale_)[:, None], _tensor(targets.mean_)
+        back = nn.Linear(len(targets.scale_), len(targets.scale_))
+        back.weight.data, back.bias.data = _tensor(targets.scale_).diag(), _tensor(targets.mean_)
         parts["units"] = back
     return compact(nn.Sequential(parts).eval())
 

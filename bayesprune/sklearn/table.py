@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, is_regressor
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
 from bayesprune.errors import DataError
 
@@ -33,21 +35,49 @@ def check_examples(
     Args:
         estimator: Whose ``fit`` was called.
         X: Table, shape ``(n, d)``.
-        y: Targets, shape ``(n,)``.
+        y: Targets, shape ``(n,)``, for a regressor ``(n, k)`` too.
         sample_weight: Shape ``(n,)``; ``None`` for equal weights.
 
     Returns:
-        Inputs, shape ``(m, d)``, targets, shape ``(m,)``, and weights of mean 1, shape ``(m,)``, without the rows of
-        weight 0.
+        Inputs, shape ``(m, d)``, targets, shape ``(m,)`` or ``(m, k)``, and weights of mean 1, shape ``(m,)``, without
+        the rows of weight 0.
 
     Raises:
         ValueError: by scikit-learn, for wrong shapes, NaN or infinite values, sparse matrices.
         DataError: for columns that are not numbers, and weights that are negative or all zero.
     """
-    X, y = _as_numbers(estimator, X, y=y, y_numeric=is_regressor(estimator), ensure_min_samples=2)
-    weights = _check_weights(sample_weight, len(X))
+    numeric = is_regressor(estimator)
+    X, y = _as_numbers(estimator, X, y=y, y_numeric=numeric, multi_output=numeric, ensure_min_samples=2)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    return counted(X, y, _check_weights(sample_weight, len(X)))
+
+
+def counted(X: NDArray, y: NDArray, weights: NDArray) -> tuple[NDArray[np.float64], NDArray, NDArray[np.float64]]:
+    """Rows of positive weight, and their weights with mean 1; shapes as in `check_examples`.
+
+    Raises:
+        DataError: for weights that are all zero.
+    """
+    if not weights.any():
+        raise DataError("fit: the weights are zero for all rows, so that nothing is left to learn from")
     counts = weights > 0
     return X[counts], y[counts], weights[counts] / weights[counts].mean()
+
+
+def weights_of_classes(class_weight: Mapping[Any, float] | str, y: NDArray) -> NDArray[np.float64]:
+    """The weight of each row's class, shape ``(n,)``.
+
+    Raises:
+        ValueError: by scikit-learn, for a word other than ``"balanced"`` and for labels that are none of ``y``.
+        DataError: for weights that are negative or not finite.
+    """
+    weights = compute_sample_weight(class_weight, y)
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"fit: class_weight must be finite and not negative, got {weights[row]} for class {y[row]!r}")
+    return weights
 
 
 def _check_weights(sample_weight: ArrayLike | None, rows: int) -> NDArray[np.float64]:
@@ -60,8 +90,6 @@ def _check_weights(sample_weight: ArrayLike | None, rows: int) -> NDArray[np.flo
     if (weights < 0).any():
         row = int(np.argmax(weights < 0))
         raise DataError(f"fit: sample_weight must not be negative, got {weights[row]} for row {row}")
-    if not weights.any():
-        raise DataError("fit: sample_weight is zero for all rows, so that nothing is left to learn from")
     return weights
 
 

@@ -84,7 +84,7 @@ class Recipe:
         temperature = self.temperature if normal else 1.0
         settings = Settings(lr=self.learning_rate, temperature=temperature, schedule=PHASES)
         # Under a fixed prior gates end between 0 and 1: all of them stay, and predictions are averages over them.
-        return bnn, fit(bnn, loader, epochs=self.epochs, prune=False, settings=settings)
+        return bnn, fit(bnn, loader, epochs=self.epochs, prune=False, settings=settings, progress=False)
 
     def prior(self, net: nn.Module, rows: int) -> FixedInclusion:
         """λ of every gate.

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Sized
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bayesprune.data import EpochLoader
+from bayesprune.data.inputs import Inputs, each
 from bayesprune.errors import ConfigError, DataError
-from bayesprune.infer import BayesianNet, Likelihood
-
-Loader = Iterable[tuple[Tensor, Tensor]]
+from bayesprune.infer import BayesianNet
+from bayesprune.infer.misfit import misfits_named
+from bayesprune.training.batches import (
+    Loader,
+    batches_per_epoch,
+    check_batch,
+    check_last_batch,
+    dtype_of,
+    read_batch,
+)
 
 
 def check_net(net: BayesianNet) -> None:
@@ -31,74 +40,66 @@ def check_net(net: BayesianNet) -> None:
         )
 
 
-def check_data(net: BayesianNet, loader: Loader) -> tuple[Tensor, Tensor]:
-    """Look at the loader and its first batch; returns one example and the network's outputs for it.
+@dataclass(frozen=True)
+class First:
+    """What the first batch tells.
+
+    Attributes:
+        example: One example, where the network is.
+        outputs: The network's outputs for it, shape ``(1, ...)``, on the host.
+        batches: How many batches an epoch has.
+    """
+
+    example: Inputs
+    outputs: Tensor
+    batches: int
+
+
+def check_data(net: BayesianNet, loader: Loader) -> First:
+    """Look at the loader and its first batch.
 
     Raises:
-        ConfigError: for a loader without a length, or of another size than ``num_data``.
-        DataError: for an empty loader, inputs that are not finite, targets that do not fit the outputs.
+        ConfigError: for an iterator, or a data set of another size than ``num_data``.
+        DataError: for an empty loader, batches that are none, inputs that are not finite or that the network does not
+            take, targets that do not fit the outputs, and a last batch of one example that a BatchNorm does not take.
     """
-    if not isinstance(loader, Sized):
-        raise ConfigError(
-            "fit: the train_loader must have a length (len(train_loader) batches an epoch), so that the run's schedule "
-            "is known"
-        )
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, Sized) and len(dataset) != net.num_data:
         raise ConfigError(
             f"fit: the BayesianNet was built with num_data={net.num_data}, but the train_loader's data set has "
             f"{len(dataset)} examples; they must agree, because num_data weighs prior against data"
         )
-    batch = next(iter(loader), None)
+    batches = iter(loader)
+    if batches is loader:
+        raise ConfigError(
+            "fit: the train_loader is an iterator, which can be gone through only once; give what makes it, such as a "
+            "DataLoader"
+        )
+    batch = next(batches, None)
     if batch is None:
         raise DataError("fit: the train_loader gave no batch; expected at least one example")
-    example = batch[0][:1].to(net.theta.device)
-    dtype = next(net.net.parameters()).dtype
-    if example.is_floating_point() and example.dtype != dtype:
-        raise DataError(
-            f"fit: the inputs are {example.dtype}, the network's weights {dtype}; convert the inputs, x.float()"
-        )
+    x, y = read_batch(batch, dtype_of(net.net), "the first training batch")
+    example = each(x[:1], lambda t: t.to(net.theta.device))
     was_training = net.training
     net.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), misfits_named(net.net, example, "fit"):
             outputs = net(example).cpu()
     finally:
         net.train(was_training)
-    check_batch(net.likelihood, outputs, *batch, "the first training batch")
+    check_batch(net.likelihood, outputs, x, y, "the first training batch")
     if isinstance(loader, EpochLoader):  # all of its images are bytes, normalised alike: its labels are left to check
         net.likelihood.check(outputs.expand(len(loader.labels), *outputs.shape[1:]), loader.labels.cpu())
-    return example, outputs
+    check_last_batch(net, loader, example)
+    return First(example, outputs, batches_per_epoch(loader, net.num_data, len(y)))
 
 
-def check_loader(likelihood: Likelihood, outputs: Tensor, loader: Loader, where: str) -> None:
+def check_loader(net: BayesianNet, outputs: Tensor, loader: Loader, where: str) -> None:
     """Look at every batch once.
 
     Raises:
-        DataError: as `check_batch`.
+        DataError: as `read_batch` and `check_batch`.
     """
-    for number, (x, y) in enumerate(loader):
-        check_batch(likelihood, outputs, x, y, f"{where} batch {number}")
-
-
-def check_batch(likelihood: Likelihood, outputs: Tensor, x: Tensor, y: Tensor, where: str) -> None:
-    """Look at the values of one batch.
-
-    Args:
-        likelihood: What the targets must fit.
-        outputs: The network's outputs for one example, shape ``(1, ...)``.
-        x: Inputs.
-        y: Targets.
-        where: Which batch this is, for the message.
-
-    Raises:
-        DataError: for inputs that are not finite, or targets that do not fit.
-    """
-    if len(x) != len(y):
-        raise DataError(f"{where} has {len(x)} inputs for {len(y)} targets; they must be equally many")
-    if not bool(torch.isfinite(x).all()):
-        raise DataError(f"{where} holds NaN or infinite inputs; remove or impute them")
-    try:
-        likelihood.check(outputs.expand(len(y), *outputs.shape[1:]), y.cpu())
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+    for number, batch in enumerate(loader):
+        place = f"{where} batch {number}"
+        check_batch(net.likelihood, outputs, *read_batch(batch, dtype_of(net.net), place), place)

@@ -19,7 +19,13 @@ PRECISIONS = ("float32", "bf16")
 STRATEGIES = ("auto", "fsdp")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 """What torchrun tells every process that it starts."""
-OUT_OF_MEMORY = ("can't allocate memory", "DefaultCPUAllocator", "MPS backend out of memory")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+    "could not create a primitive",  # oneDNN, which says no more
+    "could not create a memory",
+)
 """What the messages of allocators that raise a plain RuntimeError contain."""
 
 
@@ -169,15 +175,27 @@ def memory_errors(batch_size: int) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)):
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
             raise
         smaller = max(1, batch_size // 2)
         advice = f"try --batch-size {smaller}" if smaller < batch_size else "a batch cannot be smaller"
         raise DeviceMemoryError(
             f"a batch of {batch_size} examples does not fit into memory; {advice}, --precision bf16, or a smaller "
-            f"network ({str(error).splitlines()[0]})"
+            f"network ({first_line(error)})"
         ) from error
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory has run out, that of the host or of a device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextmanager

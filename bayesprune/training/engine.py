@@ -19,6 +19,7 @@ from bayesprune.infer import BayesianNet
 from bayesprune.layers import Gate
 from bayesprune.training.compiled import BranchCompiler
 from bayesprune.training.devices import check_device, check_precision, check_strategy, fabric, memory_errors
+from bayesprune.training.layout import has_strided_pointwise
 
 if TYPE_CHECKING:
     from bayesprune.training.sharded import Shards
@@ -52,7 +53,8 @@ class Engine:
         is_main: Whether this is process 0, which writes files.
         divides: Whether processes divide the weights among them.
         memory_format: How images and the weights of convolutions are laid out: channels last on CUDA, unless weights
-            are divided.
+            are divided; on the CPU as they come, but contiguous from the first network on that torch would write out
+            of bounds for otherwise, see `layout`.
 
     Raises:
         ConfigError: for a device that is not there, a number format that it lacks, devices that do not suit the
@@ -98,10 +100,14 @@ class Engine:
                 the order of memory, and give wrong steps where these differ.
         """
         net.to(self.device)
-        if self.memory_format == torch.channels_last:
+        if self.device.type == "cpu" and has_strided_pointwise(net):
+            self.memory_format = torch.contiguous_format
+        if self.memory_format != torch.preserve_format:
             for module in net.modules():
                 if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                    module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+                    for weight in module.parameters(recurse=False):  # of Normal weights means and log scales
+                        if weight.dim() == 4:
+                            weight.data = weight.data.to(self.device, memory_format=self.memory_format)
         if optimizer is not None:
             _align(optimizer)
         if self._compiler is not None:
@@ -149,7 +155,7 @@ class Engine:
         frozen = not any(parameter.requires_grad for parameter in net.weights().values())
         if self._fabric is None or self.world_size == 1 or self.divides or frozen:
             return net
-        names = [f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate)]
+        names = ["theta", *(f"{name}.theta" for name, module in net.named_modules() if isinstance(module, Gate))]
         names += [name for name, _ in net.named_buffers()]
         names += [name for name, _ in net.named_parameters() if name.startswith("likelihood.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, names)

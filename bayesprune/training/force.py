@@ -44,7 +44,7 @@ class Dispensable:
         fewer = on.clone()
         fewer[s] = False
         try:
-            shrink(self.net.net, self.net.by_gate(~fewer))
+            shrink(self.net.net, self.net.by_gate(~fewer), example_input=self.net.example_input)
         except GateError:
             return False
         return True

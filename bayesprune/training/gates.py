@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.infer import BayesianNet, GateSample, paired_differences, shared_differences
+from bayesprune.infer.targets import Targets
 
 NOISE_MEMORY = 0.99
 """Weight of the past in the running mean square of sampled gradients."""
@@ -102,7 +104,7 @@ class GateUpdates:
         seen[: self.net.num_shared] = self._recent_shared
         return self._recent / seen
 
-    def survey(self, x: Tensor, y: Tensor, gates: GateSample) -> None:
+    def survey(self, x: Inputs, y: Targets, gates: GateSample) -> None:
         """While sampling: learn the exact differences of the gates that a batch shares, which moves no θ.
 
         Sampled gradients tell too little of them: an estimator that flips one gate at a time visits each but rarely.
@@ -119,7 +121,7 @@ class GateUpdates:
             self._recent_shared += (1 - SETTLE_MEMORY) * (1 - self._recent_shared)
 
     @torch.no_grad()
-    def measure(self, x: Tensor, y: Tensor, gates: GateSample, size: int | None = None) -> None:
+    def measure(self, x: Inputs, y: Targets, gates: GateSample, size: int | None = None) -> None:
         """Add to the present evaluation the exact paired differences of one batch.
 
         Args:

@@ -27,7 +27,7 @@ class EpochRow:
         nll: Mean negative log-likelihood of the training batches as they came, nats per example.
         val_nll: The same on the validation loader in eval mode; NaN without one.
         val_accuracy: Accuracy there, 0 to 1; NaN without one, or where targets are not classes.
-        gates_left: Structures not removed.
+        gates_left: Gates with θ > ½, those that `compact` keeps. Gates may be off that are not removed yet.
         gates_converged: Fraction of all starting gates that are removed or have θ within 0.01 of 0 or 1.
         params: Parameters left.
         macs: Multiply-adds of one example left, all remaining gates on.
@@ -53,7 +53,7 @@ class EpochRow:
     expected: float = math.nan
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """The record of a run.
 
@@ -70,6 +70,18 @@ class History:
     removals: list[Removal] = field(default_factory=list)
     thetas: dict[str, list[Tensor]] = field(default_factory=dict)
     branches_computed: float = math.nan
+
+    def __repr__(self) -> str:
+        """Epochs, the last loss and what is left, in one line."""
+        if not self.rows:
+            return "History(no epoch yet)"
+        last = self.rows[-1]
+        epochs = "1 epoch" if last.epoch == 1 else f"{last.epoch} epochs"
+        gates = sum(len(path[0]) for path in self.thetas.values()) or last.gates_left
+        return (
+            f"History({epochs}, loss {last.loss:.4f}, gates left {last.gates_left:,} of {gates:,}, "
+            f"params {last.params:,})"
+        )
 
     def write_csv(self, path: Path) -> None:
         """Write the rows as CSV, atomically."""

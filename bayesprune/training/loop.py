@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
 from bayesprune.infer import BayesianNet
-from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
-from bayesprune.training.checks import Loader, check_loader
+from bayesprune.training.batches import Loader
+from bayesprune.training.checkpoint import write_checkpoint
+from bayesprune.training.checks import check_loader
+from bayesprune.training.contents import read_state
 from bayesprune.training.engine import Engine
 from bayesprune.training.history import EpochRow, History
+from bayesprune.training.lock import only_process
+from bayesprune.training.progress import EpochBar, on_terminal
 from bayesprune.training.resume import state_of, take_up
 from bayesprune.training.settings import Settings
 from bayesprune.training.trainer import Trainer
+from bayesprune.training.undo import undone_if_refused
 
 
 @checked_arguments
@@ -29,16 +36,24 @@ def fit(
     engine: Engine | None = None,
     out: str | Path | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
+    progress: bool = True,
+    run: str | None = None,
 ) -> History:
     """Train ``net``, removing structures as their gates converge.
 
     Args:
-        net: The network; it is smaller afterwards. Weights whose ``requires_grad`` is False stay as they are (as far as
-            they are not removed): with all of them at rest, gates alone are learned.
-        train_loader: Batches ``(x, y)`` with a length; if it has ``set_epoch``, that is called with the epoch's number
-            (from 0).
+        net: The network; it is smaller afterwards, and so is the module that it was built of: ``net.net`` stays the
+            same object, also if the run is broken off. Weights whose ``requires_grad`` is False stay as they are (as
+            far as they are not removed): with all of them at rest, gates alone are learned.
+        train_loader: Batches ``(inputs, targets)`` or ``(inputs, targets, weights)`` of tensors or arrays of numpy,
+            first dimension B, gone through once an epoch. Networks that take several inputs get them by position from
+            a tuple, by name from a dict: ``((x, z), y)``, ``({"x": x, "z": z}, y)``. Weights, shape ``(B,)``, finite
+            and not negative, multiply the negative log-likelihoods of which a batch is the mean; ``num_data`` stays the
+            number of examples, so let weights average 1. Floating-point numbers are brought into the dtype of the
+            network's weights. A loader without a length has ``num_data`` examples an epoch, in batches as large as its
+            first. If it has ``set_epoch``, that is called with the epoch's number (from 0).
         epochs: Length of the run.
-        val_loader: Batches to score after every epoch.
+        val_loader: Such batches to score after every epoch.
         prune: Whether structures are removed while training; if not, gates converge all the same and `compact` removes
             them.
         settings: How to train.
@@ -48,36 +63,52 @@ def fit(
         out: Folder for ``checkpoint.pt`` and ``history.csv``, written after every epoch. If it holds a checkpoint of
             the same network and run, training goes on from there and ends with the same numbers as an unbroken run.
         on_epoch: Called with every finished row.
+        progress: Whether to show a bar of the epochs on standard error, if that is a terminal.
+        run: What tells this run from every other, for example its seed and settings or a name. It is kept in the
+            checkpoint, and one that holds another is refused.
 
     Returns:
         The record of the whole run. Losses are in nats per example.
 
     Raises:
         ConfigError: for settings that cannot work.
-        DataError: for data that do not fit the network, or that are not finite.
-        CheckpointError: if the checkpoint in ``out`` is damaged or of another network.
+        DataError: for data that do not fit the network, or that are not finite. Targets are looked at in every epoch,
+            inputs in the first.
+        CheckpointError: if the checkpoint in ``out`` is damaged, or of another network or run.
+        FileError: if the checkpoint cannot be written; the last one is then as it was.
+        ConfigError: if another process trains in ``out``.
         DeviceMemoryError: if a batch does not fit into memory.
         RankError: if processes no longer hold the same gates.
-        NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint.
+        NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint. After this, and after
+            any other error in the middle of an epoch, ``net`` is as that epoch found it.
     """
     epochs = whole("fit: epochs", epochs)
     engine = engine or Engine(net.theta.device if isinstance(net, BayesianNet) else "cpu")
-    trainer = Trainer(net, train_loader, epochs, prune, settings or Settings(), engine)
+    trainer = Trainer(net, train_loader, epochs, prune, settings or Settings(), engine, run)
     if val_loader is not None:
-        check_loader(net.likelihood, trainer.outputs, val_loader, "validation")
+        check_loader(net, trainer.outputs, val_loader, "validation")
     path = None if out is None else Path(out) / "checkpoint.pt"
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            take_up(trainer, read_checkpoint(path), path)
-        engine.barrier()  # no process may write before all have read
-    while trainer.epoch < epochs:
-        row = trainer.run_epoch(val_loader, path)
+    with ExitStack() as held:
         if path is not None:
-            state = state_of(trainer)
+            with file_errors("make the folder", path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
             if engine.is_main:
-                trainer.history.write_csv(path.parent / "history.csv")
-                write_checkpoint(path, state)
-        if on_epoch is not None:
-            on_epoch(row)
+                held.enter_context(only_process(path.parent))
+            if path.exists():
+                take_up(trainer, read_state(path), path)
+            engine.barrier()  # no process may write before all have read
+        shown = None
+        if progress and engine.is_main and on_terminal():
+            shown = held.enter_context(EpochBar(epochs))
+        while trainer.epoch < epochs:
+            with undone_if_refused(net, engine):
+                row = trainer.run_epoch(val_loader, path)
+            if path is not None:
+                state = state_of(trainer)
+                if engine.is_main:
+                    trainer.history.write_csv(path.parent / "history.csv")
+                    write_checkpoint(path, state)
+            for show in (shown, on_epoch):
+                if show is not None:
+                    show(row)
     return trainer.history

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import called, each
 from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet, Likelihood
+from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.likelihoods import Categorical
+from bayesprune.infer.misfit import misfits_named
+from bayesprune.infer.targets import WeightedTargets, each_target, losses, weights_of
+from bayesprune.layers import eval_mode
+from bayesprune.training.batches import Loader, dtype_of, read_batch
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,10 @@ class Score:
     """Result of an evaluation.
 
     Attributes:
-        nll: Mean negative log-likelihood, nats per example.
-        accuracy: Fraction of examples classified right; NaN where targets are not classes.
+        nll: Mean negative log-likelihood, nats per example: of a target with several entries (an image of labels, say)
+            the sum over them. With weights, those of the examples times theirs, as in training.
+        accuracy: Fraction of examples classified right, and of targets with several entries the fraction of these;
+            each counted by its weight. NaN where targets are not classes.
     """
 
     nll: float
@@ -30,33 +37,43 @@ class Score:
 
 @torch.no_grad()
 @checked_arguments
-def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], likelihood: Likelihood | None = None) -> Score:
-    """Score a network in eval mode (a `BayesianNet` at the mode of its gates).
+def evaluate(
+    model: nn.Module, loader: Loader, likelihood: Likelihood | None = None, *, loss_on: LossOn = None
+) -> Score:
+    """Score a network in eval mode (a `BayesianNet` at the mode of its gates), one batch in memory at a time.
 
     Args:
         model: The network, or a `BayesianNet`.
-        loader: Batches of inputs and targets.
+        loader: Batches, such as `fit` takes.
         likelihood: For a plain network; categorical if not given.
+        loss_on: For a plain network with several outputs, which of them is scored, as for `BayesianNet`.
 
     Raises:
-        DataError: if the loader is empty.
+        ConfigError: if ``loss_on`` does not give one tensor of the outputs.
+        DataError: if the loader is empty, or gives batches that the network does not take.
     """
-    likelihood = model.likelihood if isinstance(model, BayesianNet) else likelihood or Categorical()
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    nll = right = torch.zeros((), device=device)
-    count = 0
-    try:
-        for x, y in loader:
-            outputs, y = model(x.to(device)), y.to(device)
-            nll = nll + likelihood.nll(outputs, y).sum()
-            if isinstance(likelihood, Categorical):
-                right = right + (outputs.argmax(1) == y).sum()
+    if isinstance(model, BayesianNet):
+        net, likelihood, loss_on = model.net, model.likelihood, model.loss_on
+    else:
+        net, likelihood = model, likelihood or Categorical()
+    device, dtype = next(model.parameters()).device, dtype_of(model)
+    nll = right = counted = torch.zeros((), device=device)
+    classes, count = True, 0
+    with eval_mode(model):
+        for number, batch in enumerate(loader):
+            x, y = read_batch(batch, dtype, f"evaluate: batch {number}")
+            x, y = each(x, lambda t: t.to(device)), each_target(y, lambda t: t.to(device))
+            with misfits_named(net, x, f"evaluate: batch {number}"):
+                outputs = model(x) if net is not model else chosen(called(net, x), loss_on)
+            nll = nll + losses(likelihood, outputs, y).sum()
+            hits = likelihood.right(outputs, y.values if isinstance(y, WeightedTargets) else y)
+            weight = weights_of(likelihood, y)
+            if hits is not None:
+                right = right + (hits if weight is None else weight * hits).sum()
+                counted = counted + (len(y) if weight is None else weight.sum())
+            classes = classes and hits is not None
             count += len(y)
-    finally:
-        model.train(was_training)
     if count == 0:
         raise DataError("evaluate: the loader gave no batch; expected at least one example")
-    accuracy = float(right) / count if isinstance(likelihood, Categorical) else math.nan
+    accuracy = float(right) / float(counted) if classes and float(counted) else math.nan
     return Score(float(nll) / count, accuracy)

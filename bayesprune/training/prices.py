@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.pruning import ExpectedCost, compact, cost, marginal_cost, measure_latency, prices, relative_cost
@@ -42,7 +43,7 @@ class Prices:
     def __init__(
         self,
         net: BayesianNet,
-        example: Tensor,
+        example: Inputs,
         settings: Settings,
         schedule: Schedule,
         broadcast: Callable[[Any], Any] = lambda value: value,

@@ -64,11 +64,11 @@ class Surgeon:
             return False
         off = {name: mask for name, mask in self.net.by_gate(ready).items() if bool(mask.any())}
         try:
-            smaller, index = shrink(self.net.net, off)
+            smaller, index = shrink(self.net.net, off, example_input=self.net.example_input)
         except GateError:  # a layer would be left empty
             self._spare_last(off)
             try:
-                smaller, index = shrink(self.net.net, off)
+                smaller, index = shrink(self.net.net, off, example_input=self.net.example_input)
             except GateError as error:
                 warnings.warn(f"removal put off: {error}", stacklevel=2)
                 self.monitor.reset()
@@ -77,7 +77,7 @@ class Surgeon:
             self.monitor.reset()  # what is off cannot go yet: others still write where it wrote
             return False
         self._log(step, smaller, index)
-        self._follow(smaller, index)
+        self.follow(smaller, index)
         return True
 
     def guard(self) -> None:
@@ -89,7 +89,7 @@ class Surgeon:
             return
         off = {name: part <= 0.5 for name, part in self.net.by_gate(self.net.theta.detach()).items()}
         try:
-            shrink(self.net.net, off)
+            shrink(self.net.net, off, example_input=self.net.example_input)
         except GateError:
             self._spare_last(off)
 
@@ -114,15 +114,17 @@ class Surgeon:
             stacklevel=3,
         )
 
-    def remove(self, survivors: dict[str, Tensor]) -> None:
-        """Remove, without a log, all but the structures of these starting indices: how a checkpoint is taken up."""
+    def cut_to(self, survivors: dict[str, Tensor]) -> tuple[nn.Module, IndexMap] | None:
+        """The network with the structures of these starting indices alone, for `follow`; ``None`` if it has no others.
+
+        This is how a checkpoint is taken up: nothing is logged, and the network stays as it is.
+        """
         off, none = {}, torch.zeros(0, dtype=torch.long)
         for name, origin in self.origin.items():
             alive = torch.isin(origin, survivors.get(name, none))
             if not bool(alive.all()):
                 off[name] = ~alive
-        if off:
-            self._follow(*shrink(self.net.net, off))
+        return shrink(self.net.net, off, example_input=self.net.example_input) if off else None
 
     def _log(self, step: int, smaller: nn.Module, index: IndexMap) -> None:
         kept = kept_gates(self.net.net, index)
@@ -136,7 +138,7 @@ class Surgeon:
                 evidence = float(thetas[name][s]), float(gains[name][s]), float(norms[s])
                 self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence))
 
-    def _follow(self, smaller: nn.Module, index: IndexMap) -> None:
+    def follow(self, smaller: nn.Module, index: IndexMap) -> None:
         """Let prices, estimates, monitor and optimiser go on with the smaller network."""
         net, kept = self.net, kept_gates(self.net.net, index)
         old = net.trained()

@@ -12,16 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bayesprune.data import EpochLoader
+from bayesprune.data.inputs import Inputs, each, joined, shapes_of
 from bayesprune.data.shards import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
-from bayesprune.pruning import cost
-from bayesprune.training.checks import Loader, check_batch, check_data, check_net
+from bayesprune.infer.targets import Targets, joined_targets
+from bayesprune.pruning import cost, gates_left
+from bayesprune.training.batches import Loader, Reader, batch_errors
+from bayesprune.training.checks import check_data, check_net
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
+from bayesprune.training.layout import check_layout
 from bayesprune.training.metrics import Score, evaluate
 from bayesprune.training.optimizer import build_optimizer
 from bayesprune.training.prices import Prices
@@ -36,18 +39,32 @@ EXAMPLES = 1024
 class Trainer:
     """The state of a run between two epochs."""
 
-    def __init__(self, net: BayesianNet, loader: Loader, epochs: int, prune: bool, settings: Settings, engine: Engine):
+    def __init__(
+        self,
+        net: BayesianNet,
+        loader: Loader,
+        epochs: int,
+        prune: bool,
+        settings: Settings,
+        engine: Engine,
+        run: str | None = None,
+    ):
         self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
+        self.run = run
         check_net(net)
         engine.place(net)
         net.theta.requires_grad_()
         net.likelihood.spend(0.0)
-        self.example, self.outputs = check_data(net, loader)
+        first = check_data(net, loader)
+        self.example, self.outputs = first.example, first.outputs
+        self.reader = Reader(net, first.outputs, loader, engine.input)
+        if engine.device.type == "cpu":
+            check_layout(net, each(first.example, engine.input))
         unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
         if unknown:
             raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
         fields_set = PHASES["fixed" if net.fixed_prior else net.slab] | settings.schedule
-        self.schedule = Schedule(epochs, len(loader), **fields_set)  # type: ignore[arg-type]
+        self.schedule = Schedule(epochs, first.batches, **fields_set)  # type: ignore[arg-type]
         self.estimator = get_estimator(settings.estimator)
         if net.slab == "point" and settings.temperature != 1:
             raise ConfigError(
@@ -66,7 +83,6 @@ class Trainer:
         self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
         self.history = History(removals=self.surgeon.removals)
         self.fingerprint = _fingerprint(net, prune, settings)
-        self.checked = isinstance(loader, EpochLoader)  # whole, by check_data; others batch by batch as they come
         self.start_branches = net.num_branches
         net.branch_evaluations = 0
         self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
@@ -83,26 +99,22 @@ class Trainer:
         self.prices.update(self.step)
         total = torch.zeros((), device=self.engine.device)
         count = 0
-        examples: list[tuple[Tensor, Tensor]] = []
+        examples: list[tuple[Inputs, Targets]] = []
         counted = self._counted()
         with flush_denormals(), self._variances_handed_out(), self.engine.sharded(self.net, self.optimizer):
-            for number, (x, y) in enumerate(self.loader):
-                if not self.checked:
-                    check_batch(self.net.likelihood, self.outputs, x, y, f"training batch {number}")
+            more = False
+            for number, batch in enumerate(self.loader):
+                if more := number == self.schedule.steps_per_epoch:
+                    break
+                x, y = self.reader(batch, number)
                 part = self._part(number, len(y))
-                with memory_errors(part.size):
-                    x, y = self.engine.input(x), self.engine.input(y)
+                with batch_errors(self.net.net, x, number), memory_errors(part.size):
                     total += self._train_step(x, y, part) * len(y)
                     self._after_step(x, y, part)
                 if counted and len(examples) * len(y) < EXAMPLES:
                     examples.append((x, y))
                 count += part.size
-        self.checked = True
-        if count != self.net.num_data and not hasattr(self.loader, "dataset"):
-            raise ConfigError(
-                f"fit: the BayesianNet was built with num_data={self.net.num_data}, but an epoch of the train_loader "
-                f"has {count} examples; they must agree, because num_data weighs prior against data"
-            )
+        self.reader.end_epoch(self.schedule.steps_per_epoch, count, more)
         self.engine.average_statistics(self.net)
         if counted:
             self._count(examples)
@@ -145,10 +157,10 @@ class Trainer:
         cold = self.net.slabs is not None and self.settings.temperature < 1
         return cold and self.net.likelihood.learned_noise is not None and self.schedule.freedom_due(self.epoch)
 
-    def _count(self, examples: list[tuple[Tensor, Tensor]]) -> None:
+    def _count(self, examples: list[tuple[Inputs, Targets]]) -> None:
         """Count them on those of this process's examples that have one shape; the mean over processes goes on."""
-        alike = [pair for pair in examples if pair[0].shape[1:] == examples[0][0].shape[1:]]
-        x, y = (torch.cat(parts) for parts in zip(*alike, strict=True))
+        alike = [pair for pair in examples if shapes_of(pair[0]) == shapes_of(examples[0][0])]
+        x, y = joined([x for x, _ in alike]), joined_targets([y for _, y in alike])
         count = torch.tensor(self.net.uncounted_parameters(x, y, self.settings.temperature), device=self.engine.device)
         self.net.likelihood.spend(float(self.engine.mean(count)))
 
@@ -160,7 +172,7 @@ class Trainer:
         rank, processes = self.engine.rank, self.engine.world_size
         return Span(size * processes, size * rank, size * (rank + 1))
 
-    def _train_step(self, x: Tensor, y: Tensor, part: Span) -> Tensor:
+    def _train_step(self, x: Inputs, y: Targets, part: Span) -> Tensor:
         """One step of the weights and, while sampling, of θ. Returns the batch's mean loss, still on the device."""
         net, schedule, engine = self.net, self.schedule, self.engine
         rate = self.settings.lr * schedule.learning_rate(self.step)
@@ -190,7 +202,7 @@ class Trainer:
             self.sampler.refresh()
         return data
 
-    def _after_step(self, x: Tensor, y: Tensor, part: Span) -> None:
+    def _after_step(self, x: Inputs, y: Targets, part: Span) -> None:
         """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
         schedule = self.schedule
         phase = schedule.phase(self.step)
@@ -246,7 +258,7 @@ class Trainer:
         """Append θ of all starting gates, 0 where removed, to the history."""
         present = self.net.gate_probs()
         for name, size in self.start_gates.items():
-            full = torch.zeros(size)
+            full = torch.zeros(size, dtype=torch.float32)
             if name in present:
                 full[self.surgeon.origin[name]] = present[name].cpu().float()
             self.history.thetas.setdefault(name, []).append(full)
@@ -263,7 +275,7 @@ class Trainer:
             nll=nll,
             val_nll=score.nll,
             val_accuracy=score.accuracy,
-            gates_left=net.num_gates,
+            gates_left=gates_left(theta),
             gates_converged=1 - interior / max(1, sum(self.start_gates.values())),
             params=size.params,
             macs=size.macs or 0,

@@ -134,7 +134,7 @@ def peer(run: Run) -> Row:
         write_json(folder / "pruning.json", {"seconds": time.perf_counter() - began})
         bp.save(net, start)
     pruning = json.loads((folder / "pruning.json").read_text())["seconds"]
-    net = bp.load(start).to(run.recipe.device, memory_format=torch.channels_last)
+    net = bp.load(start).to(run.recipe.device, memory_format=run.recipe.memory_format)
     progress = _train(run, net, folder, max(1, run.recipe.epochs // 2), FINE_TUNING * run.recipe.lr)
     seconds = whole.seconds + pruning + sum(progress.seconds)
     return _finish(run, "peer", net, progress, seconds=seconds, branches=whole.branches)

@@ -70,7 +70,7 @@ class PlainTrainer:
             began = time.perf_counter()
             total = torch.zeros((), device=self.recipe.device)
             for x, y in loader:
-                x = x.to(self.recipe.device, memory_format=torch.channels_last, non_blocking=True)
+                x = x.to(self.recipe.device, memory_format=self.recipe.memory_format, non_blocking=True)
                 total += self.step(x, y.to(self.recipe.device, non_blocking=True))
             loss = float(total) / len(loader)  # waits for the device
             progress.seconds.append(time.perf_counter() - began)

@@ -105,7 +105,12 @@ class Recipe:
             net = FAMILIES[family[1]](int(family[2]), splits.input_shape, splits.num_classes, **extra)
         else:
             raise SystemExit(f"no network is called {self.net!r}; try resnet56 or vgg16")
-        return net.to(self.device, memory_format=torch.channels_last)
+        return net.to(self.device, memory_format=self.memory_format)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How all pipelines lay out images and weights: as `Engine` does for networks with strided 1x1 by-passes."""
+        return torch.channels_last if torch.device(self.device).type == "cuda" else torch.contiguous_format
 
     def plain(self, splits: Splits) -> nn.Module:
         """The same network with the same initial weights in plain PyTorch, all branches on and no gate."""

@@ -60,7 +60,7 @@ def _wait() -> None:
 def latency(net: nn.Module, dense: nn.Module, example: torch.Tensor, recipe: Recipe) -> Pair:
     """A forward pass of ``net`` relative to ``dense``, for inputs like ``example``, in the precision of the recipe."""
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    example = example.to(recipe.device, dtype, memory_format=torch.channels_last)
+    example = example.to(recipe.device, dtype, memory_format=recipe.memory_format)
     first, second = (copy.deepcopy(module).eval().to(recipe.device, dtype) for module in (dense, net))
     with torch.inference_mode():
         return in_turn(lambda: first(example), lambda: second(example), recipe.blocks, calls=10)
@@ -71,7 +71,7 @@ def step_at_the_start(recipe: Recipe, splits: bp.data.Splits) -> Pair:
     steps = 10**9  # so long a run that θ rests
     x = torch.randn(recipe.batch_size, *splits.input_shape, device=recipe.device)
     y = torch.randint(0, splits.num_classes, (recipe.batch_size,), device=recipe.device)
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = x.to(memory_format=recipe.memory_format)
     plain = PlainTrainer(recipe.plain(splits), recipe, Schedule(1, steps), lr=1e-9)
     bnn = recipe.bayesian(splits)
     settings = replace(recipe.settings(splits), lr=1e-9, schedule={"sample_from": 0.0})

@@ -35,8 +35,8 @@ def test_the_default_folder_is_one_name_below_runs(options: dict, folder: str):
 
 def test_a_config_survives_being_written(tmp_path: Path):
     config = resolve({"net": "resmlp", "limit": 77, "log_gamma": 0.1, "data": "imagefolder:a b", "compile": True})
-    write_config(tmp_path, config, (3, 32, 16))
-    assert read_config(tmp_path) == (config, (3, 32, 16))
+    run = write_config(tmp_path, config, (3, 32, 16))
+    assert read_config(tmp_path) == (config, (3, 32, 16), run)
     assert listing(tmp_path) == ["config.json"]
 
 
@@ -47,8 +47,9 @@ def test_a_run_recorded_with_fewer_options_can_be_read(tmp_path: Path):
     record = json.loads((tmp_path / "config.json").read_text())
     for name in ("budget", "precision", "compile", "augment", "every", "weight_decay", "optimizer", "temperature"):
         del record["options"][name]
+    del record["run"]
     (tmp_path / "config.json").write_text(json.dumps(record))
-    assert read_config(tmp_path)[0] == config
+    assert read_config(tmp_path) == (config, (1, 8, 8), None)
 
 
 def test_only_given_options_are_compared_when_resuming():
@@ -67,7 +68,7 @@ def test_data_that_were_moved_can_be_found_again():
 
 
 def test_a_refused_run_takes_its_folder_away_again(tmp_path: Path):
-    with pytest.raises(DataError), new_folder(tmp_path / "a" / "b", "checkpoint.pt"):
+    with pytest.raises(DataError), new_folder(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "config.json").touch()
         raise DataError("labels")
     assert listing(tmp_path) == []
@@ -75,14 +76,14 @@ def test_a_refused_run_takes_its_folder_away_again(tmp_path: Path):
 
 def test_a_refused_run_leaves_a_folder_that_was_there(tmp_path: Path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(DataError), new_folder(tmp_path / "mine", "checkpoint.pt"):
+    with pytest.raises(DataError), new_folder(tmp_path / "mine"):
         (tmp_path / "mine" / "config.json").touch()
         raise DataError("labels")
     assert listing(tmp_path) == ["mine"]
 
 
 def test_a_run_with_a_checkpoint_keeps_its_folder(tmp_path: Path):
-    with pytest.raises(DataError), new_folder(tmp_path / "run", "checkpoint.pt"):
+    with pytest.raises(DataError), new_folder(tmp_path / "run"):
         (tmp_path / "run" / "checkpoint.pt").touch()
         raise DataError("labels")
     assert listing(tmp_path) == ["run", "run/checkpoint.pt"]
@@ -90,7 +91,7 @@ def test_a_run_with_a_checkpoint_keeps_its_folder(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_run_that_can_be_resumed_keeps_its_folder(tmp_path: Path, error: type[BaseException]):
-    with pytest.raises(error), new_folder(tmp_path / "run", "checkpoint.pt"):
+    with pytest.raises(error), new_folder(tmp_path / "run"):
         (tmp_path / "run" / "config.json").touch()
         raise error
     assert listing(tmp_path) == ["run", "run/config.json"]

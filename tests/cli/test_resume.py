@@ -28,7 +28,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(finished: Path, tmp_path: Path):
     state = read_checkpoint(folder / "checkpoint.pt")
     assert state["epoch"] == 3
     assert sum(len(origin) for origin in state["origin"].values()) < 464
-    assert listing(folder) == ["checkpoint.pt", "config.json", "history.csv"]
+    assert listing(folder) == [".lock", "checkpoint.pt", "config.json", "history.csv"]
     verify_done("train", "--resume", folder)
     verify_same_end(folder, finished)
 

@@ -111,9 +111,9 @@ def write_images(folder: Path, size: int, classes: int, train: int = 1, test: in
 
 
 def numbers(folder: Path) -> dict[str, object]:
-    """``result.json`` and ``history.csv`` without durations, and ``removals.csv``."""
+    """``result.json`` and ``history.csv`` without durations and the run's identity, and ``removals.csv``."""
     result = json.loads((folder / "result.json").read_text())
-    for name in ("seconds", "epoch_seconds_first", "epoch_seconds_last"):
+    for name in ("run", "seconds", "epoch_seconds_first", "epoch_seconds_last"):
         result.pop(name)
     history = table(folder / "history.csv")
     for row in history:

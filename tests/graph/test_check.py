@@ -100,8 +100,11 @@ def test_more_that_is_accepted(net: nn.Module) -> None:
         (Shared(), "gate 'fc': what it gates reaches fc, which is called more than once"),
         (nn.Sequential(nn.Linear(3, 4), Gate(5), nn.Linear(5, 2)), "gate '1' has 5 entries, .* has 4 features"),
         (maps(nn.Flatten(), Gate(10), nn.Linear(10, 2)), "gate '2' has 10 .* 4 features .times the size of the map"),
-        (maps(Gate(4, dim=-1)), "has its features along dimension 1, but the gate 1 runs along -1"),
-        (nn.Sequential(nn.Conv2d(3, 4, 1), Gate(4, dim=2)), "gates run along dimension 1 or -1"),
+        (maps(Gate(4, dim=-1)), "gate '0': what it gates is an output of the network"),
+        (maps(Gate(4, dim=-1), nn.Conv2d(4, 2, 1)), "gate '1': .* along another dimension than 2 reads"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), Gate(4, dim=2)), "gate '1': what it gates is an output"),
+        (nn.Sequential(Gate(4, dim=0), nn.Linear(4, 2)), "along dimension 0, the examples of a batch"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), Gate(4, dim=-4)), "along dimension -4, the examples of a batch"),
     ],
 )
 def test_refused(net: nn.Module, message: str) -> None:

@@ -133,7 +133,7 @@ def test_a_noise_scale_that_cannot_be_is_refused(scale: float) -> None:
         Gaussian(scale)
     with pytest.raises(ConfigError, match="noise scale must be positive and finite"):
         LearnedGaussian(scale)
-    with pytest.raises(ConfigError, match=r"prior_count, .* must be positive and finite"):
+    with pytest.raises(ConfigError, match="prior_count must be positive and finite"):
         LearnedGaussian(prior_count=scale)
 
 

@@ -166,11 +166,6 @@ def test_an_average_goes_first_where_that_is_cheaper() -> None:
 # refusals -----------------------------------------------------------------------------------------------------------
 
 
-def with_hook(net: nn.Module) -> nn.Module:
-    net[0].register_forward_hook(lambda module, inputs, output: output + 1)
-    return net
-
-
 def frozen(net: nn.Module) -> nn.Module:
     net[0].requires_grad_(False)
     return net
@@ -252,11 +247,9 @@ APART: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "flattened from the second": (lambda: chain(nn.Linear(3, 4), nn.Flatten(2), nn.Linear(8, 2)), (5, 2, 3)),
     "not flattened": (lambda: chain(conv(3, 4, 1), nn.Linear(4, 2)), (3, 5, 4)),
     "activation": (lambda: chain(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), (4,)),
-    "hook": (lambda: with_hook(chain(nn.Linear(4, 4), nn.Linear(4, 4))), (4,)),
     "frozen": (lambda: frozen(chain(nn.Linear(4, 4), nn.Linear(4, 4))), (4,)),
     "tied": (lambda: tied(chain(nn.Linear(4, 4), nn.Linear(4, 4))), (4,)),
     "shared": (shared, (4,)),
-    "parametrised": (lambda: chain(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4)), (4,)),
     "two readers": (TwoReaders, (4,)),
     "output": (Returned, (4,)),
     "two readers, one an average": (Pooled, (4, 4, 4)),

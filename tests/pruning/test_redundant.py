@@ -187,14 +187,6 @@ def test_nothing_but_an_identity() -> None:
     assert plain(x) is x and [node.op for node in plain.graph.nodes] == ["placeholder", "output"]
 
 
-@pytest.mark.parametrize("kind", [nn.Identity, nn.ReLU])
-def test_what_a_hook_watches_stays(kind: Callable[[], nn.Module]) -> None:
-    net = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), kind(), nn.Linear(4, 2))
-    net[2].register_forward_hook(lambda module, inputs, output: 2 * output)
-    x = torch.randn(2, 3)
-    assert torch.equal(compact(net)(x), net(x))
-
-
 def test_a_parameter_has_either_sign() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
@@ -284,18 +276,3 @@ def test_in_place_on_what_is_non_negative_already() -> None:
     net, x = Function(function), torch.randn(2, 2, 4, 4)
     plain = compact(net)
     assert torch.equal(plain(x), net(x)) and rectifiers(plain) == 1
-
-
-def test_an_identity_that_is_watched_lends_memory() -> None:
-    class Watched(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.same = nn.Identity()
-            self.same.register_forward_hook(lambda module, inputs, output: None)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = x.sigmoid()
-            return self.same(x).sub_(0.5) + F.relu(x)
-
-    plain, x = compact(Watched()), torch.randn(3, 2)
-    assert rectifiers(plain) == 1 and torch.equal(plain(x), Watched()(x))

@@ -16,7 +16,7 @@ SURVIVORS = {"a": torch.tensor([0, 1, 2, 4]), "b": torch.tensor([0, 1])}
 def test_counts_and_sums_of_each_module():
     a, b, gone = summarize(THETAS, SURVIVORS)
     assert [s.name for s in (a, b, gone)] == ["a", "b", "gone"]
-    assert [(s.start, s.left) for s in (a, b, gone)] == [(5, 4), (2, 2), (3, 0)]
+    assert [(s.start, s.left) for s in (a, b, gone)] == [(5, 2), (2, 0), (3, 0)]
     assert [s.expected for s in (a, b, gone)] == pytest.approx([2.495, 0.205, 0.0])
     assert [s.converged for s in (a, b, gone)] == pytest.approx([4 / 5, 1 / 2, 1.0])
     assert (a.low, a.high) == (0.0, 1.0)
@@ -36,7 +36,7 @@ def test_a_removed_gate_does_not_count_for_the_lowest_theta():
 
 def test_the_total_weighs_modules_by_their_gates():
     everything = total(summarize(THETAS, SURVIVORS))
-    assert (everything.name, everything.start, everything.left) == ("all", 10, 6)
+    assert (everything.name, everything.start, everything.left) == ("all", 10, 2)
     assert everything.expected == pytest.approx(2.7)
     assert everything.converged == pytest.approx(8 / 10)
     assert (everything.low, everything.high) == (0.0, 1.0)

@@ -122,7 +122,7 @@ def test_targets_of_two_dimensions() -> None:
         found = brief().fit(X, Y[:, None])
     np.testing.assert_array_equal(found.predict(X), brief().fit(X, Y).predict(X))
     with pytest.raises(ValueError, match="1d array"):
-        brief().fit(X, np.stack((Y, Y), 1))
+        classifier().fit(X, np.stack((ODD, ODD), 1))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import ConfigError, DataError, NonFiniteLossError
 from bayesprune.infer import BayesianNet
 from bayesprune.networks import resmlp
-from bayesprune.pruning import CostPrice, compact, cost
+from bayesprune.pruning import CostPrice, compact, cost, gates_left
 from bayesprune.training import EpochRow, Schedule, Score, Settings, evaluate, fit
 from tests.training.problems import (
     EXAMPLES,
@@ -43,11 +43,6 @@ QUICK = {
 SETTLE = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 1e-12}
 
 
-class Unsized:
-    def __iter__(self):
-        return iter(Batches(*examples()))
-
-
 def batches(x: Tensor | None = None, y: Tensor | None = None) -> Batches:
     mine, theirs = examples()
     return Batches(mine if x is None else x, theirs if y is None else y)
@@ -62,7 +57,7 @@ def with_nan() -> Tensor:
 @pytest.mark.parametrize(
     ("loader", "error", "message"),
     [
-        (lambda: Unsized(), ConfigError, "must have a length"),
+        (lambda: iter(batches()), ConfigError, "is an iterator"),
         (lambda: [], DataError, "gave no batch"),
         (lambda: shuffled(400), ConfigError, "num_data=480, but the train_loader's data set has 400 examples"),
         (lambda: DataLoader(TensorDataset(with_nan(), examples()[1]), 480), DataError, "NaN or infinite inputs"),
@@ -123,6 +118,35 @@ def test_a_loss_that_is_not_finite_at_once(tmp_path: Path, folder: bool) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+class Lying(Batches):
+    """Says that it has so many batches more than it has; negative for fewer."""
+
+    def __init__(self, more: int, endless: bool = False):
+        super().__init__(*examples())
+        self.more, self.endless = more, endless
+
+    def __len__(self) -> int:
+        return super().__len__() + self.more
+
+    def __iter__(self):
+        yield from super().__iter__()
+        while self.endless:
+            yield self.x[:40], self.y[:40]
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (Lying(2), "len.train_loader. says 14 batches an epoch, but it gave 12; they must agree"),
+        (Lying(-3), "says 9 batches an epoch, but it gave more than 9; they must agree"),
+        (Lying(0, endless=True), "says 12 batches an epoch, but it gave more"),
+    ],
+)
+def test_a_length_that_is_wrong_is_refused_at_the_end_of_the_first_epoch(loader: Lying, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(bayesian(units()), loader, epochs=2)
+
+
 def test_history_and_its_file(tmp_path: Path) -> None:
     seen: list[EpochRow] = []
     folder = tmp_path / "new" / "folder"
@@ -138,10 +162,10 @@ def test_history_and_its_file(tmp_path: Path) -> None:
             assert written[field.name] == str(getattr(row, field.name))
     last = seen[-1]
     size = cost(net, examples()[0])
-    assert (last.params, last.macs, last.gates_left) == (size.params, size.macs, net.num_gates)
+    assert (last.params, last.macs, last.gates_left) == (size.params, size.macs, gates_left(net.theta))
     score = evaluate(net, loader)
     assert (last.val_nll, last.val_accuracy) == (score.nll, score.accuracy)
-    assert last.gates_left == 14 - len(history.removals)
+    assert net.num_gates == 14 - len(history.removals)
     paths = {name: torch.stack(path) for name, path in history.thetas.items()}
     assert {name: path.shape for name, path in paths.items()} == {"0": (6, 8), "1": (6, 6)}
     assert bool((paths["0"][0] == 0.9).all())
@@ -162,7 +186,7 @@ def test_a_row_by_hand() -> None:
     slab = sum(float(p.detach().square().sum()) for p in net.weights().values()) * 2.0 / (2 * EXAMPLES)
     assert row.nll == pytest.approx(nll, rel=1e-5)
     assert row.loss == pytest.approx(nll + 11 * 3.0 / EXAMPLES + slab, rel=1e-5)
-    assert (row.phase, row.gates_left, row.gates_converged) == ("warm-up", 14, 1.0)
+    assert (row.phase, row.gates_left, row.gates_converged) == ("warm-up", 11, 1.0)
     assert math.isnan(row.val_nll) and math.isnan(row.val_accuracy)
 
 
@@ -190,7 +214,7 @@ def test_without_pruning_gates_converge_and_nothing_is_removed() -> None:
     net = bayesian(units(), log_gamma=4.0)
     history = fit(net, shuffled(), epochs=12, prune=False, settings=Settings(lr=0.02, schedule=QUICK))
     assert history.removals == [] and net.num_gates == 14
-    assert history.rows[-1].gates_left == 14 and history.rows[-1].gates_converged > 0.9
+    assert history.rows[-1].gates_left == gates_left(net.theta) and history.rows[-1].gates_converged > 0.9
     assert net.gate_probs()["0"][INFORMATIVE:].max() < 0.5
 
 
@@ -311,7 +335,7 @@ def test_labels_of_an_epoch_loader_are_checked_whole_before_training_begins(monk
     loader, _ = bp.data.loaders(make_splits("small", raw, raw, 2), 2, 0)
     net = nn.Sequential(nn.Flatten(), bp.layers.Linear(4, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 2))
     bnn = BayesianNet(net, num_data=10)
-    monkeypatch.setattr("bayesprune.training.trainer.check_batch", lambda *_: pytest.fail("waits for the device"))
+    monkeypatch.setattr("bayesprune.training.batches.check_batch", lambda *_: pytest.fail("waits for the device"))
     fit(bnn, loader, epochs=1, settings=Settings(schedule=REST))
     loader.set_epoch(0)
     *_, last = loader.batches

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bayesprune.data import Augment, loaders
 from bayesprune.data.images import Raw, Splits, make_splits
+from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet
 from bayesprune.networks import resnet
 from bayesprune.pruning import CostPrice, compact
@@ -85,3 +86,25 @@ def test_first_losses_are_those_of_the_cpu() -> None:
         x, y = next(iter(loader))
         losses.append(float(trainer._train_step(x, y, loader.spans[0])))
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_labels_on_the_device_that_cannot_be_end_the_epoch_and_not_the_device() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(256, 3, 16, 16, device="cuda"), torch.arange(256, device="cuda") % 4
+    epochs = []
+
+    class Loader(list):
+        def set_epoch(self, epoch: int) -> None:
+            epochs.append(epoch)
+            self[:] = [
+                (part, labels + 90 * (epoch == 1)) for part, labels in zip(x.split(64), y.split(64), strict=True)
+            ]
+
+    net, kept = network(256), {}
+    with pytest.raises(DataError, match="held targets that the likelihood does not take"):
+        fit(
+            net, Loader([(x, y)] * 4), epochs=3, settings=SGD, engine=Engine("cuda"),
+            on_epoch=lambda row: kept.update({name: t.clone() for name, t in net.state_dict().items()}),
+        )  # fmt: skip
+    assert epochs == [0, 1]
+    assert all(torch.equal(t, kept[name]) for name, t in net.state_dict().items())

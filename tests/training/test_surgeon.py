@@ -233,21 +233,22 @@ def test_a_unit_that_feeds_a_stream_waits_for_the_branch_without_shrinking_again
     assert {(r.gate, r.index) for r in patient.surgeon.removals} == {("0", 0), ("0", 3), ("2", 0)}
 
 
-def test_remove_takes_up_the_structure_of_another_run_without_a_log() -> None:
+def test_a_cut_takes_up_the_structure_of_another_run_without_a_log() -> None:
     patient, other = Patient(units), Patient(units)
     for thetas in ({"g1": [1, 0, 1, 1, 0, 1]}, {"g0": [0, 1, 1, 1, 1, 1, 0, 1], "g1": [1, 1, 0, 1]}):
         set_theta(patient.net, **thetas)
         assert patient.surgeon.check(0)
-    other.surgeon.remove(patient.surgeon.origin)
+    before = other.net.net
+    cut = other.surgeon.cut_to(patient.surgeon.origin)
+    assert cut is not None and other.net.net is before
+    other.surgeon.follow(*cut)
     shapes = [p.shape for p in other.net.net.parameters()]
     assert shapes == [p.shape for p in patient.net.net.parameters()]
     assert other.surgeon.removals == []
     for name, origin in patient.surgeon.origin.items():
         assert torch.equal(origin, other.surgeon.origin[name])
     untouched = Patient(units)
-    before = untouched.net.net
-    untouched.surgeon.remove(copy.deepcopy(untouched.surgeon.origin))
-    assert untouched.net.net is before
+    assert untouched.surgeon.cut_to(copy.deepcopy(untouched.surgeon.origin)) is None
 
 
 def test_counts_of_agreement_follow_the_survivors() -> None:

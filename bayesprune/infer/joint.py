@@ -1,0 +1,178 @@
+"""The model as one joint density over a data set, everything unknown in it a sample site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.func import functional_call
+from torch.nn.functional import softplus
+
+from bayesprune.distributions import FixedInclusion, FlatteningPrior
+from bayesprune.errors import ConfigError
+from bayesprune.infer.estimators import MAX_ENUMERATED
+from bayesprune.infer.gated import GatedNet
+from bayesprune.infer.likelihoods import Likelihood
+from bayesprune.infer.slabs import NormalSlabs
+from bayesprune.layers import eval_mode
+
+
+class JointGates(TorchDistribution):
+    """ξ_s ~ Bernoulli(π_s), event shape ``(S,)``: all 2^S values are one enumeration, so that Pyro can sum over them.
+
+    Args:
+        logits: Log odds, shape ``(S,)``.
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real_vector}
+    support = constraints.independent(constraints.boolean, 1)
+    has_enumerate_support = True
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None):
+        self.logits = logits
+        super().__init__(torch.Size(), logits.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> JointGates:
+        """The distribution itself: one draw is for the whole data set.
+
+        Raises:
+            NotImplementedError: for a non-empty ``batch_shape``.
+        """
+        if torch.Size(batch_shape) != torch.Size():
+            raise NotImplementedError("JointGates has no batch dimensions; do not put the gates inside a plate")
+        return self
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Gate values, shape ``sample_shape + (S,)``, 0 or 1."""
+        return torch.bernoulli(self.logits.detach().sigmoid().expand(*sample_shape, -1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Σ_s log Bernoulli(ξ_s | π_s), nats."""
+        return -(softplus(-self.logits) * value + softplus(self.logits) * (1 - value)).sum(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All gate vectors, shape ``(2^S, S)``.
+
+        Raises:
+            ConfigError: for more than 16 gates.
+        """
+        count = len(self.logits)
+        if count > MAX_ENUMERATED:
+            raise ConfigError(
+                f"joint: to sum over all gates takes 2^S passes, at most {MAX_ENUMERATED} gates, and the network has "
+                f"{count}; give 'gates' a value with poutine.condition, or sample them"
+            )
+        return torch.cartesian_prod(*[self.logits.new_tensor([0.0, 1.0])] * count).view(-1, count)
+
+
+class Stacked(TorchDistribution):
+    """Laws of the targets of N examples for several networks, batch shape ``(..., N)``, from one of all in a row.
+
+    Args:
+        base: Batch shape ``(networks · N,)``.
+        batch_shape: ``(..., N)``.
+    """
+
+    arg_constraints: ClassVar = {}
+
+    def __init__(self, base: TorchDistribution, batch_shape: torch.Size):
+        self.base = base
+        super().__init__(batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """That of ``base``."""
+        return self.base.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probabilities of targets that broadcast to the batch shape."""
+        return self.base.log_prob(
+            value.expand(self._batch_shape + self._event_shape).flatten(0, -1 - len(self._event_shape))
+        ).view(self._batch_shape)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Targets, shape ``sample_shape + (..., N) + event_shape``."""
+        return self.base.sample(sample_shape).view(*sample_shape, *self._batch_shape, *self._event_shape)
+
+
+class Joint:
+    """p(ξ) p(w) Π_i p(y_i | x_i, ξ, w), as a Pyro model.
+
+    Args:
+        net: The gated network.
+        likelihood: p(y | outputs).
+        prior: Of the gates, batch shape ``(S,)``.
+        weights: By name in ``net.net``, the weights that are drawn.
+        scales: By name, the standard deviation of their prior.
+        slabs: Those that are Normal weights, if any are.
+
+    Raises:
+        ConfigError: for weights without a proper prior.
+    """
+
+    def __init__(
+        self,
+        net: GatedNet,
+        likelihood: Likelihood,
+        prior: FlatteningPrior | FixedInclusion,
+        weights: Mapping[str, nn.Parameter],
+        scales: Mapping[str, Tensor],
+        slabs: NormalSlabs | None,
+    ):
+        self.net, self.likelihood, self.prior, self.weights, self.slabs = net, likelihood, prior, weights, slabs
+        improper = next((name for name, scale in scales.items() if not bool(torch.isfinite(scale))), None)
+        if improper is not None:
+            raise ConfigError(
+                f"joint: weight_precision=0 leaves {improper!r} without a proper prior, and there is no joint density; "
+                "build the BayesianNet with weight_precision > 0"
+            )
+        self.scale = torch.cat([scales[name].to(p).expand(p.numel()) for name, p in weights.items()])
+
+    def __call__(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Sample the sites ``gates``, ``weights`` and ``obs``; returns the network's outputs."""
+        xi = pyro.sample("gates", JointGates(self._logits()))
+        values = pyro.sample("weights", dist.Normal(torch.zeros_like(self.scale), self.scale).to_event(1))
+        by_name = split_weights(self.weights, values)
+        outputs = torch.stack([self._outputs(x, row, by_name) for row in xi.view(-1, xi.shape[-1])])
+        count = outputs.shape[1]
+        law = self.likelihood.distribution(outputs.flatten(0, 1))
+        if xi.dim() > 1:  # Pyro enumerates
+            law = Stacked(law, torch.Size((*xi.shape[:-2], count)))
+        with pyro.plate("data", count, dim=-1):
+            pyro.sample("obs", law, obs=None if y is None else self.likelihood.observed(y))
+        return outputs[0] if xi.dim() == 1 else outputs
+
+    def _logits(self) -> Tensor:
+        """Log odds of a gate being on, π integrated out."""
+        if isinstance(self.prior, FixedInclusion):
+            return -self.prior.log_gamma
+        return torch.logit(self.prior.mean)
+
+    def _outputs(self, x: Tensor, xi: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Outputs of the network with these gates and weights, in eval mode."""
+        point = dict(values)
+        with eval_mode(self.net):
+            if self.slabs is None:
+                return functional_call(self.net, _within_net(point), (x, xi))
+            names = {id(p): name for name, p in self.weights.items()}
+            normal = torch.cat([point.pop(names[id(mean)]).flatten() for mean in self.slabs.means()])
+            with self.slabs.drawn(normal):
+                return functional_call(self.net, _within_net(point), (x, xi))
+
+
+def split_weights(weights: Mapping[str, Tensor], values: Tensor) -> dict[str, Tensor]:
+    """Cut values of the site ``weights``, shape ``(..., D)``, into one tensor for each of the ``weights``, by name."""
+    parts = values.split([p.numel() for p in weights.values()], dim=-1)
+    return {
+        name: part.reshape(*part.shape[:-1], *p.shape) for (name, p), part in zip(weights.items(), parts, strict=True)
+    }
+
+
+def _within_net(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"net.{name}": value for name, value in values.items()}

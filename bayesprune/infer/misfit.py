@@ -1,0 +1,69 @@
+"""Which layer does not take what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from bayesprune.data.inputs import Inputs, called, tensors_of
+from bayesprune.errors import BayesPruneError, DataError, GateError
+
+
+@contextmanager
+def misfits_named(net: nn.Module, x: Inputs, where: str) -> Iterator[None]:
+    """Turn what torch raises of inputs that a network cannot take into a line that names the layer and the shapes.
+
+    Args:
+        net: The network that is called within the context.
+        x: Its inputs.
+        where: Which inputs these are, for the message.
+
+    Raises:
+        DataError: if the network fails on them, as it does in a second pass that looks where.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        known = isinstance(error, (BayesPruneError, torch.OutOfMemoryError)) and not isinstance(error, GateError)
+        found = None if known else _failing(net, x)
+        if found is None:
+            raise
+        kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors_of(x))
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{where}: the network does not take inputs of shape {kinds}: {found} ({reason})") from error
+
+
+def _failing(net: nn.Module, x: Inputs) -> str | None:
+    """The innermost module that fails in a pass in eval mode, and what it was given; ``None`` if none does."""
+    running: list[tuple[str, nn.Module, str]] = []
+    modes = {module: module.training for module in net.modules()}
+    handles = []
+    for name, module in net.named_modules():
+
+        def enter(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, torch.Tensor)) or "no tensor"
+            running.append((name, module, shapes))
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
+    try:
+        net.eval()
+        with torch.no_grad():
+            called(net, x)
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return _described(*running[-1]) if running else "its forward failed"
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return None
+
+
+def _described(name: str, module: nn.Module, shapes: str) -> str:
+    about = f"{type(module).__name__}({module.extra_repr()})" if not list(module.children()) else type(module).__name__
+    return f"layer {name!r}, {about}, got shape {shapes}" if name else f"the forward pass of {about} failed"

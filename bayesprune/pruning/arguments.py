@@ -1,0 +1,80 @@
+"""Arguments of layers and operations as plain data that JSON holds, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from bayesprune.errors import CheckpointError, ConfigError
+
+MOST_VALUES = 100_000
+"""How many arguments all operations may have together, and all modules, lists and what is in them counted."""
+DEEPEST = 8
+DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+
+
+def encode(value: Any, where: str) -> Any:
+    """An argument as data; what JSON does not know is marked by its kind."""
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, (tuple, torch.Size)):
+        return {"tuple": [encode(v, where) for v in value]}
+    if isinstance(value, list):
+        return [encode(v, where) for v in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": [[key, encode(v, where)] for key, v in value.items()]}
+    if isinstance(value, slice):
+        return {"slice": [encode(v, where) for v in (value.start, value.stop, value.step)]}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(f"save: a model file cannot hold the argument {value!r} of {where}")
+
+
+class Decoder:
+    """Gives back arguments that `encode` made plain, up to so many in all.
+
+    Args:
+        nodes: The operations so far, by the names that the file has for them.
+        largest: The largest integer that an argument may be.
+    """
+
+    def __init__(self, nodes: Mapping[str, fx.Node], largest: int):
+        self.nodes, self.largest, self.left = nodes, largest, MOST_VALUES
+
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        """The argument; ``depth`` is how many lists it is in."""
+        self.left -= 1
+        if depth > DEEPEST or self.left < 0:
+            raise CheckpointError(f"more than {MOST_VALUES:,} arguments, or some nested more than {DEEPEST} deep")
+        if isinstance(value, list):
+            return [self(v, depth + 1) for v in value]
+        if not isinstance(value, dict):
+            return self._plain(value, self.largest)
+        (kind, content), *rest = value.items()
+        if rest or kind not in ("node", "tuple", "slice", "dict", "dtype", "float"):
+            raise CheckpointError(f"an argument is marked {sorted(value)!r}")
+        if kind == "node":
+            return self.nodes[content]
+        if kind == "float":
+            return {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}[content]
+        if kind == "dtype":
+            return DTYPES[content]
+        if kind == "dict":
+            return {str(key): self(v, depth + 1) for key, v in content}
+        if kind == "slice":
+            return slice(*(self._plain(v, 2**63) if isinstance(v, int) else self(v, depth + 1) for v in content))
+        return tuple(self(v, depth + 1) for v in content)
+
+    @staticmethod
+    def _plain(value: Any, largest: int) -> Any:
+        if isinstance(value, int) and abs(value) > largest:
+            raise CheckpointError(f"an argument is larger than {largest:,}")
+        return value

@@ -1,0 +1,93 @@
+"""Several targets in each row, and classes that count differently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_sample_weight
+
+from bayesprune.sklearn import BayesPruneRegressor
+from tests.sklearn.problems import RELEVANT, brief, classifier, linear_table, regressor, three_classes
+
+
+@pytest.fixture(scope="module")
+def table() -> tuple[np.ndarray, np.ndarray]:
+    """Two targets in units of their own: the second is the negative of the first in thousands, with more noise."""
+    X, y = linear_table(300)
+    return X, np.stack((y, 5000 - 1000 * y + 1500 * np.random.default_rng(1).standard_normal(300)), 1)
+
+
+@pytest.fixture(scope="module")
+def both(table: tuple[np.ndarray, np.ndarray]) -> BayesPruneRegressor:
+    return regressor().fit(*table)
+
+
+def test_each_target_is_predicted_in_its_own_units_with_its_own_noise(table: Any, both: BayesPruneRegressor) -> None:
+    X, Y = table
+    mean, deviation = both.predict(X, return_std=True)
+    assert mean.shape == deviation.shape == Y.shape
+    assert np.median(deviation, axis=0) == pytest.approx([0.5, 1500 * np.hypot(1, 1 / 3)], rel=0.15)  # by construction
+    signal = X[:, RELEVANT] @ [1.0, -0.7, 0.5]
+    truth = np.stack((signal, 5000 - 1000 * signal), 1)
+    least_squares = X @ np.linalg.lstsq(X, Y - Y.mean(0), rcond=None)[0] + Y.mean(0)
+    errors = [np.sqrt(((found - truth) ** 2).mean(0)) for found in (mean, least_squares)]
+    assert (errors[0] < 0.75 * errors[1]).all()  # inputs that say nothing are left out, for both targets alike
+    assert both.score(X, Y) > 0.6
+    np.testing.assert_allclose(both.compact_(torch.tensor(X, dtype=torch.float32)).detach(), mean, rtol=0.05, atol=300)
+
+
+def test_intervals_of_each_target(table: Any, both: BayesPruneRegressor) -> None:
+    X, Y = table
+    interval, mean = both.predict_interval(X, 0.9), both.predict(X)
+    assert interval.shape == (300, 2, 2)
+    assert ((interval[..., 0] < mean) & (mean < interval[..., 1])).all()
+    inside = ((interval[..., 0] < Y) & (interval[..., 1] > Y)).mean(0)
+    assert (np.abs(inside - 0.9) < 0.06).all()
+    one = brief().fit(X, Y[:, 0])
+    assert one.predict_interval(X).shape == (300, 2) and one.predict(X).shape == (300,)
+
+
+def test_weights_of_rows_for_two_targets(table: Any) -> None:
+    X, Y = table
+    odd = np.arange(300) % 2
+    weighted = brief().fit(X, Y, sample_weight=odd).predict(X)
+    np.testing.assert_array_equal(weighted, brief().fit(X[odd == 1], Y[odd == 1]).predict(X))
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {"north": 3.0, "south": 0.5}])
+@pytest.mark.parametrize("weights", [None, np.arange(90) % 3])
+def test_a_weight_of_a_class_is_one_of_its_rows(class_weight: Any, weights: Any) -> None:
+    X, labels = three_classes(90)
+    rows = compute_sample_weight(class_weight, labels if weights is None else labels[weights > 0])
+    full = np.zeros(90)
+    full[slice(None) if weights is None else weights > 0] = rows
+    by_class = classifier(epochs=3, class_weight=class_weight).fit(X, labels, sample_weight=weights)
+    by_row = classifier(epochs=3).fit(X, labels, sample_weight=full if weights is None else full * weights)
+    np.testing.assert_allclose(by_class.predict_proba(X), by_row.predict_proba(X), rtol=1e-5)  # weights are rounded
+    plain = classifier(epochs=3).fit(X, labels, sample_weight=weights)
+    assert np.abs(plain.predict_proba(X) - by_class.predict_proba(X)).max() > 1e-3
+
+
+def test_balanced_classes_of_unequal_numbers_are_equally_probable() -> None:
+    labels = np.array(["many", "few"])[(np.arange(120) < 20).astype(int)]
+    how = {"hidden_layer_sizes": (), "epochs": 30}
+    found = classifier(class_weight="balanced", **how).fit(np.zeros((120, 1)), labels)
+    np.testing.assert_allclose(found.predict_proba(np.zeros((1, 1)))[0], [0.5, 0.5], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "says"),
+    [
+        ("equal", "balanced"),
+        ({"north": -1.0}, "class_weight must be finite and not negative, got -1.0 for class .*north"),
+        ({"north": np.nan}, "got nan for class .*north"),
+        (dict.fromkeys(("north", "south", "west"), 0.0), "zero for all rows"),
+        ({"north": 1, "south": 0, "west": 0}, "at least two classes, found one class, north"),
+    ],
+)
+def test_weights_of_classes_that_cannot_be(class_weight: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        classifier(class_weight=class_weight).fit(*three_classes(60))
