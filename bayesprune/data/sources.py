@@ -15,6 +15,8 @@ from bayesprune.data.images import Raw, Splits, make_splits
 from bayesprune.errors import ConfigError, DataError
 
 _FOLDER_PREFIX = "imagefolder:"
+_LARGEST_FILE = 1 << 30
+"""Bytes. The files of these data sets are far smaller, and what is larger would be read into memory whole."""
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
@@ -71,18 +73,26 @@ def _torchvision(name: str, folder: Path, download: bool) -> tuple[Raw, Raw, int
         try:
             _download(dataset, folder)
         except Exception as error:  # the network and the mirrors fail in many ways
-            raise DataError(f"{name}: the download failed ({error}). {_advice(dataset, folder)}") from error
+            raise DataError(f"{name}: the download failed ({_said(error)}). {_advice(dataset, folder)}") from error
+    for path in _files(dataset, folder):
+        if path.is_file() and path.stat().st_size > _LARGEST_FILE:
+            raise DataError(
+                f"{name}: expected files of at most {_LARGEST_FILE >> 20} MiB, found {path.stat().st_size >> 20} MiB. "
+                f"{_advice(dataset, folder)}"
+            )
     try:
         splits = [dataset(str(folder), train=train, download=False) for train in (True, False)]
+        train, test = (_raw(split) for split in splits)
     except Exception as error:  # torchvision raises whatever its readers meet in a damaged file
-        raise DataError(f"{name}: {error}. {_advice(dataset, folder)}") from error
-    train, test = (_raw(split) for split in splits)
+        raise DataError(f"{name}: could not read its files ({_said(error)}). {_advice(dataset, folder)}") from error
     return train, test, len(splits[0].classes)
 
 
 def _raw(split: Any) -> Raw:
     """Images and labels of a torchvision data set that keeps them in memory."""
     images = torch.as_tensor(split.data)
+    if images.dtype != torch.uint8:
+        raise TypeError(f"expected images of bytes, found {images.dtype}")
     images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
     return Raw(images, torch.as_tensor(split.targets, dtype=torch.int64))
 
@@ -105,6 +115,11 @@ def _files(dataset: Any, folder: Path) -> list[Path]:
         return [folder / dataset.__name__ / "raw" / file.removesuffix(".gz") for file, _ in dataset.resources]
     names = [file for file, _ in dataset.train_list + dataset.test_list] + [dataset.meta["filename"]]
     return [folder / dataset.base_folder / file for file in names]
+
+
+def _said(error: Exception) -> str:
+    """An error on one line, with its kind: many say little else."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _advice(dataset: Any, folder: Path) -> str:

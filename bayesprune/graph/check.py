@@ -11,6 +11,7 @@ from torch import fx, nn
 from bayesprune.errors import GateError
 from bayesprune.graph import operations as ops
 from bayesprune.graph.additions import check_additions
+from bayesprune.graph.axes import NEEDS_SHAPES
 from bayesprune.graph.calls import is_inplace, name_of
 from bayesprune.graph.features import Features, Step
 from bayesprune.graph.rules import Rules
@@ -205,6 +206,8 @@ def _refusal(name: str, reason: str, advice: str = "") -> GateError:
         "put the gate right after an activation with f(0) = 0 and before a Linear or an ordinary convolution "
         "(reshape with torch.flatten(x, 1))"
     )
+    if NEEDS_SHAPES in reason:
+        return GateError(f"gate {name!r}: what it gates {reason}")
     return GateError(
         f"gate {name!r}: what it gates {reason}; switched off it would not equal a removed structure. Instead, {advice}"
     )

@@ -71,9 +71,8 @@ class ProjectedSGD(PyroOptim):
         weights_args: dict[str, Any] | None = None,
     ):
         if set(optim_args) != {"lr"}:
-            raise ConfigError(
-                f"ProjectedSGD: optim_args must hold lr and nothing else, got {sorted(map(str, optim_args))}"
-            )
+            found = ", ".join(map(str, optim_args)) or "nothing"
+            raise TypeError(f"ProjectedSGD: optim_args must hold lr and nothing else, found {found}")
         super().__init__(weights, {"lr": 1e-3} if weights_args is None else weights_args)
         self.gate_args = optim_args
         ProjectedGateSGD([torch.zeros(1)], **optim_args)  # refuse bad arguments now, not at the first step

@@ -109,7 +109,8 @@ def _read(probabilities: Tensor, names: Sequence[str] | None, truth: Tensor | No
             continue
         shape = tuple(values.shape) if isinstance(values, Tensor) else (len(values),)
         if shape != (count,):
-            raise ConfigError(f"draw_inclusion: expected one of {name} for each of {count} inputs, got shape {shape}")
+            found = shape[0] if len(shape) == 1 else f"shape {shape}"
+            raise ConfigError(f"draw_inclusion: expected one of {name} for each of {count} inputs, got {found}")
     return _Inputs(
         probabilities.detach().to("cpu", torch.float64),
         [f"x{k}" for k in range(count)] if names is None else names,

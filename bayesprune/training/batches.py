@@ -15,7 +15,7 @@ from bayesprune.data.inputs import Inputs, as_inputs, as_tensor, each, tensors_o
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.infer.misfit import misfits_named
-from bayesprune.infer.targets import Targets, WeightedTargets, each_target
+from bayesprune.infer.targets import Targets, WeightedTargets, each_target, values_of
 
 Loader = Iterable[Any]
 """Batches ``(inputs, targets)`` or ``(inputs, targets, weights)``, see `read_batch`."""
@@ -88,7 +88,7 @@ def check_batch(likelihood: Likelihood, outputs: Tensor, x: Inputs, y: Targets, 
 
 def check_targets(likelihood: Likelihood, outputs: Tensor, y: Targets, where: str) -> None:
     """The part of `check_batch` that is about targets."""
-    values = y if isinstance(y, Tensor) else y.values
+    values = values_of(y)
     try:
         likelihood.check(outputs.expand(len(y), *outputs.shape[1:]), values.cpu())
     except DataError as error:
@@ -137,7 +137,7 @@ class Reader:
 
     def _looked_at(self, x: Inputs, y: Targets, where: str) -> Targets:
         """The targets, those on an accelerator with 0 for entries that cannot be."""
-        values = y if isinstance(y, Tensor) else y.values
+        values = values_of(y)
         kind = values.dtype, values.shape[1:]
         if self._first or kind not in self._kinds:
             check_batch(self.likelihood, self.outputs, x, y, where)

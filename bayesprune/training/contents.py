@@ -63,7 +63,7 @@ CONTENTS = record(
                 "at_rest": optional(number()),
             }
         ),
-        "tensors": table(tensor()),
+        "tensors": table(tensor(finite=True)),
         "likelihood": table(tensor()),
         "optimizer": record({"state": _anything, "param_groups": items(table(_anything))}),
         "history": record(

@@ -1,5 +1,6 @@
 """Data sets by name: digits and MNIST really, the other formats as tiny real files in torchvision's layout."""
 
+import gzip
 import hashlib
 import os
 import pickle
@@ -167,6 +168,57 @@ def test_a_truncated_file(length, tmp_path, no_network):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DataError, match=r"mnist: .*Looked in .*delete files that are damaged"):
         load("mnist", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "ValueError"),
+        (struct.pack(">BBBBIII", 0, 0, 8, 3, 2**31, 28, 28) + bytes(100), "invalid for input of size 100"),
+        (struct.pack(">BBBB", 0, 0, 8, 255) + bytes(100), "AssertionError"),
+        (struct.pack(">BBBBIII", 0, 0, 12, 3, 1, 28, 28) + bytes(4 * 28 * 28), "torch.int32"),
+        (struct.pack(">BBBBIII", 0, 0, 8, 3, 0, 28, 28), "could not read its files"),
+        (struct.pack(">BBBBII", 0, 0, 8, 2, 30, 28) + bytes(30 * 28), "dimension"),
+        (gzip.compress(bytes(100)), "could not read its files"),
+    ],
+    ids=["empty", "far too many images", "255 dimensions", "integers", "no images", "two dimensions", "packed"],
+)
+def test_a_file_that_holds_something_else(content, says, tmp_path, no_network):
+    write_mnist(tmp_path, "mnist")
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load("mnist", data_dir=tmp_path)
+    assert str(caught.value).startswith("mnist: could not read its files (")
+    assert says in str(caught.value) and "delete files that are damaged" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
+    write_mnist(tmp_path, "mnist")
+    with (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").open("r+b") as file:
+        file.truncate(1 << 40)  # takes no room: it has a hole
+    with pytest.raises(DataError, match=r"mnist: expected files of at most 1024 MiB, found 1048576 MiB\. Looked in"):
+        load("mnist", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ({"labels": [1] * 10}, "KeyError: 'data'"),
+        ({"data": np.zeros((10, 100), np.uint8), "labels": [1] * 10}, "ValueError"),
+        ({"data": np.zeros((10, 3072)), "labels": [1] * 10}, "expected images of bytes, found torch.float64"),
+        ({"data": np.zeros((10, 3072), np.uint8), "labels": ["a"] * 10}, "'str'"),
+    ],
+    ids=["no images", "other width", "floats", "words for labels"],
+)
+def test_a_cifar_file_that_holds_something_else(batch, says, tmp_path, monkeypatch):
+    write_cifar(tmp_path, datasets.CIFAR10, "labels", 10, monkeypatch)
+    folder = tmp_path / datasets.CIFAR10.base_folder
+    files = [[name, write_pickle(folder / name, batch)] for name, _ in datasets.CIFAR10.train_list]
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", files)
+    with pytest.raises(DataError, match="cifar10: could not read its files") as caught:
+        load("cifar10", data_dir=tmp_path, download=False)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_damaged_cifar_file(tmp_path, monkeypatch):

@@ -92,6 +92,7 @@ CONTENTS = [
     (set_at("history", "thetas", "0", torch.ones(2, 8)), "history.thetas.0: expected 3 rows"),
     (set_at("history", "thetas", "0", torch.full((3, 8), 2.0)), "probabilities from 0 to 1"),
     (set_at("history", "thetas", "0", torch.full((3, 8), torch.nan)), "probabilities from 0 to 1"),
+    (set_at("tensors", "3.weight", torch.full((3, 6), torch.nan)), "tensors.3.weight: expected finite entries"),
     (set_at("tensors", "3.weight", WIDE), "tensors.3.weight: expected a tensor with memory"),
     (set_at("origin", "0", torch.tensor([9])), "origin.0: expected ascending indices below 8"),
     (set_at("origin", "0", torch.tensor([1, 1])), "origin.0: expected ascending"),
