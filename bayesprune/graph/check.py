@@ -62,7 +62,8 @@ def check_gates(net: nn.Module, *, example_input: Tensor | tuple[Tensor, ...] | 
             try:
                 known[node] = rules.step(node, known).out
             except TraceError as error:
-                if not rules.assumed:
+                inputs = [known[i] for i in node.all_input_nodes]
+                if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
                     raise
                 raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
         for node in traced.graph.nodes:
