@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bayesprune.errors import GateError
+from bayesprune.errors import GateError, TraceError
 from bayesprune.graph import operations as ops
 from bayesprune.graph.additions import check_additions
 from bayesprune.graph.axes import NEEDS_SHAPES
@@ -61,7 +61,13 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
         rules = Rules(traced, {}, only)
         known: dict[fx.Node, Features | None] = {}
         for node in traced.graph.nodes:
-            known[node] = rules.step(node, known).out
+            try:
+                known[node] = rules.step(node, known).out
+            except TraceError as error:
+                inputs = [known[i] for i in node.all_input_nodes]
+                if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
+                    raise
+                raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
         for node in traced.graph.nodes:
             gate, features = _gate_of(traced, node), known[node]
             if gate is None or gate in rules.put_off or (only is not None and gate not in only):

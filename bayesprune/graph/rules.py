@@ -164,7 +164,7 @@ class Rules:
         """A gate that is followed by other rules: along another axis, it leaves of all constants the zeros."""
         if x.along(gate.dim) is not None:
             return barrier(node, f"reaches {node.target}, a gate along the same dimension that is followed apart")
-        return by.same(source, x, torch.where(x.value == 0, 0.0, torch.nan))
+        return by.same(source, x, torch.where(x.value == 0, x.value, torch.nan))
 
     def _other_axis(self, source: fx.Node) -> bool:
         """Whether features of a tensor of unknown rank, gated along their own axis before, are not a gate's."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune import layers
-from bayesprune.errors import GateError
+from bayesprune.errors import GateError, TraceError
 from bayesprune.graph import check_gates, gates_of
 from bayesprune.layers import Gate, Residual
 from bayesprune.pruning import compact
@@ -56,6 +56,9 @@ def outcome(net: nn.Module, x: Tensor, example: Tensor | None, seed: int) -> str
         check_gates(net, example_input=example)
     except GateError:
         return "refused"
+    except TraceError as error:  # a size that does not fit a rank that was assumed
+        assert example is None and "pass example_input" in str(error)
+        return "refused"
     some_off(net, seed)
     try:
         expected = net(x)
@@ -67,7 +70,7 @@ def outcome(net: nn.Module, x: Tensor, example: Tensor | None, seed: int) -> str
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(80), pytest.param(range(80, 1500), marks=pytest.mark.slow)], ids=["some", "many"]
+    "seeds", [range(50), pytest.param(range(50, 500), marks=pytest.mark.slow)], ids=["some", "many"]
 )
 def test_exact_or_refused(seeds: range) -> None:
     found: dict[tuple[bool, str], int] = {}
