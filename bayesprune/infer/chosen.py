@@ -27,6 +27,8 @@ def chosen(outputs: Any, loss_on: LossOn) -> Tensor:
         found = outputs
     elif callable(loss_on):
         found = loss_on(outputs)
+    elif isinstance(outputs, Tensor):  # its entries are examples
+        found = None
     else:
         try:
             found = outputs[loss_on]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.arguments import shown
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer.laws import SmoothedCategorical, WeighedCategorical
@@ -113,7 +114,12 @@ class Categorical(Likelihood):
     def __init__(self, label_smoothing: float = 0.0, *, class_weight: Tensor | Sequence[float] | None = None):
         super().__init__()
         self.label_smoothing = real("categorical likelihood: label_smoothing", label_smoothing, 0, 1, "[)")
-        weights = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.get_default_dtype())
+        try:
+            weights = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.get_default_dtype())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"categorical likelihood: class_weight must hold one number a class, got {shown(class_weight)}"
+            ) from error
         if weights is not None and not (weights.dim() == 1 and _are_weights(weights)):
             raise ConfigError(
                 "categorical likelihood: class_weight must hold one number a class, finite, not negative and not all "

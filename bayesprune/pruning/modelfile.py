@@ -114,6 +114,7 @@ def _parts(model: nn.Module) -> tuple[str, dict[str, Tensor]]:
     return architecture, tensors
 
 
+@checked_arguments
 def read_run(path: str | os.PathLike[str]) -> str | None:
     """The name of the run that a model file comes from, as `save` was given it, or ``None``.
 

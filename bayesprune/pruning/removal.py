@@ -49,6 +49,7 @@ class RemovalMonitor:
         self.agreed.zero_()
 
 
+@checked_arguments
 def gates_left(theta: Tensor) -> int:
     """How many gates are left, of θ of any shape: those that `compact` keeps, with θ > ½.
 

@@ -79,10 +79,15 @@ CALLS: dict[str, Callable[[], Call]] = {
             "weight_precision": 1.0,
             "slab": "point",
             "slab_scale": None,
+            "example_input": None,
+            "loss_on": None,
         },
     ),
-    "predict": lambda: (bayesian().predict, {"x": batch()[0], "num_samples": 2}),
-    "compact": lambda: (bp.compact, {"model": bayesian(), "posterior": False, "fold_norms": False}),
+    "predict": lambda: (bayesian().predict, {"x": batch()[0], "num_samples": 2, "batch_size": 4}),
+    "compact": lambda: (
+        bp.compact,
+        {"model": bayesian(), "posterior": False, "fold_norms": False, "example_input": None},
+    ),
     "cost": lambda: (bp.cost, {"model": network(), "example_input": batch()[0]}),
     "fit": lambda: (
         bp.fit,
@@ -96,10 +101,12 @@ CALLS: dict[str, Callable[[], Call]] = {
             "engine": Engine(),
             "out": "run",
             "on_epoch": print,
+            "progress": True,
+            "run": None,
         },
     ),
     "load": lambda: (bp.load, {"path": "nowhere.safetensors"}),
-    "save": lambda: (bp.save, {"model": bp.compact(bayesian()), "path": "small.safetensors"}),
+    "save": lambda: (bp.save, {"model": bp.compact(bayesian()), "path": "small.safetensors", "run": "a" * 32}),
     "Linear": lambda: (
         layers.Linear,
         {"in_features": 4, "out_features": 3, "bias": True, "gate": "unit", "theta": 0.5},
@@ -152,7 +159,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         distributions.layer_adaptive_log_gamma,
         {"widths": [10, 5, 2], "num_data": 100, "c": 1e-9},
     ),
-    "Categorical": lambda: (infer.Categorical, {"label_smoothing": 0.1}),
+    "Categorical": lambda: (infer.Categorical, {"label_smoothing": 0.1, "class_weight": [1.0, 2.0]}),
     "Gaussian": lambda: (infer.Gaussian, {"scale": 0.1}),
     "LearnedGaussian": lambda: (infer.LearnedGaussian, {"scale": 1.0, "shape": (2,), "prior_count": 1.0}),
     "Weighted": lambda: (infer.Weighted, {"base": infer.Categorical()}),
@@ -206,6 +213,9 @@ CALLS: dict[str, Callable[[], Call]] = {
         pruning.export_torch,
         {"model": bp.compact(bayesian()), "example_input": batch()[0], "path": "small.pt2"},
     ),
+    "gates_left": lambda: (pruning.gates_left, {"theta": half(3)}),
+    "unsavable": lambda: (pruning.unsavable, {"net": network()}),
+    "read_run": lambda: (pruning.read_run, {"path": "nowhere.safetensors"}),
     "kept_gates": lambda: (pruning.kept_gates, {"net": network(), "index": IndexMap()}),
     "measure_latency": lambda: (pruning.measure_latency, {"net": network(), "example": batch()[0]}),
     "prices": lambda: (pruning.prices, {"nu": 0.1, "gradient": thetas()}),
@@ -258,7 +268,10 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Budget": lambda: (Budget, {"measure": "macs", "fraction": 0.5}),
     "Budget.parse": lambda: (Budget.parse, {"text": "macs=0.5"}),
     "Engine": lambda: (Engine, {"device": "cpu", "precision": "float32", "compile": False, "strategy": "auto"}),
-    "Schedule": lambda: (Schedule, {"epochs": 10, "steps_per_epoch": 5, "travel": 5.0, "checks_per_epoch": 4}),
+    "Schedule": lambda: (
+        Schedule,
+        {"epochs": 10, "steps_per_epoch": 5, "travel": 5.0, "checks_per_epoch": 4, "last": 0.1},
+    ),
     "Settings": lambda: (
         Settings,
         {
@@ -273,7 +286,10 @@ CALLS: dict[str, Callable[[], Call]] = {
             "patience": 2,
         },
     ),
-    "evaluate": lambda: (evaluate, {"model": network(), "loader": loader(), "likelihood": infer.Categorical()}),
+    "evaluate": lambda: (
+        evaluate,
+        {"model": network(), "loader": loader(), "likelihood": infer.Categorical(), "loss_on": None},
+    ),
     "draw_gates": lambda: (reports.draw_gates, {"thetas": {"a": [half(3)] * 2}, "path": "a.png", "title": "t"}),
     "draw_inclusion": lambda: (
         reports.draw_inclusion,
@@ -310,7 +326,7 @@ CALLS: dict[str, Callable[[], Call]] = {
 UNCHECKED = {
     "what every step of training calls": (
         *("BatchObjective", "GateDraws", "bernoulli_entropy", "bernoulli_kl", "normal_kl", "relative_cost"),
-        *("marginal_cost", "summarize"),
+        *("marginal_cost", "summarize", "eval_mode"),
     ),
     "records of results, which hold what they are given": (
         *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
@@ -328,13 +344,11 @@ UNCHECKED = {
 """Public names without a call here, and why."""
 RUN = {
     "cost": ("model", "example_input"),
-    "evaluate": ("model", "loader"),
+    "evaluate": ("model", "loss_on"),
     "ExpectedCost": ("net", "example"),
     "export_torch": ("model", "example_input"),
-    "fit": ("train_loader", "val_loader"),
     "measure_latency": ("net", "example"),
     "paired_differences": ("x", "y", "xi", "on"),
-    "predict": ("x",),
     "shared_differences": ("x", "y", "xi", "on"),
 }
-"""Arguments that the network is run with, on which it says itself what it cannot take."""
+"""Networks that are run, and what they are run on: they say themselves what they cannot take."""
