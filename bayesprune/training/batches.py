@@ -196,6 +196,30 @@ class Reader:
             )
 
 
+def iterated(loader: Loader, what: str, again: bool = True) -> Iterator[Any]:
+    """The batches of a loader.
+
+    Args:
+        loader: The loader.
+        what: Which one it is, for the message.
+        again: Whether it is to be gone through more than once.
+
+    Raises:
+        ConfigError: for what cannot be gone through, or not again.
+    """
+    try:
+        batches = iter(loader)
+    except TypeError:
+        raise ConfigError(
+            f"{what} must give batches, as a DataLoader or a list of them does; got {_kind(loader)}"
+        ) from None
+    if again and batches is loader:
+        raise ConfigError(
+            f"{what} is an iterator, which can be gone through only once; give what makes it, such as a DataLoader"
+        )
+    return batches
+
+
 def batches_stated(loader: Loader) -> int | None:
     """The length of a loader, ``None`` without one."""
     try:
@@ -296,4 +320,4 @@ def _are_weights(weight: Tensor) -> Tensor:
 def _kind(batch: Any) -> str:
     if isinstance(batch, dict):
         return f"a dict of {', '.join(map(repr, batch)) or 'nothing'}"
-    return f"{len(batch)} values" if isinstance(batch, (tuple, list)) else f"a {type(batch).__name__}"
+    return f"{len(batch)} values" if isinstance(batch, (tuple, list)) else f"an object of class {type(batch).__name__}"

@@ -15,7 +15,7 @@ from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.likelihoods import Categorical
 from bayesprune.infer.misfit import misfits_named
 from bayesprune.infer.targets import each_target, losses, values_of, weights_of
-from bayesprune.training.batches import Loader, check_targets, dtype_of, read_batch
+from bayesprune.training.batches import Loader, check_targets, dtype_of, iterated, read_batch
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def evaluate(
         loss_on: For a plain network with several outputs, which of them is scored, as for `BayesianNet`.
 
     Raises:
-        ConfigError: if ``loss_on`` does not give one tensor of the outputs.
+        ConfigError: for what gives no batches, and if ``loss_on`` does not give one tensor of the outputs.
         DataError: if the loader is empty, or gives batches that the network or the likelihood does not take.
     """
     if isinstance(model, BayesianNet):
@@ -59,7 +59,7 @@ def evaluate(
     nll = right = counted = torch.zeros((), device=device)
     classes, count = True, 0
     try:
-        for number, batch in enumerate(loader):
+        for number, batch in enumerate(iterated(loader, "evaluate: the loader", again=False)):
             where = f"evaluate: batch {number}"
             x, given = read_batch(batch, dtype, where)
             x = each(x, lambda t: t.to(device))

@@ -166,14 +166,21 @@ def test_batches_of_changing_size_need_a_length() -> None:
         fit(BayesianNet(units(), num_data=EXAMPLES), Uneven(), epochs=2)
 
 
-def lone(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    return x[:1], y[:1]
+def test_what_gives_no_batches_or_gives_them_once_is_refused() -> None:
+    bnn, plain = BayesianNet(units(), num_data=EXAMPLES), Batches(*examples())
+    with pytest.raises(ConfigError, match=r"fit: the train_loader must give batches.*; got an object of class int"):
+        fit(bnn, 5, epochs=1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="evaluate: the loader must give batches"):
+        evaluate(bnn, None)  # type: ignore[arg-type]
+    assert evaluate(bnn, iter(plain)) == evaluate(bnn, plain)
+    with pytest.raises(ConfigError, match="fit: the val_loader is an iterator"):
+        fit(bnn, plain, epochs=1, val_loader=iter(plain))
 
 
 REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "a dict": (lambda x, y: {"input": x, "target": y}, r"got a dict of 'input', 'target'; let the loader's collate_fn"),
     "one value": (lambda x, y: (x,), "got 1 values"),
-    "a tensor": (lambda x, y: x, "got a Tensor"),
+    "a tensor": (lambda x, y: x, "got an object of class Tensor"),
     "text": (lambda x, y: (["a"] * 40, y), "input 0: expected a tensor or an array of numpy, got a str"),
     "objects": (lambda x, y: (x.numpy().astype(object), y), "an array of object has no numbers that torch knows"),
     "no inputs": (lambda x, y: ((), y), "at least one tensor"),
