@@ -22,7 +22,7 @@ from bayesprune.pruning import compact, cost
 from bayesprune.training import Budget, Settings, evaluate, fit
 from bayesprune.training.batches import Reader
 from bayesprune.training.checks import check_data
-from tests.training.problems import EXAMPLES, Batches, bayesian, examples, units
+from tests.training.problems import EXAMPLES, Batches, bayesian, branches, examples, units
 
 QUICK = {"sample_from": 0.1, "settle_from": 0.4, "fine_tune_from": 0.8}
 
@@ -421,3 +421,23 @@ def test_a_run_on_another_output_is_another_run(tmp_path: Path) -> None:
         bnn = bayesian(Two("tuple"), 0.5, loss_on=place)
         with nullcontext() if place == 0 else pytest.raises(CheckpointError, match="belongs to another run: its model"):
             fit(bnn, Batches(*examples()), epochs=1, settings=Settings(schedule=QUICK), out=tmp_path)
+
+
+@pytest.mark.parametrize("slab", ["point", "normal"])
+def test_weights_and_two_inputs_of_a_network_with_branches(slab: str) -> None:
+    """Second passes, from a flipped branch on, and exact differences get weights, inputs and the chosen output, too."""
+
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = branches(2)
+
+        def forward(self, left: Tensor, right: Tensor) -> Any:
+            return left, self.layers(torch.cat([left, right], 1))
+
+    weighted = Mapped(lambda x, y: ({"right": x[:, 3:], "left": x[:, :3]}, y, torch.ones(len(y))))
+    how = {"slab": slab}
+    losses, learned = trained(Batches(*examples()), lambda: branches(2), **how)
+    found, parameters = trained(weighted, Apart, **how, loss_on=1)
+    assert found == losses
+    assert all(torch.equal(one, other) for one, other in zip(learned, parameters, strict=True))
