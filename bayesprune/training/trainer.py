@@ -18,7 +18,7 @@ from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.infer.targets import Targets, joined_targets
 from bayesprune.pruning import cost
-from bayesprune.training.batches import Loader, Reader, batch_errors
+from bayesprune.training.batches import Loader, batch_errors
 from bayesprune.training.checks import check_data, check_net
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
@@ -26,6 +26,7 @@ from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.metrics import Score, evaluate
 from bayesprune.training.prices import Prices
+from bayesprune.training.reader import Reader
 from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
 from bayesprune.training.surgeon import Surgeon

@@ -20,8 +20,8 @@ from bayesprune.infer.targets import WeightedTargets
 from bayesprune.layers import Gate
 from bayesprune.pruning import compact, cost
 from bayesprune.training import Budget, Settings, evaluate, fit
-from bayesprune.training.batches import Reader
 from bayesprune.training.checks import check_data
+from bayesprune.training.reader import Reader
 from tests.training.problems import EXAMPLES, Batches, bayesian, branches, examples, units
 
 QUICK = {"sample_from": 0.1, "settle_from": 0.4, "fine_tune_from": 0.8}
