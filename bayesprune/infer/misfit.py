@@ -65,5 +65,6 @@ def _failing(net: nn.Module, x: Inputs) -> str | None:
 
 
 def _described(name: str, module: nn.Module, shapes: str) -> str:
-    about = f"{type(module).__name__}({module.extra_repr()})" if not list(module.children()) else type(module).__name__
+    settings = module.extra_repr()
+    about = f"{type(module).__name__}({settings})" if settings else type(module).__name__
     return f"layer {name!r}, {about}, got shape {shapes}" if name else f"the forward pass of {about} failed"

@@ -34,7 +34,10 @@ def prepared(net: GatedNet, x: Any, where: str) -> Inputs:
             return t.to(weight.device, weight.dtype)
         return t.to(weight.device)
 
-    return each(as_inputs(x), ready)
+    x = as_inputs(x)
+    if any(t.dim() == 0 for t in tensors_of(x)):
+        raise DataError(f"{where}: the first dimension of inputs must be the batch, got a single number")
+    return each(x, ready)
 
 
 def pieces(x: Inputs, batch_size: int | None) -> list[Inputs]:

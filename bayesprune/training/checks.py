@@ -19,6 +19,7 @@ from bayesprune.training.batches import (
     check_batch,
     check_last_batch,
     dtype_of,
+    iterated,
     read_batch,
 )
 
@@ -59,7 +60,7 @@ def check_data(net: BayesianNet, loader: Loader) -> First:
     """Look at the loader and its first batch.
 
     Raises:
-        ConfigError: for an iterator, or a data set of another size than ``num_data``.
+        ConfigError: for what gives no batches or gives them only once, or a data set of another size than ``num_data``.
         DataError: for an empty loader, batches that are none, inputs that are not finite or that the network does not
             take, targets that do not fit the outputs, and a last batch of one example that a BatchNorm does not take.
     """
@@ -69,13 +70,7 @@ def check_data(net: BayesianNet, loader: Loader) -> First:
             f"fit: the BayesianNet was built with num_data={net.num_data}, but the train_loader's data set has "
             f"{len(dataset)} examples; they must agree, because num_data weighs prior against data"
         )
-    batches = iter(loader)
-    if batches is loader:
-        raise ConfigError(
-            "fit: the train_loader is an iterator, which can be gone through only once; give what makes it, such as a "
-            "DataLoader"
-        )
-    batch = next(batches, None)
+    batch = next(iterated(loader, "fit: the train_loader"), None)
     if batch is None:
         raise DataError("fit: the train_loader gave no batch; expected at least one example")
     x, y = read_batch(batch, dtype_of(net.net), "the first training batch")
@@ -98,8 +93,9 @@ def check_loader(net: BayesianNet, outputs: Tensor, loader: Loader, where: str) 
     """Look at every batch once.
 
     Raises:
+        ConfigError: for what gives no batches, or gives them only once.
         DataError: as `read_batch` and `check_batch`.
     """
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(iterated(loader, "fit: the val_loader")):
         place = f"{where} batch {number}"
         check_batch(net.likelihood, outputs, *read_batch(batch, dtype_of(net.net), place), place)

@@ -49,7 +49,7 @@ def evaluate(
         loss_on: For a plain network with several outputs, which of them is scored, as for `BayesianNet`.
 
     Raises:
-        ConfigError: if ``loss_on`` does not give one tensor of the outputs.
+        ConfigError: for what gives no batches, and if ``loss_on`` does not give one tensor of the outputs.
         DataError: if the loader is empty, or gives batches that the network or the likelihood does not take.
     """
     if isinstance(model, BayesianNet):

@@ -124,6 +124,7 @@ def test_floating_point_inputs_are_brought_to_the_weights() -> None:
     [
         (rows(), {"batch_size": 0}, ConfigError, "batch_size must be at least 1, got 0"),
         (rows()[:, :4], {}, DataError, "does not take inputs of shape (70, 4) float64: layer '0', Gate"),
+        (torch.tensor(1.0), {}, DataError, "the first dimension of inputs must be the batch, got a single number"),
         ([], {}, DataError, "at least one tensor"),
         (iter([]), {}, DataError, "the loader gave no batch"),
         (None, {}, DataError, "expected a tensor or an array of numpy, got a NoneType"),

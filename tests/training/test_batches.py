@@ -20,9 +20,9 @@ from bayesprune.infer.targets import WeightedTargets
 from bayesprune.layers import Gate
 from bayesprune.pruning import compact, cost
 from bayesprune.training import Budget, Settings, evaluate, fit
-from bayesprune.training.batches import Reader
 from bayesprune.training.checks import check_data
-from tests.training.problems import EXAMPLES, Batches, bayesian, examples, units
+from bayesprune.training.reader import Reader
+from tests.training.problems import EXAMPLES, Batches, bayesian, branches, examples, units
 
 QUICK = {"sample_from": 0.1, "settle_from": 0.4, "fine_tune_from": 0.8}
 
@@ -166,14 +166,21 @@ def test_batches_of_changing_size_need_a_length() -> None:
         fit(BayesianNet(units(), num_data=EXAMPLES), Uneven(), epochs=2)
 
 
-def lone(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    return x[:1], y[:1]
+def test_what_gives_no_batches_or_gives_them_once_is_refused() -> None:
+    bnn, plain = BayesianNet(units(), num_data=EXAMPLES), Batches(*examples())
+    with pytest.raises(ConfigError, match="fit: train_loader must be an iterable, got 5"):
+        fit(bnn, 5, epochs=1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="evaluate: loader must be an iterable, got None"):
+        evaluate(bnn, None)  # type: ignore[arg-type]
+    assert evaluate(bnn, iter(plain)) == evaluate(bnn, plain)
+    with pytest.raises(ConfigError, match="fit: the val_loader is an iterator"):
+        fit(bnn, plain, epochs=1, val_loader=iter(plain))
 
 
 REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "a dict": (lambda x, y: {"input": x, "target": y}, r"got a dict of 'input', 'target'; let the loader's collate_fn"),
     "one value": (lambda x, y: (x,), "got 1 values"),
-    "a tensor": (lambda x, y: x, "got a Tensor"),
+    "a tensor": (lambda x, y: x, "got an object of class Tensor"),
     "text": (lambda x, y: (["a"] * 40, y), "input 0: expected a tensor or an array of numpy, got a str"),
     "objects": (lambda x, y: (x.numpy().astype(object), y), "an array of object has no numbers that torch knows"),
     "no inputs": (lambda x, y: ((), y), "at least one tensor"),
@@ -427,3 +434,23 @@ def test_a_run_on_another_output_is_another_run(tmp_path: Path) -> None:
         bnn = bayesian(Two("tuple"), 0.5, loss_on=place)
         with nullcontext() if place == 0 else pytest.raises(CheckpointError, match="belongs to another run: its model"):
             fit(bnn, Batches(*examples()), epochs=1, settings=Settings(schedule=QUICK), out=tmp_path)
+
+
+@pytest.mark.parametrize("slab", ["point", "normal"])
+def test_weights_and_two_inputs_of_a_network_with_branches(slab: str) -> None:
+    """Second passes, from a flipped branch on, and exact differences get weights, inputs and the chosen output, too."""
+
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = branches(2)
+
+        def forward(self, left: Tensor, right: Tensor) -> Any:
+            return left, self.layers(torch.cat([left, right], 1))
+
+    weighted = Mapped(lambda x, y: ({"right": x[:, 3:], "left": x[:, :3]}, y, torch.ones(len(y))))
+    how = {"slab": slab}
+    losses, learned = trained(Batches(*examples()), lambda: branches(2), **how)
+    found, parameters = trained(weighted, Apart, **how, loss_on=1)
+    assert found == losses
+    assert all(torch.equal(one, other) for one, other in zip(learned, parameters, strict=True))

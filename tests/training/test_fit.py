@@ -335,7 +335,7 @@ def test_labels_of_an_epoch_loader_are_checked_whole_before_training_begins(monk
     loader, _ = bp.data.loaders(make_splits("small", raw, raw, 2), 2, 0)
     net = nn.Sequential(nn.Flatten(), bp.layers.Linear(4, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 2))
     bnn = BayesianNet(net, num_data=10)
-    monkeypatch.setattr("bayesprune.training.batches.check_batch", lambda *_: pytest.fail("waits for the device"))
+    monkeypatch.setattr("bayesprune.training.reader.check_batch", lambda *_: pytest.fail("waits for the device"))
     fit(bnn, loader, epochs=1, settings=Settings(schedule=REST))
     loader.set_epoch(0)
     *_, last = loader.batches
