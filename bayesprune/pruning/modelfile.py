@@ -154,6 +154,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     with file_errors("read", path):
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no such file; give a file that bayesprune.save wrote")
+        path.open("rb").close()  # what the system refuses is said by the system
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}

@@ -53,6 +53,20 @@ def test_names_that_are_too_long_to_read(read: Callable, tmp_path: Path) -> None
     verify_one_line(error)
 
 
+@pytest.mark.parametrize("read", [load, read_run])
+def test_files_that_may_not_be_read(read: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.safetensors"
+    save(net_of(4), path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(FileError, match=r"cannot read .*net\.safetensors: Permission denied") as error:
+        read(path)
+    verify_one_line(error)
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_disk_that_fills_up(
     writer: tuple[str, Callable], step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
