@@ -79,14 +79,11 @@ def save(figure: Figure, path: str | Path) -> None:
     """Write ``figure`` as PNG, atomically.
 
     Raises:
-        ConfigError: if it cannot be written there.
+        FileError: if it cannot be written there.
     """
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    try:
-        write_atomically(Path(path), content.getvalue())
-    except OSError as error:
-        raise ConfigError(f"path {str(path)!r}: the picture cannot be written there: {error.strerror}") from error
+    write_atomically(Path(path), content.getvalue())
 
 
 def colormap() -> Colormap:

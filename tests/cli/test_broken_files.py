@@ -170,11 +170,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_disk: Path, tmp_path: Path)
     verify_same_end(elsewhere, tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors", "gates.png", "result.json"])
-def test_a_file_that_cannot_be_written_is_one_line(
-    finished: Path, name: str, number: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_that_cannot_be_written_is_one_line(finished: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     (finished / "result.json").unlink()
     if name == "checkpoint.pt":
         (finished / name).unlink()
@@ -183,12 +180,12 @@ def test_a_file_that_cannot_be_written_is_one_line(
 
     def fail(source: str, target: Path) -> None:
         if Path(target).name == name:
-            raise OSError(number, os.strerror(number))
+            raise OSError(errno.EIO, "Input/output error")
         replace(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", fail)
-        verify_refused("train", "--resume", finished, says=(f"cannot write {finished / name}", os.strerror(number)))
+        verify_refused("train", "--resume", finished, says=(f"cannot write {finished / name}", "Input/output"))
     left = {path.name: path.read_bytes() for path in finished.iterdir()}
     assert left.keys() == before.keys()
     assert left.get(name) == before.get(name)
