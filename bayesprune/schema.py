@@ -151,12 +151,13 @@ def _of_type(hint: object) -> Check:
     return {int: whole(high=2**64 - 1), float: number(finite=False), str: text, bool: truth}[hint]
 
 
-def tensor(dtypes: Iterable[torch.dtype] | None = None, dim: int | None = None) -> Check:
+def tensor(dtypes: Iterable[torch.dtype] | None = None, dim: int | None = None, *, finite: bool = False) -> Check:
     """A dense tensor on the CPU that is not larger than the memory it was read into.
 
     Args:
         dtypes: Types of entries; ``None`` for any.
         dim: Number of dimensions; ``None`` for any.
+        finite: Whether NaN and infinities are refused.
     """
     known = None if dtypes is None else tuple(dtypes)
     names = "" if known is None else f" of {' or '.join(str(t).removeprefix('torch.') for t in known)}"
@@ -171,6 +172,7 @@ def tensor(dtypes: Iterable[torch.dtype] | None = None, dim: int | None = None) 
         require(held, where, "a tensor with memory for each of its entries", value)
         require(known is None or value.dtype in known, where, expected, value)
         require(dim is None or value.dim() == dim, where, expected, value)
+        require(not finite or bool(value.isfinite().all()), where, "finite entries", value)
 
     return check
 

@@ -95,6 +95,7 @@ def test_taken(check: Check, value: object):
         (tensor(dim=1), torch.zeros(2, 2), r"found a tensor of shape \(2, 2\) and type float32"),
         (tensor(), [1.0], r"a tensor, found \[1.0\]"),
         (tensor(), torch.zeros(1).expand(10**12), "memory for each of its entries"),
+        (tensor(finite=True), torch.tensor([0.0, INF]), "finite entries"),
         (tensor(), torch.zeros(3).to_sparse(), "a dense tensor on the CPU"),
         (tensor(), torch.zeros(3, device="meta"), "a dense tensor on the CPU"),
         (shaped({"w": torch.zeros(2)}), {"w": torch.zeros(3)}, r"w: expected a tensor of shape \(2,\)"),

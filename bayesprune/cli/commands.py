@@ -14,7 +14,7 @@ from rich.console import Console
 from bayesprune.cli.config import AUTO, RunConfig, resolve
 from bayesprune.cli.encoding import write
 from bayesprune.cli.errors import Commands, first, interrupted
-from bayesprune.cli.finished import draw_score, inspect_gates, score
+from bayesprune.cli.finished import draw_inspected, draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
 from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
 from bayesprune.cli.progress import Display
@@ -149,9 +149,10 @@ def train(
 @app.command()
 def inspect(folder: Folder) -> None:
     """Show the posterior gate probabilities of a run, finished or not: a table, and a picture in its folder."""
-    summaries, epoch, picture = inspect_gates(folder)
-    _console().print(gate_table(summaries, f"gates after epoch {epoch}"))
-    write(f"picture: {picture}")
+    found = inspect_gates(folder)
+    _console().print(gate_table(found.summaries, f"gates after epoch {found.epoch}"))
+    draw_inspected(found)
+    write(f"picture: {found.picture}")
 
 
 @app.command()

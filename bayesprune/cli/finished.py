@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +59,32 @@ class Scored:
     picture: Path
 
 
-def inspect_gates(folder: Path) -> tuple[list[GateSummary], int, Path]:
-    """Read the gates from the last checkpoint of a run and draw them.
+@dataclass(frozen=True)
+class Inspected:
+    """The gates of a run, finished or not.
 
-    Returns:
-        One record for each gated module, the number of finished epochs, and the picture, ``inspect.png``.
+    Attributes:
+        epoch: Number of finished epochs.
+        epochs: Length of the run.
+        thetas: By name of the gated module, θ of all starting gates, shape ``(S,)``, 0 where removed.
+        summaries: One record for each gated module.
+        inputs: Name of the gate on the pixels of images, and their shape, if there is one.
+        picture: File for the picture, ``inspect.png``.
+    """
+
+    epoch: int
+    epochs: int
+    thetas: dict[str, Tensor]
+    summaries: list[GateSummary]
+    inputs: tuple[str, tuple[int, ...]] | None
+    picture: Path
+
+
+def inspect_gates(folder: Path) -> Inspected:
+    """Read the gates from the last checkpoint of a run.
 
     Raises:
-        CheckpointError: if there is no checkpoint in ``folder`` or it is damaged.
+        CheckpointError: if there is no checkpoint in ``folder``, or one that is damaged or of another run.
     """
     path = folder / CHECKPOINT
     state = read_state(path)
@@ -73,10 +93,20 @@ def inspect_gates(folder: Path) -> tuple[list[GateSummary], int, Path]:
         _, shape, run = read_config(folder)
         check_run(path, state.get("run"), run)
     thetas: dict[str, Tensor] = {name: theta[-1] for name, theta in state["history"]["thetas"].items()}
-    picture = folder / "inspect.png"
-    title = f"posterior gate probabilities after epoch {state['epoch']} of {state['epochs']}"
-    draw_probabilities(thetas, picture, title=title, inputs=_input_gate(shape, thetas, state["network"]))
-    return summarize(thetas, state["origin"]), state["epoch"], picture
+    inputs = _input_gate(shape, thetas, state["network"])
+    summaries = summarize(thetas, state["origin"])
+    return Inspected(state["epoch"], state["epochs"], thetas, summaries, inputs, folder / "inspect.png")
+
+
+def draw_inspected(found: Inspected) -> None:
+    """Draw the gates.
+
+    Raises:
+        FileError: if the picture cannot be written.
+    """
+    title = f"posterior gate probabilities after epoch {found.epoch} of {found.epochs}"
+    with _picture():
+        draw_probabilities(found.thetas, found.picture, title=title, inputs=found.inputs)
 
 
 def score(
@@ -174,12 +204,19 @@ def draw_score(scored: Scored) -> None:
     Raises:
         FileError: if its file cannot be written.
     """
-    try:
+    with _picture():
         draw_diagram(scored.measured, scored.picture, scored.config, scored.record["data"])
+
+
+@contextmanager
+def _picture() -> Iterator[None]:
+    """Say what is not lost where a picture cannot be written."""
+    try:
+        yield
     except FileError as error:
         raise FileError(
-            f"no reliability diagram: {error}. The figures above are whole; for the picture copy the run to a folder "
-            "that can be written"
+            f"no picture: {error}; the figures above are whole; for the picture copy the run to a folder that can be "
+            "written"
         ) from error
 
 

@@ -110,7 +110,7 @@ def reduce(node: fx.Node, source: fx.Node, x: Features) -> Step:
     if axis in gone:
         must = ~x.unknown & (x.value != 0)
         return Step(reads=[Read(source, must, f"{name} adds it to what is left")])
-    zeros = torch.where(x.value == 0, 0.0, torch.nan)
+    zeros = torch.where(x.value == 0, x.value, torch.nan)
     step = same(source, x, zeros if node.target in ops.TOTALS else x.value)
     rank = x.rank if keep else x.rank - len(gone)
     step.out = replace(step.out, axis=axis if keep else axis - sum(d < axis for d in gone), rank=rank)  # type: ignore[type-var]

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bayesprune.errors import GateError
+from bayesprune.errors import GateError, TraceError
 from bayesprune.graph import operations as ops
 from bayesprune.graph.additions import check_additions
+from bayesprune.graph.axes import NEEDS_SHAPES
 from bayesprune.graph.calls import is_inplace, name_of
 from bayesprune.graph.features import Features, Step
 from bayesprune.graph.rules import Rules
@@ -60,7 +61,13 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
         rules = Rules(traced, {}, only)
         known: dict[fx.Node, Features | None] = {}
         for node in traced.graph.nodes:
-            known[node] = rules.step(node, known).out
+            try:
+                known[node] = rules.step(node, known).out
+            except TraceError as error:
+                inputs = [known[i] for i in node.all_input_nodes]
+                if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
+                    raise
+                raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
         for node in traced.graph.nodes:
             gate, features = _gate_of(traced, node), known[node]
             if gate is None or gate in rules.put_off or (only is not None and gate not in only):
@@ -205,6 +212,8 @@ def _refusal(name: str, reason: str, advice: str = "") -> GateError:
         "put the gate right after an activation with f(0) = 0 and before a Linear or an ordinary convolution "
         "(reshape with torch.flatten(x, 1))"
     )
+    if NEEDS_SHAPES in reason:
+        return GateError(f"gate {name!r}: what it gates {reason}")
     return GateError(
         f"gate {name!r}: what it gates {reason}; switched off it would not equal a removed structure. Instead, {advice}"
     )

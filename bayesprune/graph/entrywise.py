@@ -35,14 +35,15 @@ def pointwise(source: fx.Node, x: Features, function: Callable[[Tensor], Tensor]
 
 
 def prelu(node: fx.Node, module: nn.PReLU, source: fx.Node, x: Features) -> Step:
-    """Zeros stay zeros; with one slope for all entries any constant goes through."""
+    """A constant goes through with the slope of its entry."""
     slopes = module.weight.detach().cpu().double()
     if len(slopes) == 1:
         return pointwise(source, x, lambda value: F.prelu(value, slopes))
     seen = x.along(1)
     if seen is None:
         return barrier(node, f"has its features along another dimension than {node.target} works along")
-    return _resolved(source, seen, len(slopes), str(node.target), torch.where(seen.unknown, torch.nan, 0.0) * slopes)
+    value = seen.value[seen.entries(len(slopes), str(node.target))]
+    return _resolved(source, seen, len(slopes), str(node.target), torch.where(value > 0, value, value * slopes))
 
 
 def _resolved(source: fx.Node, x: Features, size: int, where: str, value: Tensor) -> Step:
@@ -61,7 +62,7 @@ def batch_norm(node: fx.Node, module: nn.BatchNorm2d, source: fx.Node, x: Featur
     size = module.num_features
     value = seen.value[seen.entries(size, str(node.target))]
     if module.running_mean is None or module.running_var is None:
-        value = torch.where(value.isnan(), torch.nan, 0.0)
+        value = value * 0
     else:
         value = (value - module.running_mean.cpu().double()) / (module.running_var.cpu().double() + module.eps).sqrt()
     if module.affine:
@@ -87,7 +88,7 @@ def depthwise(node: fx.Node, layer: Any, source: fx.Node, x: Features | None) ->
 
 def dropout(source: fx.Node, x: Features, rate: float) -> Step:
     """Zeros stay zeros; another constant is a random number while training."""
-    return same(source, x, x.value if rate == 0 else torch.where(x.value == 0, 0.0, torch.nan))
+    return same(source, x, x.value if rate == 0 else torch.where(x.value == 0, x.value, torch.nan))
 
 
 def pool(node: fx.Node, source: fx.Node, x: Features, rank: int, options: Mapping[str, Any]) -> Step:
@@ -98,7 +99,7 @@ def pool(node: fx.Node, source: fx.Node, x: Features, rank: int, options: Mappin
     padded = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
     exact = not padded and options.get("divisor_override") is None
     exact = exact or "return_indices" in options  # a maximum is never taken over the padding
-    step = same(source, x, x.value if exact else torch.where(x.value == 0, 0.0, torch.nan))
+    step = same(source, x, x.value if exact else torch.where(x.value == 0, x.value, torch.nan))
     step.out = Features(x.ids, step.out.value, 1, rank)  # type: ignore[union-attr]
     return step
 

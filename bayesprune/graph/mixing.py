@@ -58,7 +58,7 @@ def _aligned(a: Features, b: Features) -> bool:
 def _combined(node: fx.Node, value: Tensor) -> Tensor | None:
     """What of constants is left in a product or a sum with something that is not known."""
     if node.target in ops.PRODUCTS:
-        return torch.where(value == 0, 0.0, torch.nan)
+        return torch.where(value == 0, value, torch.nan)
     return torch.full_like(value, torch.nan) if node.target in ops.SUMS else None
 
 

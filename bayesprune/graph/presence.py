@@ -49,21 +49,23 @@ class Presence:
 
     Args:
         traced: The network.
+        only: The gates to follow, as for `Analysis`, apart from all others.
 
     Attributes:
         steps: What every operation does, see `graph.Analysis`.
+        put_off: Gates along other axes, of which nothing is known here.
     """
 
-    def __init__(self, traced: Traced):
-        analysis = Analysis(traced, {})
-        self.steps = analysis.steps
+    def __init__(self, traced: Traced, only: Mapping[Gate, int] | None = None):
+        analysis = Analysis(traced, {}, only)
+        self.steps, self.put_off = analysis.steps, analysis.put_off
         names = {gate: name for name, gate in gates_of(traced.net).items()}
         self._gates: dict[fx.Node, str] = {}
         split: set[fx.Node] = set()
         for node in self.steps:
             module = traced.module(node)
             gate = module if isinstance(module, Gate) else getattr(module, "gate", None)
-            if isinstance(gate, Gate) and gate not in analysis.put_off:
+            if isinstance(gate, Gate) and gate not in self.put_off and (only is None or gate in only):
                 self._gates[node] = names[gate]
                 split |= {node} if gate.size > 1 else set()
         self._sizes = {node: len(step.out) for node, step in self.steps.items() if step.out is not None}

@@ -5,28 +5,23 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bayesprune.errors import GateError
-from bayesprune.graph import axes, mixing, spatial
+from bayesprune.graph import axes, spatial
 from bayesprune.graph import entrywise as by
 from bayesprune.graph import operations as ops
 from bayesprune.graph.axes import NEEDS_SHAPES
 from bayesprune.graph.calls import (
     folds_constants,
     is_depthwise,
-    is_flattening,
-    is_shape,
-    keeps_shape_free,
-    name_of,
     overwritten,
 )
 from bayesprune.graph.entrywise import Known
 from bayesprune.graph.features import Features, Flow, Read, Step, barrier
+from bayesprune.graph.functions import function
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
 
@@ -87,7 +82,7 @@ class Rules:
             return barrier(node, f"reaches {node.name}, whose output is overwritten in place while others read it")
         if node.op == "call_module":
             return self._module(node, known)
-        return self._function(node, known)
+        return function(node, known, self.traced.shapes, self.fresh)
 
     def fresh(self, size: int) -> Tensor:
         """New ids for ``size`` physical entries."""
@@ -169,7 +164,7 @@ class Rules:
         """A gate that is followed by other rules: along another axis, it leaves of all constants the zeros."""
         if x.along(gate.dim) is not None:
             return barrier(node, f"reaches {node.target}, a gate along the same dimension that is followed apart")
-        return by.same(source, x, torch.where(x.value == 0, 0.0, torch.nan))
+        return by.same(source, x, torch.where(x.value == 0, x.value, torch.nan))
 
     def _other_axis(self, source: fx.Node) -> bool:
         """Whether features of a tensor of unknown rank, gated along their own axis before, are not a gate's."""
@@ -241,74 +236,6 @@ class Rules:
         if x.rank is None and x.axis not in (1, -1):
             return f"has its features along dimension {x.axis} of a tensor of unknown rank; {NEEDS_SHAPES}"
         return f"has its features along another dimension than {node.target} reads"
-
-    # functions and methods -----------------------------------------------------------------------------------------
-
-    def _function(self, node: fx.Node, known: Known) -> Step:
-        inputs = node.all_input_nodes
-        if axes.takes_first(node, known):
-            return by.same(inputs[0], known[inputs[0]], known[inputs[0]].value)  # type: ignore[arg-type, union-attr]
-        if is_shape(node):
-            free = not inputs or keeps_shape_free(node) or self._keeps_sizes(node, known[inputs[0]])
-            return Step() if free else barrier(node, "has its shape read in forward")
-        if all(known[i] is None for i in inputs):
-            return Step()
-        target: Any = node.target
-        step = None
-        if target in ops.CONCATENATIONS:
-            step = mixing.concatenate(node, known, self.traced.shapes, self.fresh)
-        elif target in ops.BINARY_FUNCTIONS or (node.op == "call_method" and target in ops.BINARY_METHODS):
-            several = len(inputs) > 1
-            step = mixing.binary(node, known, self.traced.shapes) if several else by.elementwise(node, known)
-        elif node.args and isinstance(node.args[0], fx.Node) and all(map(is_shape, inputs[1:])):
-            x = known[node.args[0]]
-            step = None if x is None else self._unary(node, node.args[0], x, known)
-        return step or barrier(node, f"reaches {name_of(node)}, through which a removed structure cannot be followed")
-
-    def _unary(self, node: fx.Node, source: fx.Node, x: Features, known: Known) -> Step | None:
-        """A function of one tensor, and of numbers or sizes, if it is a known one."""
-        target: Any = node.target
-        shape = self.traced.shapes.get(source)
-        if is_flattening(node):
-            return axes.flatten(node, source, x, 1, -1, shape)
-        if target in ops.RESAMPLE_FUNCTIONS:
-            return spatial.resample(node, source, x)
-        if target in ops.RESHAPES:
-            reason = f"reaches {name_of(node)} with sizes that are written out or computed in forward, not flattened"
-            return barrier(node, reason)
-        if len(node.all_input_nodes) > 1:
-            return None
-        if target in ops.FLATTENS:
-            return axes.flatten(node, source, x, *axes.flatten_dims(node), shape)
-        if target in ops.POINTWISE_FUNCTIONS or (node.op == "call_method" and target in ops.POINTWISE_METHODS):
-            return by.elementwise(node, known)
-        if target is F.pad:
-            options = [axes.argument(node, name, i + 1) for i, name in enumerate(("pad", "mode", "value"))]
-            return spatial.pad(node, source, x, options[0], options[1] or "constant", options[2])
-        if target is F.pixel_shuffle:
-            return spatial.pixel_shuffle(node, source, x, axes.argument(node, "upscale_factor", 1))
-        if target is F.pixel_unshuffle:
-            return spatial.pixel_unshuffle(node, source, x, axes.argument(node, "downscale_factor", 1))
-        if target in ops.TRANSPOSITIONS | ops.PERMUTATIONS:
-            return axes.rearrange(node, source, x)
-        if target in ops.SQUEEZES | ops.UNSQUEEZES:
-            return axes.single(node, source, x, shape)
-        if target in ops.POOL_FUNCTIONS:
-            return by.pool(node, source, x, ops.POOL_FUNCTIONS[target], by.pool_arguments(node))
-        if target in ops.DROPOUT_FUNCTIONS:
-            return by.dropout(source, x, 1.0)
-        return axes.reduce(node, source, x) if target in ops.REDUCTIONS | ops.TOTALS | ops.EXTREMA else None
-
-    def _keeps_sizes(self, node: fx.Node, x: Features | None) -> bool:
-        """Whether what is read of a shape are sizes that removal leaves alone."""
-        if x is None:
-            return True
-        if node.op == "call_method" and node.target == "size" and len(node.args) + len(node.kwargs) == 2:
-            return not axes.reads_size(node, x)
-        whole = node.target == "size" or (node.target is getattr and node.args[1] == "shape")
-        return bool(whole) and all(
-            user.target is operator.getitem and not axes.reads_size(user, x) for user in node.users
-        )
 
     def _attribute(self, node: fx.Node) -> Step:
         """A parameter or buffer that is used directly, if it has one dimension and only scales or shifts."""

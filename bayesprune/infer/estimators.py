@@ -116,6 +116,9 @@ def second_order(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor)
     in each ξ_s and θ_s is in [``FLOOR``, 1 − ``FLOOR``]. Nearer to an end, the weight of the rare outcome is capped and
     what it lacks goes to the common one, so that at θ_s = 0 or 1 an estimate still exists: the derivative at the only
     sampled end.
+
+    Where the loss has kinks between the ends, as with max-pooling behind a layer that mixes gated filters, the sign may
+    be wrong. Of units before a BatchNorm in training mode it has less bias than `paired`, but for very small batches.
     """
     on, off = _trapezoid(theta.detach())
     return objective(_WeightedDerivative.apply(theta, xi, on, off)).mean() + (price * theta).sum()
@@ -183,8 +186,10 @@ def _difference(
 def paired(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
     """C(ξ_s=1) − C(ξ_s=0) on the same batch and the same other gates, for one gate s drawn at random, times S.
 
-    Unbiased at every θ, 0 and 1 included. The extra pass, without gradient, begins at the block of s if all examples
-    share the gate; in it, as in the first, branches that are off are not computed.
+    Unbiased at every θ, 0 and 1 included, if the loss of an example depends on no other's gates: not of units before a
+    BatchNorm in training mode, whose statistics the flip moves in all examples at once. The extra pass, without
+    gradient, begins at the block of s if all examples share the gate; in it, as in the first, branches that are off are
+    not computed.
     """
     chosen = _choose(objective, theta.numel())
     losses = objective(xi, skip=True, watch=[chosen] if chosen < objective.shared else [])
@@ -193,11 +198,12 @@ def paired(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Te
 
 
 def disarm(objective: Objective, theta: Tensor, xi: Tensor, price: Tensor) -> Tensor:
-    """Antithetic pair of gate vectors (Dong, Mnih & Tucker 2020); unbiased for θ in (0, 1), one extra pass.
+    """Antithetic pair of gate vectors (Dong, Mnih & Tucker 2020); one extra pass.
 
-    With ξ = 1[u < θ] and ξ' = 1[u > 1−θ], the estimate is ½ (C(ξ) − C(ξ')) (ξ_s − ξ'_s) / min(θ_s, 1−θ_s). Its variance
-    grows with S. A gate within 10^-3 of 0 or 1 is still flipped in the second vector once in a thousand draws, so that
-    an estimate exists there.
+    Unbiased for θ in (0, 1), but as `paired` not of units before a BatchNorm in training mode. With ξ = 1[u < θ] and ξ'
+    = 1[u > 1−θ], the estimate is ½ (C(ξ) − C(ξ')) (ξ_s − ξ'_s) / min(θ_s, 1−θ_s). Its variance grows with S. A gate
+    within 10^-3 of 0 or 1 is still flipped in the second vector once in a thousand draws, so that an estimate exists
+    there.
     """
     p, value = theta.detach(), xi.detach()
     least = torch.minimum(p, 1 - p)

@@ -51,6 +51,11 @@ def weights_of(likelihood: Likelihood, y: Targets) -> Tensor | None:
     return y.weight if own is None else y.weight * own
 
 
+def values_of(y: Targets) -> Tensor:
+    """The targets without their weights."""
+    return y if isinstance(y, Tensor) else y.values
+
+
 def each_target(y: Targets, function: Callable[[Tensor], Tensor]) -> Targets:
     """The targets, and their weights if they have any, each as ``function`` gives it."""
     return function(y) if isinstance(y, Tensor) else WeightedTargets(function(y.values), function(y.weight))

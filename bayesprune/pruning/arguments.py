@@ -13,7 +13,9 @@ from bayesprune.errors import CheckpointError, ConfigError
 
 MOST_VALUES = 100_000
 """How many arguments all operations may have together, and all modules, lists and what is in them counted."""
+LONGEST = 1_000
 DEEPEST = 8
+"""How many values a list may have, and how many lists one value may be in."""
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
@@ -55,6 +57,8 @@ class Decoder:
         if depth > DEEPEST or self.left < 0:
             raise CheckpointError(f"more than {MOST_VALUES:,} arguments, or some nested more than {DEEPEST} deep")
         if isinstance(value, list):
+            if len(value) > LONGEST:
+                raise CheckpointError(f"a list of {len(value):,} arguments, {LONGEST:,} are the most")
             return [self(v, depth + 1) for v in value]
         if not isinstance(value, dict):
             return self._plain(value, self.largest)
@@ -68,10 +72,10 @@ class Decoder:
         if kind == "dtype":
             return DTYPES[content]
         if kind == "dict":
-            return {str(key): self(v, depth + 1) for key, v in content}
+            return dict(zip((str(key) for key, _ in content), self([v for _, v in content], depth), strict=True))
         if kind == "slice":
             return slice(*(self._plain(v, 2**63) if isinstance(v, int) else self(v, depth + 1) for v in content))
-        return tuple(self(v, depth + 1) for v in content)
+        return tuple(self(list(content), depth))
 
     @staticmethod
     def _plain(value: Any, largest: int) -> Any:

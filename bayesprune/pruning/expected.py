@@ -68,6 +68,11 @@ class ExpectedCost:
             seconds = measure_latency(net, example)
         calls = [node for node in self.traced.graph.nodes if node.op.startswith("call")]
         self.presence = Presence(self.traced)
+        self._others: list[Presence] = []  # along other axes
+        put_off = self.presence.put_off
+        while put_off:
+            self._others.append(Presence(self.traced, put_off))
+            put_off = self._others[-1].put_off
         self._fixed = torch.zeros(len(measures), dtype=torch.float64)
         self._costs: dict[tuple[fx.Node, str], Tensor] = {}
         self._add_parameters()
@@ -89,6 +94,7 @@ class ExpectedCost:
         theta = {name: value.to("cpu", torch.float64) for name, value in theta.items()}
         present, joint = self.presence.present(theta)
         needed, anything = self.presence.needed(theta)
+        others = [(p, p.present(theta)[0], p.needed(theta)[0]) for p in self._others]
         by_gates: dict[frozenset[str], Tensor] = {}
         amounts, shares = [self._fixed], [torch.ones(1, dtype=torch.float64)]
         for (node, kind), amount in self._costs.items():
@@ -98,8 +104,12 @@ class ExpectedCost:
                 here = joint.get(node) if kind == TERMS else None
                 here = present[node] if here is None else here
                 event = _mean(both([here, needed[node]]))
+            inputs = [_inputs(self.presence, node, present)]
+            for other, there, read in others:
+                event = both([event, _mean(both([there.get(node, Event()), read[node]]))])
+                inputs.append(_inputs(other, node, there))
             if kind == DENSE:
-                event = both([event, _mean(self._inputs(node, present))])
+                event = both([event, *map(_mean, inputs)])
             if event.own is None:
                 by_gates[event.gates] = by_gates[event.gates] + amount if event.gates in by_gates else amount
             else:
@@ -111,11 +121,6 @@ class ExpectedCost:
             shares.append(shares[0] if share is None else share)
         expected = torch.cat(shares) @ torch.stack(amounts)
         return dict(zip(self.measures, expected, strict=True))
-
-    def _inputs(self, node: fx.Node, present: Mapping[fx.Node, Event]) -> Event:
-        """That an input of a layer is there."""
-        reads = self.presence.steps[node].reads
-        return present[reads[0].node] if reads else Event()
 
     def _kind(self, node: fx.Node) -> str:
         """What the work of an operation goes with."""
@@ -156,6 +161,12 @@ class ExpectedCost:
             isinstance(module, nn.PReLU) and module.num_parameters > 1
         )
         return ENTRIES if kind == ENTRIES and cut else WHOLE
+
+
+def _inputs(presence: Presence, node: fx.Node, present: Mapping[fx.Node, Event]) -> Event:
+    """That an input of a layer is there."""
+    reads = presence.steps[node].reads
+    return present[reads[0].node] if reads else Event()
 
 
 def _mean(event: Event) -> Event:

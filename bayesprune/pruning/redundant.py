@@ -30,7 +30,7 @@ FRESH_MODULES = (
 )  # fmt: skip
 FRESH: set[object] = {  # their results lie in memory of their own
     *ops.POINTWISE_FUNCTIONS - {operator.pos}, *ops.BINARY_FUNCTIONS, *ops.POOL_FUNCTIONS, *ops.CONCATENATIONS,
-    *ops.POINTWISE_METHODS - {"contiguous"}, *ops.BINARY_METHODS,
+    *ops.POINTWISE_METHODS - {"contiguous", "detach"}, *ops.BINARY_METHODS,
 }  # fmt: skip
 
 

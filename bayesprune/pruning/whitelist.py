@@ -134,6 +134,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = dict([
         cat concat concatenate stack hstack vstack dstack flatten unflatten reshape transpose swapaxes swapdims permute
         movedim squeeze unsqueeze chunk split tensor_split unbind narrow select index_select gather masked_fill where
         tril triu roll flip repeat_interleave tile broadcast_to zeros_like ones_like full_like
+        arange zeros ones full
         mean sum prod amax amin max min argmax argmin std var norm maximum minimum topk sort argsort
         eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf
         conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d max_pool3d
@@ -144,7 +145,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = dict([
 ])  # fmt: skip
 FUNCTION_NAMES = {function: name for name, function in reversed(FUNCTIONS.items())}
 
-ATTRIBUTES = {"shape", "ndim", "dtype", "mT", "values", "indices"}
+ATTRIBUTES = {"shape", "ndim", "dtype", "device", "mT", "values", "indices"}
 """What of a tensor, or of what ``max`` and ``topk`` give, may be read."""
 
 _METHODS = """

@@ -15,7 +15,7 @@ from bayesprune.data.inputs import Inputs, as_inputs, as_tensor, each, tensors_o
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.infer.misfit import misfits_named
-from bayesprune.infer.targets import Targets, WeightedTargets, each_target
+from bayesprune.infer.targets import Targets, WeightedTargets, each_target, values_of
 
 Loader = Iterable[Any]
 """Batches ``(inputs, targets)`` or ``(inputs, targets, weights)``, see `read_batch`."""
@@ -88,7 +88,7 @@ def check_batch(likelihood: Likelihood, outputs: Tensor, x: Inputs, y: Targets, 
 
 def check_targets(likelihood: Likelihood, outputs: Tensor, y: Targets, where: str) -> None:
     """The part of `check_batch` that is about targets."""
-    values = y if isinstance(y, Tensor) else y.values
+    values = values_of(y)
     try:
         likelihood.check(outputs.expand(len(y), *outputs.shape[1:]), values.cpu())
     except DataError as error:
@@ -137,7 +137,7 @@ class Reader:
 
     def _looked_at(self, x: Inputs, y: Targets, where: str) -> Targets:
         """The targets, those on an accelerator with 0 for entries that cannot be."""
-        values = y if isinstance(y, Tensor) else y.values
+        values = values_of(y)
         kind = values.dtype, values.shape[1:]
         if self._first or kind not in self._kinds:
             check_batch(self.likelihood, self.outputs, x, y, where)
@@ -175,6 +175,11 @@ class Reader:
         fits, self._first, self._fits = self._fits, False, None
         if count == 0:
             raise DataError("fit: the train_loader gave no batch in this epoch; it must give all of them every epoch")
+        if fits is not None and not bool(fits):
+            raise DataError(
+                "the epoch held targets that the likelihood does not take (labels out of range, NaN), or weights that "
+                "are negative or not finite; look at what the loader does after its first epoch"
+            )
         had = f"more than {batches}" if more else str(self._batches)
         wrong = more or self._batches != batches
         if wrong and batches_stated(self.loader) is not None:
@@ -187,11 +192,6 @@ class Reader:
             raise ConfigError(
                 f"fit: an epoch of the train_loader, which has no length, had {had} batches, where its first "
                 f"batch and num_data={self.num_data} let expect {batches}; give it a length, or batches of one size"
-            )
-        if fits is not None and not bool(fits):
-            raise DataError(
-                "the epoch held targets that the likelihood does not take (labels out of range, NaN), or weights that "
-                "are negative or not finite; look at what the loader does after its first epoch"
             )
 
     def _check_count(self, count: int) -> None:

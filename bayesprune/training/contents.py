@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.errors import CheckpointError
+from bayesprune.optim.trial import construct
 from bayesprune.schema import (
     Mismatch,
     brief,
@@ -63,7 +64,7 @@ CONTENTS = record(
                 "at_rest": optional(number()),
             }
         ),
-        "tensors": table(tensor()),
+        "tensors": table(tensor(finite=True)),
         "likelihood": table(tensor()),
         "optimizer": record({"state": _anything, "param_groups": items(table(_anything))}),
         "history": record(
@@ -161,25 +162,43 @@ def _check_optimizer(run: Trainer, state: Mapping[str, Any], left: Mapping[str, 
     parameters: list[Tensor] = []
     for place, (mine, found) in enumerate(zip(own, theirs, strict=True)):
         where = f"optimizer.param_groups[{place}]"
-        first = len(parameters)
+        start = len(parameters)
         parameters += [left[names[id(p)]] for p in mine["params"] if names[id(p)] in left]
-        numbers = list(range(first, len(parameters)))
+        numbers = list(range(start, len(parameters)))
         require(found.get("params") == numbers, f"{where}.params", brief(numbers), found.get("params"))
         number(0)(found.get("lr"), f"{where}.lr")
         for key in mine.keys() - {"lr", "params"}:
             require(found.get(key, mine[key]) == mine[key], f"{where}.{key}", brief(mine[key]), found.get(key))
     require(isinstance(state["state"], dict), "optimizer.state", "a table", state["state"])
+    first = _first_state(run)
     for key, entries in state["state"].items():
         where = f"optimizer.state[{brief(key)}]"
         whole(0, len(parameters) - 1)(key, "optimizer.state")
         table(_anything)(entries, where)
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensor()(value, f"{where}.{name}")
-                fits = value.dim() == 0 or value.shape == parameters[key].shape
-                require(fits, f"{where}.{name}", brief(parameters[key].detach()), value)
-            else:
-                optional(number(finite=False))(value, f"{where}.{name}")
+        for name in first.keys() | entries.keys():
+            _check_entry(entries.get(name), first.get(name), parameters[key].detach(), f"{where}.{name}")
+
+
+def _first_state(run: Trainer) -> dict[str, Any]:
+    """What the run's kind of optimiser keeps of a parameter of more than one entry after one step."""
+    parameter = nn.Parameter(torch.zeros(2, 3))
+    parameter.grad = torch.ones(2, 3)
+    optimizer = construct(run.settings.optimizer, [parameter], lr=run.settings.lr, weight_decay=0.0)
+    optimizer.step()
+    return dict(optimizer.state[parameter])
+
+
+def _check_entry(value: object, first: object, parameter: Tensor, where: str) -> None:
+    """Refuse what an optimiser does not keep of ``parameter``, by what it keeps after a first step."""
+    if not isinstance(value, Tensor):
+        require(not isinstance(first, Tensor), where, "a tensor", value)
+        optional(number(finite=False))(value, where)
+        return
+    tensor()(value, where)
+    if isinstance(first, Tensor) and first.dim() == 0:
+        require(value.dim() == 0, where, "a single number", value)
+    elif isinstance(first, Tensor) or value.dim() > 0:
+        require(value.shape == parameter.shape and value.is_floating_point(), where, brief(parameter), value)
 
 
 def _check_updates(own: Mapping[str, Any], found: object, gates: int) -> None:

@@ -3,7 +3,7 @@
 The gradient of the weights of a strided convolution with kernel 1x1 (oneDNN's ``jit_1x1``, x86-64, float32) overruns a
 buffer if maps or weights lie channels last and the maps have fewer channels than a vector has lanes, 8 with AVX2 and 16
 with AVX-512 (uxlfoundation/oneDNN issue 6035). The interpreter aborts, or gradients are wrong without a word. torch
-2.6.0 and 2.14.1 were found to do so, with oneDNN 3.5.3 and 3.12.0. The smallest case::
+2.6.0, 2.14.1 and 2.15.0 all do so, whose oneDNN is 3.5.3, 3.12.0 and 3.13.3. The smallest case::
 
     x = torch.randn(32, 4, 64, 64).to(memory_format=torch.channels_last)
     weight = torch.randn(8, 4, 1, 1, requires_grad=True)

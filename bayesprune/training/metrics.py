@@ -15,9 +15,9 @@ from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.likelihoods import Categorical
 from bayesprune.infer.misfit import misfits_named
-from bayesprune.infer.targets import WeightedTargets, each_target, losses, weights_of
+from bayesprune.infer.targets import each_target, losses, values_of, weights_of
 from bayesprune.layers import eval_mode
-from bayesprune.training.batches import Loader, dtype_of, read_batch
+from bayesprune.training.batches import Loader, check_targets, dtype_of, read_batch
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def evaluate(
 
     Raises:
         ConfigError: if ``loss_on`` does not give one tensor of the outputs.
-        DataError: if the loader is empty, or gives batches that the network does not take.
+        DataError: if the loader is empty, or gives batches that the network or the likelihood does not take.
     """
     if isinstance(model, BayesianNet):
         net, likelihood, loss_on = model.net, model.likelihood, model.loss_on
@@ -61,12 +61,16 @@ def evaluate(
     classes, count = True, 0
     with eval_mode(model):
         for number, batch in enumerate(loader):
-            x, y = read_batch(batch, dtype, f"evaluate: batch {number}")
-            x, y = each(x, lambda t: t.to(device)), each_target(y, lambda t: t.to(device))
-            with misfits_named(net, x, f"evaluate: batch {number}"):
+            where = f"evaluate: batch {number}"
+            x, given = read_batch(batch, dtype, where)
+            x = each(x, lambda t: t.to(device))
+            with misfits_named(net, x, where):
                 outputs = model(x) if net is not model else chosen(called(net, x), loss_on)
+            if number == 0 or values_of(given).device.type == "cpu":  # to look at others would wait for their device
+                check_targets(likelihood, outputs[:1], given, where)
+            y = each_target(given, lambda t: t.to(device))
             nll = nll + losses(likelihood, outputs, y).sum()
-            hits = likelihood.right(outputs, y.values if isinstance(y, WeightedTargets) else y)
+            hits = likelihood.right(outputs, values_of(y))
             weight = weights_of(likelihood, y)
             if hits is not None:
                 right = right + (hits if weight is None else weight * hits).sum()

@@ -293,6 +293,10 @@ def _penalty(net: BayesianNet) -> float:
     return float(gates / net.num_data + net.slab_penalty())
 
 
+def _name(loss_on: object) -> object:
+    return loss_on if isinstance(loss_on, (int, str)) else getattr(loss_on, "__qualname__", type(loss_on).__name__)
+
+
 def _fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str, object]:
     """What tells one run from another, besides its length."""
     prices = net.log_gamma.cpu().double()
@@ -304,6 +308,7 @@ def _fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str,
             net.num_data,
             net.weight_precision,
             [net.slab, net.slab_scale, net.fixed_prior],
+            *([] if net.loss_on is None else [_name(net.loss_on)]),
             [float(prices.sum()), float(prices.square().sum())],
         ],
         "settings": [prune, *settings.plain()],

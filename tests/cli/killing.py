@@ -1,8 +1,8 @@
 """A process in which everything is imported, out of which runs are forked and killed: ``python -m tests.cli.killing``.
 
 It reads one order a line, JSON: ``args`` of the command, and when to kill it: ``after`` so many seconds, or at the
-``call``-th of the system calls by which files are written, before or after it. It answers each with ``status``, the exit
-code or minus the signal, ``seconds`` and ``calls``.
+``call``-th of the system calls by which files are written, before or after it. It answers each with ``status``, the
+exit code or minus the signal, ``seconds`` and ``calls``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
 from bayesprune.cli.commands import app
@@ -20,9 +21,13 @@ CALLS = ("fsync", "chmod", "replace")
 """Functions of `os` that `write_atomically` calls for each file, in this order."""
 
 
-def serve() -> None:
-    from bayesprune.reports import picture  # noqa: F401  slow to import
+SLOW = ("matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.datasets", "bayesprune.cli.run")
+"""What runs import when they come to it."""
 
+
+def serve() -> None:
+    for name in SLOW:
+        import_module(name)
     for line in sys.stdin:
         order = json.loads(line)
         reading, writing = os.pipe()

@@ -194,6 +194,19 @@ def test_a_file_that_cannot_be_written_is_one_line(
     assert left.get(name) == before.get(name)
 
 
+@pytest.mark.parametrize(("command", "figure"), [("inspect", "464"), ("evaluate", "accuracy")])
+def test_figures_are_printed_where_no_picture_can_be_written(
+    finished: Path, command: str, figure: str, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.replace", fail)
+    result = run(command, finished)
+    assert (result.exit_code, figure in result.stdout) == (2, True)
+    assert result.stderr.startswith("error: no picture: cannot write ")
+
+
 def test_a_folder_that_moves_away_ends_the_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder, moved = tmp_path / "run", tmp_path / "moved"
 

@@ -212,7 +212,7 @@ def test_guides_with_a_density_are_refused_and_importance_sampling_is_right() ->
     with pytest.raises(ConfigError, match=r"SpikeAndSlab: .*guides with a density"):
         AutoNormal(atoms)(y)
     pyro.set_rng_seed(0)
-    sampling = Importance(atoms, num_samples=1000).run(y)
+    sampling = Importance(atoms, num_samples=500).run(y)
     weights = torch.stack([torch.as_tensor(w) for w in sampling.log_weights]).softmax(0)
     off = torch.stack([(trace.nodes["w"]["value"] == 0).all() for trace in sampling.exec_traces]).float()
     evidence = torch.stack([Normal(0.0, (1.0 + k) ** 0.5).log_prob(y).exp() for k in (0, 1, 1, 2)]) / 4

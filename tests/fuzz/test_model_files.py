@@ -97,8 +97,15 @@ def mutate_list(architecture: dict[str, Any], draw: random.Random) -> None:
         chosen *= draw.choice([2, 1000, 30_000])
 
 
+def mutate_kind(architecture: dict[str, Any], draw: random.Random) -> None:
+    """What can be computed, but is another network."""
+    kinds = {"torch.relu": ["torch.tanh", "torch.abs"], "operator.mul": ["operator.add"], 1e-05: [0.1, 0.5]}
+    container, key = draw.choice([(c, k) for c, k in places(architecture) if str(c[k]) in map(str, kinds)])
+    container[key] = draw.choice(next(new for old, new in kinds.items() if str(old) == str(container[key])))
+
+
 MUTATIONS: list[Callable[[dict[str, Any], random.Random], None]] = [
-    mutate_value, mutate_number, mutate_word, mutate_key, mutate_list,
+    mutate_value, mutate_number, mutate_word, mutate_key, mutate_list, mutate_kind,
 ]  # fmt: skip
 
 
@@ -106,7 +113,10 @@ def forge(file: Path, target: Path, draw: random.Random) -> None:
     """One to three mutations, signed anew."""
     architecture, tensors = read(file)
     for _ in range(draw.choice([1, 1, 2, 3])):
-        draw.choice(MUTATIONS)(architecture, draw)
+        try:
+            draw.choice(MUTATIONS)(architecture, draw)
+        except IndexError:  # an earlier mutation took all places of this kind away
+            continue
     if draw.random() < 0.15:
         name = draw.choice(sorted(tensors))
         tensors[name] = draw.choice(
@@ -144,6 +154,7 @@ from bayesprune.pruning import load
 from tests.pruning.forge import verify_code
 
 warnings.simplefilter("ignore")
+torch.set_num_threads(1)  # so that time is that of this process, however busy the machine is
 folder, files = sys.argv[1], int(sys.argv[2])
 x = torch.linspace(-1, 1, 2 * 16).reshape(2, 1, 4, 4)
 expected = load(f"{folder}/whole")(x)  # imports all that loading imports
@@ -180,8 +191,8 @@ resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))
 ends = {"equal": 0, "refused": 0, "another network": 0, "cannot be applied": 0}
 for i in range(files):
     path = f"{folder}/{i}"
-    before = time.perf_counter()
-    signal.alarm(20)
+    before = time.process_time()
+    signal.alarm(60)
     running = True
     try:
         network = load(path)
@@ -189,7 +200,7 @@ for i in range(files):
         assert "\\n" not in str(error) and len(str(error)) < 1000, (i, str(error))
         ends["refused"] += 1
     else:
-        loaded = time.perf_counter()
+        loaded = time.process_time()
         assert loaded - before < 5, (i, loaded - before)
         running = False
         verify_code(network)
@@ -204,7 +215,7 @@ for i in range(files):
             assert equal or not os.path.exists(f"{folder}/{i}.damaged"), i
     running = False
     signal.alarm(0)
-    assert time.perf_counter() - before < 5, (i, time.perf_counter() - before)
+    assert time.process_time() - before < 5, (i, time.process_time() - before)
     assert not seen, (i, seen)
 print(ends)
 """

@@ -71,7 +71,7 @@ def test_balanced_weights_give_the_rates_of_equal_classes() -> None:
     for weights, rate in ((None, 0.2), ([100 / (2 * 80), 100 / (2 * 20)], 0.5)):
         net = nn.Sequential(layers.Gate(1, theta=1.0), nn.Linear(1, 2))
         bnn = BayesianNet(net, Categorical(class_weight=weights), num_data=100, weight_precision=0.0)
-        fit(bnn, [(x, y)], epochs=100, settings=settings)
+        fit(bnn, [(x, y)], epochs=250, settings=settings)
         assert bnn.predict(x[:1], 0).mean[0, 1].item() == pytest.approx(rate, abs=2e-3)
 
 

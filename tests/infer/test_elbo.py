@@ -79,7 +79,7 @@ def test_both_elbos_have_the_closed_form_as_their_mean(name: str) -> None:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_trace_elbos_gradient_of_theta_is_unbiased(rows: int) -> None:
     """Pyro's score function against enumeration; fails by chance at 6e-5 a gate, three gates."""
     case = Case(three_units, (0.8, 0.2, 0.8), rows=rows, likelihood="gaussian")
@@ -129,7 +129,7 @@ def test_twice_the_data_halves_the_share_of_the_kl(name: str) -> None:
     assert shares == pytest.approx([float(share), float(share) / 2], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["units", "branches"])
+@pytest.mark.parametrize("name", [pytest.param("units", marks=pytest.mark.slow), "branches"])
 def test_batch_size_leaves_the_expected_loss_unchanged(name: str) -> None:
     case = Case(NETS[name])
     whole = GateELBO("exact").loss(case.net.model, case.net.guide, case.x, case.y)

@@ -164,7 +164,12 @@ def test_concrete_draws_one_number_for_a_gate_that_the_batch_shares() -> None:
     assert float(own[0]) == pytest.approx(slope, rel=1e-5) and own[1] != gradient[1]
 
 
-CONCRETE = [("units", 0.5), ("smooth_units", 0.5), ("branches", 0.9), ("mixed", 0.9)]
+CONCRETE = [
+    ("units", 0.5),
+    pytest.param("smooth_units", 0.5, marks=pytest.mark.slow),
+    pytest.param("branches", 0.9, marks=pytest.mark.slow),
+    ("mixed", 0.9),
+]
 
 
 @pytest.mark.statistical
@@ -212,10 +217,16 @@ def test_expected_weights_of_second_order_add_up_to_one_at_every_theta() -> None
 # the ends of [0, 1] ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("name", ["smooth_units", "units", "branches"])
+ENDS = [
+    pytest.param(name, estimator, marks=[pytest.mark.slow] if (name, estimator) == ("branches", "disarm") else [])
+    for name in ("smooth_units", "units", "branches")
+    for estimator in ESTIMATORS
+]
+
+
+@pytest.mark.parametrize(("name", "estimator"), ENDS)
 @pytest.mark.parametrize("end", [0.0, 1.0])
-def test_an_estimate_exists_at_the_ends(estimator: str, name: str, end: float) -> None:
+def test_an_estimate_exists_at_the_ends(name: str, estimator: str, end: float) -> None:
     """What the data say is seen there for every gate of which they say something: the boundary does not absorb."""
     disarm = estimator == "disarm"  # looks at each gate once in a thousand rows
     case = Case(NETS[name], (end,), rows=4000 if disarm else nets.ROWS)

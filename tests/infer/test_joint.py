@@ -136,7 +136,7 @@ def test_importance_sampling_weighs_gates_by_their_evidence(prior: str, slab: st
 def test_importance_sampling_from_the_prior_agrees_with_enumeration() -> None:
     """5 standard errors of a weighted mean, fails by chance at 6e-7 a gate."""
     pyro.set_rng_seed(1)
-    sampling = Importance(regression("fixed").joint, num_samples=600).run(X, Y)
+    sampling = Importance(regression("fixed").joint, num_samples=400).run(X, Y)
     found = EmpiricalMarginal(sampling, "gates").mean
     p = torch.stack([torch.as_tensor(w) for w in sampling.log_weights]).softmax(0)
     xi = torch.stack([trace.nodes["gates"]["value"] for trace in sampling.exec_traces])
@@ -168,7 +168,7 @@ def verify_chain(samples: Tensor, mean: Tensor, second: Tensor, blocks: int = 20
 def test_hmc_over_weights_with_gates_conditioned() -> None:
     """The normal posterior given these gates."""
     gates, bnn = torch.tensor([1.0, 0.0]).double(), regression()
-    samples = chain(poutine.condition(bnn.joint, data={"gates": gates}), 300)
+    samples = chain(poutine.condition(bnn.joint, data={"gates": gates}), 200)
     exact = weights_given(gates)
     verify_chain(samples, exact.mean, exact.variance + exact.mean.square())
 

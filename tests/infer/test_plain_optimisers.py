@@ -93,7 +93,7 @@ def test_gates_move_by_the_loss_of_pyro() -> None:
     net, (x, y) = bayesian(units(), log_gamma=3.0), examples()
     optimizer = torch.optim.SGD(net.parameters(), 2.0)
     loss = GateELBO()
-    for _ in range(200):
+    for _ in range(100):
         optimizer.zero_grad()
         loss.differentiable_loss(net.model, net.guide, x, y).backward()
         optimizer.step()

@@ -98,6 +98,7 @@ def test_second_order_comes_as_near_as_its_step_noise_allows() -> None:
     torch.testing.assert_close(regression.train("second_order", 300), regression.best()[0], rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize(("correlation", "allowed"), [(0.5, 1e-6), (0.9, 0.1)])
 def test_correlated_inputs_end_at_a_set_that_is_nearly_as_good(

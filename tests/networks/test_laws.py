@@ -27,6 +27,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet34": (lambda: resnet34((3, 32, 32), 5), (3, 32, 32)),
     "resnet50 with units": (lambda: resnet50((3, 32, 32), 5, units=True), (3, 32, 32)),
 }
+LARGE = {"resnet34", "resnet50 with units"}
+
+
+def cases(*names: str) -> pytest.MarkDecorator:
+    """One test for each of these networks, the large ones in the slow stage."""
+    marked = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
+    return pytest.mark.parametrize("case", marked)
 
 
 def drawn(case: str, seed: int, keep: float = 0.5) -> nn.Module:
@@ -39,19 +46,19 @@ def drawn(case: str, seed: int, keep: float = 0.5) -> nn.Module:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("case", CASES)
+@cases(*CASES)
 def test_compaction_changes_nothing(case: str, dtype: torch.dtype) -> None:
     verify_compaction(drawn(case, 1), torch.randn(2, *CASES[case][1]), dtype)
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.0])
-@pytest.mark.parametrize("case", ["resnet14 with units", "vgg16", "resnet50 with units"])
+@cases("resnet14 with units", "vgg16", "resnet50 with units")
 def test_compaction_with_every_branch_off_or_on(case: str, keep: float) -> None:
     net = drawn(case, 2, keep)
     verify_compaction(net, torch.randn(2, *CASES[case][1]))
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases(*CASES)
 def test_every_gate_is_accepted_and_has_its_probability(case: str) -> None:
     net = CASES[case][0]()
     bnn = bp.BayesianNet(net, num_data=100)
@@ -62,7 +69,7 @@ def test_every_gate_is_accepted_and_has_its_probability(case: str) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.5, 1.0])
-@pytest.mark.parametrize("case", CASES)
+@cases(*CASES)
 def test_expected_cost_is_the_cost_where_gates_are_certain(case: str, keep: float) -> None:
     net, x = drawn(case, 5, keep), torch.randn(1, *CASES[case][1])
     expected = ExpectedCost(net, x)({name: gate.mode() for name, gate in gates_of(net).items()})
@@ -80,7 +87,7 @@ def test_round_trip_through_a_file(case: str, tmp_path: Path) -> None:
         assert torch.equal(bp.load(tmp_path / "small.safetensors")(x), small(x))
 
 
-@pytest.mark.parametrize("case", ["resnet14 with units", "vgg16", "resnet50 with units"])
+@cases("resnet14 with units", "vgg16", "resnet50 with units")
 def test_a_skipped_branch_and_a_multiplied_one_give_the_same_step(case: str) -> None:
     """Outputs and gradients in training mode; an activation that wrote over a by-pass would show here.
 

@@ -12,8 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, fx
 
+from bayesprune.pruning import read_run
 from bayesprune.pruning.modelfile import FORMAT, _digest
 from bayesprune.pruning.whitelist import ATTRIBUTES, METHODS
+
+CANARY = "canary"
+CODE = f"open({CANARY!r}, 'w').write('code was run')"
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], Any]
 
@@ -24,17 +28,24 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return architecture, {name: source.get_tensor(name).clone() for name in source.keys()}  # noqa: SIM118
 
 
-def write(file: Path, text: str, tensors: dict[str, Tensor], version: str = "1") -> None:
-    metadata = {"format": FORMAT, "version": version, "architecture": text, "sha256": _digest(version, text, tensors)}
+def write(file: Path, text: str, tensors: dict[str, Tensor], version: str = "1", run: str | None = None) -> None:
+    metadata = {
+        "format": FORMAT,
+        "version": version,
+        "architecture": text,
+        "sha256": _digest(version, text, tensors, run),
+        **({} if run is None else {"run": run}),
+    }
     file.write_bytes(to_bytes(tensors, metadata))
 
 
 def rewrite(file: Path, change: Change | None = None, version: str = "1") -> None:
     """Forge a file: change its architecture and sign it anew."""
+    run = read_run(file)
     architecture, tensors = read(file)
     if change is not None:
         change(architecture, tensors)
-    write(file, json.dumps(architecture), tensors, version)
+    write(file, json.dumps(architecture), tensors, version, run)
 
 
 def node(op: str, target: str, args: list, **more: Any) -> dict[str, Any]:
@@ -43,6 +54,30 @@ def node(op: str, target: str, args: list, **more: Any) -> dict[str, Any]:
 
 def at(position: int, value: dict[str, Any]) -> Change:
     return lambda a, t: a["nodes"].insert(position, value)
+
+
+def of_nodes(*nodes: dict[str, Any], paths: tuple[str, ...] = ()) -> Change:
+    """A network of one input ``x`` and these nodes, with empty modules at these paths."""
+
+    def change(architecture: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        tensors.clear()
+        architecture["modules"] = [
+            {"name": path, "class": "Identity", "arguments": {}, "training": False} for path in paths
+        ]
+        start = node("placeholder", "x", [], name="x")
+        end = node("output", "output", [{"node": nodes[-1]["name"]}], name="output")
+        architecture["nodes"] = [start, *nodes, end]
+
+    return change
+
+
+def read_off_the_input(architecture: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """The variable of the input is called self, so that paths of modules are read off a tensor: eval among them."""
+    paths = ("backward.__builtins__.get", "data.__torch_function__")
+    find = node("call_module", paths[0], ["eval"], name="f")
+    run = node("call_module", paths[1], [{"node": "f"}, {"tuple": []}, {"tuple": [CODE]}], name="r")
+    of_nodes(find, run, paths=paths)(architecture, tensors)
+    architecture["nodes"][0]["name"] = "self"
 
 
 ALLOWED = (

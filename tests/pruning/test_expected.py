@@ -56,6 +56,7 @@ def test_mean_over_all_gate_vectors_in_which_no_layer_dies(build: Callable[[], n
     assert (float(found["params"]), float(found["macs"])) == pytest.approx(enumerated(net, x, theta), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_bound_where_a_layer_may_die() -> None:
     """Units are counted as needed with the largest, not the joint, probability of their readers: a lower bound here.
 

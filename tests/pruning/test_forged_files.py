@@ -13,11 +13,21 @@ from torch import nn
 
 from bayesprune.errors import CheckpointError
 from bayesprune.pruning import load, read_run, save
-from tests.pruning.forge import Change, at, node, read, rewrite, verify_code, write
+from tests.pruning.forge import (
+    CANARY,
+    CODE,
+    Change,
+    at,
+    node,
+    of_nodes,
+    read,
+    read_off_the_input,
+    rewrite,
+    verify_code,
+    write,
+)
 
 SECONDS = 2.0
-CANARY = "canary"
-CODE = f"open({CANARY!r}, 'w').write('code was run')"
 
 
 @pytest.fixture
@@ -35,30 +45,6 @@ def verify_refused(file: Path, match: str = "its architecture is refused: ") -> 
     assert time.process_time() - before < SECONDS
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
     assert not Path(CANARY).exists()
-
-
-def of_nodes(*nodes: dict[str, Any], paths: tuple[str, ...] = ()) -> Change:
-    """A network of one input ``x`` and these nodes, with empty modules at these paths."""
-
-    def change(architecture: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        tensors.clear()
-        architecture["modules"] = [
-            {"name": path, "class": "Identity", "arguments": {}, "training": False} for path in paths
-        ]
-        start = node("placeholder", "x", [], name="x")
-        end = node("output", "output", [{"node": nodes[-1]["name"]}], name="output")
-        architecture["nodes"] = [start, *nodes, end]
-
-    return change
-
-
-def read_off_the_input(architecture: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """The variable of the input is called self, so that paths of modules are read off a tensor: eval among them."""
-    paths = ("backward.__builtins__.get", "data.__torch_function__")
-    find = node("call_module", paths[0], ["eval"], name="f")
-    run = node("call_module", paths[1], [{"node": "f"}, {"tuple": []}, {"tuple": [CODE]}], name="r")
-    of_nodes(find, run, paths=paths)(architecture, tensors)
-    architecture["nodes"][0]["name"] = "self"
 
 
 def a_method_as_module(name: str, *args: Any) -> Change:

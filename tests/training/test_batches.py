@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from bayesprune import layers
-from bayesprune.errors import ConfigError, DataError
+from bayesprune.errors import CheckpointError, ConfigError, DataError
 from bayesprune.infer import BatchObjective, BayesianNet, Bernoulli, Categorical, Gaussian, paired_differences
 from bayesprune.infer.targets import WeightedTargets
 from bayesprune.layers import Gate
@@ -302,6 +304,15 @@ def test_scores_by_hand() -> None:
     assert score.accuracy == pytest.approx(float((w * right).sum() / w.sum()))
 
 
+def test_labels_that_cannot_be_are_not_scored() -> None:
+    bnn, x, y, w = weighted_batch()
+    for later in (y + 2, y - 100, y.float()):
+        with pytest.raises(DataError, match=r"evaluate: batch 1: .*labels"):
+            evaluate(bnn, [(x, y), (x, later)])
+    with pytest.raises(DataError, match=r"evaluate: batch 0: weights must be finite and not negative"):
+        evaluate(bnn, [(x, y, w - 1)])
+
+
 def test_binary_targets_have_an_accuracy() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(Gate(8), nn.Linear(8, 3))
@@ -404,3 +415,15 @@ class Endless:
 def test_batches_without_end_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"which has no length, had more than 12 batches, where its first batch and"):
         fit(bayesian(units()), Endless(), epochs=1)
+
+
+def test_a_run_on_another_output_is_another_run(tmp_path: Path) -> None:
+    class Two(TwoOutputs):
+        def forward(self, x: Tensor) -> Any:
+            logits = self.layers(x)
+            return logits, -logits
+
+    for place in (0, 1):
+        bnn = bayesian(Two("tuple"), 0.5, loss_on=place)
+        with nullcontext() if place == 0 else pytest.raises(CheckpointError, match="belongs to another run: its model"):
+            fit(bnn, Batches(*examples()), epochs=1, settings=Settings(schedule=QUICK), out=tmp_path)

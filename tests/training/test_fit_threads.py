@@ -29,7 +29,7 @@ def bayesian(seed: int) -> tuple[bp.BayesianNet, DataLoader]:
 
 
 def trained(bnn: bp.BayesianNet, loader: DataLoader) -> Tensor:
-    bp.fit(bnn, loader, epochs=5, val_loader=loader, settings=Settings(lr=1e-2, every=1))
+    bp.fit(bnn, loader, epochs=4, val_loader=loader, settings=Settings(lr=1e-2, every=1))
     return bnn.predict(loader.dataset.tensors[0], 0).mean
 
 
