@@ -457,8 +457,6 @@ class BayesianNet(GatedNet):
         """
         self.check_owner()
         num_samples = whole("predict: num_samples", num_samples, 0)
-        if batch_size is not None:
-            batch_size = whole("predict: batch_size", batch_size)
         passes = Passes(self, self._sample, num_samples, batch_size)
         with eval_mode(self):
             outputs = passes(x)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.checked import whole
 from bayesprune.data.inputs import Arguments, Inputs, as_inputs, each, tensors_of
-from bayesprune.errors import ConfigError, DataError
+from bayesprune.errors import DataError
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.misfit import misfits_named
 from bayesprune.infer.random_state import RandomState
@@ -63,14 +64,14 @@ class Passes:
         batch_size: Rows in one pass, see `pieces`.
 
     Raises:
-        ConfigError: for a batch size below 1.
+        ConfigError: for a batch size below 1, or that is no whole number.
     """
 
     def __init__(
         self, net: GatedNet, sample: Callable[[Sequence[Inputs]], Tensor], num_samples: int, batch_size: int | None
     ):
-        if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"predict: batch_size must be at least 1, got {batch_size}")
+        if batch_size is not None:
+            batch_size = whole("predict: batch_size", batch_size)
         self.net, self.sample, self.num_samples, self.batch_size = net, sample, num_samples, batch_size
 
     def __call__(self, x: Any) -> Tensor:
