@@ -11,7 +11,8 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from bayesprune import cli, infer, networks, training
+from bayesprune import infer, networks, training
+from bayesprune.cli import commands
 from bayesprune.types import Removal
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +75,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def options(command: str) -> set[str]:
     """Long options of a command of the command line."""
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(commands.app)
     return {opt for p in group.commands[command].params for opt in p.opts if opt.startswith("--")}  # type: ignore[attr-defined]
 
 
@@ -93,7 +94,7 @@ def test_every_option_is_documented_and_nothing_else(command: str) -> None:
 
 
 def test_every_command_is_documented() -> None:
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(commands.app)
     named = set(re.findall(r"^## `bayesprune (\w+)", (ROOT / "docs" / "cli.md").read_text(), re.MULTILINE))
     assert named == set(group.commands)  # type: ignore[attr-defined]
 
@@ -118,7 +119,7 @@ def test_every_estimator_is_on_the_method_page() -> None:
 
 def test_every_file_and_key_of_a_run_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(cli.app, ["train", "--epochs", "1", "--limit", "200", "--out", "run"])
+    result = CliRunner().invoke(commands.app, ["train", "--epochs", "1", "--limit", "200", "--out", "run"])
     assert result.exit_code == 0, result.output
     left = {path.name for path in (tmp_path / "run").iterdir()}
     text = section("cli.md", "## `bayesprune train")

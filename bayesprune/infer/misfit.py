@@ -11,6 +11,7 @@ from torch import nn
 
 from bayesprune.data.inputs import Inputs, called, tensors_of
 from bayesprune.errors import BayesPruneError, DataError, GateError
+from bayesprune.layers import Residual
 
 
 @contextmanager
@@ -30,15 +31,17 @@ def misfits_named(net: nn.Module, x: Inputs, where: str) -> Iterator[None]:
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         known = isinstance(error, (BayesPruneError, torch.OutOfMemoryError)) and not isinstance(error, GateError)
         found = None if known else _failing(net, x)
-        if found is None:
-            raise
+        if found is None or (isinstance(error, GateError) and isinstance(found[1], Residual)):
+            raise  # sides of a Residual that differ are no fault of the inputs
         kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors_of(x))
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{where}: the network does not take inputs of shape {kinds}: {found} ({reason})") from error
+        raise DataError(
+            f"{where}: the network does not take inputs of shape {kinds}: {_described(*found)} ({reason})"
+        ) from error
 
 
-def _failing(net: nn.Module, x: Inputs) -> str | None:
-    """The innermost module that fails in a pass in eval mode, and what it was given; ``None`` if none does."""
+def _failing(net: nn.Module, x: Inputs) -> tuple[str, nn.Module, str] | None:
+    """Name of the innermost module that fails in a pass in eval mode, it, and what it got; ``None`` if none fails."""
     running: list[tuple[str, nn.Module, str]] = []
     modes = {module: module.training for module in net.modules()}
     handles = []
@@ -55,7 +58,7 @@ def _failing(net: nn.Module, x: Inputs) -> str | None:
         with torch.no_grad():
             called(net, x)
     except (RuntimeError, TypeError, ValueError, IndexError):
-        return _described(*running[-1]) if running else "its forward failed"
+        return running[-1]
     finally:
         for handle in handles:
             handle.remove()

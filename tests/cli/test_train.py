@@ -10,7 +10,8 @@ from bayesprune.cli.progress import Display
 from bayesprune.cli.run import perform, prepare
 from bayesprune.data import load, loaders
 from bayesprune.errors import DataError
-from bayesprune.networks import build
+from bayesprune.infer import Likelihood
+from bayesprune.infer.targets import Targets, losses
 from bayesprune.pruning import cost
 from bayesprune.pruning import load as load_network
 from bayesprune.training import EpochRow, evaluate
@@ -158,9 +159,8 @@ def test_a_number_format_that_is_not_there_is_refused(tmp_path: Path, monkeypatc
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def overflow(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
-        if module.training:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation.")
+    def overflow(outputs: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation.")
 
     spoil(monkeypatch, overflow)
     says = ("a batch of 16 examples", "try --batch-size 8,", "2.00 GiB")
@@ -190,23 +190,21 @@ def test_a_file_for_a_folder_is_refused(tmp_path: Path):
     assert listing(tmp_path) == ["file"]
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, hook: Callable) -> None:
-    """Let the network have a forward hook."""
+def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Let training see the network's outputs as ``change`` gives them."""
 
-    def spoiled(*args: object) -> torch.nn.Module:
-        network = build(*args)
-        network.register_forward_hook(hook)
-        return network
+    def spoiled(likelihood: Likelihood, outputs: torch.Tensor, y: Targets) -> torch.Tensor:
+        return losses(likelihood, change(outputs), y)
 
-    monkeypatch.setattr("bayesprune.cli.posterior.build", spoiled)
+    monkeypatch.setattr("bayesprune.infer.objective.losses", spoiled)
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Let the loss become NaN after so many steps."""
     steps = iter(range(10_000))
 
-    def poison(module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
-        return output * float("nan") if module.training and next(steps) >= after else output
+    def poison(outputs: torch.Tensor) -> torch.Tensor:
+        return outputs * float("nan") if next(steps) >= after else outputs
 
     spoil(monkeypatch, poison)
 

@@ -21,9 +21,9 @@ def test_gate_table_has_a_row_a_module_and_one_for_all():
     assert printed == [
         ["gates after epoch 7"],
         ["module", "gates at start", "left", "expected on", "converged", "lowest θ", "highest θ"],
-        ["1", "4", "2", "1.2", "75.0 %", "0.250", "1.000"],
+        ["1", "4", "1", "1.2", "75.0 %", "0.250", "1.000"],
         ["3", "2", "0", "0.0", "100.0 %", "–", "–"],
-        ["all", "6", "2", "1.2", "83.3 %", "0.250", "1.000"],
+        ["all", "6", "1", "1.2", "83.3 %", "0.250", "1.000"],
     ]
 
 
