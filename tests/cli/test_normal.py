@@ -214,7 +214,7 @@ def test_a_posterior_without_its_checkpoint_is_refused(finished: Path, finished_
     before = listing(finished)
     verify_refused("evaluate", finished, says=(str(checkpoint), "truncated"))
     shutil.copy(finished_once / "checkpoint.pt", checkpoint)  # of point weights
-    verify_refused("evaluate", finished, says=(str(checkpoint), "not the checkpoint of this run", "config.json"))
+    verify_refused("evaluate", finished, says=(str(checkpoint), "belongs to another run", "config.json"))
     checkpoint.unlink()
     verify_refused("evaluate", finished, says=("no checkpoint at", str(checkpoint)))
     assert listing(finished) == [name for name in before if name != "checkpoint.pt"]
