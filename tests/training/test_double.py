@@ -120,6 +120,7 @@ def test_selection_does_not_depend_on_the_default() -> None:
         assert torch.equal(single, double) and single.dtype == double.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [BayesPruneRegressor, BayesPruneClassifier])
 def test_estimators_do_not_depend_on_the_default(estimator: type) -> None:
     x = examples()[0].numpy()
