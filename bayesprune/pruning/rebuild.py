@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from bayesprune.errors import CheckpointError
 from bayesprune.graph.additions import is_plain_name
-from bayesprune.pruning.codec import Decoder
 from bayesprune.pruning.arithmetic import check_arithmetic
+from bayesprune.pruning.codec import Decoder
 from bayesprune.pruning.whitelist import ATTRIBUTES, CLASSES, FUNCTIONS, METHODS, MODULES
 
 MOST_NODES = 10_000

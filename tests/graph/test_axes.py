@@ -120,7 +120,9 @@ def test_the_rank_that_two_tensors_were_assumed_to_have_is_enforced(function, ou
     net = Joined(function, outputs)
     some_off(net, 1)
     verify(net, torch.randn(4, 8))
-    with pytest.raises(GateError, match=r"input of shape \(4, 8, 8\), but was taken to gate 2 dimensions; pass example"):
+    with pytest.raises(
+        GateError, match=r"input of shape \(4, 8, 8\), but was taken to gate 2 dimensions; pass example"
+    ):
         net(torch.randn(4, 8, 8).double())
     refusals = "of another shape|does not join known features along their dimension|does not go through Joined"
     with pytest.raises((GateError, TraceError), match=refusals):

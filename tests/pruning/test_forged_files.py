@@ -158,7 +158,7 @@ def test_other_versions_are_refused(version: str, file: Path) -> None:
 
 @pytest.mark.parametrize("unit", ["1,", "[[]],", "{},"])
 def test_a_huge_description_is_refused(unit: str, file: Path) -> None:
-    write(file, "[" + unit * (2**22 // len(unit)) + "1]", read(file)[1])
+    write(file, "[" + unit * (2**22 // len(unit) + 1) + "1]", read(file)[1])
     verify_refused(file, "larger than any network")
     with pytest.raises(CheckpointError, match="larger than any network"):
         read_run(file)
