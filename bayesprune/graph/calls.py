@@ -74,15 +74,6 @@ def is_flattening(node: fx.Node) -> bool:
     return node.target in ops.RESHAPES and len(sizes) == 2 and is_batch_size(sizes[0]) and sizes[1:] == (-1,)
 
 
-def is_inplace(traced: Traced, node: fx.Node) -> bool:
-    """Whether a call writes its result over its first argument."""
-    if node.op == "call_module":
-        return bool(getattr(traced.module(node), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    return node.target in ops.INPLACE_OPERATORS or node.kwargs.get("inplace") is True
-
-
-def overwritten(traced: Traced, node: fx.Node) -> bool:
-    """Whether one of several operations that read the output of ``node`` writes over it."""
-    return len(node.users) > 1 and any(is_inplace(traced, user) and user.args[:1] == (node,) for user in node.users)
+def calls(node: fx.Node, targets: set[object]) -> bool:
+    """Whether ``node`` calls one of these functions or methods."""
+    return node.op in ("call_function", "call_method") and node.target in targets

@@ -12,9 +12,10 @@ from bayesprune.errors import GateError, TraceError
 from bayesprune.graph import operations as ops
 from bayesprune.graph.additions import check_additions
 from bayesprune.graph.axes import NEEDS_SHAPES
-from bayesprune.graph.calls import is_inplace, name_of
+from bayesprune.graph.calls import name_of
 from bayesprune.graph.features import Features, Step
-from bayesprune.graph.rules import Rules
+from bayesprune.graph.memory import written
+from bayesprune.graph.rules import OVERWRITTEN, Rules
 from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
 
@@ -121,7 +122,7 @@ def _hands_on(bypass: nn.Module) -> bool:
 
 def _writers(traced: Traced, node: fx.Node) -> list[fx.Node]:
     """What writes over the output of ``node``."""
-    return [user for user in node.users if is_inplace(traced, user) and user.args[:1] == (node,)]
+    return [user for user in node.users if written(traced, user) is node]
 
 
 def _overwrites(user: fx.Node, what: str) -> GateError:
@@ -214,6 +215,8 @@ def _refusal(name: str, reason: str, advice: str = "") -> GateError:
     )
     if NEEDS_SHAPES in reason:
         return GateError(f"gate {name!r}: what it gates {reason}")
+    if OVERWRITTEN in reason:
+        return GateError(f"gate {name!r}: what it gates {reason}; use an operation that is not in place")
     return GateError(
         f"gate {name!r}: what it gates {reason}; switched off it would not equal a removed structure. Instead, {advice}"
     )

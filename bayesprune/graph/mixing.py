@@ -45,6 +45,8 @@ def binary(node: fx.Node, known: Known, shapes: Shapes) -> Step:
         value = torch.where((a.value == 0) | (b.value == 0), 0.0, value)
     every = torch.arange(len(a))
     out = replace(a if a.rank is not None else b, ids=a.ids, value=value)
+    if out.rank is None and a.axis != b.axis:
+        out = replace(out, rank=2)  # the first dimension and the last are one in a matrix alone
     return Step(out, flows=[Flow(i, every, every) for i in node.args], ties=[(a.ids, b.ids)])  # type: ignore[arg-type]
 
 
@@ -120,5 +122,7 @@ def concatenate(node: fx.Node, known: Known, shapes: Shapes, ids: Any) -> Step:
         parts.append(part)
         start += len(part)
     known_parts = [p for p, x in zip(parts, given, strict=True) if x is not None]
-    out = replace(known_parts[0], ids=torch.cat([p.ids for p in parts]), value=torch.cat([p.value for p in parts]))
+    rank = next((p.rank for p in known_parts if p.rank is not None), None)  # 2, if any was taken for a matrix
+    ids_of_all, values = torch.cat([p.ids for p in parts]), torch.cat([p.value for p in parts])
+    out = replace(known_parts[0], ids=ids_of_all, value=values, rank=rank)
     return Step(out, flows=flows, holds=holds)

@@ -103,3 +103,12 @@ INPLACE_OPERATORS: dict[object, Callable[..., object]] = {  # with what they do,
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul, operator.itruediv:
     operator.truediv,
 }  # fmt: skip
+VIEWS: set[object] = {  # whose results may be their inputs, or parts of them
+    nn.Identity, nn.Flatten, nn.Unflatten, *DROPOUTS, *DROPOUT_FUNCTIONS, *FLATTENS, *RESHAPES, *TRANSPOSITIONS,
+    *PERMUTATIONS, *SQUEEZES, *UNSQUEEZES, operator.getitem, operator.pos, getattr,
+}  # fmt: skip
+VIEW_NAMES = {
+    "expand", "expand_as", "broadcast_to", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "movedim",
+    "swapdims", "swapaxes", "view_as", "reshape_as", "unflatten", "contiguous", "detach", "to", "type_as", "float",
+    "t", "unfold", "diagonal", "data",
+}  # fmt: skip

@@ -14,16 +14,15 @@ from bayesprune.graph import axes, spatial
 from bayesprune.graph import entrywise as by
 from bayesprune.graph import operations as ops
 from bayesprune.graph.axes import NEEDS_SHAPES
-from bayesprune.graph.calls import (
-    folds_constants,
-    is_depthwise,
-    overwritten,
-)
+from bayesprune.graph.calls import folds_constants, is_depthwise, name_of
 from bayesprune.graph.entrywise import Known
 from bayesprune.graph.features import Features, Flow, Read, Step, barrier
 from bayesprune.graph.functions import function
+from bayesprune.graph.memory import overwritten
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
+
+OVERWRITTEN = "whose output is overwritten in place while others read it"
 
 
 class Rules:
@@ -79,9 +78,11 @@ class Rules:
         if node.op == "output":
             return barrier(node, "is an output of the network")
         if overwritten(self.traced, node):
-            return barrier(node, f"reaches {node.name}, whose output is overwritten in place while others read it")
+            return barrier(node, f"reaches {node.name}, {OVERWRITTEN}")
         if node.op == "call_module":
             return self._module(node, known)
+        if "out" in node.kwargs:
+            return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         return function(node, known, self.traced.shapes, self.fresh)
 
     def fresh(self, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,25 @@ from bayesprune.layers import GATED_LAYERS, Gate, Residual
 _ONE_AT_A_TIME = threading.RLock()
 
 
+class _Value(fx.Proxy):
+    """A value of a traced forward pass, whose ``+=``, ``-=``, ``*=`` and ``/=`` write over it, as tensors' do."""
+
+    def _inplace(self, operation: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._inplace(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._inplace(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._inplace(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._inplace(operator.itruediv, other)
+
+
 class GateTracer(fx.Tracer):
     """Traces through user modules and `layers.Residual`; torch's own modules, gates and gated layers stay whole.
 
@@ -32,6 +52,10 @@ class GateTracer(fx.Tracer):
         with _ONE_AT_A_TIME:
             self._thread = threading.get_ident()
             return super().trace(*args, **kwargs)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """What stands for the value of ``node`` in the forward pass."""
+        return _Value(node, self)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """What a module's attribute is: a node, if it is a parameter that this trace meets."""

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced
-from bayesprune.pruning.arguments import encode
+from bayesprune.pruning.codec import encode
 from bayesprune.pruning.whitelist import ACTIVATIONS, ATTRIBUTES, ELSEWHERE, FUNCTION_NAMES, METHODS, MODULES, PRESENCE
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
-from bayesprune.graph.calls import is_inplace
-from bayesprune.graph.operations import DIFFERENCES, INPLACE_OPERATORS, SUMS
+from bayesprune.graph.memory import leaves_traces, own_memory
+from bayesprune.graph.operations import DIFFERENCES, SUMS
 from bayesprune.layers import GATED_LAYERS, SCALES, Gate
 from bayesprune.pruning.fuse import fold_batch_norms, fuse_linear_maps
 from bayesprune.pruning.redundant import drop_redundant
@@ -83,8 +83,8 @@ def compact(
         elif isinstance(module, GATED_LAYERS):
             smaller.set_submodule(str(node.target), plain_layer(module))
     plain = fx.GraphModule(smaller, traced.graph, class_name="CompactNet")
-    plain.graph.eliminate_dead_code()
     rest = Traced(plain, plain.graph, traced.fixed)
+    plain.graph.eliminate_dead_code(lambda node: leaves_traces(rest, node))
     drop_redundant(rest)
     if fold_norms:
         fold_batch_norms(rest)
@@ -152,7 +152,7 @@ def _lower_gate(traced: Traced, node: fx.Node, gate: Gate) -> None:
                 torch.transpose, (traced.graph.call_function(torch.mul, (last, mask)), gate.dim, -1)
             )
     if source is node.args[0]:
-        _own_memory(traced, node)
+        own_memory(traced, node)
     node.replace_all_uses_with(source)
     traced.graph.erase_node(node)
 
@@ -164,26 +164,10 @@ def _leave_sums(traced: Traced, node: fx.Node) -> bool:
             first, second = user.args
             rest = first if second is node else second
             if isinstance(rest, fx.Node) and rest is not node and (second is node or user.target not in DIFFERENCES):
-                _own_memory(traced, user)
+                own_memory(traced, user)
                 user.replace_all_uses_with(rest)
                 traced.graph.erase_node(user)
     return not node.users
-
-
-def _own_memory(traced: Traced, node: fx.Node) -> None:
-    """Let what reads ``node`` not write over it: without ``node`` it would write over what ``node`` was made of."""
-    for user in list(node.users):
-        if not is_inplace(traced, user) or user.args[:1] != (node,):
-            continue
-        module = traced.module(user)
-        if module is not None:
-            module.inplace = False  # type: ignore[assignment]
-        elif user.target in INPLACE_OPERATORS:
-            user.target = INPLACE_OPERATORS[user.target]
-        elif "inplace" in user.kwargs:
-            user.kwargs = {**user.kwargs, "inplace": False}
-        else:
-            user.target = str(user.target).rstrip("_")
 
 
 def _buffer(traced: Traced, node: fx.Node, kind: str, value: Tensor) -> fx.Node:

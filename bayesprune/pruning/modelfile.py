@@ -28,8 +28,8 @@ from bayesprune.pruning.rebuild import rebuild
 FORMAT = "bayesprune.model"
 VERSION = 1
 MOST_TENSORS = 100_000
-LONGEST_TEXT = 2**24
-"""How many characters an architecture may have."""
+LONGEST_TEXT = 2**22
+"""How many characters an architecture may have: JSON of nested lists takes a second a few million."""
 
 
 @checked_arguments
@@ -107,6 +107,11 @@ def _parts(model: nn.Module) -> tuple[str, dict[str, Tensor]]:
             "persistent buffers"
         )
     architecture = json.dumps(describe(traced, modes), sort_keys=True, allow_nan=False)
+    if len(tensors) > MOST_TENSORS or len(architecture) > LONGEST_TEXT:
+        raise ConfigError(
+            f"save: the network is too large: a model file holds up to {MOST_TENSORS:,} tensors and a description of "
+            f"{LONGEST_TEXT:,} characters; use torch.save or torch.export"
+        )
     try:
         rebuild(json.loads(architecture), tensors)
     except Exception as error:

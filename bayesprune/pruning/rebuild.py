@@ -19,12 +19,12 @@ from torch.overrides import TorchFunctionMode
 
 from bayesprune.errors import CheckpointError
 from bayesprune.graph.additions import is_plain_name
-from bayesprune.pruning.arguments import Decoder
 from bayesprune.pruning.arithmetic import check_arithmetic
+from bayesprune.pruning.codec import Decoder
 from bayesprune.pruning.whitelist import ATTRIBUTES, CLASSES, FUNCTIONS, METHODS, MODULES
 
-MOST_NODES = 20_000
-MOST_MODULES = 20_000
+MOST_NODES = 10_000
+MOST_MODULES = 10_000
 MOST_PARTS = 100_000
 """How many parts the names of all modules and tensors may have together."""
 MOST_CHARACTERS = 200

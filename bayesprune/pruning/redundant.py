@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import Traced
 from bayesprune.graph import operations as ops
-from bayesprune.graph.calls import is_inplace, sole_input
+from bayesprune.graph.calls import calls, sole_input
+from bayesprune.graph.memory import Memory, is_inplace
 
 RECTIFIERS: set[object] = {F.relu, torch.relu, "relu", "relu_"}
 NON_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax)
@@ -25,13 +26,6 @@ KEEPING: set[object] = {
     torch.transpose, torch.index_select, operator.getitem, "transpose", "permute", "contiguous", "clone",
 }  # fmt: skip
 NON_NEGATIVE_SUMS: set[object] = (ops.SUMS - ops.DIFFERENCES) | ops.PRODUCTS  # of non-negative terms or factors
-FRESH_MODULES = (
-    *ops.LINEARS, *ops.CONVOLUTIONS, *ops.BATCH_NORMS, *ops.POOLS, *set(ops.POINTWISE) - {nn.Identity}, nn.PReLU,
-)  # fmt: skip
-FRESH: set[object] = {  # their results lie in memory of their own
-    *ops.POINTWISE_FUNCTIONS - {operator.pos}, *ops.BINARY_FUNCTIONS, *ops.POOL_FUNCTIONS, *ops.CONCATENATIONS,
-    *ops.POINTWISE_METHODS - {"contiguous", "detach"}, *ops.BINARY_METHODS,
-}  # fmt: skip
 
 
 def drop_redundant(traced: Traced) -> None:
@@ -65,47 +59,9 @@ def _rectified(traced: Traced, node: fx.Node) -> fx.Node | None:
     """What ``node`` takes the positive part of, if it does that."""
     if type(traced.module(node)) is nn.ReLU:
         return sole_input(traced, node)
-    if _calls(node, RECTIFIERS) and node.args and isinstance(node.args[0], fx.Node):
+    if calls(node, RECTIFIERS) and node.args and isinstance(node.args[0], fx.Node):
         return node.args[0]
     return None
-
-
-def _calls(node: fx.Node, targets: set[object]) -> bool:
-    """Whether ``node`` calls one of these functions or methods."""
-    return node.op in ("call_function", "call_method") and node.target in targets
-
-
-class Memory:
-    """Which tensors may share memory, and which operations write over it.
-
-    Args:
-        traced: The network. Operations that are not known may return a view of any of their inputs.
-    """
-
-    def __init__(self, traced: Traced):
-        self.position = {node: i for i, node in enumerate(traced.graph.nodes)}
-        self._owners: dict[fx.Node, set[fx.Node]] = {}
-        self._writes: dict[fx.Node, list[fx.Node]] = {}
-        for node in traced.graph.nodes:
-            if is_inplace(traced, node) and node.all_input_nodes:
-                target = node.all_input_nodes[0]
-                self._owners[node] = self._owners[target]
-                for owner in self._owners[target]:
-                    self._writes.setdefault(owner, []).append(node)
-            elif type(traced.module(node)) in FRESH_MODULES or _calls(node, FRESH):
-                self._owners[node] = {node}
-            else:
-                self._owners[node] = set().union(*(self._owners[i] for i in node.all_input_nodes)) or {node}
-
-    def written_after(self, node: fx.Node, tensor: fx.Node) -> list[fx.Node]:
-        """The operations behind ``node`` that may write over ``tensor``."""
-        writes = [w for owner in self._owners[tensor] for w in self._writes.get(owner, ())]
-        return [w for w in writes if self.position[w] > self.position[node]]
-
-    def forget(self, write: fx.Node) -> None:
-        """Take an operation that no longer writes out of account."""
-        for owner in self._owners[write]:
-            self._writes[owner].remove(write)
 
 
 def non_negative(traced: Traced, memory: Memory) -> set[fx.Node]:
@@ -122,7 +78,7 @@ def _always_non_negative(traced: Traced, node: fx.Node) -> bool:
     if node.op == "get_attr":
         tensor = operator.attrgetter(str(node.target))(traced.net)
         return isinstance(tensor, Tensor) and tensor.dtype == torch.bool
-    return type(traced.module(node)) in NON_NEGATIVE_MODULES or _calls(node, NON_NEGATIVE)
+    return type(traced.module(node)) in NON_NEGATIVE_MODULES or calls(node, NON_NEGATIVE)
 
 
 def _stays_non_negative(traced: Traced, node: fx.Node, known: set[fx.Node]) -> bool:
@@ -136,7 +92,7 @@ def _stays_non_negative(traced: Traced, node: fx.Node, known: set[fx.Node]) -> b
     if node.target is F.pad:
         value: Any = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
         return value is None or (isinstance(value, (int, float)) and value >= 0)
-    if _calls(node, NON_NEGATIVE_SUMS):
+    if calls(node, NON_NEGATIVE_SUMS):
         numbers: Any = [a for a in node.args if not isinstance(a, fx.Node)]
         return not node.kwargs and all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
-    return _calls(node, KEEPING) and "divisor_override" not in node.kwargs and len(node.args) < 7
+    return calls(node, KEEPING) and "divisor_override" not in node.kwargs and len(node.args) < 7

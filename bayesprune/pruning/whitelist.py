@@ -133,7 +133,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = dict([
         matmul mm bmm mv dot einsum addmm baddbmm outer cdist
         cat concat concatenate stack hstack vstack dstack flatten unflatten reshape transpose swapaxes swapdims permute
         movedim squeeze unsqueeze chunk split tensor_split unbind narrow select index_select gather masked_fill where
-        tril triu roll flip repeat_interleave tile broadcast_to zeros_like ones_like full_like
+        relu_ tril triu roll flip repeat_interleave tile broadcast_to zeros_like ones_like full_like
         arange zeros ones full
         mean sum prod amax amin max min argmax argmin std var norm maximum minimum topk sort argsort
         eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf

@@ -97,6 +97,38 @@ def test_the_rank_that_was_assumed_is_enforced() -> None:
         check_gates(nn.Sequential(Gate(8), nn.Linear(8, 3), nn.Flatten()), example_input=torch.randn(4, 8, 8))
 
 
+class Joined(nn.Module):
+    """A gate along dimension 1 and a layer along the last one: two axes of one tensor, unless it is a matrix."""
+
+    def __init__(self, function, outputs: int) -> None:
+        super().__init__()
+        self.gate, self.layer, self.head = Gate(8), layers.Linear(8, 8, gate="unit"), nn.Linear(outputs, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.gate(x), torch.tanh(self.layer(x))))
+
+
+@pytest.mark.parametrize(
+    ("function", "outputs"),
+    [
+        (torch.mul, 8), (torch.add, 8), (lambda a, b: torch.cat([a, b], -1), 16),
+        (lambda a, b: torch.cat([a, b], 1), 16), (lambda a, b: torch.cat([b, a], 1), 16),
+    ],
+)  # fmt: skip
+def test_the_rank_that_two_tensors_were_assumed_to_have_is_enforced(function, outputs: int) -> None:
+    net = Joined(function, outputs)
+    some_off(net, 1)
+    verify(net, torch.randn(4, 8))
+    with pytest.raises(
+        GateError, match=r"input of shape \(4, 8, 8\), but was taken to gate 2 dimensions; pass example"
+    ):
+        net(torch.randn(4, 8, 8).double())
+    refusals = "of another shape|does not join known features along their dimension|does not go through Joined"
+    with pytest.raises((GateError, TraceError), match=refusals):
+        check_gates(net, example_input=torch.randn(4, 8, 8))
+
+
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(6), nn.PReLU(6)])
 def test_the_assumption_of_a_normalisation_is_enforced_by_the_gates_behind(norm: nn.Module) -> None:
     """The rows of the linear layer go only if the normalisation is along its features: not so for (B, 6, 6)."""

@@ -113,8 +113,11 @@ FORGED: dict[str, Change] = {
     "100,000 tensors": lambda a, t: a.update(tensors={f"t{i}": "buffer" for i in range(100_000)}),
     "50,000 nodes": lambda a, t: a.update(nodes=a["nodes"] + [
         node("call_function", "torch.relu", [INPUT], name=f"v{i}") for i in range(50_000)]),
-    "19,000 modules without tensors": lambda a, t: a.update(
-        modules=[linear(f"m{i}", 3, 4) for i in range(19_000)] + a["modules"]),
+    "11,000 nodes": lambda a, t: a.update(nodes=a["nodes"] + [
+        node("call_function", "torch.relu", [INPUT], name=f"v{i}") for i in range(11_000)]),
+    "11,000 modules": lambda a, t: a.update(modules=[linear(str(i), 3, 4) for i in range(11_000)]),
+    "9,000 modules without tensors": lambda a, t: a.update(
+        modules=[linear(f"m{i}", 3, 4) for i in range(9_000)] + a["modules"]),
     "names of many parts": lambda a, t: a.update(
         modules=[linear(".".join([f"m{i}"] * 50), 3, 4) for i in range(10_000)]),
     "a huge layer": lambda a, t: a["modules"].append(linear("evil", 10**9, 10**9)),
@@ -138,7 +141,7 @@ def test_forged_descriptions_are_refused(case: str, file: Path) -> None:
     architecture, tensors = read(file)
     FORGED[case](architecture, tensors)
     write(file, json.dumps(architecture).replace('"DIGITS"', "9" * 5000), tensors)
-    verify_refused(file)
+    verify_refused(file, "its architecture is refused: |larger than any network")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "null", "[]", "1", '"modules"', "{}", "", "\x00"])
@@ -153,8 +156,9 @@ def test_other_versions_are_refused(version: str, file: Path) -> None:
     verify_refused(file, "this bayesprune reads up to 1; upgrade bayesprune")
 
 
-def test_a_huge_description_is_refused(file: Path) -> None:
-    write(file, "[" + "1," * 2**24 + "1]", read(file)[1])
+@pytest.mark.parametrize("unit", ["1,", "[[]],", "{},"])
+def test_a_huge_description_is_refused(unit: str, file: Path) -> None:
+    write(file, "[" + unit * (2**22 // len(unit) + 1) + "1]", read(file)[1])
     verify_refused(file, "larger than any network")
     with pytest.raises(CheckpointError, match="larger than any network"):
         read_run(file)
