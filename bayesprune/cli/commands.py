@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -207,6 +208,8 @@ def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
     result = folder / RESULT
     if result.exists():
         check_run(result, read_json(result, record({}, {"run": optional(text)})).get("run"), run)
+        with suppress(ConfigError, FileError), only_process(folder):
+            pass  # what a process left that was killed after its last file is cleared away
         write(f"the run in {folder} is finished; its result is in {result}")
         return
     _train(config, folder, run, new=False)

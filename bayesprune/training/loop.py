@@ -21,7 +21,7 @@ from bayesprune.training.progress import EpochBar, on_terminal
 from bayesprune.training.resume import state_of, take_up
 from bayesprune.training.settings import Settings
 from bayesprune.training.trainer import Trainer
-from bayesprune.training.undo import undone_if_refused
+from bayesprune.training.undo import undone_if_broken_off
 
 
 @checked_arguments
@@ -80,7 +80,8 @@ def fit(
         DeviceMemoryError: if a batch does not fit into memory.
         RankError: if processes no longer hold the same gates.
         NonFiniteLossError: when the loss is no longer finite; names the last good checkpoint. After this, and after
-            any other error in the middle of an epoch, ``net`` is as that epoch found it.
+            any other error or Ctrl-C in the middle of an epoch, ``net`` is as that epoch found it (but not where
+            processes divide its weights).
     """
     epochs = whole("fit: epochs", epochs)
     engine = engine or Engine(net.theta.device if isinstance(net, BayesianNet) else "cpu")
@@ -101,7 +102,7 @@ def fit(
         if progress and engine.is_main and on_terminal():
             shown = held.enter_context(EpochBar(epochs))
         while trainer.epoch < epochs:
-            with undone_if_refused(net, engine):
+            with undone_if_broken_off(net, engine):
                 row = trainer.run_epoch(val_loader, path)
             if path is not None:
                 state = state_of(trainer)

@@ -7,12 +7,14 @@ exit code or minus the signal, ``seconds`` and ``calls``.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import sys
+import tempfile
 import time
-from importlib import import_module
 from typing import Any
 
 from bayesprune.cli.commands import app
@@ -21,13 +23,8 @@ CALLS = ("fsync", "chmod", "replace")
 """Functions of `os` that `write_atomically` calls for each file, in this order."""
 
 
-SLOW = ("matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.datasets", "bayesprune.cli.run")
-"""What runs import when they come to it."""
-
-
 def serve() -> None:
-    for name in SLOW:
-        import_module(name)
+    warm_up()
     for line in sys.stdin:
         order = json.loads(line)
         reading, writing = os.pipe()
@@ -42,6 +39,12 @@ def serve() -> None:
         with os.fdopen(reading, "rb") as pipe:
             calls = len(pipe.read())
         print(json.dumps({"status": status, "seconds": seconds, "calls": calls}), flush=True)
+
+
+def warm_up() -> None:
+    """Do a short run, so that no child has to import what runs import when they come to it; most of it is torch's."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        app(["train", "--epochs", "1", "--limit", "100", "--out", f"{folder}/run"], standalone_mode=False)
 
 
 def wait(child: int, deadline: float | None) -> int:

@@ -55,6 +55,13 @@ def test_a_finished_run_says_so_and_stays_as_it_is(finished: Path):
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
 
+def test_a_run_killed_after_its_last_file_leaves_nothing_behind(finished: Path):
+    for name in (".lock", ".bayesprune-abc"):
+        (finished / name).touch()
+    assert "is finished" in verify_done("train", "--resume", finished)
+    assert not any(name.startswith(".") for name in listing(finished))
+
+
 def test_options_that_agree_with_the_run_may_be_given(finished: Path):
     options = ("--epochs", "6", "--net", "lenet300", "--seed", "3", "--data-dir", "elsewhere", "--out", finished)
     assert "is finished" in verify_done("train", "--resume", finished, *options)

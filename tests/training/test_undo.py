@@ -19,15 +19,17 @@ QUICK = {"sample_from": 0.1, "settle_from": 0.4, "fine_tune_from": 0.8}
 
 
 class Spoilt(Batches):
-    """In one batch of one epoch inputs are NaN, or labels are out of range."""
+    """In one batch of one epoch inputs are NaN or labels are out of range, or the loader itself is broken off."""
 
-    def __init__(self, epoch: int, what: str):
+    def __init__(self, epoch: int, what: str | type[BaseException]):
         super().__init__(*examples())
         self.first_bad, self.what = epoch, what
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for number, (x, y) in enumerate(super().__iter__()):
             bad = self.epoch == self.first_bad and number == 7
+            if bad and isinstance(self.what, type):
+                raise self.what
             yield x * math.nan if bad and self.what == "inputs" else x, y + 5 if bad and self.what == "labels" else y
 
 
@@ -43,9 +45,13 @@ def state(bnn: BayesianNet) -> dict[str, Tensor]:
         ("inputs", NonFiniteLossError, 5),
         ("labels", DataError, 0),
         ("labels", DataError, 5),
+        (OSError, OSError, 5),
+        (KeyboardInterrupt, KeyboardInterrupt, 5),
     ],
 )
-def test_the_network_is_as_the_epoch_found_it(slab: str, what: str, error: type[Exception], epoch: int) -> None:
+def test_the_network_is_as_the_epoch_found_it(
+    slab: str, what: str | type[BaseException], error: type[BaseException], epoch: int
+) -> None:
     torch.manual_seed(0)
     bnn = bayesian(units(), 3.0, slab=slab)
     states, prices = [state(bnn)], [bnn.price.clone()]
