@@ -11,6 +11,7 @@ from torch import nn
 
 from bayesprune.data.inputs import Inputs, called, tensors_of
 from bayesprune.errors import BayesPruneError, DataError, GateError
+from bayesprune.layers import Gate, eval_mode
 
 
 @contextmanager
@@ -23,24 +24,26 @@ def misfits_named(net: nn.Module, x: Inputs, where: str) -> Iterator[None]:
         where: Which inputs these are, for the message.
 
     Raises:
-        DataError: if the network fails on them, as it does in a second pass that looks where.
+        DataError: if the network fails on them, as it does in a second pass that looks where. What a layer refuses
+            whatever its inputs (a `Residual` whose branch and by-pass differ) stays a `GateError`.
     """
     try:
         yield
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         known = isinstance(error, (BayesPruneError, torch.OutOfMemoryError)) and not isinstance(error, GateError)
         found = None if known else _failing(net, x)
-        if found is None:
+        if found is None or (isinstance(error, GateError) and not isinstance(found[1], Gate)):
             raise
         kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors_of(x))
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{where}: the network does not take inputs of shape {kinds}: {found} ({reason})") from error
+        raise DataError(
+            f"{where}: the network does not take inputs of shape {kinds}: {_described(*found)} ({reason})"
+        ) from error
 
 
-def _failing(net: nn.Module, x: Inputs) -> str | None:
-    """The innermost module that fails in a pass in eval mode, and what it was given; ``None`` if none does."""
+def _failing(net: nn.Module, x: Inputs) -> tuple[str, nn.Module, str] | None:
+    """The innermost module that fails in a pass in eval mode: its name, itself and what it was given; or ``None``."""
     running: list[tuple[str, nn.Module, str]] = []
-    modes = {module: module.training for module in net.modules()}
     handles = []
     for name, module in net.named_modules():
 
@@ -51,16 +54,13 @@ def _failing(net: nn.Module, x: Inputs) -> str | None:
         handles.append(module.register_forward_pre_hook(enter))
         handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
-        net.eval()
-        with torch.no_grad():
+        with eval_mode(net), torch.no_grad():
             called(net, x)
     except (RuntimeError, TypeError, ValueError, IndexError):
-        return _described(*running[-1]) if running else "its forward failed"
+        return running[-1] if running else ("", net, "")
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return None
 
 
