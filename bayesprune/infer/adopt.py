@@ -1,11 +1,15 @@
-"""Let the modules that a user holds become those of a smaller network."""
+"""Let the modules that a user holds become those of a smaller network, or again what they were."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+
+HOLDERS = ("_parameters", "_buffers", "_modules")
 
 
 def adopt(held: nn.Module, smaller: nn.Module) -> nn.Module:
@@ -50,3 +54,30 @@ def adopt(held: nn.Module, smaller: nn.Module) -> nn.Module:
     for module, attributes in zip(modules, contents, strict=True):
         heirs[id(module)].__dict__ = dict(attributes)
     return heirs[id(smaller)]
+
+
+def remembered(net: nn.Module) -> Callable[[], None]:
+    """Remember what the modules of ``net`` are and hold now, and the values of their parameters and buffers.
+
+    Values are copied, but no module is: that takes far less time than a copy of the network.
+
+    Returns:
+        A function that lets the same modules be that again, without gradients, also if one of them has followed a
+        smaller one by `adopt` since.
+    """
+    held = [
+        (module, type(module), {k: dict(v) if k in HOLDERS else v for k, v in vars(module).items()})
+        for module in net.modules()
+    ]
+    values = [(tensor, tensor.detach().clone()) for tensor in (*net.parameters(), *net.buffers())]
+
+    def back() -> None:
+        for module, kind, contents in held:
+            module.__class__ = kind
+            module.__dict__ = dict(contents)
+        with torch.no_grad():
+            for tensor, value in values:
+                tensor.copy_(value)
+                tensor.grad = None
+
+    return back

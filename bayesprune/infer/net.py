@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ from bayesprune.data.inputs import Inputs, as_inputs, each
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
 from bayesprune.graph import check_gates, gates_of
-from bayesprune.infer.adopt import adopt
+from bayesprune.infer.adopt import adopt, remembered
 from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.freedom import degrees_of_freedom, fitting_rows
@@ -234,16 +233,17 @@ class BayesianNet(GatedNet):
         Returns:
             A function that brings them back, with structures that went in the meantime.
         """
-        module, likelihood = copy.deepcopy((self.net, self.likelihood.state_dict()))
-        log_gamma, slab_cost = self.log_gamma.clone(), self.slab_cost
+        net, log_gamma, slab_cost = self.net, self.log_gamma.clone(), self.slab_cost
+        parts = remembered(net), remembered(self.likelihood)
 
         def back() -> None:
-            self.net = adopt(self.net, module)
+            for part in parts:
+                part()
+            self.net, self.log_gamma = net, log_gamma
             self._connect()
-            self.log_gamma = log_gamma
+            self._theta.grad = None
             self._give_slabs()
             self.slab_cost = slab_cost
-            self.likelihood.load_state_dict(likelihood)
 
         return back
 
