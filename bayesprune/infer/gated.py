@@ -40,6 +40,7 @@ class GatedNet(nn.Module):
         super().__init__()
         self.net, self.loss_on = net, loss_on
         self.branch_evaluations = 0
+        self._theta = torch.zeros(0, requires_grad=True)
         self._connect()
 
     # gates ---------------------------------------------------------------------------------------------------------
@@ -76,7 +77,12 @@ class GatedNet(nn.Module):
             )  # all branches may be gone
             for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
                 gate.theta.data = part
-            self._theta = flat.requires_grad_(True)
+            if len(self._theta) != len(flat):
+                self._theta = flat.requires_grad_(True)
+            else:  # an optimiser may hold the leaf: it goes on with other numbers, as parameters of modules do
+                gradient, self._theta.grad = self._theta.grad, None
+                self._theta.data = flat
+                self._theta.grad = None if gradient is None else gradient.to(flat)
         self._projected, self._handed_out = self._theta._version, False
 
     def named_parameters(
@@ -85,7 +91,9 @@ class GatedNet(nn.Module):
         """All parameters by name, in place of each gate's own θ the one vector `theta`, on which gradients arrive.
 
         So a plain torch optimiser of ``parameters()`` moves the gates, too. It may leave [0, 1]; before θ is read
-        again, it is projected there. After a cut θ and weights are others, and an optimiser has to be built anew.
+        again, it is projected there. After a cut θ and weights are others, and an optimiser has to be built anew. A
+        module that holds this one lists the gates' own θ, on which no gradients arrive: optimise ``parameters()`` of
+        this one.
         """
         thetas = {id(gate.theta) for gate in self._gates.values()}
         for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
@@ -211,6 +219,8 @@ class GatedNet(nn.Module):
         if skip and self.num_branches:
             known = self.branches_on(xi) if on is None else on
         if not mode:
+            if next(iter(self._gates.values()), self).draw is not self.draw:
+                self.check_owner()
             self.branch_evaluations += sum(known) if known else self.num_branches
         with self.draw.use(xi, known, noise=len(x) if self._noise and not mode else 0):
             return chosen(called(self.net, x), self.loss_on)

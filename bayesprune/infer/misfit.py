@@ -11,7 +11,7 @@ from torch import nn
 
 from bayesprune.data.inputs import Inputs, called, tensors_of
 from bayesprune.errors import BayesPruneError, DataError, GateError
-from bayesprune.layers import Residual
+from bayesprune.layers import Gate, eval_mode
 
 
 @contextmanager
@@ -24,15 +24,16 @@ def misfits_named(net: nn.Module, x: Inputs, where: str) -> Iterator[None]:
         where: Which inputs these are, for the message.
 
     Raises:
-        DataError: if the network fails on them, as it does in a second pass that looks where.
+        DataError: if the network fails on them, as it does in a second pass that looks where. What a layer refuses
+            whatever its inputs (a `Residual` whose branch and by-pass differ) stays a `GateError`.
     """
     try:
         yield
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         known = isinstance(error, (BayesPruneError, torch.OutOfMemoryError)) and not isinstance(error, GateError)
         found = None if known else _failing(net, x)
-        if found is None or (isinstance(error, GateError) and isinstance(found[1], Residual)):
-            raise  # sides of a Residual that differ are no fault of the inputs
+        if found is None or (isinstance(error, GateError) and not isinstance(found[1], Gate)):
+            raise  # sides of a Residual that differ, say, are no fault of the inputs
         kinds = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors_of(x))
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
@@ -41,9 +42,8 @@ def misfits_named(net: nn.Module, x: Inputs, where: str) -> Iterator[None]:
 
 
 def _failing(net: nn.Module, x: Inputs) -> tuple[str, nn.Module, str] | None:
-    """Name of the innermost module that fails in a pass in eval mode, it, and what it got; ``None`` if none fails."""
+    """The innermost module that fails in a pass in eval mode: its name, itself and what it was given; or ``None``."""
     running: list[tuple[str, nn.Module, str]] = []
-    modes = {module: module.training for module in net.modules()}
     handles = []
     for name, module in net.named_modules():
 
@@ -54,16 +54,13 @@ def _failing(net: nn.Module, x: Inputs) -> tuple[str, nn.Module, str] | None:
         handles.append(module.register_forward_pre_hook(enter))
         handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
-        net.eval()
-        with torch.no_grad():
+        with eval_mode(net), torch.no_grad():
             called(net, x)
     except (RuntimeError, TypeError, ValueError, IndexError):
-        return running[-1]
+        return running[-1] if running else ("", net, "")
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,8 +17,8 @@ from bayesprune.checked import real, whole
 from bayesprune.data.inputs import Inputs, as_inputs, each
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
-from bayesprune.graph import check_gates
-from bayesprune.infer.adopt import adopt
+from bayesprune.graph import check_gates, gates_of
+from bayesprune.infer.adopt import adopt, remembered
 from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.freedom import degrees_of_freedom, fitting_rows
@@ -106,33 +105,28 @@ class BayesianNet(GatedNet):
             raise ConfigError(f"BayesianNet: unknown slab {slab!r}; known are {', '.join(SLABS)}")
         if slab_scale is not None:
             slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
+        likelihood = get_likelihood(likelihood)
+        prior = FlatteningPrior(18.0) if prior is None else prior
         check_gates(net, example_input=example_input)
-        if slab == "normal":
-            give_normal_slabs(net, INITIAL_SCALE)
+        log_gamma = _one_a_gate(prior, sum(gate.size for gate in gates_of(net).values()))
         if slab == "point" and slab_scale is not None:
             raise ConfigError("BayesianNet: slab_scale is the scale of Normal weights; pass slab='normal' with it")
+        if slab == "point" and normal_layers(net):
+            raise ConfigError("BayesianNet: the network's weights are Normal already; pass slab='normal'")
+        if slab == "normal":
+            give_normal_slabs(net, INITIAL_SCALE)
         if slab == "normal" and not normal_layers(net):
             raise ConfigError(
                 "BayesianNet: slab='normal' needs a linear or convolution layer with weights of its own, and the "
                 "network has none; take slab='point'"
             )
-        if slab == "point" and normal_layers(net):
-            raise ConfigError("BayesianNet: the network's weights are Normal already; pass slab='normal'")
         super().__init__(net, loss_on)
-        self.likelihood = get_likelihood(likelihood)
+        self.likelihood = likelihood
         self._learns_likelihood = any(True for _ in self.likelihood.parameters())
         self.num_data, self.weight_precision = num_data, weight_precision
         self.slab, self.slab_scale = slab, slab_scale
         self.example_input = None if example_input is None else each(as_inputs(example_input)[:1], Tensor.clone)
-        prior = FlatteningPrior(18.0) if prior is None else prior
         self.fixed_prior = isinstance(prior, FixedInclusion)
-        try:
-            log_gamma = prior.log_gamma.detach().to(torch.float32).expand(self.num_gates).clone()
-        except RuntimeError:
-            raise ConfigError(
-                f"BayesianNet: prior.log_gamma has shape {tuple(prior.log_gamma.shape)}, but the network has "
-                f"{self.num_gates} gates; give one number, or one a gate in the order of gate_names"
-            ) from None
         self.register_buffer("log_gamma", log_gamma.to(self.theta.device))
         self.register_buffer("slab_cost", torch.zeros_like(self.log_gamma), persistent=False)
         self._give_slabs()
@@ -234,22 +228,22 @@ class BayesianNet(GatedNet):
         return chosen
 
     def snapshot(self) -> Callable[[], None]:
-        """Remember weights, gates and prices as they are now; gradients of weights are cleared.
+        """Remember weights, gates and prices as they are now.
 
         Returns:
             A function that brings them back, with structures that went in the meantime.
         """
-        self.net.zero_grad()  # or the copy would hold gradients, too
-        module, likelihood = copy.deepcopy((self.net, self.likelihood.state_dict()))
-        log_gamma, slab_cost = self.log_gamma.clone(), self.slab_cost
+        net, log_gamma, slab_cost = self.net, self.log_gamma.clone(), self.slab_cost
+        parts = remembered(net), remembered(self.likelihood)
 
         def back() -> None:
-            self.net = adopt(self.net, module)
+            for part in parts:
+                part()
+            self.net, self.log_gamma = net, log_gamma
             self._connect()
-            self.log_gamma = log_gamma
+            self._theta.grad = None
             self._give_slabs()
             self.slab_cost = slab_cost
-            self.likelihood.load_state_dict(likelihood)
 
         return back
 
@@ -467,3 +461,14 @@ class BayesianNet(GatedNet):
         with self.drawn_weights():
             xi = GateDraws(self.theta.detach()).sample()
             return torch.cat([self(part, xi, skip=True) for part in parts])
+
+
+def _one_a_gate(prior: FlatteningPrior | FixedInclusion, gates: int) -> Tensor:
+    """Log γ of every gate, shape ``(gates,)``."""
+    try:
+        return prior.log_gamma.detach().to(torch.float32).expand(gates).clone()
+    except RuntimeError:
+        raise ConfigError(
+            f"BayesianNet: prior.log_gamma has shape {tuple(prior.log_gamma.shape)}, but the network has {gates} "
+            "gates; give one number, or one a gate in the order of gate_names"
+        ) from None

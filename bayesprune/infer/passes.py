@@ -54,6 +54,13 @@ def pieces(x: Inputs, batch_size: int | None) -> list[Inputs]:
     return [x[start : start + batch_size] for start in range(0, max(1, len(x)), batch_size)]
 
 
+def _gives_batches(x: Any) -> bool:
+    """Whether ``x`` is a loader and no inputs; a list or tuple is one if it holds batches with targets or dicts."""
+    if isinstance(x, Sequence) and not isinstance(x, str):
+        return len(x) > 0 and isinstance(x[0], (tuple, list, Mapping))
+    return isinstance(x, Iterable) and not isinstance(x, (Tensor, np.ndarray, Arguments, Mapping, str))
+
+
 class Passes:
     """Outputs of networks drawn from the posterior, for inputs of any number.
 
@@ -83,7 +90,7 @@ class Passes:
         Raises:
             DataError: for inputs that the network does not take, and a loader without a batch.
         """
-        if isinstance(x, (Tensor, np.ndarray, Arguments, Mapping, Sequence)) or not isinstance(x, Iterable):
+        if not _gives_batches(x):
             return self._stacked(prepared(self.net, x, "predict"))
         parts = list(self._rewound(x))
         if not parts:

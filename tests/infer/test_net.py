@@ -227,6 +227,27 @@ def test_constructor_refuses(arguments: dict, message: str) -> None:
         BayesianNet(nets.units(), **arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"prior": FlatteningPrior(torch.ones(5))}, {"likelihood": "categorial"}], ids=["prior", "likelihood"]
+)
+def test_what_is_refused_leaves_the_network_to_others(arguments: dict) -> None:
+    net = nn.Sequential(Gate(3, theta=0.4), nn.Linear(3, 2))
+    first, x = BayesianNet(net, num_data=2), torch.randn(4, 3)
+    with pytest.raises(ConfigError):
+        BayesianNet(net, num_data=2, slab="normal", **arguments)
+    assert type(net[1]) is nn.Linear
+    assert torch.equal(first(x, torch.ones(3)), net[1](x))
+
+
+def test_a_network_that_belongs_to_another_model_takes_no_gates_of_the_first() -> None:
+    net = nn.Sequential(Gate(3), nn.Linear(3, 2))
+    first, x = BayesianNet(net, num_data=2), torch.randn(4, 3)
+    second = BayesianNet(net, num_data=2)
+    with pytest.raises(ConfigError, match="belongs to a later BayesianNet"):
+        first(x, torch.zeros(3))
+    assert torch.equal(second(x, torch.zeros(3)), net[1](0 * x))
+
+
 def test_a_network_without_gates_is_refused() -> None:
     with pytest.raises(GateError, match="the network has no gate, so there is nothing to prune"):
         BayesianNet(nn.Linear(3, 3), num_data=9)

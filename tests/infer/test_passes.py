@@ -57,6 +57,7 @@ class Shuffled:
 
 LOADERS: dict[str, Callable[[], Any]] = {
     "a loader of tensors": lambda: DataLoader(TensorDataset(rows()), 16),
+    "a list of batches": lambda: [(x, torch.zeros(len(x))) for x in rows().split(16)],
     "a loader with targets": lambda: DataLoader(TensorDataset(rows(), torch.zeros(70)), 23),
     "a loader that draws": Shuffled,
     "a generator": lambda: (x for x in rows().split(32)),

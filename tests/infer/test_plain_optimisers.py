@@ -113,3 +113,21 @@ def test_an_inference_mode_leaves_theta_trainable() -> None:
     )
     loss.backward()
     assert bool((net.theta.grad != 0).any())
+
+
+@pytest.mark.parametrize("change", [nn.Module.double, copy.deepcopy], ids=["double", "copy"])
+def test_an_optimiser_goes_on_with_a_network_of_another_format(change: Callable[[BayesianNet], BayesianNet]) -> None:
+    """As with every module: what an optimiser holds stays what is trained, when its numbers are moved or cast."""
+    net, (x, y) = bayesian(branches(), log_gamma=300.0), examples(60)
+    optimizer = torch.optim.SGD(net.parameters(), 0.3)
+    net.theta.grad = torch.ones_like(net.theta)
+    theta, changed = net.theta, change(net)
+    assert torch.equal(changed.theta.float(), torch.full((net.num_gates,), 0.9))
+    assert net.theta is theta and theta.grad is not None and theta.grad.dtype == theta.dtype
+    assert torch.equal(theta.grad, torch.ones_like(theta))
+    optimizer.zero_grad()
+    exact, xi = get_estimator("exact"), torch.ones(1, net.num_gates)
+    exact(BatchObjective(net, x.to(theta.dtype), y), net.theta, xi, net.price).backward()
+    optimizer.step()
+    assert bool((net.theta < 0.9 - 1e-3).all())
+    assert torch.equal(torch.cat([gate.theta for gate in net.gates()]), net.theta)

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.errors import DataError, NonFiniteLossError
 from bayesprune.infer import BayesianNet
-from bayesprune.pruning import compact
+from bayesprune.layers import Residual
+from bayesprune.pruning import compact, kept_gates, shrink
 from bayesprune.training import EpochRow, Settings, fit
 from tests.training.problems import Batches, bayesian, branches, examples, units
 
@@ -88,3 +89,27 @@ def test_structures_that_went_in_the_epoch_come_back_and_training_can_go_on() ->
     assert torch.equal(bnn.eval()(x), outputs)
     history = fit(bnn.train(), Batches(*examples()), epochs=2, settings=Settings(lr=0.02, schedule=QUICK))
     assert math.isfinite(history.rows[-1].loss)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_modules_and_parameters_are_the_same_objects_again(cut: bool) -> None:
+    """With values, modes and classes as they were, and without the gradients of what failed."""
+    bnn = bayesian(branches(), 60.0, slab="normal").train()
+    net, block, before = bnn.net, bnn.net[1], state(bnn)
+    modules, parameters, theta = list(net.modules()), dict(net.named_parameters()), bnn.theta
+    back = bnn.snapshot()
+    if cut:
+        smaller, index = shrink(net, {"1": torch.tensor([True])})
+        bnn.replace(smaller, kept_gates(net, index))
+        assert type(block) is nn.Sequential and bnn.num_gates == 3
+    with torch.no_grad():
+        for p in bnn.parameters():
+            p.grad = torch.full_like(p, math.nan)
+            p.zero_()
+    bnn.eval()
+    back()
+    assert bnn.net is net and net[1] is block and type(block) is Residual and list(net.modules()) == modules
+    assert all(p is parameters[name] and p.grad is None for name, p in net.named_parameters())
+    assert net.training and block.training and bnn.theta.grad is None
+    assert (bnn.theta is theta) != cut
+    assert all(torch.equal(state(bnn)[name], tensor) for name, tensor in before.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,32 @@ def test_layers_that_a_user_holds_are_the_trained_ones() -> None:
     assert net.act is net.again
     assert [layer.weight is net.layers[k].weight for k, layer in enumerate(pair)] == [True, True]
     assert [layer.weight is net.layers[k].weight for k, layer in enumerate(net.pair)] == [True, True]
+
+
+class Listed(nn.Module):
+    """A class that calls its layers from a plain list, one of which an object of another kind holds, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.first, self.last = layers.Gate(8), layers.Linear(8, 6, gate="unit"), nn.Linear(6, 2)
+        self.order = [self.inputs, self.first, torch.relu, self.last]
+        self.held = SimpleNamespace(layer=self.first, bias=self.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.order:
+            x = step(x)
+        return x
+
+
+def test_layers_that_are_called_from_a_list_are_the_trained_ones() -> None:
+    net, (x, y) = Listed(), examples()
+    bnn = bayesian(net)
+    history = fit(bnn, Batches(x, y), epochs=10, settings=QUICK)
+    assert len({removal.step for removal in history.removals}) > 1  # it was cut more than once
+    assert net.order[0] is net.inputs and net.order[1] is net.first and net.order[3] is net.last
+    assert net.held.layer is net.first and net.held.bias is net.last.bias
+    assert torch.equal(net.eval()(x), bnn.eval()(x))
+    assert torch.allclose(net(x), bp.compact(bnn)(x), atol=1e-5)
 
 
 class Torn(Batches):
