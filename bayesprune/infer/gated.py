@@ -93,7 +93,7 @@ class GatedNet(nn.Module):
         So a plain torch optimiser of ``parameters()`` moves the gates, too. It may leave [0, 1]; before θ is read
         again, it is projected there. After a cut θ and weights are others, and an optimiser has to be built anew. A
         module that holds this one lists the gates' own θ, on which no gradients arrive: optimise ``parameters()`` of
-        this one.
+        this one, and let what averages weights (``AveragedModel``) average those of `net`.
         """
         thetas = {id(gate.theta) for gate in self._gates.values()}
         for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):

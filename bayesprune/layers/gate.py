@@ -102,7 +102,8 @@ class Gate(nn.Module):
 
     Raises:
         ConfigError: if ``size`` or ``dim`` is no whole number, ``size`` < 1, or ``theta`` is outside [0, 1].
-        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``, or not ``rank`` dimensions.
+        GateError: in forward, if the input does not have ``in_size`` entries along ``dim``, or not ``rank`` dimensions,
+            or if ``dim`` is its first, the batch.
     """
 
     rank: int | None = None
@@ -156,6 +157,11 @@ class Gate(nn.Module):
                 f"but was taken to gate {self.rank} dimensions; pass example_input= to BayesianNet, so that it is known"
             )
         dim = self.dim % x.dim()
+        if dim == 0 and self.in_size != 1:
+            raise GateError(
+                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "
+                "whose dimension there is the batch; give a single example as a batch of one: x[None]"
+            )
         if self.in_size != 1 and x.shape[dim] != self.in_size:
             raise GateError(
                 f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "

@@ -173,8 +173,8 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             sample_weight: As for `BayesPruneRegressor.fit`.
 
         Raises:
-            ValueError: as for `BayesPruneRegressor.fit`, for labels of one class only or a negative ``class_weight``
-                (`DataError`), and by scikit-learn for one that names no class.
+            ValueError: as for `BayesPruneRegressor.fit`, and for labels of one class only or a ``class_weight``
+                that cannot be (`DataError`).
         """
         X, y, weights = check_examples(self, X, y, sample_weight)
         if self.class_weight is not None:

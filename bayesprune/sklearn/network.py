@@ -39,10 +39,10 @@ def gated_mlp(rows: int, hidden: Sequence[int], outputs: int, absent: NDArray[np
     parts: OrderedDict[str, nn.Module] = OrderedDict({INPUTS: layers.Gate(len(absent), theta=theta)})
     width = len(absent)
     for number, units in enumerate(hidden, 1):
-        parts[f"hidden{number}"] = layers.Linear(width, units, gate="unit")
+        parts[f"hidden{number}"] = layers.Linear(width, units, gate="unit", dtype=torch.float32)
         parts[f"relu{number}"] = nn.ReLU()
         width = units
-    parts["outputs"] = nn.Linear(width, outputs)
+    parts["outputs"] = nn.Linear(width, outputs, dtype=torch.float32)
     net = nn.Sequential(parts).float()
     return shrink(net, {INPUTS: torch.from_numpy(absent)})[0] if absent.any() else net
 

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, is_regressor
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
+from bayesprune.arguments import shown
 from bayesprune.errors import DataError
 
 SHOWN = 5
@@ -69,10 +70,15 @@ def weights_of_classes(class_weight: Mapping[Any, float] | str, y: NDArray) -> N
     """The weight of each row's class, shape ``(n,)``.
 
     Raises:
-        ValueError: by scikit-learn, for a word other than ``"balanced"`` and for labels that are none of ``y``.
-        DataError: for weights that are negative or not finite.
+        DataError: for weights that are negative or not finite, and for what says no weight of each class.
     """
-    weights = compute_sample_weight(class_weight, y)
+    try:
+        weights = compute_sample_weight(class_weight, y)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"fit: class_weight must be 'balanced', a dict from every label to a number, or None, got "
+            f"{shown(class_weight)} ({error})"
+        ) from error
     wrong = ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any():
         row = int(np.argmax(wrong))

@@ -125,6 +125,7 @@ def test_floating_point_inputs_are_brought_to_the_weights() -> None:
     [
         (rows(), {"batch_size": 0}, ConfigError, "batch_size must be a whole number, at least 1, got 0"),
         (rows()[:, :4], {}, DataError, "does not take inputs of shape (70, 4) float64: layer '0', Gate"),
+        (rows()[0], {}, DataError, "does not take inputs of shape (5,) float64: layer '0', Gate"),
         (torch.tensor(1.0), {}, DataError, "the first dimension of inputs must be the batch, got a single number"),
         ([], {}, DataError, "at least one tensor"),
         (iter([]), {}, DataError, "the loader gave no batch"),

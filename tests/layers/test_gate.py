@@ -150,6 +150,16 @@ def test_wrong_size_is_refused_with_what_to_do() -> None:
         Gate(4)(FEATURES)
 
 
+@pytest.mark.parametrize("gate", [Gate(3, dim=-1), Gate(3, dim=0)])
+def test_a_batch_is_not_gated(gate: Gate) -> None:
+    """A single example without its batch dimension."""
+    with pytest.raises(
+        GateError, match=r"shape \(3,\), whose dimension there is the batch; .* a batch of one: x\[None\]"
+    ):
+        gate(FEATURES[0])
+    assert torch.equal(Gate(1, dim=-1)(FEATURES[0]), FEATURES[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

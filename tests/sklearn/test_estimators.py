@@ -90,6 +90,18 @@ def test_units_of_measurement_do_not_matter() -> None:
     np.testing.assert_allclose(others.inclusion_probabilities_, plain_units.inclusion_probabilities_, atol=1e-3)
 
 
+def test_the_sessions_default_format_does_not_matter() -> None:
+    """The same seed gives the same estimator, bit for bit."""
+    before, (X, y) = torch.get_default_dtype(), three_classes(60)
+    found = classifier(epochs=3, random_state=0).fit(X, y)
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = classifier(epochs=3, random_state=0).fit(X, y)
+        np.testing.assert_array_equal(other.predict_proba(X), found.predict_proba(X))
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_more_inputs_than_rows() -> None:
     X, y = linear_table(40, columns=100)
     sparse = regressor(prior_inclusion=0.03, epochs=150, batch_size="auto", learning_rate=0.01).fit(X, y)

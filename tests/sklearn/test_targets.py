@@ -84,6 +84,8 @@ def test_balanced_classes_of_unequal_numbers_are_equally_probable() -> None:
         ("equal", "balanced"),
         ({"north": -1.0}, "class_weight must be finite and not negative, got -1.0 for class .*north"),
         ({"north": np.nan}, "got nan for class .*north"),
+        ({"north": "much"}, "class_weight must be 'balanced', a dict .*, got {'north': 'much'}"),
+        ([1.0, 2.0, 3.0], r"class_weight must be 'balanced', a dict .*, got \[1.0, 2.0, 3.0\]"),
         (dict.fromkeys(("north", "south", "west"), 0.0), "zero for all rows"),
         ({"north": 1, "south": 0, "west": 0}, "at least two classes, found one class, north"),
     ],
