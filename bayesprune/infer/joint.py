@@ -14,11 +14,13 @@ from torch.distributions import constraints
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import MAX_ENUMERATED
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood
+from bayesprune.infer.misfit import misfits_named
 from bayesprune.infer.slabs import NormalSlabs
 from bayesprune.layers import eval_mode
 
@@ -134,12 +136,15 @@ class Joint:
             )
         self.scale = torch.cat([scales[name].to(p).expand(p.numel()) for name, p in weights.items()])
 
-    def __call__(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def __call__(self, x: Inputs, y: Tensor | None) -> Tensor:
         """Sample the sites ``gates``, ``weights`` and ``obs``; returns the network's outputs."""
         xi = pyro.sample("gates", JointGates(self._logits()))
         values = pyro.sample("weights", dist.Normal(torch.zeros_like(self.scale), self.scale).to_event(1))
         by_name = split_weights(self.weights, values)
-        outputs = torch.stack([self._outputs(x, row, by_name) for row in xi.view(-1, xi.shape[-1])])
+        with misfits_named(self.net.net, x, "joint"):
+            outputs = torch.stack([self._outputs(x, row, by_name) for row in xi.view(-1, xi.shape[-1])])
+        if y is not None:
+            self.likelihood.check(outputs[0], y)
         count = outputs.shape[1]
         law = self.likelihood.distribution(outputs.flatten(0, 1))
         if xi.dim() > 1:  # Pyro enumerates
@@ -154,7 +159,7 @@ class Joint:
             return -self.prior.log_gamma
         return torch.logit(self.prior.mean)
 
-    def _outputs(self, x: Tensor, xi: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    def _outputs(self, x: Inputs, xi: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Outputs of the network with these gates and weights, in eval mode."""
         point = dict(values)
         with eval_mode(self.net):

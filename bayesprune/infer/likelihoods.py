@@ -76,6 +76,15 @@ class Likelihood(nn.Module, ABC):
         """Which entries of the targets can be, bool, shape of ``y``; unlike `check` it does not wait for the device."""
         return y.isfinite()
 
+    def check_shape(self, outputs: Tensor, y: Tensor) -> None:
+        """Raise `DataError` unless targets have the shape that these outputs ask for; no value is read."""
+        expected = (len(outputs), *self.target_shape(outputs))
+        if y.shape != expected:
+            raise DataError(
+                f"targets have shape {tuple(y.shape)}; the network's outputs, of shape {tuple(outputs.shape)}, ask for "
+                f"{expected}; reshape them (y[:, None] has one target an example, y.squeeze(1) one label)"
+            )
+
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Raise `DataError` if targets and outputs do not fit together. Reads values: not for the training step."""
         if len(outputs) != len(y):
@@ -183,7 +192,8 @@ class Categorical(Likelihood):
             wanted = ", ".join(["batch", *map(str, expected[1:])]) + ("," if len(expected) == 1 else "")
             raise DataError(
                 f"categorical likelihood: expected integer labels of shape ({wanted}), got {y.dtype} of shape "
-                f"{tuple(y.shape)}"
+                f"{tuple(y.shape)} for outputs of shape {tuple(outputs.shape)}, whose dimension 1 are the classes; try "
+                "y.long(), y.squeeze(1) or, of one-hot labels, y.argmax(1)"
             )
         if self.class_weight is not None and len(self.class_weight) != outputs.shape[1]:
             raise DataError(
@@ -195,7 +205,8 @@ class Categorical(Likelihood):
             raise DataError(
                 f"categorical likelihood: labels run from {low} to {high}, but the network has "
                 f"{outputs.shape[1]} outputs, so they must be in [0, {outputs.shape[1] - 1}]; give "
-                "the network as many outputs as there are classes, and leave out examples without a label"
+                "the network as many outputs as there are classes (with one output take likelihood='bernoulli'), and "
+                "leave out examples without a label"
             )
 
 

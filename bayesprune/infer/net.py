@@ -341,6 +341,8 @@ class BayesianNet(GatedNet):
             pyro.factor("slab", -self.num_data * self._point_penalty())
             with self._sampled_weights(guide=False):
                 outputs = self(x, xi)
+            if y is not None:
+                self.likelihood.check_shape(outputs, y)
             with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=self.num_data / len(x)):
                 pyro.sample(
                     "obs", self.likelihood.distribution(outputs), obs=None if y is None else self.likelihood.observed(y)
@@ -368,7 +370,7 @@ class BayesianNet(GatedNet):
             with self._sampled_weights(guide=True):
                 pass
 
-    def joint(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def joint(self, x: Any, y: Tensor | None = None) -> Tensor:
         """Pyro model of a whole data set as one joint density, p(ξ) p(w) Π_i p(y_i | x_i, ξ, w).
 
         For inference of one's own: importance sampling, conditioning, HMC over ``weights``. `model` is for `SVI` with
@@ -386,7 +388,7 @@ class BayesianNet(GatedNet):
             - ``obs``: y, in the plate ``data``.
 
         Args:
-            x: Inputs of the data set, shape ``(N, ...)``.
+            x: Inputs of the data set, shape ``(N, ...)`` (several in a tuple, or a dict by name).
             y: Targets, first dimension N; ``None`` to sample them.
 
         Returns:
@@ -394,6 +396,7 @@ class BayesianNet(GatedNet):
 
         Raises:
             ConfigError: with λ = 0, if any weights are not Normal weights.
+            DataError: for inputs that the network does not take, and targets that do not fit its outputs.
         """
         weights = plain_parameters(self.net)
         scales = {name: torch.tensor(self.weight_precision).rsqrt() for name in self.point_weights()}
@@ -401,7 +404,7 @@ class BayesianNet(GatedNet):
             names = {id(p): name for name, p in weights.items()}
             pairs = zip(self.slabs.means(), self.slabs.scale_of_each(), strict=True)
             scales |= {names[id(mean)]: scale for mean, scale in pairs}
-        return Joint(self, self.likelihood, self.prior(), weights, scales, self.slabs)(x, y)
+        return Joint(self, self.likelihood, self.prior(), weights, scales, self.slabs)(as_inputs(x), y)
 
     def joint_weights(self, values: Tensor | None = None) -> dict[str, Tensor]:
         """By name in the network, values of the site ``weights`` of `joint`.
