@@ -135,6 +135,26 @@ def single(node: fx.Node, source: fx.Node, x: Features, shape: Sequence[int] | N
     return moved(source, x, axis - (dropped and place < axis), x.rank - dropped)
 
 
+def indexed(node: fx.Node, source: fx.Node, x: Features) -> Step | None:
+    """Dimensions of size 1 are added, and other dimensions than that of the features picked from: ``x[:, :, None]``."""
+    keys: Any = node.args[1]
+    keys = list(keys) if isinstance(keys, tuple) else [keys]
+    plain = all(key is None or key is ... or isinstance(key, slice) or type(key) is int for key in keys)
+    if x.layout != "plain" or not plain or source.target in ops.EXTREMA:
+        return None
+    if x.rank is None:
+        return barrier(node, f"reaches {name_of(node)} of a tensor of unknown rank; {NEEDS_SHAPES}")
+    missing = [slice(None)] * (x.rank - sum(key is not None and key is not ... for key in keys))
+    place = keys.index(...) if ... in keys else len(keys)
+    keys[place : place + 1] = missing
+    axis = x.axis % x.rank
+    taken = [i for i, key in enumerate(keys) if key is not None]  # the places of the dimensions that there were
+    if taken[0] != 0 or any(keys[taken[dim]] != slice(None) for dim in (0, axis)):
+        return None
+    kept = [i for i, key in enumerate(keys) if type(key) is not int]
+    return moved(source, x, kept.index(taken[axis]), len(kept))
+
+
 def reads_size(node: fx.Node, x: Features) -> bool:
     """Whether ``node``, a part of the shape of a tensor with features ``x``, is a size that removal changes."""
     dims: Any = argument(node, "dim", 1)

@@ -76,6 +76,8 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
             off = torch.zeros(gate.size, dtype=torch.bool)
             off[0] = True
             name = names.pop(gate, str(node.target))
+            if gate.size == 1:
+                _check_sums(traced, node, name)
             _follow(traced, node, Rules(traced, {gate: off}, only), known, name, gate.size == 1)
             if features is not None and gate.size > 1:
                 ranks[gate] = 2 if features.rank is None else features.rank
@@ -87,6 +89,19 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     if assumed or example_input is not None:
         for gate, rank in ranks.items():
             gate.rank = rank
+
+
+def _check_sums(traced: Traced, node: fx.Node, name: str) -> None:
+    """Refuse a gate on a whole term of a sum that has another shape without it, as far as shapes are known."""
+    for user in node.users:
+        shape = traced.shapes.get(user)
+        rest = [traced.shapes.get(i) for i in user.all_input_nodes if i is not node]
+        if user.target in ops.SUMS and shape is not None and rest and rest[0] not in (None, shape):
+            raise _refusal(
+                name,
+                f"is added to a tensor of shape {tuple(rest[0] or ())}, which the sum, of shape {tuple(shape)}, is not",
+                "expand the other term to the shape of the sum",
+            )
 
 
 def _check_memory(net: nn.Module, traced: Traced) -> None:

@@ -61,6 +61,8 @@ def _unary(node: fx.Node, source: fx.Node, x: Features, known: Known, shape: tor
         return barrier(node, reason)
     if len(node.all_input_nodes) > 1:
         return None
+    if target is operator.getitem:
+        return axes.indexed(node, source, x)
     if target in ops.FLATTENS:
         return axes.flatten(node, source, x, *axes.flatten_dims(node), shape)
     if target in ops.POINTWISE_FUNCTIONS or (node.op == "call_method" and target in ops.POINTWISE_METHODS):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced
+from bayesprune.graph.calls import calls, is_shape
 from bayesprune.pruning.codec import encode
 from bayesprune.pruning.whitelist import ACTIVATIONS, ATTRIBUTES, ELSEWHERE, FUNCTION_NAMES, METHODS, MODULES, PRESENCE
+
+COMPARISONS: set[object] = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
 
 
 def describe(traced: Traced, modes: Mapping[str, bool]) -> dict[str, Any]:
@@ -24,7 +29,7 @@ def describe(traced: Traced, modes: Mapping[str, bool]) -> dict[str, Any]:
     Raises:
         ConfigError: for modules, functions or arguments that a model file cannot hold.
     """
-    _drop_stochastic_depth(traced.graph)
+    _drop_idle(traced.graph)
     called = dict.fromkeys(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
     modules = {name: traced.net.get_submodule(name) for name in called}
     foreign = [f"{name} ({type(module).__name__})" for name, module in modules.items() if type(module) not in MODULES]
@@ -55,14 +60,25 @@ def describe(traced: Traced, modes: Mapping[str, bool]) -> dict[str, Any]:
     }
 
 
-def _drop_stochastic_depth(graph: fx.Graph) -> None:
-    """Take torchvision's stochastic depth out where it does nothing: in eval mode, as for all that is traced."""
+def _drop_idle(graph: fx.Graph) -> None:
+    """Take out what does nothing in eval mode: torchvision's stochastic depth, and assertions with what they look at.
+
+    What they look at is as in ``torch._assert(x.dim() == 3, ...)``; where it would not hold, torch raises later.
+    """
     for node in list(graph.nodes):
         if getattr(node.target, "__module__", "") == "torchvision.ops.stochastic_depth":
             training = node.args[3] if len(node.args) > 3 else node.kwargs.get("training", True)
             if training is False:
                 node.replace_all_uses_with(node.args[0] if node.args else node.kwargs["input"])
                 graph.erase_node(node)
+    idle = [node for node in graph.nodes if node.target is torch._assert]
+    while idle:
+        node = idle.pop()
+        if node.users:
+            continue
+        inputs = node.all_input_nodes
+        graph.erase_node(node)
+        idle += [i for i in inputs if is_shape(i) or calls(i, COMPARISONS)]
 
 
 def _foreign_call(node: fx.Node) -> str:

@@ -103,7 +103,8 @@ def _parts(model: nn.Module) -> tuple[str, dict[str, Tensor]]:
     missing = {str(n.target) for n in traced.graph.nodes if n.op == "get_attr"} - tensors.keys()
     if missing:
         raise ConfigError(
-            f"save: tensors {sorted(missing)} are not in the network's state_dict; register them as parameters or "
+            f"save: tensors {', '.join(sorted(missing)[:3])}{', ...' if len(missing) > 3 else ''} are not in the "
+            "network's state_dict (those called _tensor_constant are made in forward); register them as parameters or "
             "persistent buffers"
         )
     architecture = json.dumps(describe(traced, modes), sort_keys=True, allow_nan=False)

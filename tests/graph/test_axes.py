@@ -253,3 +253,22 @@ def test_expected_cost_along_two_dimensions() -> None:
     columns = float(theta["0"].sum() * theta["1"].sum())
     found = {name: float(value) for name, value in expected(theta).items()}
     assert found == pytest.approx({"params": 3 * columns + 3, "macs": 3 * columns}, rel=1e-12)
+
+
+def test_a_gate_on_a_whole_term_that_the_other_one_is_broadcast_to() -> None:
+    """Without the term the sum would have another shape."""
+    net, x = nn.Sequential(nn.Linear(6, 6), Sum(), nn.Linear(6, 2)), torch.randn(4, 5, 6)
+    with pytest.raises(GateError, match=r"gate '1.gate'.* is added to a tensor of shape .1, 1, 6.* expand"):
+        check_gates(net, example_input=x)
+    net[1].expand = True
+    verify(net, x, x)
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.expand = Gate(1, per_batch=True, theta=0.0), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(1, keepdim=True)
+        return (mean.expand(-1, 5, -1) if self.expand else mean) + self.gate(x)

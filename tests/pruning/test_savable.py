@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.ops import StochasticDepth
 
@@ -173,3 +174,14 @@ def test_names_that_torch_fx_has_taken_are_refused_when_the_model_is_built(name:
 def test_names_that_code_cannot_hold_are_refused_when_the_model_is_built(name: str) -> None:
     with pytest.raises(TraceError, match=r"a part of the network is called .*; rename it with letters"):
         BayesianNet(named(name), num_data=5)
+
+
+def test_a_vision_transformer(tmp_path: Path) -> None:
+    """Its forward pass asserts shapes, which is no part of what a model file holds."""
+    net = VisionTransformer(image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=12).eval()
+    save(net, tmp_path / "net.safetensors")
+    x = torch.randn(3, 3, 16, 16)
+    network = load(tmp_path / "net.safetensors")
+    assert torch.equal(network(x), net(x))
+    assert not {"eq", "_assert"} & {getattr(node.target, "__name__", "") for node in network.graph.nodes}
+    verify_code(network)
