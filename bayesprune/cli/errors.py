@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from bayesprune.atomic import reason
+from bayesprune.cli.interrupts import interrupts_are_raised
 from bayesprune.errors import BayesPruneError, NonFiniteLossError
 from bayesprune.training.devices import first_line, is_memory_error
 
@@ -30,7 +31,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            with _warnings_as_lines():
+            with _warnings_as_lines(), interrupts_are_raised():
                 return super().invoke(ctx)
         except BayesPruneError as error:
             refuse(str(error), FAILED if isinstance(error, NonFiniteLossError) else REFUSED, error)

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
+from bayesprune.graph.calls import is_batch_size, is_shape
 from bayesprune.graph.given import given_inputs
 from bayesprune.graph.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
 from bayesprune.infer.chosen import chosen as chosen_output
@@ -121,7 +122,7 @@ class _UnitFlips:
     ) -> Tensor:
         """Losses with one of the gates ``chosen`` flipped, shape ``(len(chosen), B)``."""
         count = len(chosen)
-        values = _Tiled(self.values, len(self.x), count)
+        values = _Tiled(self, count)
         columns: dict[fx.Node, Tensor] = {}
         if columnwise:
             columns[node] = ((1 - self.xi[:, start + chosen]) * ungated[:, chosen]).T
@@ -211,10 +212,13 @@ class _UnitFlips:
 
 
 class _Tiled:
-    """Values of nodes for ``count`` copies of a batch: own ones where computed anew, the batch's repeated elsewhere."""
+    """Values of nodes for ``count`` copies of a batch: own ones where computed anew, the batch's repeated elsewhere.
 
-    def __init__(self, base: dict[fx.Node, Any], batch: int, count: int):
-        self.base, self.batch, self.count = base, batch, count
+    Shapes, and numbers that are made of them, are those of the copies.
+    """
+
+    def __init__(self, flips: _UnitFlips, count: int):
+        self.flips, self.base, self.batch, self.count = flips, flips.values, len(flips.x), count
         self.own: dict[fx.Node, Any] = {}
 
     def __setitem__(self, node: fx.Node, value: Any) -> None:
@@ -224,6 +228,13 @@ class _Tiled:
         if node in self.own:
             return self.own[node]
         value = self.base[node]
+        if isinstance(value, torch.Size) and value[:1] == (self.batch,):
+            return torch.Size((self.batch * self.count, *value[1:]))
+        if is_batch_size(node):
+            return self.batch * self.count
+        if not isinstance(value, Tensor) and node.all_input_nodes and not is_shape(node):
+            self.own[node] = self.flips._compute(node, self)
+            return self.own[node]
         if not isinstance(value, Tensor) or node.op == "get_attr" or value.dim() == 0 or len(value) != self.batch:
             return value
         return _tile(value, self.count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Calibration:
     brier: float
     ece: float
     accuracy: float
-    bins: tuple[Bin, ...]
+    bins: tuple[Bin, ...] = field(repr=False)
 
 
 @checked_arguments

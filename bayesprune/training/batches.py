@@ -58,7 +58,8 @@ def read_batch(batch: Any, dtype: torch.dtype, where: str) -> tuple[Inputs, Targ
     weight = as_tensor(batch[2], f"{where}: weights").detach().to(dtype)
     if weight.shape != (len(y),):
         raise DataError(
-            f"{where}: weights must be one number an example, shape ({len(y)},), got shape {tuple(weight.shape)}"
+            f"{where}: weights, the third of (inputs, targets, weights), must be one number an example, shape "
+            f"({len(y)},), got shape {tuple(weight.shape)}; several inputs are one tuple: ((x, z), y)"
         )
     return x, WeightedTargets(y, weight)
 

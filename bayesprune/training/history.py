@@ -72,14 +72,15 @@ class History:
     branches_computed: float = math.nan
 
     def __repr__(self) -> str:
-        """Epochs, the last loss and what is left, in one line."""
+        """Epochs, the last loss, the accuracy if there is one, and what is left, in one line."""
         if not self.rows:
             return "History(no epoch yet)"
         last = self.rows[-1]
         epochs = "1 epoch" if last.epoch == 1 else f"{last.epoch} epochs"
         gates = sum(len(path[0]) for path in self.thetas.values()) or last.gates_left
+        accuracy = "" if math.isnan(last.val_accuracy) else f"accuracy {100 * last.val_accuracy:.2f} %, "
         return (
-            f"History({epochs}, loss {last.loss:.4f}, gates left {last.gates_left:,} of {gates:,}, "
+            f"History({epochs}, loss {last.loss:.4f}, {accuracy}gates left {last.gates_left:,} of {gates:,}, "
             f"params {last.params:,})"
         )
 

@@ -27,6 +27,16 @@ sys.argv = ["bayesprune", "train"]
 main()
 """
 
+INTERRUPTED_LATER = """
+import os, signal, sys
+from bayesprune.cli import main
+from bayesprune.cli.errors import Commands
+
+Commands.parse_args = lambda *args: os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["bayesprune", "train"]
+main()
+"""
+
 
 def test_main_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys, "argv", ["bayesprune", "evaluate", "nowhere"])
@@ -42,10 +52,11 @@ def test_the_version_is_the_same_by_the_quick_way(monkeypatch: pytest.MonkeyPatc
     assert capsys.readouterr().out == verify_done("--version")
 
 
-@pytest.mark.parametrize(("rank", "said"), [("0", "Interrupted.\n"), ("1", "")])
-def test_an_interrupt_while_modules_are_imported_is_one_line(rank: str, said: str):
+@pytest.mark.parametrize(
+    ("code", "rank", "said"),
+    [(INTERRUPTED, "0", "Interrupted.\n"), (INTERRUPTED, "1", ""), (INTERRUPTED_LATER, "0", "Interrupted.\n")],
+)
+def test_an_interrupt_before_a_command_runs_is_one_line(code: str, rank: str, said: str):
     environment = {**os.environ, "LOCAL_RANK": rank}
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", said)

@@ -222,3 +222,30 @@ def test_a_paired_difference_is_of_one_dropout_mask() -> None:
         loss = get_estimator("paired")(case.objective, case.net.theta, torch.ones(1, 1).double(), case.net.price)
         (gradient,) = torch.autograd.grad(loss, case.net.theta)
         torch.testing.assert_close(gradient, case.net.price, rtol=0, atol=0)
+
+
+SPELLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "rows of the inputs": lambda x, h: h.reshape(x.shape[0], -1),
+    "size of the inputs": lambda x, h: h.view(x.size(0), -1),
+    "rows of the maps": lambda x, h: h.reshape(h.shape[0], -1),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_sizes_that_forward_asks_for_are_those_of_all_copies(spelling: str) -> None:
+    class Net(nn.Module):
+        def __init__(self, flat: Callable[[Tensor, Tensor], Tensor]):
+            super().__init__()
+            self.flat = flat
+            self.maps, self.gate, self.head = nn.Conv1d(2, 4, 3), layers.Gate(4), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.flat(x, self.gate(torch.relu(self.maps(x)))))
+
+    found = []
+    for flat in (lambda x, h: h.flatten(1), SPELLINGS[spelling]):
+        torch.manual_seed(0)
+        bnn = BayesianNet(Net(flat), num_data=5)
+        x, y = torch.randn(5, 2, 6), torch.tensor([0, 1, 2, 0, 1])
+        found.append(paired_differences(bnn, x, y, torch.ones(5, 4))[0])
+    assert torch.equal(*found)

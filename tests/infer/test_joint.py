@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import pyro
@@ -17,7 +18,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 from bayesprune import layers
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
-from bayesprune.errors import ConfigError
+from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import BayesianNet, Gaussian
 from bayesprune.layers import Gate, Residual
 
@@ -252,3 +253,20 @@ def test_every_likelihood_is_enumerated(likelihood: str, y: Tensor) -> None:
         given = poutine.condition(bnn.joint, data={"gates": xi, "weights": w})
         each.append(poutine.trace(given).get_trace(x, y).log_prob_sum())
     torch.testing.assert_close(-potential({"weights": w}), torch.stack(each).logsumexp(0))
+
+
+@pytest.mark.parametrize("density", ["joint", "model"])
+@pytest.mark.parametrize("change", [lambda y: y[:, 0], lambda y: y.repeat(1, 2), lambda y: y[:-1]])
+def test_targets_of_another_shape_are_not_broadcast(density: str, change: Callable[[Tensor], Tensor]) -> None:
+    bnn = BayesianNet(nn.Sequential(Gate(3), nn.Linear(3, 1)), "gaussian", num_data=8)
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    with pytest.raises(DataError, match=r"targets have shape|outputs for 7 targets"):
+        getattr(bnn, density)(x, change(y))
+
+
+def test_joint_names_inputs_that_the_network_does_not_take() -> None:
+    bnn = BayesianNet(nn.Sequential(Gate(3), nn.Linear(3, 1)), "gaussian", num_data=8)
+    with pytest.raises(
+        DataError, match="joint: the network does not take inputs of shape .*float64: layer '1', Linear"
+    ):
+        bnn.joint(torch.randn(8, 3).double(), torch.randn(8, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -80,3 +81,5 @@ def test_a_record_is_one_line() -> None:
     history = fit(bayesian(units()), Batches(*examples()), epochs=1, settings=REST)
     loss = history.rows[0].loss
     assert str(history) == repr(history) == f"History(1 epoch, loss {loss:.4f}, gates left 14 of 14, params 68)"
+    history = History([replace(history.rows[0], val_accuracy=0.975)])
+    assert f"loss {loss:.4f}, accuracy 97.50 %, gates left" in repr(history)
