@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,12 +14,11 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 import numpy as np
 from torch import Tensor
 
-from bayesprune.checked import LARGEST
+from bayesprune.checked import LARGEST, is_scalar, plain, shown
 from bayesprune.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NUMBERS = (int, float)
-_LONGEST = 60
 
 
 def checked_arguments(target: F) -> F:
@@ -82,8 +81,8 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (Any, object):
         return True
     if origin in _NUMBERS:
-        plain = value.item() if _is_scalar(value) else value
-        return isinstance(plain, Real) and not isinstance(plain, bool) and not _is_huge(plain)
+        number = plain(value)
+        return isinstance(number, Real) and not _is_huge(number)
     if origin is bool:
         return isinstance(value, bool | np.bool_)
     if origin is str:
@@ -101,7 +100,7 @@ def _fits(value: Any, kind: Any) -> bool:
             _fits(key, inside[0]) and _fits(item, inside[1]) for key, item in value.items()
         )
     if origin is Iterable:
-        return isinstance(value, Iterable) and not isinstance(value, str | bytes) and not _is_scalar(value)
+        return isinstance(value, Iterable) and not isinstance(value, str | bytes) and not is_scalar(value)
     return not isinstance(origin, type) or getattr(origin, "_is_protocol", False) or isinstance(value, origin)
 
 
@@ -113,7 +112,7 @@ def _is_huge(number: Real) -> bool:
 def _is_sequence(value: Any) -> bool:
     """Whether ``value`` has a length and numbered entries: a list, tuple, range, array or tensor."""
     numbered = isinstance(value, Collection) and hasattr(value, "__getitem__")
-    return numbered and not isinstance(value, str | bytes | Mapping) and not _is_scalar(value)
+    return numbered and not isinstance(value, str | bytes | Mapping) and not is_scalar(value)
 
 
 def _fit_each(values: Sequence[Any], origin: Any, inside: tuple[Any, ...]) -> bool:
@@ -154,17 +153,3 @@ def _called(kind: Any) -> str:
     if origin in (tuple, list, Sequence):
         return f"a sequence, each {_called(inside[0])}"
     return f"a {origin.__module__.split('.')[0]} {origin.__name__}"
-
-
-def shown(value: Any) -> str:
-    """A value in few words, on one line, for a message."""
-    if isinstance(value, Tensor | np.ndarray) and value.ndim:
-        return f"a {type(value).__name__} of {value.dtype} and shape {tuple(value.shape)}"
-    short = not isinstance(value, Sized) or _is_scalar(value) or len(value) <= _LONGEST
-    text = " ".join(repr(value).split()) if short else ""
-    return text if 0 < len(text) <= _LONGEST else f"a {type(value).__name__}"
-
-
-def _is_scalar(value: Any) -> bool:
-    """Whether ``value`` is an array or tensor without dimensions, which has no length."""
-    return getattr(value, "ndim", None) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sized
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,6 +12,7 @@ from bayesprune.errors import ConfigError
 
 LARGEST = 2**63 - 1
 """The largest number that a torch integer can be."""
+_LONGEST = 60
 
 
 def whole(name: str, value: Any, low: int = 1, high: int | None = None, *, hint: str = "") -> int:
@@ -29,7 +31,7 @@ def whole(name: str, value: Any, low: int = 1, high: int | None = None, *, hint:
     Raises:
         ConfigError: for anything else.
     """
-    number = _plain(value)
+    number = plain(value)
     if isinstance(number, Integral) and low <= int(number) <= (LARGEST if high is None else high):
         return int(number)
     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -52,7 +54,7 @@ def real(
     Raises:
         ConfigError: for anything else, infinity and NaN (but an end that belongs to the interval) included.
     """
-    number = _plain(value)
+    number = plain(value)
     found = float(number) if isinstance(number, Real) and not _huge(number) else math.nan
     above = found >= low if ends[0] == "[" else found > low
     below = found <= high if ends[1] == "]" else found < high
@@ -65,9 +67,25 @@ def real(
     raise _refusal(name, interval, value, hint)
 
 
-def _plain(value: Any) -> Any:
+def shown(value: Any) -> str:
+    """A value in few words, on one line, for a message."""
+    if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
+        return f"a {type(value).__name__} of {value.dtype} and shape {tuple(value.shape)}"
+    if isinstance(value, int) and abs(value) >= 10**50:
+        return "a number of more than 50 digits"
+    short = not isinstance(value, Sized) or is_scalar(value) or len(value) <= _LONGEST
+    text = " ".join(repr(value).split()) if short else ""
+    return text if 0 < len(text) <= _LONGEST else f"a {type(value).__name__}"
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether ``value`` is an array or tensor without dimensions, which has no length."""
+    return getattr(value, "ndim", None) == 0
+
+
+def plain(value: Any) -> Any:
     """What an array or tensor without dimensions holds; a boolean is no number."""
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+    if is_scalar(value) and hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, bool) else value
 
@@ -78,6 +96,4 @@ def _huge(number: Real) -> bool:
 
 
 def _refusal(name: str, expected: str, value: Any, hint: str) -> ConfigError:
-    found = repr(value) if not isinstance(value, int) or abs(value) < 10**50 else "a number of more than 50 digits"
-    found = found if len(found) < 60 else f"{found[:57]}..."
-    return ConfigError(f"{name} must be {expected}, got {' '.join(found.split())}" + (f"; {hint}" if hint else ""))
+    return ConfigError(f"{name} must be {expected}, got {shown(value)}" + (f"; {hint}" if hint else ""))

@@ -130,3 +130,15 @@ def test_what_is_missing_or_unknown_is_said_by_python() -> None:
         one()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'y'"):
         one(y=1)  # type: ignore[call-arg]
+
+
+@checked_arguments
+def taking(size: int | str) -> int | str:
+    return size
+
+
+@pytest.mark.parametrize("digits", [60, 5_000])
+def test_a_number_of_very_many_digits_is_not_written_out(digits: int) -> None:
+    for value in (10**digits, -(10**digits)):
+        with pytest.raises(ConfigError, match=r"taking: size must be .*, got a number of more than 50 digits$"):
+            taking(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 import torch
 
+from bayesprune.checked import real, whole
 from bayesprune.cli.recipes import OPTIMIZERS, recipe_for
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.net import SLABS
-from bayesprune.schema import brief
 from bayesprune.training.budget import Budget
 from bayesprune.training.devices import PRECISIONS, check_device
 
@@ -99,26 +98,15 @@ class RunConfig:
             ConfigError: for an option that cannot work.
         """
         for name in ("epochs", "batch_size", "every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
-            if getattr(self, name) > MOST:
-                raise ConfigError(f"{option(name)} must be at most {MOST}, got {brief(getattr(self, name))}")
-        if self.seed < 0:
-            raise ConfigError(f"--seed must be 0 or more, got {brief(self.seed)}")
-        if self.seed > LARGEST_SEED:
-            raise ConfigError(f"--seed must be at most {LARGEST_SEED} (63 bits), got {brief(self.seed)}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ConfigError(f"--lr must be positive and finite, got {self.lr}")
-        if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ConfigError(f"--weight-decay must be finite and not negative, got {self.weight_decay}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(
-                f"--temperature must be positive and finite, got {self.temperature}; 1 is the ELBO itself"
-            )
+            whole(option(name), getattr(self, name), 1, MOST)
+        whole("--seed", self.seed, 0, LARGEST_SEED, hint="it has 63 bits")
+        real("--lr", self.lr, 0)
+        if self.weight_decay is not None:
+            real("--weight-decay", self.weight_decay, 0, ends="[)")
+        real("--temperature", self.temperature, 0, hint="1 is the ELBO itself")
         if self.temperature != 1 and self.slab == "point":
             raise ConfigError(f"--temperature {self.temperature} needs the weights' posterior: give --slab normal too")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing}")
+        real("--label-smoothing", self.label_smoothing, 0, 1, "[)")
         self._check_prices()
         choices = {"optimizer": OPTIMIZERS, "augment": (CROP_FLIP, NO_AUGMENTATION), "slab": SLABS}
         for name, known in choices.items():
@@ -130,12 +118,9 @@ class RunConfig:
 
     def _check_prices(self) -> None:
         for name, unit in (("price", "per example"), ("log_gamma", "for the whole data set")):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigError(
-                    f"{option(name)} must be positive and finite, got {value}; it is in nats {unit}, and larger values "
-                    "prune more"
-                )
+            if getattr(self, name) is not None:
+                hint = f"it is in nats {unit}, and larger values prune more"
+                real(option(name), getattr(self, name), 0, hint=hint)
         given = [option(name) for name in ("budget", "price", "log_gamma") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} are two ways to price structures; give one of them")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.atomic import file_errors
+from bayesprune.checked import whole
 from bayesprune.cli.config import RunConfig, short_name
 from bayesprune.cli.folder import CHECKPOINT, MODEL, RELIABILITY
 from bayesprune.cli.posterior import read_posterior
@@ -165,8 +166,7 @@ def _check_samples(num_samples: int | None, config: RunConfig) -> None:
             f"--num-samples {num_samples}: the weights of this run have no posterior to draw from (--slab "
             f"{config.slab}); leave the option out, or train with --slab normal"
         )
-    if num_samples < 1:
-        raise ConfigError(f"--num-samples must be at least 1, got {num_samples}; {DRAWS} are usual")
+    whole("--num-samples", num_samples, hint=f"{DRAWS} are usual")
 
 
 def _check_fit(network: nn.Module, splits: Splits, shape: tuple[int, ...], folder: Path) -> int:

@@ -187,10 +187,13 @@ class Prices:
         """Refuse a budget that cannot be met."""
         least = self._measured(Dispensable(self.net).least())
         if least > budget.fraction:
+            lowest = math.ceil(least * 1000) / 1000
+            advice = f"the least budget is {budget.measure}={lowest:g}. Gate more of the network, or raise the budget"
+            if lowest >= 1:  # seconds of a network that is small already
+                advice = f"no budget of {budget.measure} can be met. Give one of another measure, such as macs"
             raise ConfigError(
                 f"fit: the budget {budget} is below what the kept structures cost: with every structure off that may "
-                f"go, {least:.4f} of {budget.measure} are left, so the least budget is "
-                f"{budget.measure}={math.ceil(least * 1000) / 1000:g}. Gate more of the network, or raise the budget"
+                f"go, {least:.4f} of {budget.measure} are left, so {advice}"
             )
 
     # checkpoints ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from bayesprune.training.batches import Loader, batch_errors
 from bayesprune.training.checks import check_data, check_net
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
+from bayesprune.training.fingerprint import fingerprint
 from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.layout import check_layout
@@ -83,7 +84,7 @@ class Trainer:
         self.module = engine.wrap(net)
         self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
         self.history = History(removals=self.surgeon.removals)
-        self.fingerprint = _fingerprint(net, prune, settings)
+        self.fingerprint = fingerprint(net, prune, settings)
         self.start_branches = net.num_branches
         net.branch_evaluations = 0
         self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
@@ -292,25 +293,3 @@ def _penalty(net: BayesianNet) -> float:
     theta = net.theta.detach()
     gates = (net.log_gamma * theta).sum() + (net.gate_divergence(theta) if net.fixed_prior else 0.0)
     return float(gates / net.num_data + net.slab_penalty())
-
-
-def _name(loss_on: object) -> object:
-    return loss_on if isinstance(loss_on, (int, str)) else getattr(loss_on, "__qualname__", type(loss_on).__name__)
-
-
-def _fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str, object]:
-    """What tells one run from another, besides its length."""
-    prices = net.log_gamma.cpu().double()
-    return {
-        "network": {name: list(p.shape) for name, p in net.net.named_parameters()},
-        "model": [
-            type(net.likelihood).__name__,
-            sorted(net.likelihood.settings().items()),
-            net.num_data,
-            net.weight_precision,
-            [net.slab, net.slab_scale, net.fixed_prior],
-            *([] if net.loss_on is None else [_name(net.loss_on)]),
-            [float(prices.sum()), float(prices.square().sum())],
-        ],
-        "settings": [prune, *settings.plain()],
-    }

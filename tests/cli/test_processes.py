@@ -75,7 +75,7 @@ def test_python_m_bayesprune_is_the_command(monkeypatch: pytest.MonkeyPatch, cap
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("bayesprune", run_name="__main__")
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --epochs must be at least 1")
+    assert capsys.readouterr().err.startswith("error: --epochs must be a whole number, from 1 to")
 
 
 @pytest.mark.filterwarnings("default")

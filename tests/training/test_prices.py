@@ -234,10 +234,17 @@ def test_seconds_come_from_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
     def broadcast(value: list[float]) -> list[float]:
         return seconds if len(value) == 20 else value
 
-    with pytest.raises(ConfigError, match="so the least budget is"):
+    with pytest.raises(ConfigError, match=r"1\.0000 of latency are left, so no budget"):
         Prices(net, X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10), broadcast=broadcast)
     prices = Prices(net, X, Settings(price=CostPrice(0.1)), Schedule(10, 10), broadcast=broadcast)
     assert prices.nu == pytest.approx(0.02)
+
+
+def test_seconds_that_pruning_cannot_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that is small already, the seconds of the least one may be no fewer."""
+    monkeypatch.setattr(Prices, "_measured", lambda self, theta: 1.06)
+    with pytest.raises(ConfigError, match=r"1\.0600 of latency are left, so no budget of latency can be met\. Give"):
+        Prices(bayesian(branches(4)), X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10))
 
 
 def test_a_measured_latency_budget_in_a_real_run() -> None:
