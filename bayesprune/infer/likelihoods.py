@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bayesprune.arguments import shown
-from bayesprune.checked import real
+from bayesprune.checked import real, shown
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer.laws import SmoothedCategorical, WeighedCategorical
 

@@ -16,8 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from bayesprune.arguments import shown
-from bayesprune.checked import real, whole
+from bayesprune.checked import real, shown, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, is_regressor
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
-from bayesprune.arguments import shown
+from bayesprune.checked import shown
 from bayesprune.errors import DataError
 
 SHOWN = 5

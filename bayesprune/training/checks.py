@@ -13,6 +13,7 @@ from bayesprune.data.inputs import Inputs, each
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import BayesianNet
 from bayesprune.infer.misfit import misfits_named
+from bayesprune.layers import eval_mode
 from bayesprune.training.batches import (
     Loader,
     batches_per_epoch,
@@ -75,13 +76,8 @@ def check_data(net: BayesianNet, loader: Loader) -> First:
         raise DataError("fit: the train_loader gave no batch; expected at least one example")
     x, y = read_batch(batch, dtype_of(net.net), "the first training batch")
     example = each(x[:1], lambda t: t.to(net.theta.device))
-    was_training = net.training
-    net.eval()
-    try:
-        with torch.no_grad(), misfits_named(net.net, example, "fit"):
-            outputs = net(example).cpu()
-    finally:
-        net.train(was_training)
+    with eval_mode(net), torch.no_grad(), misfits_named(net.net, example, "fit"):
+        outputs = net(example).cpu()
     check_batch(net.likelihood, outputs, x, y, "the first training batch")
     if isinstance(loader, EpochLoader):  # all of its images are bytes, normalised alike: its labels are left to check
         net.likelihood.check(outputs.expand(len(loader.labels), *outputs.shape[1:]), loader.labels.cpu())

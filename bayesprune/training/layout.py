@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
+from bayesprune.layers import eval_mode
 
 LANES = 16
 """Channels of maps, in each group of the convolution, from which on channels last is safe."""
@@ -49,13 +50,9 @@ def check_layout(net: BayesianNet, example: Inputs) -> None:
         ConfigError: if a strided convolution with kernel 1x1 computes channels last on fewer than 16 channels, or on
             channels that pruning may remove.
     """
-    was_training = net.training
-    net.eval()
-    try:
-        with torch.random.fork_rng(devices=[]), _Refusal(shrinks=net.num_shared < net.num_gates):
-            net(example, torch.ones(1, net.num_gates))
-    finally:
-        net.train(was_training)
+    refusal = _Refusal(shrinks=net.num_shared < net.num_gates)
+    with eval_mode(net), torch.random.fork_rng(devices=[]), refusal:
+        net(example, torch.ones(1, net.num_gates))
 
 
 class _Refusal(TorchDispatchMode):

@@ -267,6 +267,6 @@ def test_targets_of_another_shape_are_not_broadcast(density: str, change: Callab
 def test_joint_names_inputs_that_the_network_does_not_take() -> None:
     bnn = BayesianNet(nn.Sequential(Gate(3), nn.Linear(3, 1)), "gaussian", num_data=8)
     with pytest.raises(
-        DataError, match="joint: the network does not take inputs of shape .*float64: layer '1', Linear"
+        DataError, match=r"joint: the network does not take inputs of shape .*float64: layer '1', Linear"
     ):
         bnn.joint(torch.randn(8, 3).double(), torch.randn(8, 1))
