@@ -59,7 +59,7 @@ def several(
         {"call": nn.Linear},
         {"anything": object()},
     ],
-    ids=str,
+    ids=lambda given: ", ".join(given),
 )
 def test_what_fits_is_let_through(given: dict[str, Any]) -> None:
     assert several(**given) == "done"
