@@ -6,9 +6,8 @@ import contextlib
 import inspect
 import io
 import random
-import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from torch import nn
 import bayesprune
 from bayesprune.errors import BayesPruneError
 from tests.fuzz.calls import CALLS, RUN, UNCHECKED
+from tests.fuzz.limits import SECONDS, at_most
 
 ROOMS = [name for name in bayesprune.__all__ if inspect.ismodule(getattr(bayesprune, name))] + ["reports", "sklearn"]
-NUMBER_OF_CALLS, SECONDS = 300, 5
+NUMBER_OF_CALLS = 300
 
 BAD: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
@@ -64,29 +64,6 @@ BAD: dict[str, Callable[[], Any]] = {
     "another network": lambda: nn.Linear(2, 2),
     "a module without forward": nn.Module,
 }
-
-
-class Hang(BaseException):
-    """A call took too long."""
-
-
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Raise `Hang` in what is done within the context when it has computed for so long, or waited five times that."""
-
-    def stop(*args: Any) -> None:
-        raise Hang
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 5 * seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def fault(name: str, argument: str, bad: str) -> str | None:

@@ -8,9 +8,7 @@ import json
 import math
 import random
 import shutil
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,11 @@ from torch import Tensor
 from bayesprune.cli.record import read_config
 from bayesprune.training.checkpoint import MAGIC, read_checkpoint, write_checkpoint
 from tests.cli.verify import run, start_and_stop
+from tests.fuzz.limits import SECONDS, at_most
 
 SEED = 20261130
 FILES = 100
 """Changed at random of each kind: checkpoints of points and of Normal weights, and configs."""
-LIMIT = 30
-"""Seconds after which a command counts as hanging. A command that refuses a file takes a tenth of one."""
 QUICK = ("--epochs", "3", "--limit", "120", "--batch-size", "16", "--lr", "0.02", "--log-gamma", "0.2")
 JUNK: list[Any] = [
     None, True, -1, 0, 1, 99, 2**70, -(10**400), 0.5, -1e300, math.nan, math.inf, "", "6", "θ", [], [[]], {}, (1, 2),
@@ -108,25 +105,9 @@ def change_payload(content: bytes, draw: random.Random) -> bytes:
     return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + bytes(payload)
 
 
-@contextmanager
-def in_time() -> Iterator[None]:
-    """Fail where a command does not end."""
-
-    def late(*_: object) -> None:
-        pytest.fail(f"no end within {LIMIT} seconds")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(LIMIT)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def verify_end(*command: str | Path) -> bool:
     """The command ends well, or with one line of error; returns whether it ended well."""
-    with in_time():
+    with at_most(SECONDS):
         result = run(*command)  # raises what the command does not turn into a line
     if result.exit_code == 0:
         return True
@@ -178,7 +159,7 @@ def test_changed_configs(done: Path, tmp_path: Path):
             CHANGES[number % 4](record, draw, [value for value in JUNK if not isinstance(value, bytes)])
             changed = json.dumps(record, skipkeys=True)
         (folder / "config.json").write_text(changed)
-        with in_time():
+        with at_most(SECONDS):
             result = run("evaluate", folder, "--json")
         if result.exit_code == 0:  # what was changed is not among the options, or only where the data lie
             assert result.stdout == expected
