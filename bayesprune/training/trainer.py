@@ -33,6 +33,7 @@ from bayesprune.training.reader import Reader
 from bayesprune.training.schedule import PHASES, Schedule
 from bayesprune.training.settings import Settings
 from bayesprune.training.surgeon import Surgeon
+from bayesprune.types import Cost
 
 EXAMPLES = 1024
 """How many examples tell how many parameters the fit has taken, at least if there are as many."""
@@ -53,6 +54,7 @@ class Trainer:
     ):
         self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
         self.run = run
+        self._counted_cost: tuple[tuple[int, list[bool]], Cost] | None = None
         check_net(net)
         engine.place(net)
         net.theta.requires_grad_()
@@ -269,7 +271,7 @@ class Trainer:
         net = self.net
         theta = net.theta.detach()
         interior = int(((theta > 0.01) & (theta < 0.99)).sum())
-        size = cost(net, self.example)
+        size = self._cost()
         return EpochRow(
             epoch=self.epoch,
             phase=self.schedule.phase(self.step - 1),
@@ -285,6 +287,13 @@ class Trainer:
             nu=self.prices.nu,
             expected=self.prices.expected,
         )
+
+    def _cost(self) -> Cost:
+        """What the network costs now, counted anew if structures went, or branches are on or off that were not."""
+        on = (self.net.theta.detach()[: self.net.num_branches] > 0.5).tolist()
+        if self._counted_cost is None or self._counted_cost[0] != (self.net.num_gates, on):
+            self._counted_cost = (self.net.num_gates, on), cost(self.net, self.example)
+        return self._counted_cost[1]
 
 
 @torch.no_grad()
