@@ -64,7 +64,7 @@ def test_the_image_benchmark_stops_goes_on_and_repeats_nothing(tmp_path: Path) -
     assert again.returncode == 0 and "epoch " not in again.stdout, again.stderr
     assert json.loads((tmp_path / "out" / "result.json").read_text())["rows"] == result["rows"]
     other = run(*command, "--lr", "0.01")
-    assert other.returncode == 1 and "lr was 0.05 and is 0.01" in other.stderr
+    assert other.returncode == 1 and "lr was 0.08 and is 0.01" in other.stderr
 
 
 def check_smoke(result: dict[str, Any], printed: str) -> None:

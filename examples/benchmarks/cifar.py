@@ -157,7 +157,7 @@ def _names(text: str) -> list[str]:
     return sorted(text.split(","), key=list(PIPELINES).index)
 
 
-SMOKE = {"net": "resnet20", "width": 4, "data": "digits", "epochs": 8, "batch_size": 32, "lr": 0.05, "blocks": 2}
+SMOKE = {"net": "resnet20", "width": 4, "data": "digits", "epochs": 8, "batch_size": 32, "lr": 0.08, "blocks": 2}
 SMOKE |= {"device": "cpu", "every": 4}
 """Minutes of a GPU become seconds of one core; the figures mean nothing."""
 
