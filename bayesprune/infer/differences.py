@@ -10,8 +10,10 @@ from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
+from bayesprune.errors import DataError
 from bayesprune.graph.calls import is_batch_size, is_shape
 from bayesprune.graph.given import given_inputs
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.graph.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
 from bayesprune.infer.chosen import chosen as chosen_output
 from bayesprune.infer.net import BayesianNet
@@ -46,8 +48,12 @@ def paired_differences(
     Returns:
         Mean difference and its standard error over examples (0 for a single one, of which it is not known), each of
         shape ``(S,)``, nats per example.
+
+    Raises:
+        DataError: for inputs that the network does not take, and for gate values or flags of another number.
     """
-    with eval_mode(net), net.drawn_weights():
+    with misfits_named(net.net, x, "paired_differences"), eval_mode(net), net.drawn_weights():
+        _check_gates(net, x, xi, on)
         base, rows = _shared_flips(net, x, y, xi, on)
         if net.num_shared < net.num_gates:
             rows += _UnitFlips(net, x, y, xi.expand(len(x), -1)).differences(base)
@@ -60,9 +66,21 @@ def paired_differences(
 @checked_arguments
 def shared_differences(net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
     """The mean differences of `paired_differences` for the gates that a batch shares alone, shape ``(num_shared,)``."""
-    with eval_mode(net), net.drawn_weights():
+    with misfits_named(net.net, x, "shared_differences"), eval_mode(net), net.drawn_weights():
+        _check_gates(net, x, xi, on)
         _, rows = _shared_flips(net, x, y, xi, on)
     return torch.cat(rows).mean(1) if rows else torch.zeros_like(net.theta.detach()[:0])
+
+
+def _check_gates(net: BayesianNet, x: Inputs, xi: Tensor, on: Sequence[bool] | None) -> None:
+    """Raise unless gate values and flags are those of this network for these inputs."""
+    if xi.shape not in ((1, net.num_gates), (len(x), net.num_gates)):
+        raise DataError(
+            f"differences: xi must have shape (1, {net.num_gates}) or ({len(x)}, {net.num_gates}), got "
+            f"{tuple(xi.shape)}"
+        )
+    if on is not None and len(on) != net.num_branches:
+        raise DataError(f"differences: on must hold one flag for each of {net.num_branches} branches, got {len(on)}")
 
 
 def _shared_flips(

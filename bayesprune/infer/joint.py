@@ -17,10 +17,10 @@ from torch.nn.functional import softplus
 from bayesprune.data.inputs import Inputs
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer.estimators import MAX_ENUMERATED
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood
-from bayesprune.infer.misfit import misfits_named
 from bayesprune.infer.slabs import NormalSlabs
 from bayesprune.layers import eval_mode
 

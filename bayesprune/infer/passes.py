@@ -12,8 +12,8 @@ from torch import Tensor
 from bayesprune.checked import whole
 from bayesprune.data.inputs import Arguments, Inputs, as_inputs, each, tensors_of
 from bayesprune.errors import DataError
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer.gated import GatedNet
-from bayesprune.infer.misfit import misfits_named
 from bayesprune.infer.random_state import RandomState
 
 ENTRIES, FEWEST = 2**18, 32

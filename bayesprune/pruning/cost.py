@@ -9,6 +9,7 @@ from torch import nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import as_inputs, called, each, tensors_of
 from bayesprune.errors import ConfigError
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.layers import plain_parameters
 from bayesprune.pruning.compact import gated_network
 from bayesprune.pruning.counter import counted
@@ -31,6 +32,7 @@ def cost(model: nn.Module, example_input: Any = None) -> Cost:
 
     Raises:
         ConfigError: for an ``example_input`` without examples.
+        DataError: for an ``example_input`` that the network does not take.
         TraceError: for an operation whose multiply-adds cannot be counted.
     """
     net = gated_network(model)
@@ -42,6 +44,7 @@ def cost(model: nn.Module, example_input: Any = None) -> Cost:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(x))
         raise ConfigError(f"cost: example_input must hold at least one example, got shape {shapes}")
     device = next((p.device for p in net.parameters()), x.device)
-    with eval_mode(net), counted() as counter:
-        called(net, each(x[:1], lambda t: t.to(device)))
+    x = each(x[:1], lambda t: t.to(device))
+    with eval_mode(net), misfits_named(net, x, "cost"), counted() as counter:
+        called(net, x)
     return Cost(params, counter.get_total_flops() // 2)

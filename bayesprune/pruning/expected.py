@@ -13,6 +13,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
 from bayesprune.graph.calls import is_depthwise
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.graph.presence import Event, Presence, both, probability
 from bayesprune.layers import plain_parameters
 from bayesprune.pruning.meter import count_macs, eval_mode, measure_latency
@@ -61,7 +62,7 @@ class ExpectedCost:
         seconds: Sequence[float] | None = None,
     ):
         self.measures = measures
-        with eval_mode(net):
+        with eval_mode(net), misfits_named(net, example, "ExpectedCost"):
             self.traced = trace(net)
             macs = count_macs(self.traced, example[:1]) if "macs" in measures else {}
         if "latency" in measures and seconds is None:

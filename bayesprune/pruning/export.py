@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.errors import ConfigError
+from bayesprune.graph.misfit import misfits_named
 
 LARGEST_ONNX = 2**31
 """Bytes from which on a network is too large for a file of ONNX's format."""
@@ -29,11 +30,15 @@ def export_torch(model: nn.Module, example_input: Tensor, path: str | os.PathLik
 
     Raises:
         ConfigError: for fewer than two examples, another ending, or a folder that does not exist.
+        DataError: for examples that the network does not take.
         FileError: if the file cannot be written.
     """
     _check(example_input, path, ".pt2")
     shapes = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(copy.deepcopy(model).eval(), (example_input,), dynamic_shapes=shapes)
+    net = copy.deepcopy(model).eval()
+    with torch.no_grad(), misfits_named(net, example_input, "export"):
+        net(example_input)
+    program = torch.export.export(net, (example_input,), dynamic_shapes=shapes)
     content = io.BytesIO()  # torch's own writer of files ends the process where a disk is full
     torch.export.save(program, content)
     write_atomically(Path(path), content.getvalue())

@@ -15,6 +15,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
 from bayesprune.graph import Traced, trace
 from bayesprune.graph.given import given_inputs
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.layers import GATED_LAYERS, Gate
 from bayesprune.layers import eval_mode as evaluating
 from bayesprune.pruning.counter import counted
@@ -53,11 +54,12 @@ def measure_latency(net: nn.Module, example: Inputs) -> list[float]:
         example: Inputs, shape ``(B, ...)``, where the network is: seconds are those of the whole batch.
 
     Raises:
+        DataError: for an ``example`` that the network does not take.
         TraceError: if the forward pass cannot be followed.
     """
     mark, between = _clock(example.device)
     found: dict[fx.Node, list[float]] = {}
-    with eval_mode(net):
+    with eval_mode(net), misfits_named(net, example, "measure_latency"):
         traced = trace(net)
         for _ in range(WARM_UP):
             _Pass(traced, mark).of(example)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bayesprune.data import EpochLoader
 from bayesprune.data.inputs import Inputs, as_inputs, as_tensor, each, tensors_of
 from bayesprune.errors import ConfigError, DataError
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer import BayesianNet, Likelihood
-from bayesprune.infer.misfit import misfits_named
 from bayesprune.infer.targets import Targets, WeightedTargets, values_of
 
 Loader = Iterable[Any]

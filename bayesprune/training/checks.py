@@ -11,8 +11,8 @@ from torch import Tensor
 from bayesprune.data import EpochLoader
 from bayesprune.data.inputs import Inputs, each
 from bayesprune.errors import ConfigError, DataError
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer import BayesianNet
-from bayesprune.infer.misfit import misfits_named
 from bayesprune.layers import eval_mode
 from bayesprune.training.batches import (
     Loader,

@@ -11,10 +11,10 @@ from torch import nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import called, each
 from bayesprune.errors import DataError
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.likelihoods import Categorical
-from bayesprune.infer.misfit import misfits_named
 from bayesprune.infer.targets import each_target, losses, values_of, weights_of
 from bayesprune.layers import eval_mode
 from bayesprune.training.batches import Loader, check_targets, dtype_of, read_batch
@@ -56,7 +56,7 @@ def evaluate(
         net, likelihood, loss_on = model.net, model.likelihood, model.loss_on
     else:
         net, likelihood = model, likelihood or Categorical()
-    device, dtype = next(model.parameters()).device, dtype_of(model)
+    device, dtype = next((p.device for p in model.parameters()), torch.device("cpu")), dtype_of(model)
     nll = right = counted = torch.zeros((), device=device)
     classes, count = True, 0
     with eval_mode(model):

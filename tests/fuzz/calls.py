@@ -343,12 +343,8 @@ UNCHECKED = {
 }
 """Public names without a call here, and why."""
 RUN = {
-    "cost": ("model", "example_input"),
-    "evaluate": ("model", "loss_on"),
-    "ExpectedCost": ("net", "example"),
-    "export_torch": ("model", "example_input"),
-    "measure_latency": ("net", "example"),
-    "paired_differences": ("x", "y", "xi", "on"),
-    "shared_differences": ("x", "y", "xi", "on"),
+    "evaluate": ("loss_on",),
+    "paired_differences": ("y", "on"),
+    "shared_differences": ("y", "on"),
 }
-"""Networks that are run, and what they are run on: they say themselves what they cannot take."""
+"""What goes to the likelihood or to a function of the user as it is; what these raise is theirs."""

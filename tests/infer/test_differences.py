@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
+from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet, GateELBO, get_estimator, paired_differences
 from bayesprune.layers import Residual
 from tests.infer import nets
@@ -148,9 +149,18 @@ def test_they_leave_the_network_and_the_random_numbers_as_they_were(training: bo
 
 def test_training_mode_comes_back_after_an_error() -> None:
     case = Case(nets.normalised_branches)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError, match="paired_differences: the network does not take inputs of shape"):
         paired_differences(case.net, case.x[:, :2], case.y, torch.ones(1, 2).double())
     assert case.net.training
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 3), (2, 2)])
+def test_gate_values_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    case = Case(nets.normalised_branches)
+    with pytest.raises(DataError, match=r"xi must have shape \(1, 2\) or"):
+        paired_differences(case.net, case.x, case.y, torch.ones(shape).double())
+    with pytest.raises(DataError, match="one flag for each of 2 branches, got 1"):
+        paired_differences(case.net, case.x, case.y, torch.ones(1, 2).double(), [True])
 
 
 # further passes -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bayesprune import layers
-from bayesprune.errors import ConfigError
+from bayesprune.errors import ConfigError, DataError
 from bayesprune.layers import Gate, Residual
 from bayesprune.pruning import compact, cost
 from bayesprune.types import Cost
@@ -46,7 +46,7 @@ def test_mode_and_statistics_stay() -> None:
     cost(net, torch.randn(3, 2, 5))
     assert [m.training for m in net] == [True, False, True] and net.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError, match=r"cost: the network does not take inputs of shape .* layer '0', Conv1d"):
         cost(net, torch.randn(3, 9, 5))
     assert net.training and not net[1].training
 
