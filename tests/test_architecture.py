@@ -21,10 +21,11 @@ RANKS = {
     "layers": 4,
     "graph": 5,
     **dict.fromkeys(("networks", "infer", "optim", "pruning"), 6),
-    "training": 7,
-    **dict.fromkeys(("reports", "sklearn"), 8),
-    "cli": 9,
-    "__main__": 10,
+    "methods": 7,
+    "training": 8,
+    **dict.fromkeys(("reports", "sklearn"), 9),
+    "cli": 10,
+    "__main__": 11,
 }
 MODULES = {
     ".".join(("bayesprune", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path

@@ -14,7 +14,7 @@ from bayesprune.cli.recipes import OPTIMIZERS, recipe_for
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.net import SLABS
-from bayesprune.training.budget import Budget
+from bayesprune.methods.svi.budget import Budget
 from bayesprune.training.devices import PRECISIONS, check_device
 
 CROP_FLIP, NO_AUGMENTATION, AUTO = "crop-flip", "none", "auto"

@@ -1,11 +1,11 @@
 """Training: the loop, its schedule, budgets, engine, checkpoints and records."""
 
-from bayesprune.training.budget import Budget
+from bayesprune.methods.svi.budget import Budget
+from bayesprune.methods.svi.schedule import Schedule
+from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.engine import Engine
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.loop import fit
 from bayesprune.training.metrics import Score, evaluate
-from bayesprune.training.schedule import Schedule
-from bayesprune.training.settings import Settings
 
 __all__ = ["Budget", "Engine", "EpochRow", "History", "Schedule", "Score", "Settings", "evaluate", "fit"]

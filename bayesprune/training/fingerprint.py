@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bayesprune.infer import BayesianNet
-from bayesprune.training.settings import Settings
+from bayesprune.methods.svi.settings import Settings
 
 
 def fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str, object]:

@@ -10,6 +10,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader
 from bayesprune.training.checkpoint import write_checkpoint
 from bayesprune.training.checks import check_loader
@@ -19,7 +20,6 @@ from bayesprune.training.history import EpochRow, History
 from bayesprune.training.lock import only_process
 from bayesprune.training.progress import EpochBar, on_terminal
 from bayesprune.training.resume import state_of, take_up
-from bayesprune.training.settings import Settings
 from bayesprune.training.trainer import Trainer
 from bayesprune.training.undo import undone_if_broken_off
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.settings import Settings
 from bayesprune.optim.trial import check_optimizer, construct
-from bayesprune.training.settings import Settings
 
 
 def build_optimizer(net: BayesianNet, settings: Settings, prune: bool) -> torch.optim.Optimizer:

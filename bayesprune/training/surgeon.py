@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual, plain_parameters
+from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.optim import remap_optimizer
 from bayesprune.pruning import RemovalMonitor, kept_gates, shrink
-from bayesprune.training.gates import GateUpdates
 from bayesprune.types import IndexMap, Removal
 
 

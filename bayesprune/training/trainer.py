@@ -17,21 +17,21 @@ from bayesprune.data.shards import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.infer.targets import Targets, joined_targets
+from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.prices import Prices
+from bayesprune.methods.svi.schedule import PHASES, Schedule
+from bayesprune.methods.svi.settings import Settings
 from bayesprune.pruning import cost, gates_left
 from bayesprune.training.batches import Loader, batch_errors
 from bayesprune.training.checks import check_data, check_net
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.fingerprint import fingerprint
-from bayesprune.training.gates import GateUpdates
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.layout import check_layout
 from bayesprune.training.metrics import Score, evaluate
 from bayesprune.training.optimizer import build_optimizer
-from bayesprune.training.prices import Prices
 from bayesprune.training.reader import Reader
-from bayesprune.training.schedule import PHASES, Schedule
-from bayesprune.training.settings import Settings
 from bayesprune.training.surgeon import Surgeon
 from bayesprune.types import Cost
 

@@ -16,10 +16,10 @@ import bayesprune as bp
 from bayesprune.data import Augment, EpochLoader, Splits
 from bayesprune.data.images import Images, Raw, make_splits
 from bayesprune.infer import Categorical
+from bayesprune.methods.svi.budget import Budget
 from bayesprune.networks import FAMILIES, NETWORKS
 from bayesprune.pruning import CostPrice
 from bayesprune.training import Settings
-from bayesprune.training.budget import Budget
 from bayesprune.training.engine import Engine
 
 

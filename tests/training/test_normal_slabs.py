@@ -21,11 +21,12 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, LearnedGaussian, Likelihood
 from bayesprune.infer.likelihoods import Gaussian
 from bayesprune.layers import Gate, Residual
+from bayesprune.methods.svi import prices
+from bayesprune.methods.svi.gates import NOISE_SHARE, RESOLUTION, GateUpdates
 from bayesprune.pruning import compact
-from bayesprune.training import Budget, History, Settings, evaluate, fit, prices
+from bayesprune.training import Budget, History, Settings, evaluate, fit
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine
-from bayesprune.training.gates import NOISE_SHARE, RESOLUTION, GateUpdates
 from bayesprune.training.trainer import Trainer
 from tests.training.problems import EXAMPLES, Batches, branches, examples, units
 from tests.training.test_checkpoints import Stopped, stop_after

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bayesprune import layers
 from bayesprune.infer import BatchObjective, BayesianNet
 from bayesprune.layers import Residual
-from bayesprune.training.gates import GateUpdates
+from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.training.surgeon import Surgeon
 from tests.training.problems import bayesian, branches, convolutional, examples, set_theta, stream, units
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.infer import GateSample, paired_differences
-from bayesprune.training.gates import GateUpdates
+from bayesprune.methods.svi.gates import GateUpdates
 from tests.training.problems import bayesian, branches, examples
 
 SIZE = 20

@@ -12,8 +12,8 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import Estimator
+from bayesprune.methods.svi.budget import Budget
 from bayesprune.pruning import CostPrice
-from bayesprune.training.budget import Budget
 
 
 @checked_arguments

@@ -13,11 +13,11 @@ from torch import Tensor
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.budget import MARGIN, Budget, Multiplier, dual_maximiser
+from bayesprune.methods.svi.force import Dispensable, force, vertex
+from bayesprune.methods.svi.schedule import Schedule
+from bayesprune.methods.svi.settings import Settings
 from bayesprune.pruning import ExpectedCost, compact, cost, marginal_cost, measure_latency, prices, relative_cost
-from bayesprune.training.budget import MARGIN, Budget, Multiplier, dual_maximiser
-from bayesprune.training.force import Dispensable, force, vertex
-from bayesprune.training.schedule import Schedule
-from bayesprune.training.settings import Settings
 
 
 class Prices:

@@ -11,8 +11,8 @@ from torch import Tensor
 from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual
+from bayesprune.methods.svi.budget import NEGLIGIBLE
 from bayesprune.pruning import shrink
-from bayesprune.training.budget import NEGLIGIBLE
 
 
 class Dispensable:

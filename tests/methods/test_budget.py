@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.errors import ConfigError
-from bayesprune.training.budget import LEAST, REACH, START, Budget, Multiplier, dual_maximiser
+from bayesprune.methods.svi.budget import LEAST, REACH, START, Budget, Multiplier, dual_maximiser
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from bayesprune.errors import ConfigError
+from bayesprune.methods.svi.schedule import PHASES
 from bayesprune.training import Schedule
-from bayesprune.training.schedule import PHASES
 
 LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
 

@@ -16,12 +16,12 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import trace
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual
+from bayesprune.methods.svi import prices as module
+from bayesprune.methods.svi.budget import START, Budget
+from bayesprune.methods.svi.prices import Prices
+from bayesprune.methods.svi.schedule import Schedule
 from bayesprune.pruning import CostPrice, ExpectedCost, compact, cost, marginal_cost
 from bayesprune.training import History, Settings, fit
-from bayesprune.training import prices as module
-from bayesprune.training.budget import START, Budget
-from bayesprune.training.prices import Prices
-from bayesprune.training.schedule import Schedule
 from tests.training.problems import Batches, bayesian, branches, convolutional, examples, set_theta, stream, units
 from tests.training.test_checkpoints import verify_resumed
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bayesprune.distributions import FixedInclusion
 from bayesprune.infer import BayesianNet, GateSample, paired_differences
-from bayesprune.training.gates import NOISE_SHARE, RESOLUTION, SETTLE_ERROR, SETTLE_MEMORY, GateUpdates
+from bayesprune.methods.svi.gates import NOISE_SHARE, RESOLUTION, SETTLE_ERROR, SETTLE_MEMORY, GateUpdates
 from tests.training.problems import EXAMPLES, bayesian, branches, examples, units
 
 S = 14

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.layers import Gate, Residual
+from bayesprune.methods.svi.force import Dispensable, force, vertex
 from bayesprune.pruning import compact
-from bayesprune.training.force import Dispensable, force, vertex
 from tests.training.problems import bayesian, branches, examples, set_theta, units
 
 SHARE = torch.tensor([0.1, 0.2, 0.3, 0.4])

@@ -1,0 +1,1 @@
+"""Methods of training and pruning, one package or file each."""

@@ -1,0 +1,1 @@
+"""Stochastic variational inference with gates: the method that this project exists for."""
