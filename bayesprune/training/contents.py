@@ -55,15 +55,7 @@ CONTENTS = record(
         "origin": table(tensor((torch.long,), 1)),
         "agreed": tensor((torch.long,), 1),
         "updates": _anything,
-        "prices": record(
-            {
-                "multiplier": number(),
-                "beginning": number(finite=False),
-                "reference": table(number()),
-                "seconds": optional(items(number(0))),
-                "at_rest": optional(number()),
-            }
-        ),
+        "prices": _anything,
         "tensors": table(tensor(finite=True)),
         "likelihood": table(tensor()),
         "optimizer": record({"state": _anything, "param_groups": items(table(_anything))}),
@@ -146,6 +138,7 @@ def check_fits(run: Trainer, state: Mapping[str, Any], smaller: nn.Module) -> No
     gates = sum(len(origin) for origin in state["origin"].values())
     require(len(state["agreed"]) == gates, "agreed", f"{gates} counts", state["agreed"])
     _check_updates(run.updates.state(), state["updates"], gates)
+    run.prices.schema()(state["prices"], "prices")
     before, after = (dict(net.named_parameters()) for net in (run.net.net, smaller))
     likelihoods = {name: p for name, p in run.net.trained().items() if name not in before}
     _check_optimizer(run, state["optimizer"], {**after, **likelihoods})

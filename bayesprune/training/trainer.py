@@ -18,7 +18,7 @@ from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.infer.targets import Targets, joined_targets
 from bayesprune.methods.svi.gates import GateUpdates
-from bayesprune.methods.svi.prices import Prices
+from bayesprune.methods.svi.penalties import make_penalty
 from bayesprune.methods.svi.schedule import PHASES, Schedule
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.pruning import cost, gates_left
@@ -91,7 +91,7 @@ class Trainer:
         net.branch_evaluations = 0
         self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
         self.epoch = self.step = 0
-        self.prices = Prices(net, self.example, settings, self.schedule, engine.broadcast)
+        self.prices = make_penalty(net, self.example, settings, self.schedule, engine.broadcast)
         self._remember_thetas()
 
     def run_epoch(self, val_loader: Loader | None, checkpoint: Path | None) -> EpochRow:
@@ -213,7 +213,7 @@ class Trainer:
         if self.net.slabs is not None and schedule.refresh_due(self.step):
             self._refresh()
         if schedule.prices_due(self.step):
-            if self.prices.budget is not None:
+            if self.prices.needs_differences:
                 self.engine.average_statistics(self.net)
                 with self.engine.autocast():
                     self.updates.survey(x, y, self.sampler(*part))

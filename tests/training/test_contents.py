@@ -99,8 +99,6 @@ CONTENTS = [
     (set_at("origin", "0", torch.tensor([-1])), "origin.0: expected ascending"),
     (set_at("origin", "9", torch.tensor([0])), "origin.9: expected the name of a gate"),
     (set_at("origin", "0", [0, 1]), "origin.0: expected a tensor of int64"),
-    (set_at("prices", "multiplier", float("nan")), "prices.multiplier: expected a finite number"),
-    (set_at("prices", "seconds", "long"), "prices.seconds: expected a list"),
     (set_at("rng", []), "rng: expected a list of at least 1"),
     (set_at("branch_evaluations", -1), "branch_evaluations: expected a whole number"),
 ]
@@ -129,6 +127,7 @@ MISFITS = [
     (set_at("updates", "gain", ...), "updates.gain: expected a value"),
     (set_at("updates", "_steps", "many"), "updates._steps: expected a finite number"),
     (set_at("updates", None), "updates: expected a table"),
+    (set_at("prices", None), "prices: expected a table"),
     (set_at("gates_rng", "host", torch.zeros(5056, dtype=torch.uint8)), "gates_rng: expected the state of a generator"),
     (set_at("gates_rng", "host", torch.zeros(3, dtype=torch.uint8)), "gates_rng: expected the state of a generator"),
     (set_at("rng", 0, 0, torch.zeros(5056, dtype=torch.uint8)), "rng: expected the state of a generator"),

@@ -21,8 +21,8 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, LearnedGaussian, Likelihood
 from bayesprune.infer.likelihoods import Gaussian
 from bayesprune.layers import Gate, Residual
-from bayesprune.methods.svi import prices
 from bayesprune.methods.svi.gates import NOISE_SHARE, RESOLUTION, GateUpdates
+from bayesprune.methods.svi.penalties import by_budget
 from bayesprune.pruning import compact
 from bayesprune.training import Budget, History, Settings, evaluate, fit
 from bayesprune.training.devices import flush_denormals
@@ -260,8 +260,8 @@ def test_a_budget_weighs_the_divergence_of_weights_like_what_the_data_say(monkey
 
         return spy
 
-    for name, place in (("dual_maximiser", 0), ("force", 1)):
-        monkeypatch.setattr(prices, name, spied(name, getattr(prices, name), place))
+    for name, place in (("dual_maximiser", 0), ("switch_off", 1)):
+        monkeypatch.setattr(by_budget, name, spied(name, getattr(by_budget, name), place))
     torch.manual_seed(0)
     net = BayesianNet(stream(), "gaussian", num_data=EXAMPLES, slab="normal")
     run = trainer(net, targets(), budget=Budget("macs", 0.5), schedule=QUICK | {"slab_by": 1e-9})
@@ -272,7 +272,7 @@ def test_a_budget_weighs_the_divergence_of_weights_like_what_the_data_say(monkey
     torch.testing.assert_close(seen["dual_maximiser"], both)
     with pytest.warns(UserWarning, match="had to be switched off"):
         assert run.prices.enforce(differences)
-    torch.testing.assert_close(seen["force"], (-both).clamp(min=0))
+    torch.testing.assert_close(seen["switch_off"], (-both).clamp(min=0))
 
 
 class Laplace(Likelihood):
