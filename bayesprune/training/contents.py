@@ -137,7 +137,7 @@ def check_fits(run: Trainer, state: Mapping[str, Any], smaller: nn.Module) -> No
     shaped(run.net.likelihood.state_dict())(state["likelihood"], "likelihood")
     gates = sum(len(origin) for origin in state["origin"].values())
     require(len(state["agreed"]) == gates, "agreed", f"{gates} counts", state["agreed"])
-    _check_updates(run.updates.state(), state["updates"], gates)
+    run.updates.schema(gates)(state["updates"], "updates")
     run.prices.schema()(state["prices"], "prices")
     before, after = (dict(net.named_parameters()) for net in (run.net.net, smaller))
     likelihoods = {name: p for name, p in run.net.trained().items() if name not in before}
@@ -192,16 +192,6 @@ def _check_entry(value: object, first: object, parameter: Tensor, where: str) ->
         require(value.dim() == 0, where, "a single number", value)
     elif isinstance(first, Tensor) or value.dim() > 0:
         require(value.shape == parameter.shape and value.is_floating_point(), where, brief(parameter), value)
-
-
-def _check_updates(own: Mapping[str, Any], found: object, gates: int) -> None:
-    """Refuse estimates that are not there, or not one a gate."""
-    expected = {n: tensor((v.dtype,), 1) if isinstance(v, Tensor) else number(0) for n, v in own.items()}
-    record(expected)(found, "updates")
-    assert isinstance(found, Mapping)
-    for name, mine in own.items():
-        if isinstance(mine, Tensor):
-            require(len(found[name]) == gates, f"updates.{name}", f"{gates} values", found[name])
 
 
 def _check_probabilities(theta: Tensor, where: str) -> None:

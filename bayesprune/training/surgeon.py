@@ -45,7 +45,7 @@ class Surgeon:
         Returns:
             Whether the network became smaller.
         """
-        return self._cut(step, self.monitor.check(self.net.theta.detach(), self.updates.gain))
+        return self._cut(step, self.monitor.check(self.net.theta.detach(), self.updates.net_cost))
 
     def clear(self, step: int) -> bool:
         """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence.
@@ -101,8 +101,7 @@ class Surgeon:
 
     def _spare(self, name: str, mask: Tensor) -> None:
         """Keep the last structure of a layer without a by-pass."""
-        gain = self.net.by_gate(self.updates.gain)[name]
-        best = int(gain.argmin())
+        best = int(self.net.by_gate(self.updates.net_cost)[name].argmin())
         mask[best] = False
         with torch.no_grad():
             self.net.by_gate(self.net.theta)[name][best] = 1.0
@@ -128,14 +127,15 @@ class Surgeon:
 
     def _log(self, step: int, smaller: nn.Module, index: IndexMap) -> None:
         kept = kept_gates(self.net.net, index)
-        thetas, gains = self.net.by_gate(self.net.theta.detach().cpu()), self.net.by_gate(self.updates.gain.cpu())
+        thetas = self.net.by_gate(self.net.theta.detach().cpu())
+        net_costs = self.net.by_gate(self.updates.net_cost.cpu())
         for name in self.net.gate_names:
             gone = torch.ones(len(thetas[name]), dtype=torch.bool)
             if name in kept:
                 gone[kept[name]] = False
             norms = _structure_norms(self.net.net.get_submodule(name), len(gone))
             for s in gone.nonzero()[:, 0].tolist():
-                evidence = float(thetas[name][s]), float(gains[name][s]), float(norms[s])
+                evidence = float(thetas[name][s]), float(net_costs[name][s]), float(norms[s])
                 self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence))
 
     def follow(self, smaller: nn.Module, index: IndexMap) -> None:

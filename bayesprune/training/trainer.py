@@ -124,7 +124,7 @@ class Trainer:
             self._count(examples)
         nll = float(self.engine.mean(total)) * self.engine.world_size / count
         if self.schedule.phase(self.step - 1) == "sample":
-            self.updates.look()
+            self.updates.sampled.update_net_cost()
             self._prune(self.step)
         self.sampler.synchronize()
         score = evaluate(self.net, val_loader) if val_loader is not None else Score(float("nan"), float("nan"))
@@ -202,7 +202,7 @@ class Trainer:
         data = loss.detach()
         if moves:
             data = data - (net.price * net.theta.detach()).sum()
-            self.updates.sampled(schedule.sampling_step(self.step) * self.settings.every)
+            self.updates.sampled.step(schedule.sampling_step(self.step) * self.settings.every)
             self.sampler.refresh()
         return data
 
@@ -216,10 +216,10 @@ class Trainer:
             if self.prices.needs_differences:
                 self.engine.average_statistics(self.net)
                 with self.engine.autocast():
-                    self.updates.survey(x, y, self.sampler(*part))
+                    self.updates.sampled.add_shared_differences(x, y, self.sampler(*part))
             self.prices.update(self.step, self.updates.differences)
         if self.step == schedule.settle_start:
-            self.updates.look()
+            self.updates.sampled.update_net_cost()
         if phase == "settle" and self.net.num_gates:
             position = (self.step - schedule.settle_start) % schedule.settle_every
             if position < schedule.batches_to_measure(self.net.num_shared):
@@ -227,9 +227,9 @@ class Trainer:
                 units = self.net.num_shared < self.net.num_gates  # these are flipped layer by layer
                 with self.engine.autocast(), self.engine.whole(read_only=True) if units else nullcontext():
                     for _ in range(schedule.draws_to_measure(self.net.num_shared)):
-                        self.updates.measure(x, y, self.sampler(*part), part.size)
+                        self.updates.exact.add(x, y, self.sampler(*part), part.size)
             if position == schedule.settle_every - 1:
-                self.updates.settle(schedule.settling_step(self.step))
+                self.updates.exact.step(schedule.settling_step(self.step))
                 with self.engine.whole():
                     self._prune(self.step + 1)
                 self.sampler.synchronize()

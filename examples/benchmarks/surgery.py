@@ -70,7 +70,7 @@ def removal() -> tuple[float, float]:
             bnn.theta[1] = 0.0
         trainer.sampler.synchronize()
         after = [seconds(lambda: trainer._train_step(x, y, Span(BATCH, 0, BATCH))) for _ in range(4)]
-        trainer.updates.gain.fill_(1.0)
+        trainer.updates.net_cost.fill_(1.0)
         trainer.surgeon.monitor.agreed.fill_(settings.patience - 1)
         removals.append(seconds(lambda: trainer._prune(1)))
         savings.append(STEPS * (statistics.median(before) - statistics.median(after)))
