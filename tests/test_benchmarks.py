@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import bayesprune as bp
+from bayesprune.methods.rates import learning_rate
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 MODULES = ("comparison", "peer", "pipelines", "plain", "recipe", "report", "selection", "step", "timing")
@@ -160,7 +161,7 @@ def test_the_plain_loss_is_that_of_the_gated_network(bench: Any, recipe: Any, sp
     loss = bench.plain.PlainTrainer(plain, recipe, schedule, recipe.lr).step(x, y)
     decay = bnn.weight_precision / bnn.num_data
     optimizer = bench.recipe.nesterov(
-        bnn.weights().values(), lr=recipe.lr * schedule.learning_rate(0), weight_decay=decay
+        bnn.weights().values(), lr=recipe.lr * learning_rate(0, schedule.steps, schedule.warmup), weight_decay=decay
     )
     objective = bp.infer.BatchObjective(bnn, x, y)
     gated_loss = objective(bnn.theta.detach()[None], skip=True).mean()

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,9 +16,11 @@ from bayesprune.data.shards import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.infer.targets import Targets, joined_targets
+from bayesprune.methods.rates import learning_rate
 from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.normal_weights import count_due, divergence_due, divergence_share, scales_due
 from bayesprune.methods.svi.penalties import make_penalty
-from bayesprune.methods.svi.schedule import PHASES, Schedule
+from bayesprune.methods.svi.schedule import make_schedule
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.pruning import cost, gates_left
 from bayesprune.training.batches import Loader, batch_errors
@@ -64,11 +65,7 @@ class Trainer:
         self.reader = Reader(net, first.outputs, loader, engine.input)
         if engine.device.type == "cpu":
             check_layout(net, each(first.example, engine.input))
-        unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
-        if unknown:
-            raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
-        fields_set = PHASES["fixed" if net.fixed_prior else net.slab] | settings.schedule
-        self.schedule = Schedule(epochs, first.batches, **fields_set)  # type: ignore[arg-type]
+        self.schedule = make_schedule(net, epochs, first.batches, settings.schedule)
         self.estimator = get_estimator(settings.estimator)
         if net.slab == "point" and settings.temperature != 1:
             raise ConfigError(
@@ -154,12 +151,12 @@ class Trainer:
 
     def _refresh(self) -> None:
         """Let what Normal weights cost follow θ, μ and σ."""
-        self.net.refresh(self.settings.temperature * self.schedule.slab_share(self.step))
+        self.net.refresh(self.settings.temperature * divergence_share(self.schedule, self.step))
 
     def _counted(self) -> bool:
         """Whether this epoch ends with a count of the parameters that the fit has taken, see `_count`."""
         cold = self.net.slabs is not None and self.settings.temperature < 1
-        return cold and self.net.likelihood.learned_noise is not None and self.schedule.freedom_due(self.epoch)
+        return cold and self.net.likelihood.learned_noise is not None and count_due(self.schedule, self.epoch)
 
     def _count(self, examples: list[tuple[Inputs, Targets]]) -> None:
         """Count them on those of this process's examples that have one shape; the mean over processes goes on."""
@@ -179,7 +176,7 @@ class Trainer:
     def _train_step(self, x: Inputs, y: Targets, part: Span) -> Tensor:
         """One step of the weights and, while sampling, of θ. Returns the batch's mean loss, still on the device."""
         net, schedule, engine = self.net, self.schedule, self.engine
-        rate = self.settings.lr * schedule.learning_rate(self.step)
+        rate = self.settings.lr * learning_rate(self.step, schedule.steps, schedule.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
         xi, on = self.sampler(*part)
@@ -187,7 +184,7 @@ class Trainer:
         due = self.step % self.settings.every == 0
         moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and due
         if net.slabs is not None:
-            net.slabs.hand_out(learn=schedule.scales_due(self.step, self.settings.every))
+            net.slabs.hand_out(learn=scales_due(schedule, self.step, self.settings.every))
         with engine.autocast():
             loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
         self.optimizer.zero_grad()
@@ -210,9 +207,9 @@ class Trainer:
         """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
         schedule = self.schedule
         phase = schedule.phase(self.step)
-        if self.net.slabs is not None and schedule.refresh_due(self.step):
+        if self.net.slabs is not None and divergence_due(schedule, self.step):
             self._refresh()
-        if schedule.prices_due(self.step):
+        if self.prices.due(self.step):
             if self.prices.needs_differences:
                 self.engine.average_statistics(self.net)
                 with self.engine.autocast():

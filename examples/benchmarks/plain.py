@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesprune.data import EpochLoader
+from bayesprune.methods.rates import learning_rate
 from bayesprune.training import Schedule
 from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
 
@@ -48,7 +49,7 @@ class PlainTrainer:
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step; returns the batch's mean loss, still on the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * self.schedule.learning_rate(self.done)
+            group["lr"] = self.lr * learning_rate(self.done, self.schedule.steps, self.schedule.warmup)
         with self.recipe.autocast():
             loss = F.cross_entropy(self.forward(x), y, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad()

@@ -34,6 +34,7 @@ from bayesprune import layers, metrics
 from bayesprune.data.images import Images, Raw, Splits
 from bayesprune.distributions import FixedInclusion, FlatteningPrior, layer_adaptive_log_gamma
 from bayesprune.infer import ClassPrediction
+from bayesprune.methods.rates import learning_rate
 from bayesprune.training import Budget, Schedule, Settings
 
 DRAWS = 32
@@ -175,7 +176,7 @@ def train_dense(recipe: Recipe, splits: Splits, seed: int, epochs: int) -> nn.Mo
     for epoch in range(epochs):
         loader.set_epoch(epoch)
         for number, (x, y) in enumerate(loader):
-            rate = recipe.dense_lr * schedule.learning_rate(epoch * len(loader) + number)
+            rate = recipe.dense_lr * learning_rate(epoch * len(loader) + number, schedule.steps, schedule.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = F.cross_entropy(net(x), y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from bayesprune.layers import Residual
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.multiplier import START
 from bayesprune.methods.svi.penalties import by_budget, make_penalty
+from bayesprune.methods.svi.penalties.by_budget import budget_share
+from bayesprune.methods.svi.penalties.by_cost import price_factor
 from bayesprune.methods.svi.schedule import Schedule
 from bayesprune.pruning import CostPrice, ExpectedCost, compact, cost, marginal_cost
 from bayesprune.schema import Mismatch
@@ -28,6 +31,7 @@ from tests.training.test_checkpoints import verify_resumed
 
 SCHEDULE = {"checks_per_epoch": 3, "settle_batches": 2}
 X = examples(1)[0]
+LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
 
 
 def trained(net: BayesianNet, budget: str, epochs: int = 12, x: Tensor | None = None, **options) -> History:
@@ -303,3 +307,36 @@ def test_units_within_a_layer_that_is_not_gated_alone() -> None:
     trained(net, "macs=0.15")
     assert relative(net, dense, "macs", X) <= 0.15
     assert all(int((part > 0.5).sum()) >= 1 for part in net.gate_probs().values())
+
+
+# when ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
+def test_prices_grow_to_their_full_size_by_the_middle_of_sampling(epochs: int, steps: int) -> None:
+    schedule = Schedule(epochs, steps)
+    factors = [price_factor(schedule, step) for step in range(schedule.steps)]
+    assert factors == sorted(factors) and 0 < factors[0] <= 1
+    middle = schedule.sample_start + (schedule.settle_start - schedule.sample_start + 1) // 2
+    assert all(factor == 1 for factor in factors[max(middle, schedule.sample_start + 1) :])
+    assert all(price_factor(schedule, step) == factors[0] for step in range(schedule.sample_start))
+
+
+@pytest.mark.parametrize(("epochs", "steps", "often"), [(2, 40, 20), (10, 100, 20), (100, 40, 4 * 30), (3, 4, 3)])
+def test_prices_follow_often_enough(epochs: int, steps: int, often: int) -> None:
+    """At least 20 times while sampling, if it has as many steps, and some times an epoch."""
+    schedule = Schedule(epochs, steps)
+    penalty = make_penalty(bayesian(units()), X, Settings(), schedule)
+    due = [step for step in range(schedule.steps) if penalty.due(step)]
+    assert {schedule.phase(step) for step in due} == {"sample"} and due[0] == schedule.sample_start
+    assert often <= len(due) <= 2 * often
+    gaps = {later - earlier for earlier, later in pairwise(due)}
+    assert len(gaps) == 1 and max(gaps) <= schedule.settle_every
+
+
+def test_a_budget_comes_down_over_most_of_sampling() -> None:
+    schedule = Schedule(10, 100, sample_from=0.1, settle_from=0.6)
+    shares = [budget_share(schedule, step) for step in range(schedule.steps)]
+    assert shares[:101] == [0.0] * 101 and shares[300] == pytest.approx(0.5)
+    assert shares[499] < 1.0 and shares[500:] == [1.0] * 500
+    assert shares == sorted(shares)
