@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.data.inputs import as_inputs, called
 from bayesprune.infer.adopt import adopt, remembered
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood
@@ -23,7 +22,7 @@ class PlainNet(GatedNet):
         num_data: N, the number of training examples.
 
     Attributes:
-        run: Called in place of ``net`` in training, where that has no gates: a compiled form of it, say.
+        run: Called in place of ``net`` in training, if that takes one tensor and has no gates: a compiled form of it.
 
     Example:
         >>> import torch
@@ -37,12 +36,12 @@ class PlainNet(GatedNet):
         super().__init__(net)
         self.likelihood, self.num_data = likelihood, num_data
         self.example_input = None
-        self.run: Callable[..., Any] | None = None
+        self.run: Any = None
 
     def forward(self, x: Any, xi: Tensor | None = None, **known: Any) -> Tensor:
-        """Outputs of the network, see `GatedNet.forward`; those of ``run``, if there is one and no gate."""
-        if self.run is not None and self.training and not self.num_gates:
-            outputs: Tensor = called(self.run, as_inputs(x))
+        """Outputs of the network, see `GatedNet.forward`; those of ``run`` in training."""
+        if self.run is not None and self.training and not self.num_gates and isinstance(x, Tensor):
+            outputs: Tensor = self.run(x)
             return outputs
         return super().forward(x, xi, **known)
 

@@ -127,7 +127,9 @@ class Value(NamedTuple):
 class Engine(Protocol):
     """What a method may ask of where training computes; see `bayesprune.training.Engine`."""
 
-    divides: bool
+    @property
+    def divides(self) -> bool:
+        """Whether processes divide the weights among them."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of forward passes."""
@@ -154,7 +156,6 @@ class Run(Protocol):
     Attributes:
         net: What is trained.
         module: What to call instead of it in the pass whose gradients count.
-        engine: Where training computes.
         prune: Whether structures are removed while training.
         example: One input, shape ``(1, ...)``.
         gates: Which gates are on where none is drawn: θ > ½.
@@ -168,7 +169,6 @@ class Run(Protocol):
 
     net: Model
     module: Callable[..., Tensor]
-    engine: Engine
     prune: bool
     example: Inputs
     gates: GateSample
@@ -178,6 +178,10 @@ class Run(Protocol):
     step: int
     batch: Batch
     generator: torch.Generator
+
+    @property
+    def engine(self) -> Engine:
+        """Where training computes."""
 
     @property
     def sites(self) -> Sequence[Site]:

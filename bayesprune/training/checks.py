@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from bayesprune.infer.likelihoods import get_likelihood
 from bayesprune.infer.plain import PlainNet
 from bayesprune.layers import eval_mode
 from bayesprune.methods.protocol import Method, Model
+from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import (
     Loader,
     batches_per_epoch,
@@ -58,6 +59,25 @@ def model_of(model: object, method: Method, likelihood: str | Likelihood | None,
             "it by another method: method='none'"
         )
     return PlainNet(model, get_likelihood(likelihood or "categorical"), count_examples(loader))
+
+
+def check_settings(settings: Settings, method: Method) -> None:
+    """Refuse settings that a method would pass over.
+
+    Args:
+        settings: How to train.
+        method: The method.
+
+    Raises:
+        ConfigError: for settings of gates where none has a posterior.
+    """
+    heard = Settings(lr=settings.lr, optimizer=settings.optimizer)
+    unheard = [field.name for field in fields(Settings) if getattr(settings, field.name) != getattr(heard, field.name)]
+    if unheard and not method.posterior:
+        raise ConfigError(
+            f"fit: Settings.{unheard[0]} is about gates with a posterior, which method {method.name!r} has not; leave "
+            "it out, or train a BayesianNet"
+        )
 
 
 def check_net(net: Model) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.protocol import Method, Model
 from bayesprune.methods.svi.settings import Settings
 
 
-def fingerprint(net: Model, prune: bool, settings: Settings, method: Method) -> dict[str, object]:
+def fingerprint(net: Model, prune: bool, settings: Settings, method: Method) -> dict[str, Any]:
     """What tells one run from another, besides its length, in plain values.
 
     Args:

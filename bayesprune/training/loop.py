@@ -17,7 +17,7 @@ from bayesprune.methods.svi.method import SVI
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader
 from bayesprune.training.checkpoint import write_checkpoint
-from bayesprune.training.checks import check_loader, model_of
+from bayesprune.training.checks import check_loader, check_settings, model_of
 from bayesprune.training.engine import Engine
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.lock import only_process
@@ -98,6 +98,7 @@ def fit(
     if not isinstance(method, Method):
         method = SVI(settings) if method in (None, "svi") else get_method(method)
     settings = settings or (method.settings if isinstance(method, SVI) else Settings())
+    check_settings(settings, method)
     net = model_of(model, method, likelihood, train_loader)
     engine = engine or Engine(net.theta.device)
     trainer = Trainer(net, train_loader, epochs, prune, settings, engine, method, run, val_loader)

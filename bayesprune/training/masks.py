@@ -75,8 +75,8 @@ class Masks:
         found = {}
         for site in sites:
             gate, mask = getattr(site.layer, "gate", None), self.kept.get(site.name)
-            by_rows = isinstance(gate, Gate) and not isinstance(site.layer, nn.modules.conv._ConvTransposeNd)
-            if by_rows and mask is not None and gate.size == len(mask):
+            by_rows = not isinstance(site.layer, nn.modules.conv._ConvTransposeNd)
+            if by_rows and isinstance(gate, Gate) and mask is not None and gate.size == len(mask):
                 found[site.name.removesuffix(".weight")] = ~mask.flatten(1).any(1).cpu()
         return found
 

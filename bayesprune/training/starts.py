@@ -63,5 +63,5 @@ class Starts:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 for module in self.net.net.modules():
-                    if hasattr(module, "reset_parameters"):
-                        module.reset_parameters()
+                    if callable(reset := getattr(module, "reset_parameters", None)):
+                        reset()

@@ -53,7 +53,6 @@ class Trainer:
     """
 
     batch: Batch
-    gates: GateSample
 
     def __init__(
         self,
@@ -95,7 +94,7 @@ class Trainer:
         self.cuts.followers += [self.masks_held.follow, self.starts.follow]
         self.views = Views(method, needs, self)
         self._new_optimizer()
-        self.module = engine.wrap(net)
+        self.module, self.gates = engine.wrap(net), self._gates_on()
         self.records = Records(net, self.example, History(removals=self.cuts.removals))
         self.records.remember(self.cuts.origin)
 
@@ -165,7 +164,6 @@ class Trainer:
         """
         began = time.perf_counter()
         self._begin_phase()
-        self.gates = self._gates_on()
         self.net.train()
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(self.epoch)
@@ -276,6 +274,7 @@ class Trainer:
             for name, part in self.net.by_gate(self.net.theta).items():
                 if name in off:
                     part[off[name].to(part.device)] = 0.0
+        self.gates = self._gates_on()
         if self.prune:
             self.remove({name: part == 0 for name, part in self.net.by_gate(self.net.theta.detach()).items()})
 
