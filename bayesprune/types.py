@@ -29,7 +29,8 @@ class Removal:
         gate: Name of the gated module, as in `BayesianNet.gate_probs`.
         index: Index of the structure in that gate as it was when training started.
         theta: θ at removal.
-        gain: Latest estimate of E[C | ξ=1] − E[C | ξ=0] + ρ, nats per example; positive: the data do not want it back.
+        net_cost: What keeping it would cost net of what it is worth to the data: the latest estimate of E[C | ξ=1] −
+            E[C | ξ=0] + ρ, nats per example; positive: the data do not want it back.
         weight_norm: Euclidean norm of the parameters that went with it alone (its rows of the writing layer), 0 for an
             input.
     """
@@ -38,7 +39,7 @@ class Removal:
     gate: str
     index: int
     theta: float
-    gain: float
+    net_cost: float
     weight_norm: float
 
     def as_dict(self) -> dict[str, object]:

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from bayesprune.data.inputs import Inputs
-from bayesprune.distributions import FixedInclusion, FlatteningPrior
+from bayesprune.distributions import GatePrior
 from bayesprune.errors import ConfigError
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer.estimators import MAX_ENUMERATED
@@ -122,7 +122,7 @@ class Joint:
         self,
         net: GatedNet,
         likelihood: Likelihood,
-        prior: FlatteningPrior | FixedInclusion,
+        prior: GatePrior,
         weights: Mapping[str, nn.Parameter],
         scales: Mapping[str, Tensor],
         slabs: NormalSlabs | None,
@@ -138,7 +138,7 @@ class Joint:
 
     def __call__(self, x: Inputs, y: Tensor | None) -> Tensor:
         """Sample the sites ``gates``, ``weights`` and ``obs``; returns the network's outputs."""
-        xi = pyro.sample("gates", JointGates(self._logits()))
+        xi = pyro.sample("gates", JointGates(self.prior.log_odds))
         values = pyro.sample("weights", dist.Normal(torch.zeros_like(self.scale), self.scale).to_event(1))
         by_name = split_weights(self.weights, values)
         with misfits_named(self.net.net, x, "joint"):
@@ -152,12 +152,6 @@ class Joint:
         with pyro.plate("data", count, dim=-1):
             pyro.sample("obs", law, obs=None if y is None else self.likelihood.observed(y))
         return outputs[0] if xi.dim() == 1 else outputs
-
-    def _logits(self) -> Tensor:
-        """Log odds of a gate being on, π integrated out."""
-        if isinstance(self.prior, FixedInclusion):
-            return -self.prior.log_gamma
-        return torch.logit(self.prior.mean)
 
     def _outputs(self, x: Inputs, xi: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Outputs of the network with these gates and weights, in eval mode."""

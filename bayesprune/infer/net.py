@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.data.inputs import Inputs, as_inputs, each
-from bayesprune.distributions import FixedInclusion, FlatteningPrior
+from bayesprune.distributions import FlatteningPrior, GatePrior
+from bayesprune.distributions.gate_prior import EDGE
 from bayesprune.errors import ConfigError
 from bayesprune.graph import check_gates, gates_of
 from bayesprune.infer.adopt import adopt, remembered
@@ -92,7 +92,7 @@ class BayesianNet(GatedNet):
         likelihood: str | Likelihood = "categorical",
         *,
         num_data: int,
-        prior: FlatteningPrior | FixedInclusion | None = None,
+        prior: GatePrior | None = None,
         weight_precision: float = 1.0,
         slab: str = "point",
         slab_scale: float | None = None,
@@ -126,10 +126,15 @@ class BayesianNet(GatedNet):
         self.num_data, self.weight_precision = num_data, weight_precision
         self.slab, self.slab_scale = slab, slab_scale
         self.example_input = None if example_input is None else each(as_inputs(example_input)[:1], Tensor.clone)
-        self.fixed_prior = isinstance(prior, FixedInclusion)
+        self.prior_type = type(prior)
         self.register_buffer("log_gamma", log_gamma.to(self.theta.device))
         self.register_buffer("slab_cost", torch.zeros_like(self.log_gamma), persistent=False)
         self._give_slabs()
+
+    @property
+    def fixed_prior(self) -> bool:
+        """Whether θ ends at a probability rather than at a decision."""
+        return not self.prior_type.decides
 
     # prices --------------------------------------------------------------------------------------------------------
 
@@ -273,9 +278,9 @@ class BayesianNet(GatedNet):
 
     # Pyro ----------------------------------------------------------------------------------------------------------
 
-    def prior(self) -> FlatteningPrior | FixedInclusion:
+    def prior(self) -> GatePrior:
         """The prior of the gates, batch shape ``(S,)``: the hyper-prior on π, or that of ξ."""
-        return FixedInclusion(log_gamma=self.log_gamma) if self.fixed_prior else FlatteningPrior(self.log_gamma)
+        return self.prior_type(log_gamma=self.log_gamma)
 
     def gate_divergence(self, theta: Tensor) -> Tensor:
         """Σ_s of what gates add to the negative ELBO besides θ_s log γ_s, nats for the whole data set.
@@ -283,8 +288,7 @@ class BayesianNet(GatedNet):
         A constant for the flattening prior, Σ_s −H(θ_s) − log(1 − λ_s) for a fixed one. Differentiable in θ, with the
         slope of the entropy at 0 and 1 that at 1e-6 and 1 − 1e-6.
         """
-        inner = theta + (0.5 - theta) * 2e-6 if self.fixed_prior else theta.detach()
-        return (self.prior().penalty(inner) - inner * self.log_gamma).sum()
+        return self.prior().divergence(theta + (1 - 2 * theta) * EDGE).sum()
 
     def slab_penalty(self) -> Tensor:
         """What weights add to the negative ELBO, nats per example.
@@ -335,9 +339,7 @@ class BayesianNet(GatedNet):
             pyro.module("likelihood", self.likelihood)
         prior = self.prior()
         with poutine.scale(scale=1 / self.num_data):
-            fixed = isinstance(prior, FixedInclusion)
-            pi = prior.probs if fixed else pyro.sample("inclusion", prior.to_event(1))
-            xi = pyro.sample("gates", GateDraws(pi, self.rows(x), self.num_shared))
+            xi = pyro.sample("gates", GateDraws(prior.pyro_model(), self.rows(x), self.num_shared))
             pyro.factor("slab", -self.num_data * self._point_penalty())
             with self._sampled_weights(guide=False):
                 outputs = self(x, xi)
@@ -363,9 +365,7 @@ class BayesianNet(GatedNet):
                 "pyro.clear_param_store() before training a new one"
             )
         with poutine.scale(scale=1 / self.num_data):
-            prior = self.prior()
-            if isinstance(prior, FlatteningPrior):
-                pyro.sample("inclusion", dist.Delta(prior.optimal(theta)).to_event(1))
+            self.prior().pyro_guide(theta)
             pyro.sample("gates", GateDraws(theta, self.rows(x), self.num_shared))
             with self._sampled_weights(guide=True):
                 pass
@@ -466,7 +466,7 @@ class BayesianNet(GatedNet):
             return torch.cat([self(part, xi, skip=True) for part in parts])
 
 
-def _one_a_gate(prior: FlatteningPrior | FixedInclusion, gates: int) -> Tensor:
+def _one_a_gate(prior: GatePrior, gates: int) -> Tensor:
     """Log γ of every gate, shape ``(gates,)``."""
     try:
         return prior.log_gamma.detach().to(torch.float32).expand(gates).clone()

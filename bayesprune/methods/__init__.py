@@ -23,26 +23,11 @@ __all__ = [
     "Site",
     "Value",
     "get_method",
-    "method_class",
 ]
 
 
-def method_class(name: str) -> type[Method]:
-    """The class of the method called ``name``: the one in the module of that name that bears it.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    if name not in NAMES:
-        raise ConfigError(f"unknown method {name!r}; known are {', '.join(NAMES)}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    found = [cls for cls in vars(module).values() if isinstance(cls, type) and getattr(cls, "name", None) == name]
-    (cls,) = {cls for cls in found if issubclass(cls, Method)}
-    return cls
-
-
 def get_method(name: str, **options: Any) -> Method:
-    """The method called ``name``.
+    """The method called ``name``: the class in the module of that name that bears it, made with these options.
 
     Args:
         name: One of `NAMES`.
@@ -55,4 +40,9 @@ def get_method(name: str, **options: Any) -> Method:
         >>> get_method("magnitude", sparsity=0.5).sparsity
         0.5
     """
-    return method_class(name)(**options)
+    if name not in NAMES:
+        raise ConfigError(f"unknown method {name!r}; known are {', '.join(NAMES)}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = {cls for cls in vars(module).values() if isinstance(cls, type) and issubclass(cls, Method)}
+    (cls,) = (cls for cls in found if cls.name == name)
+    return cls(**options)

@@ -16,7 +16,7 @@ from bayesprune.data.shards import Span
 from bayesprune.infer import BayesianNet, GateSample
 from bayesprune.infer.plain import PlainNet
 from bayesprune.infer.targets import Targets, losses
-from bayesprune.schema import Check, shaped, table, tensor
+from bayesprune.schema import shaped
 from bayesprune.types import Score
 
 Model = BayesianNet | PlainNet
@@ -206,12 +206,12 @@ class Run(Protocol):
     def validate(self) -> Score:
         """How well the network does on the validation loader; the passes are charged to the run."""
 
-    def remove(self, off: Mapping[str, Tensor], gain: Tensor | None = None) -> Tensor | None:
+    def remove(self, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
         """Remove structures at once, as the loop does what `Decision.off` says.
 
         Args:
             off: By name of a gate, which of its structures go, bool.
-            gain: For the record, the evidence for each, shape ``(S,)``.
+            net_cost: For the record, the evidence for each, shape ``(S,)``.
 
         Returns:
             The entries of θ that are left, in their order; ``None`` if nothing can go now.
@@ -231,7 +231,6 @@ class Method(nn.Module):
     Attributes:
         name: That of the module that the method is in, by which `fit` knows it.
         posterior: Whether it trains a `BayesianNet`, rather than any network.
-        contents: What its part of a checkpoint must look like.
 
     Example:
         >>> class Shrinking(Method):  # the weights decay by a share of themselves in every step
@@ -246,7 +245,6 @@ class Method(nn.Module):
 
     name: ClassVar[str] = ""
     posterior: ClassVar[bool] = False
-    contents: ClassVar[Check] = staticmethod(table(tensor()))  # type: ignore[assignment]
 
     def setup(self, run: Run) -> Needs:
         """Look at the run, make parameters of one's own, and say what is needed."""
@@ -297,7 +295,7 @@ class Method(nn.Module):
         """Refuse a state that is not this method's.
 
         Args:
-            state: From `state`, as read from a file; as `contents` says.
+            state: What was read from a file in place of `state`.
             gates: How many gates the network of the checkpoint has.
 
         Raises:

@@ -27,17 +27,17 @@ class RemovalMonitor:
         self.patience = whole("RemovalMonitor: patience", patience)
         self.agreed = torch.zeros(whole("RemovalMonitor: num_gates", num_gates, 0), dtype=torch.long, device=device)
 
-    def check(self, theta: Tensor, gain: Tensor) -> Tensor:
+    def check(self, theta: Tensor, net_cost: Tensor) -> Tensor:
         """Take one look.
 
         Args:
             theta: θ, shape ``(S,)``.
-            gain: Latest estimates of ∂L/∂θ, shape ``(S,)``, nats per example.
+            net_cost: Latest estimates of ∂L/∂θ, shape ``(S,)``, nats per example.
 
         Returns:
             Which structures may be removed now, bool, shape ``(S,)``.
         """
-        self.agreed = torch.where((theta == 0) & (gain > 0), self.agreed + 1, 0)
+        self.agreed = torch.where((theta == 0) & (net_cost > 0), self.agreed + 1, 0)
         return self.agreed >= self.patience
 
     def keep(self, kept: Tensor) -> None:

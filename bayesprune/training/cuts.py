@@ -36,13 +36,13 @@ class Cuts:
         self.origin = {name: torch.arange(len(theta)) for name, theta in net.gate_probs().items()}
         self.removals: list[Removal] = []
 
-    def remove(self, step: int, off: Mapping[str, Tensor], gain: Tensor | None = None) -> Tensor | None:
+    def remove(self, step: int, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
         """Remove structures, as far as they can go now.
 
         Args:
             step: The step that is done, for the log.
             off: By gate name, which of its structures go, bool.
-            gain: For the log, the evidence for each, shape ``(S,)``.
+            net_cost: For the log, the evidence for each, shape ``(S,)``.
 
         Returns:
             The entries of θ that are left; ``None`` if nothing can go, because others still write where it wrote.
@@ -53,7 +53,7 @@ class Cuts:
         smaller, index = shrink(self.net.net, off, example_input=self.net.example_input)
         if sum(len(kept) for kept in kept_gates(self.net.net, index).values()) == self.net.num_gates:
             return None
-        self._log(step, index, torch.full((self.net.num_gates,), torch.nan) if gain is None else gain.cpu())
+        self._log(step, index, torch.full((self.net.num_gates,), torch.nan) if net_cost is None else net_cost.cpu())
         return self.follow(smaller, index)
 
     def cut_to(self, survivors: Mapping[str, Tensor]) -> tuple[nn.Module, IndexMap] | None:
@@ -68,16 +68,16 @@ class Cuts:
                 off[name] = ~alive
         return shrink(self.net.net, off, example_input=self.net.example_input) if off else None
 
-    def _log(self, step: int, index: IndexMap, gain: Tensor) -> None:
+    def _log(self, step: int, index: IndexMap, net_cost: Tensor) -> None:
         kept = kept_gates(self.net.net, index)
-        thetas, gains = self.net.by_gate(self.net.theta.detach().cpu()), self.net.by_gate(gain)
+        thetas, net_costs = self.net.by_gate(self.net.theta.detach().cpu()), self.net.by_gate(net_cost)
         for name in self.net.gate_names:
             gone = torch.ones(len(thetas[name]), dtype=torch.bool)
             if name in kept:
                 gone[kept[name]] = False
             norms = _structure_norms(self.net.net.get_submodule(name), len(gone))
             for s in gone.nonzero()[:, 0].tolist():
-                evidence = float(thetas[name][s]), float(gains[name][s]), float(norms[s])
+                evidence = float(thetas[name][s]), float(net_costs[name][s]), float(norms[s])
                 self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence))
 
     def follow(self, smaller: nn.Module, index: IndexMap) -> Tensor:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Phase
-from bayesprune.optim.rates import learning_rate
+from bayesprune.optim.rates import learning_rate, warmup_steps
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Stretch:
             steps_per_epoch: Steps of an epoch.
         """
         steps = (self.rate_end - self.rate_begin) * steps_per_epoch
-        return self.phase.lr * learning_rate(step - self.rate_begin * steps_per_epoch, steps)
+        return self.phase.lr * learning_rate(step - self.rate_begin * steps_per_epoch, steps, warmup_steps(steps))
 
     def decides(self, done: int) -> bool:
         """Whether a decision is due after so many epochs of the run."""

@@ -12,9 +12,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.errors import CheckpointError, ConfigError, GateError
+from bayesprune.errors import CheckpointError, GateError
 from bayesprune.infer import RandomState
-from bayesprune.methods import method_class
 from bayesprune.schema import (
     Mismatch,
     brief,
@@ -159,11 +158,6 @@ class Checkpoint:
             size = thetas[name].shape[1]
             ascending = bool((origin.diff() > 0).all()) and bool(((origin >= 0) & (origin < size)).all())
             require(ascending, where, f"ascending indices below {size}", origin.tolist()[:8])
-        try:
-            contents = method_class(self.method).contents
-        except ConfigError:  # a method of one's own, which sees for itself when the run is there
-            return
-        contents(self.own, "")
 
     def take_up(self, run: Trainer, path: Path) -> None:
         """Let a run that has not begun go on from here.
@@ -234,7 +228,6 @@ class Checkpoint:
             if f"{name}.theta" in own:
                 _check_probabilities(self.tensors[f"{name}.theta"], f"tensors.{name}.theta")
         shaped(run.net.likelihood.state_dict())(self.likelihood, "likelihood")
-        type(run.method).contents(self.own, "")
         run.method.check(self.own, sum(len(origin) for origin in self.origin.values()))
         before, after = (dict(net.named_parameters()) for net in (run.net.net, smaller))
         trained = run.trained()

@@ -142,12 +142,12 @@ class Trainer:
         self.records.charge(examples)
         return evaluate(self.net, self.val_loader)
 
-    def remove(self, off: Mapping[str, Tensor], gain: Tensor | None = None) -> Tensor | None:
+    def remove(self, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
         """See `Run.remove`."""
         self.records.settle()
         self.views.remove()
         try:
-            kept = self.cuts.remove(self.step, off, gain)
+            kept = self.cuts.remove(self.step, off, net_cost)
         finally:
             self.views.install()
         if kept is not None:

@@ -73,7 +73,7 @@ def removal() -> tuple[float, float]:
             bnn.theta[1] = 0.0
         method.sampler.synchronize()
         after = [seconds(lambda: trainer.train_step(Batch(x, y, Span(BATCH, 0, BATCH)))) for _ in range(4)]
-        method.updates.gain.fill_(1.0)
+        method.updates.net_cost.fill_(1.0)
         method.removal.monitor.agreed.fill_(settings.patience - 1)
         removals.append(seconds(lambda: method._remove(trainer, bnn, 1)))
         savings.append(STEPS * (statistics.median(before) - statistics.median(after)))

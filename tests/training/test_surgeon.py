@@ -37,14 +37,14 @@ class Patient:
             self.net.log_gamma.copy_(torch.arange(1.0, self.net.num_gates + 1))
         for _ in range(steps):
             self.train_step(self.net.sample_gates(self.x))
-        self.updates.gain = torch.linspace(0.1, 1.0, self.net.num_gates, dtype=torch.float64)
+        self.updates.sampled.net_cost = torch.linspace(0.1, 1.0, self.net.num_gates, dtype=torch.float64)
 
     @property
     def origin(self) -> dict[str, Tensor]:
         return self.cuts.origin
 
-    def remove(self, off: dict[str, Tensor], gain: Tensor) -> Tensor | None:
-        return self.cuts.remove(self.step, off, gain)
+    def remove(self, off: dict[str, Tensor], net_cost: Tensor) -> Tensor | None:
+        return self.cuts.remove(self.step, off, net_cost)
 
     def check(self, step: int) -> bool:
         self.step = step
@@ -120,15 +120,15 @@ def test_one_step_commutes_with_removal(build, thetas: dict, sizes: tuple[int, .
 def test_prices_and_estimates_follow(build, thetas: dict, sizes: tuple[int, ...]) -> None:
     patient = off(Patient(build), **thetas)
     net = patient.net
-    before = {"price": net.price, "gain": patient.updates.gain, "theta": net.theta.detach()}
+    before = {"price": net.price, "net_cost": patient.updates.net_cost, "theta": net.theta.detach()}
     before = {key: net.by_gate(value.clone()) for key, value in before.items()}
-    square = net.by_gate(patient.updates._square.clone())
+    square = net.by_gate(patient.updates.sampled.square.clone())
     patient.check(1)
-    now = {"price": net.price, "gain": patient.updates.gain, "theta": net.theta.detach()}
+    now = {"price": net.price, "net_cost": patient.updates.net_cost, "theta": net.theta.detach()}
     for name, origin in patient.origin.items():
         for key, value in now.items():
             assert torch.equal(net.by_gate(value)[name], before[key][name][origin]), (name, key)
-        assert torch.equal(net.by_gate(patient.updates._square)[name], square[name][origin])
+        assert torch.equal(net.by_gate(patient.updates.sampled.square)[name], square[name][origin])
     assert len(patient.removal.monitor.agreed) == net.num_gates == sum(sizes)
 
 
@@ -140,15 +140,15 @@ def test_removal_after_patience_consecutive_checks(patience: int) -> None:
     assert [r.step for r in patient.cuts.removals] == [patience - 1]
 
 
-@pytest.mark.parametrize("wanted_back", [{"gain": -0.1}, {"gain": 0.0}, {"theta": 1e-9}])
+@pytest.mark.parametrize("wanted_back", [{"net_cost": -0.1}, {"net_cost": 0.0}, {"theta": 1e-9}])
 def test_no_removal_while_the_data_want_it_or_theta_is_not_0(wanted_back: dict[str, float]) -> None:
     patient = off(Patient(units, 2), g1=[1, 0, 1, 1, 1, 1])
     assert not patient.check(0)
-    gain = patient.updates.gain.clone()
+    net_cost = patient.updates.net_cost.clone()
     set_theta(patient.net, g1=[1, wanted_back.get("theta", 0.0), 1, 1, 1, 1])
-    patient.updates.gain[9] = wanted_back.get("gain", 1.0)
+    patient.updates.net_cost[9] = wanted_back.get("net_cost", 1.0)
     assert not patient.check(1)
-    patient.updates.gain = gain
+    patient.updates.sampled.net_cost = net_cost
     set_theta(patient.net, g1=[1, 0, 1, 1, 1, 1])
     assert not patient.check(2)
     assert patient.check(3)
@@ -158,7 +158,7 @@ def test_evidence_and_original_indices_over_several_removals() -> None:
     patient = Patient(units)
     net, cuts = patient.net, patient.cuts
     weight = net.net[1].weight.detach().clone()
-    gains = patient.updates.gain.clone()
+    net_costs = patient.updates.net_cost.clone()
     set_theta(net, g0=[1, 0, 1, 1, 0, 1, 1, 1], g1=[1, 1, 0, 1, 1, 1])
     assert patient.check(10)
     set_theta(net, g0=[1, 1, 0, 1, 1, 1], g1=[0, 1, 1, 1, 0])
@@ -169,7 +169,7 @@ def test_evidence_and_original_indices_over_several_removals() -> None:
     norms = {(10, 2): weight[2].norm(), (20, 0): weight[0, left].norm(), (20, 5): weight[5, left].norm()}
     for removal in cuts.removals:
         assert removal.theta == 0.0
-        assert removal.gain == pytest.approx(float(gains[removal.index + (8 if removal.gate == "1" else 0)]))
+        assert removal.net_cost == pytest.approx(float(net_costs[removal.index + (8 if removal.gate == "1" else 0)]))
         expected = 0.0 if removal.gate == "0" else float(norms[removal.step, removal.index])
         assert removal.weight_norm == pytest.approx(expected, rel=1e-12)
     assert cuts.origin["0"].tolist() == [0, 2, 5, 6, 7] and cuts.origin["1"].tolist() == [1, 3, 4]
@@ -202,7 +202,7 @@ def test_structures_that_go_with_others_are_logged_with_their_own_theta() -> Non
 def test_the_last_structure_of_a_layer_without_a_by_pass_is_kept() -> None:
     """The one that the data want most, with θ = 1, and a warning that says which."""
     patient = off(Patient(units), g1=[0.0] * 6)
-    patient.updates.gain[8:] = torch.tensor([0.5, 0.4, 0.3, 0.2, 0.3, 0.4])
+    patient.updates.net_cost[8:] = torch.tensor([0.5, 0.4, 0.3, 0.2, 0.3, 0.4])
     with pytest.warns(UserWarning, match=r"every structure of '1' .* \(index 3\) is kept, because .* no by-pass"):
         assert patient.check(0)
     assert patient.origin["1"].tolist() == [3]

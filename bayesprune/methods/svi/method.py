@@ -14,13 +14,12 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.infer.targets import joined_targets
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
-from bayesprune.methods.svi.contents import CONTENTS, check_state
 from bayesprune.methods.svi.gates import GateUpdates
-from bayesprune.methods.svi.prices import Prices
+from bayesprune.methods.svi.penalties import make_penalty
 from bayesprune.methods.svi.removal import GateRemoval
 from bayesprune.methods.svi.schedule import PHASES, Schedule
 from bayesprune.methods.svi.settings import Settings
-from bayesprune.schema import Check
+from bayesprune.schema import generator_state, record, require, tensor
 
 EXAMPLES = 1024
 """How many examples tell how many parameters the fit has taken, at least if there are as many."""
@@ -35,7 +34,7 @@ class SVI(Method):
     Attributes:
         schedule: The phases of θ within the run.
         updates: The steps of θ.
-        prices: What structures cost.
+        penalty: What structures cost.
         sampler: The gates of one batch after another.
         removal: Which structures go.
 
@@ -46,7 +45,6 @@ class SVI(Method):
 
     name: ClassVar[str] = "svi"
     posterior: ClassVar[bool] = True
-    contents: ClassVar[Check] = staticmethod(CONTENTS)  # type: ignore[assignment]
 
     def __init__(self, settings: Settings | None = None):
         super().__init__()
@@ -72,7 +70,7 @@ class SVI(Method):
         self.updates = GateUpdates(net, run.engine.mean)
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
         self.removal = GateRemoval(net, run, self.updates, settings.patience)
-        self.prices = Prices(net, run.example, settings, self.schedule, run.engine.broadcast)
+        self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
         self._examples: list[Batch] | None = None
         return Needs((Phase("svi", decide_every=1),))
 
@@ -91,7 +89,7 @@ class SVI(Method):
     def epoch(self, run: Run) -> Iterator[None]:
         """Let prices follow as an epoch begins; in it layers may be handed the variances of their weights."""
         net = _bayesian(run)
-        self.prices.update(run.step)
+        self.penalty.update(run.step)
         self._examples = [] if self._counts_freedom(run, net) else None
         try:
             yield
@@ -126,7 +124,7 @@ class SVI(Method):
         """Move θ, and look at what is due after this step."""
         net, step = _bayesian(run), run.step - 1
         if self._moves(net, step):
-            self.updates.sampled(self.schedule.sampling_step(step) * self.settings.every)
+            self.updates.sampled.step(self.schedule.sampling_step(step) * self.settings.every)
             self.sampler.refresh()
         if self._examples is not None and len(self._examples) * len(run.batch.y) < EXAMPLES:
             self._examples.append(run.batch)
@@ -145,19 +143,19 @@ class SVI(Method):
         if net.slabs is not None and schedule.refresh_due(step):
             net.refresh(self.settings.temperature * schedule.slab_share(step))
         if schedule.prices_due(step):
-            if self.prices.budget is not None:
+            if self.penalty.needs_differences:
                 run.engine.average_statistics(net)
                 with run.engine.autocast():
-                    self.updates.survey(run.batch.x, run.batch.y, self.sampler(*run.batch.part))
-            self.prices.update(step, self.updates.differences)
+                    self.updates.sampled.add_shared_differences(run.batch.x, run.batch.y, self.sampler(*run.batch.part))
+            self.penalty.update(step, self.updates.differences)
         if step == schedule.settle_start:
-            self.updates.look()
+            self.updates.sampled.update_net_cost()
         if phase == "settle" and net.num_gates:
             self._settle(run, net, step)
         if run.step == max(1, schedule.settle_end):
             with run.engine.whole():
                 self.removal.guard()
-                if self.prices.enforce(self.updates.differences):
+                if self.penalty.enforce(self.updates.differences):
                     self._remove(run, net, run.step, at_rest=True)
             self.sampler.synchronize()
 
@@ -170,21 +168,21 @@ class SVI(Method):
             units = net.num_shared < net.num_gates  # these are flipped layer by layer
             with run.engine.autocast(), run.engine.whole(read_only=True) if units else nullcontext():
                 for _ in range(schedule.draws_to_measure(net.num_shared)):
-                    self.updates.measure(x, y, self.sampler(*part), part.size)
+                    self.updates.exact.add(x, y, self.sampler(*part), part.size)
         if position == schedule.settle_every - 1:
-            self.updates.settle(schedule.settling_step(step))
+            self.updates.exact.step(schedule.settling_step(step))
             with run.engine.whole():
                 self._remove(run, net, step)
             self.sampler.synchronize()
-            self.prices.update(step, self.updates.differences)
+            self.penalty.update(step, self.updates.differences)
 
     def _remove(self, run: Run, net: BayesianNet, step: int, at_rest: bool = False) -> None:
         """Look at the gates and remove what may go, or at rest all that is off, on every process alike."""
         run.engine.agree("the gates' inclusion probabilities", net.theta.detach())
         if run.prune and (self.removal.clear() if at_rest else self.removal.check()):
             self.sampler.synchronize()
-            self.prices.rebuild()
-            self.prices.update(step)
+            self.penalty.rebuild()
+            self.penalty.update(step)
 
     # the end of an epoch -------------------------------------------------------------------------------------------
 
@@ -196,10 +194,10 @@ class SVI(Method):
             self._examples = None
         phase = self.schedule.phase(run.step - 1)
         if phase == "sample":
-            self.updates.look()
+            self.updates.sampled.update_net_cost()
             self._remove(run, net, run.step)
         self.sampler.synchronize()
-        return Decision(note={"phase": phase, "nu": self.prices.nu, "expected": self.prices.expected})
+        return Decision(note={"phase": phase, "nu": self.penalty.nu, "expected": self.penalty.expected})
 
     @torch.no_grad()
     def loss(self, run: Run) -> float:
@@ -232,20 +230,24 @@ class SVI(Method):
         return {
             "agreed": self.removal.monitor.agreed.cpu(),
             "updates": self.updates.state(),
-            "prices": self.prices.state(),
+            "penalty": self.penalty.state(),
             "gates_rng": self.sampler.state(),
         }
 
     def check(self, state: Mapping[str, Any], gates: int) -> None:
         """See `Method.check`."""
-        check_state(self.updates.state(), state, gates)
+        rng = record({"host": generator_state}, {"cuda": generator_state})
+        record({"agreed": tensor((torch.long,), 1), "gates_rng": rng})(state, "")
+        require(len(state["agreed"]) == gates, "agreed", f"{gates} counts", state["agreed"])
+        self.updates.schema(gates)(state["updates"], "updates")
+        self.penalty.schema()(state["penalty"], "penalty")
 
     def load(self, state: Mapping[str, Any], run: Run) -> None:
         """See `Method.load`."""
         self.updates.load(state["updates"])
         self.removal.monitor.agreed = state["agreed"].to(run.net.theta.device)
-        self.prices.load(state["prices"])
-        self.prices.update(run.step)
+        self.penalty.load(state["penalty"])
+        self.penalty.update(run.step)
         self.sampler.load(state["gates_rng"])
 
 

@@ -31,7 +31,7 @@ class GateRemoval:
 
     def check(self) -> bool:
         """Look at every gate once and remove what may go; whether the network became smaller."""
-        return self._remove(self.monitor.check(self.net.theta.detach(), self.updates.gain))
+        return self._remove(self.monitor.check(self.net.theta.detach(), self.updates.net_cost))
 
     def clear(self) -> bool:
         """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence; as `check` otherwise."""
@@ -43,11 +43,11 @@ class GateRemoval:
             return False
         off = {name: mask for name, mask in self.net.by_gate(ready).items() if bool(mask.any())}
         try:
-            kept = self.run.remove(off, self.updates.gain)
+            kept = self.run.remove(off, self.updates.net_cost)
         except GateError:  # a layer would be left empty
             self._spare_last(off)
             try:
-                kept = self.run.remove(off, self.updates.gain)
+                kept = self.run.remove(off, self.updates.net_cost)
             except GateError as error:
                 warnings.warn(f"removal put off: {error}", stacklevel=2)
                 kept = None
@@ -79,8 +79,8 @@ class GateRemoval:
 
     def _spare(self, name: str, mask: Tensor) -> None:
         """Keep the last structure of a layer without a by-pass."""
-        gain = self.net.by_gate(self.updates.gain)[name]
-        best = int(gain.argmin())
+        net_cost = self.net.by_gate(self.updates.net_cost)[name]
+        best = int(net_cost.argmin())
         mask[best] = False
         with torch.no_grad():
             self.net.by_gate(self.net.theta)[name][best] = 1.0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, pi
 
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
+from bayesprune.optim.rates import learning_rate, warmup_steps
 
-WARMUP = 200
-"""Steps over which the learning rate rises in a run that is not short."""
 PRICES_PER_PHASE = 20
 """How often prices follow the cost during sampling at least, if it has as many steps."""
 SCALE_STEPS = 1000
@@ -103,7 +101,7 @@ class Schedule:
     @property
     def warmup(self) -> int:
         """Steps over which the learning rate rises, and before which no gate moves: 200, or a tenth of a short run."""
-        return min(WARMUP, max(1, self.steps // 10))
+        return warmup_steps(self.steps)
 
     @property
     def sample_start(self) -> int:
@@ -213,4 +211,4 @@ class Schedule:
 
     def learning_rate(self, step: int) -> float:
         """Factor on the weights' learning rate: linear warm-up (at most a tenth of the run), half a cosine to 0."""
-        return min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + cos(pi * step / self.steps))
+        return learning_rate(step, self.steps, self.warmup)

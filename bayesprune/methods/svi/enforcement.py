@@ -11,11 +11,11 @@ from torch import Tensor
 from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual
-from bayesprune.methods.svi.budget import NEGLIGIBLE
+from bayesprune.methods.svi.multiplier import NEGLIGIBLE
 from bayesprune.pruning import shrink
 
 
-class Dispensable:
+class Removable:
     """Which structures may be switched off: branches, and units as long as their layer keeps one.
 
     Any other gate that holds one structure may go if no layer is left without inputs by it.
@@ -59,7 +59,7 @@ class Dispensable:
         return on
 
 
-def force(
+def switch_off(
     on: Tensor,
     harm: Tensor,
     savings: Callable[[Tensor], tuple[float, Tensor]],
@@ -95,7 +95,7 @@ def force(
 
 
 @contextmanager
-def vertex(net: BayesianNet, on: Tensor) -> Iterator[None]:
+def only_on(net: BayesianNet, on: Tensor) -> Iterator[None]:
     """Let the gates in ``on``, and no others, be on within the context."""
     theta = net.theta.detach()
     before = theta.clone()

@@ -16,11 +16,12 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import trace
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual
-from bayesprune.methods.svi import prices as module
-from bayesprune.methods.svi.budget import START, Budget
-from bayesprune.methods.svi.prices import Prices
+from bayesprune.methods.svi.budget import Budget
+from bayesprune.methods.svi.multiplier import START
+from bayesprune.methods.svi.penalties import by_budget, make_penalty
 from bayesprune.methods.svi.schedule import Schedule
 from bayesprune.pruning import CostPrice, ExpectedCost, compact, cost, marginal_cost
+from bayesprune.schema import Mismatch
 from bayesprune.training import History, Settings, fit
 from tests.training.problems import Batches, bayesian, branches, convolutional, examples, set_theta, stream, units
 from tests.training.test_checkpoints import verify_resumed
@@ -100,7 +101,7 @@ def test_what_is_forced_is_said_logged_and_removed() -> None:
 def test_the_least_harm_goes_first() -> None:
     net = bayesian(branches(4))
     set_theta(net, g1=[0.9], g2=[1.0], g3=[0.8], g4=[0.2])
-    prices = Prices(net, X, Settings(budget=Budget("macs", 0.7)), Schedule(10, 10))
+    prices = make_penalty(net, X, Settings(budget=Budget("macs", 0.7)), Schedule(10, 10))
     with pytest.warns(UserWarning, match="1 of 3 structures"):
         assert prices.enforce(torch.tensor([-0.3, -0.1, -0.2, -0.01]))
     assert net.theta.tolist() == pytest.approx([0.9, 0.0, 0.8, 0.2])
@@ -124,7 +125,7 @@ def test_a_budget_that_cannot_be_met_is_refused_at_the_start(make, budget: str, 
         trained(net, budget, out=tmp_path / "run")
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not (tmp_path / "run").exists()
-    Prices(net, X, Settings(budget=Budget(measure, float(least))), Schedule(10, 10))
+    make_penalty(net, X, Settings(budget=Budget(measure, float(least))), Schedule(10, 10))
 
 
 def test_price_and_budget_exclude_each_other() -> None:
@@ -165,7 +166,7 @@ def test_cost_prices_in_a_row() -> None:
 
 def test_log_gamma_is_the_multiplier_times_the_derivative() -> None:
     net = bayesian(units())
-    prices = Prices(net, X, Settings(budget=Budget("macs", 0.5)), Schedule(10, 10))
+    prices = make_penalty(net, X, Settings(budget=Budget("macs", 0.5)), Schedule(10, 10))
     theta = net.by_gate(net.theta.detach())
     _, gradient = marginal_cost(ExpectedCost(net.net, X, ("macs",)), theta, {"macs": 60.0}, {"macs": 1.0})
     assert prices.nu == START and prices.expected == pytest.approx((0.9 * 8 * 0.9 * 6 + 0.9 * 6 * 2) / 60)
@@ -175,7 +176,7 @@ def test_log_gamma_is_the_multiplier_times_the_derivative() -> None:
 def test_a_target_that_falls_raises_the_multiplier_and_one_that_is_met_lowers_it() -> None:
     net = bayesian(branches(4))
     schedule = Schedule(10, 10, sample_from=0.1, settle_from=0.6)
-    prices = Prices(net, X, Settings(budget=Budget("macs", 0.6)), schedule)
+    prices = make_penalty(net, X, Settings(budget=Budget("macs", 0.6)), schedule)
     useful = torch.tensor([-4.0, -3.0, -2.0, -1.0])
     unknown = torch.tensor([-4.0, math.nan, -2.0, -1.0])
     prices.update(30, unknown)
@@ -217,7 +218,7 @@ class Timed:
 
 def test_a_latency_budget_is_met_by_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Timed()
-    monkeypatch.setattr(module, "measure_latency", clock)
+    monkeypatch.setattr(by_budget, "measure_latency", clock)
     net = bayesian(branches(6))
     history = trained(net, "latency=0.6")
     assert sum(clock(compact(net), X)) <= 0.6e-6 * (36 + 6 * 20 + 10)
@@ -227,7 +228,7 @@ def test_a_latency_budget_is_met_by_what_is_measured(monkeypatch: pytest.MonkeyP
 
 def test_seconds_come_from_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process would measure others, and then hold other prices."""
-    monkeypatch.setattr(module, "measure_latency", lambda net, example: [math.nan] * 20)
+    monkeypatch.setattr(by_budget, "measure_latency", lambda net, example: [math.nan] * 20)
     net = bayesian(branches(4))
     seconds = Timed()(net.net, X)
 
@@ -235,16 +236,16 @@ def test_seconds_come_from_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
         return seconds if len(value) == 20 else value
 
     with pytest.raises(ConfigError, match=r"1\.0000 of latency are left, so no budget"):
-        Prices(net, X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10), broadcast=broadcast)
-    prices = Prices(net, X, Settings(price=CostPrice(0.1)), Schedule(10, 10), broadcast=broadcast)
+        make_penalty(net, X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10), broadcast=broadcast)
+    prices = make_penalty(net, X, Settings(price=CostPrice(0.1)), Schedule(10, 10), broadcast=broadcast)
     assert prices.nu == pytest.approx(0.02)
 
 
 def test_seconds_that_pruning_cannot_save(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a network that is small already, the seconds of the least one may be no fewer."""
-    monkeypatch.setattr(Prices, "_measured", lambda self, theta: 1.06)
+    monkeypatch.setattr(by_budget.BudgetPenalty, "_compacted", lambda self, theta: 1.06)
     with pytest.raises(ConfigError, match=r"1\.0600 of latency are left, so no budget of latency can be met\. Give"):
-        Prices(bayesian(branches(4)), X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10))
+        make_penalty(bayesian(branches(4)), X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10))
 
 
 def test_a_measured_latency_budget_in_a_real_run() -> None:
@@ -270,11 +271,27 @@ def test_a_measured_latency_budget_in_a_real_run() -> None:
 def test_resumed_run_has_the_same_path(
     make, stops: list[int], budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "measure_latency", Timed())
+    monkeypatch.setattr(by_budget, "measure_latency", Timed())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
         history = verify_resumed(make, lambda: Batches(*examples()), 2.0, tmp_path, stops, budget=Budget.parse(budget))
     assert len({row.nu for row in history.rows}) >= 3
+
+
+BAD_STATES = [
+    ({"multiplier": math.nan}, "prices.multiplier: expected a finite number"),
+    ({"seconds": "long"}, "prices.seconds: expected a list"),
+    ({"reference": None}, "prices.reference: expected a table"),
+    ({"at_rest": "yes"}, "prices.at_rest: expected a finite number"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BAD_STATES)
+def test_what_a_state_looks_like(change: dict[str, object], says: str) -> None:
+    penalty = make_penalty(bayesian(units()), X, Settings(budget=Budget("macs", 0.5)), Schedule(10, 10))
+    penalty.schema()(penalty.state(), "prices")
+    with pytest.raises(Mismatch, match=says):
+        penalty.schema()(penalty.state() | change, "prices")
 
 
 def test_units_within_a_layer_that_is_not_gated_alone() -> None:
