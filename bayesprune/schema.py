@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from reprlib import Repr
-from typing import get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -128,8 +128,11 @@ def record(required: Mapping[str, Check], extra: Mapping[str, Check] | None = No
 
 
 def dataclass_record(cls: type) -> Check:
-    """A table of the fields of a dataclass of plain values, and of no others; those with a default may be missing."""
-    hints = get_type_hints(cls)
+    """A table of the fields of a dataclass of plain values, and of no others; those with a default may be missing.
+
+    A field ``Annotated[type, check]`` is what the check takes.
+    """
+    hints = get_type_hints(cls, include_extras=True)
     checks = {field.name: _of_type(hints[field.name]) for field in fields(cls)}
     required = {field.name: checks[field.name] for field in fields(cls) if field.default is MISSING}
     check_known = record(required, checks)
@@ -143,7 +146,10 @@ def dataclass_record(cls: type) -> Check:
     return check
 
 
-def _of_type(hint: object) -> Check:
+def _of_type(hint: Any) -> Check:
+    if get_origin(hint) is Annotated:
+        check: Check = hint.__metadata__[0]
+        return check
     if isinstance(hint, types.UnionType):
         (inner,) = (part for part in get_args(hint) if part is not types.NoneType)
         return optional(_of_type(inner))
@@ -193,3 +199,17 @@ def shaped(values: Mapping[str, Tensor]) -> Check:
 
 def _inside(where: str, key: str) -> str:
     return f"{where}.{key}" if where else str(key)
+
+
+def generator_state(value: object, where: str) -> None:
+    """The state of a generator of torch's random numbers; one of another device is looked at only in size."""
+    expected = "the state of a generator of random numbers"
+    tensor((torch.uint8,), 1)(value, where)
+    assert isinstance(value, Tensor)
+    if len(value) != len(torch.get_rng_state()):
+        require(len(value) == 16, where, expected, value)
+        return
+    try:
+        torch.Generator().set_state(value.clone())
+    except RuntimeError as error:
+        raise Mismatch(where, expected, value) from error

@@ -68,3 +68,18 @@ class IndexMap:
             if index is not None:
                 tensor = tensor.index_select(dim, index.to(tensor.device))
         return tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of an evaluation.
+
+    Attributes:
+        nll: Mean negative log-likelihood, nats per example: of a target with several entries (an image of labels, say)
+            the sum over them. With weights, those of the examples times theirs, as in training.
+        accuracy: Fraction of examples classified right, and of targets with several entries the fraction of these;
+            each counted by its weight. NaN where targets are not classes.
+    """
+
+    nll: float
+    accuracy: float

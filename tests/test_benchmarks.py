@@ -16,10 +16,15 @@ import pytest
 import torch
 
 import bayesprune as bp
-from bayesprune.methods.rates import learning_rate
+from bayesprune.data.shards import Span
+from bayesprune.infer.plain import PlainNet
+from bayesprune.methods.none import Plain
+from bayesprune.methods.protocol import Batch
+from bayesprune.optim.rates import learning_rate
+from bayesprune.training.trainer import Trainer
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
-MODULES = ("comparison", "peer", "pipelines", "plain", "recipe", "report", "selection", "step", "timing")
+MODULES = ("comparison", "peer", "pipelines", "recipe", "report", "selection", "step", "timing")
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +69,15 @@ def recipe(bench: Any) -> Any:
     )
 
 
-def train(bench: Any, recipe: Any, splits: bp.data.Splits, checkpoint: Path, minutes: float = math.inf) -> Any:
+def train(bench: Any, recipe: Any, splits: bp.data.Splits, folder: Path, minutes: float = math.inf) -> Any:
     """The plain network of seed 0 after a run, and what the run returned."""
     torch.manual_seed(0)
     net = recipe.plain(splits)
-    loader, _ = recipe.loaders(splits, seed=0)
-    trainer = bench.plain.PlainTrainer(net, recipe, bp.training.Schedule(recipe.epochs, len(loader)), recipe.lr)
+    folder.mkdir(exist_ok=True)
     deadline = bench.recipe.Deadline(minutes, time.perf_counter())
-    return net, trainer.run(loader, checkpoint, deadline)
+    run = bench.pipelines.Run(recipe, splits, 0, folder, deadline)
+    progress = bench.pipelines.Progress(folder, deadline)
+    return net, bench.pipelines.train_plainly(run, net, folder, recipe.epochs, recipe.lr, progress)
 
 
 # recipe -------------------------------------------------------------------------------------------------------------
@@ -138,11 +144,11 @@ def test_a_network_that_does_not_exist_is_refused(recipe: Any, splits: bp.data.S
 def test_a_broken_run_ends_with_the_numbers_of_an_unbroken_one(
     bench: Any, recipe: Any, splits: bp.data.Splits, tmp_path: Path
 ) -> None:
-    whole, progress = train(bench, recipe, splits, tmp_path / "whole.pt")
+    whole, history = train(bench, recipe, splits, tmp_path / "whole")
     with pytest.raises(bench.recipe.OutOfTime):
-        train(bench, recipe, splits, tmp_path / "broken.pt", minutes=0.0)
-    resumed, after = train(bench, recipe, splits, tmp_path / "broken.pt")
-    assert len(progress.seconds) == len(after.seconds) == recipe.epochs
+        train(bench, recipe, splits, tmp_path / "broken", minutes=0.0)
+    resumed, after = train(bench, recipe, splits, tmp_path / "broken")
+    assert len(history.rows) == len(after.rows) == recipe.epochs
     assert all(
         torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     )
@@ -158,7 +164,11 @@ def test_the_plain_loss_is_that_of_the_gated_network(bench: Any, recipe: Any, sp
     with torch.no_grad():
         bnn.theta.fill_(1.0)
     schedule = bp.training.Schedule(1, 10)
-    loss = bench.plain.PlainTrainer(plain, recipe, schedule, recipe.lr).step(x, y)
+    net = PlainNet(plain, recipe.likelihood(), len(splits.train))
+    settings, loader = recipe.plain_settings(recipe.lr), bench.step.Repeat(x, y, 10)
+    trainer = Trainer(net, loader, 1, False, settings, recipe.engine(), Plain())
+    trainer.net.train()
+    loss = trainer.train_step(Batch(x, y, Span(32, 0, 32)))
     decay = bnn.weight_precision / bnn.num_data
     optimizer = bench.recipe.nesterov(
         bnn.weights().values(), lr=recipe.lr * learning_rate(0, schedule.steps, schedule.warmup), weight_decay=decay

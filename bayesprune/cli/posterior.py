@@ -17,7 +17,7 @@ from bayesprune.infer import BayesianNet, Categorical
 from bayesprune.networks import build
 from bayesprune.pruning import compact
 from bayesprune.schema import Mismatch, shaped
-from bayesprune.training.contents import read_state
+from bayesprune.training.state import Checkpoint
 
 
 def new_net(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, num_data: int) -> BayesianNet:
@@ -64,14 +64,14 @@ def read_posterior(folder: Path, num_classes: int) -> BayesianNet:
     """
     config, shape, run = read_config(folder)
     path = folder / CHECKPOINT
-    state = read_state(path)
-    check_run(path, state.get("run"), run)
+    state = Checkpoint.read(path)
+    check_run(path, state.run, run)
     try:
-        net = new_net(config, shape, num_classes, state["num_data"])
-        _switch(net, state["origin"])
+        net = new_net(config, shape, num_classes, state.num_data)
+        _switch(net, state.origin)
         left = compact_posterior(net.eval())
-        shaped(left.net.state_dict())(state["tensors"], "tensors")
-        left.net.load_state_dict(state["tensors"])
+        shaped(left.net.state_dict())(state.tensors, "tensors")
+        left.net.load_state_dict(state.tensors)
     except (Mismatch, GateError, KeyError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is not the checkpoint of this run: it does not fit the network and the options in config.json; "

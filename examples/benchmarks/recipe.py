@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -119,10 +120,17 @@ class Recipe:
     def bayesian(self, splits: Splits) -> bp.BayesianNet:
         """The gated network as a Bayesian one; the slab's precision is what makes its weight decay the recipe's."""
         count = len(splits.train)
-        likelihood = Categorical(self.label_smoothing)
         return bp.BayesianNet(
-            self.gated(splits), likelihood, num_data=count, weight_precision=self.weight_decay * count
+            self.gated(splits), self.likelihood(), num_data=count, weight_precision=self.weight_decay * count
         )
+
+    def likelihood(self) -> Categorical:
+        """What outputs mean."""
+        return Categorical(self.label_smoothing)
+
+    def plain_settings(self, lr: float) -> Settings:
+        """How `fit` trains a network without gates, at this peak learning rate."""
+        return Settings(lr=lr, optimizer=partial(nesterov, weight_decay=self.weight_decay))
 
     def settings(self, splits: Splits) -> Settings:
         """How `fit` trains; budget and price are relative to the network called ``reference``."""
@@ -144,10 +152,6 @@ class Recipe:
         """Training batches, cropped and flipped, and test batches, both made on the device."""
         augment = Augment(pad=min(splits.input_shape[1:]) // 8)
         return bp.data.loaders(splits, self.batch_size, seed, augment=augment, device=self.device)
-
-    def autocast(self) -> torch.autocast:
-        """The context that a plain network computes its loss in."""
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def reduced(splits: Splits, side: int) -> Splits:

@@ -34,7 +34,7 @@ from bayesprune import layers, metrics
 from bayesprune.data.images import Images, Raw, Splits
 from bayesprune.distributions import FixedInclusion, FlatteningPrior, layer_adaptive_log_gamma
 from bayesprune.infer import ClassPrediction
-from bayesprune.methods.rates import learning_rate
+from bayesprune.optim.rates import learning_rate
 from bayesprune.training import Budget, Schedule, Settings
 
 DRAWS = 32

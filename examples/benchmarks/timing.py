@@ -9,14 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from plain import PlainTrainer
 from recipe import Recipe
 from step import Repeat
 from torch import nn
 
 import bayesprune as bp
 from bayesprune.data.shards import Span
-from bayesprune.training import Schedule
+from bayesprune.infer.plain import PlainNet
+from bayesprune.methods.none import Plain
+from bayesprune.methods.protocol import Batch
+from bayesprune.methods.svi.method import SVI
 from bayesprune.training.trainer import Trainer
 
 
@@ -67,18 +69,16 @@ def latency(net: nn.Module, dense: nn.Module, example: torch.Tensor, recipe: Rec
 
 
 def step_at_the_start(recipe: Recipe, splits: bp.data.Splits) -> Pair:
-    """A step of `fit` relative to one of the plain loop, at the initial θ, both on the same batch on the device."""
+    """A step of the gated network relative to one of the plain, at the initial θ, on the same batch on the device."""
     steps = 10**9  # so long a run that θ rests
     x = torch.randn(recipe.batch_size, *splits.input_shape, device=recipe.device)
     y = torch.randint(0, splits.num_classes, (recipe.batch_size,), device=recipe.device)
     x = x.to(memory_format=recipe.memory_format)
-    plain = PlainTrainer(recipe.plain(splits), recipe, Schedule(1, steps), lr=1e-9)
-    bnn = recipe.bayesian(splits)
+    batch, engine = Batch(x, y, Span(len(y), 0, len(y))), recipe.engine()
+    bnn, own = recipe.bayesian(splits), recipe.plain_settings(lr=1e-9)
+    net = PlainNet(recipe.plain(splits), recipe.likelihood(), bnn.num_data)
+    plain = Trainer(net, Repeat(x, y, steps), 1, False, own, engine, Plain())
     settings = replace(recipe.settings(splits), lr=1e-9, schedule={"sample_from": 0.0})
-    trainer = Trainer(bnn, Repeat(x, y, steps), 1, False, settings, recipe.engine())
+    gated = Trainer(bnn, Repeat(x, y, steps), 1, False, settings, recipe.engine(), SVI(settings))
 
-    def gated_step() -> None:
-        trainer._train_step(x, y, Span(len(y), 0, len(y)))
-        trainer.step += 1
-
-    return in_turn(lambda: plain.step(x, y), gated_step, recipe.blocks, calls=2 * recipe.every)
+    return in_turn(lambda: plain.train_step(batch), lambda: gated.train_step(batch), recipe.blocks, 2 * recipe.every)

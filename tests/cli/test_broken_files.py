@@ -336,7 +336,7 @@ def test_memory_errors_of_onednn_name_the_batch(tmp_path: Path, monkeypatch: pyt
     def fail(*_: object) -> torch.Tensor:
         raise RuntimeError("could not create a primitive")
 
-    monkeypatch.setattr(Trainer, "_train_step", fail)
+    monkeypatch.setattr(Trainer, "train_step", fail)
     says = ("a batch of 16 examples", "try --batch-size 8", "could not create a primitive")
     verify_refused("train", *TINY, "--out", tmp_path / "run", says=says)
     assert listing(tmp_path) == []

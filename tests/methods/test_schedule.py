@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from bayesprune.errors import ConfigError
-from bayesprune.methods.rates import learning_rate
 from bayesprune.methods.svi.schedule import DEFAULTS
+from bayesprune.optim.rates import learning_rate
 from bayesprune.training import Schedule
 
 LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]

@@ -22,7 +22,9 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, LearnedGaussian, Likelihood
 from bayesprune.infer.likelihoods import Gaussian
 from bayesprune.layers import Gate, Residual
+from bayesprune.methods.protocol import Batch
 from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.method import SVI
 from bayesprune.methods.svi.normal_weights import divergence_due
 from bayesprune.methods.svi.penalties import by_budget
 from bayesprune.methods.svi.sampled import NOISE_SHARE
@@ -216,21 +218,23 @@ def test_look_under_a_fixed_prior_is_the_slope_of_all_of_the_objective() -> None
 
 
 def trainer(net: BayesianNet, loader: Batches, **settings: object) -> Trainer:
-    return Trainer(net, loader, 4, True, Settings(**settings), Engine())  # type: ignore[arg-type]
+    how = Settings(**settings)  # type: ignore[arg-type]
+    return Trainer(net, loader, 4, True, how, Engine(), SVI(how))
 
 
 def test_log_scales_take_every_so_many_th_step() -> None:
     """In a run of 4,000 steps every second at which θ may; means take all, and the likelihood's noise scale too."""
     net = regression(FlatteningPrior(1e-3))
     run = trainer(net, targets(), every=2, schedule=REST)
-    run.schedule = dataclasses.replace(run.schedule, epochs=4000, steps_per_epoch=1)
+    svi = run.method
+    svi.schedule = dataclasses.replace(svi.schedule, epochs=4000, steps_per_epoch=1)
     net.train()
     x, y = next(iter(targets()))
     moved = []
     for step in range(9):
         run.step = step
         before = {key: p.detach().clone() for key, p in net.trained().items()}
-        run._train_step(x, y, run._part(0, len(y)))
+        run.train_step(Batch(x, y, run.part(0, len(y))))
         changed = {key for key, p in net.trained().items() if not torch.equal(p, before[key])}
         moved.append(any("log_scale" in key and not key.startswith("likelihood") for key in changed))
         assert {"1.weight", "5.bias", "likelihood.log_scale"} <= changed
@@ -243,12 +247,12 @@ def test_the_divergence_rises_to_its_temperature() -> None:
     run = trainer(net, targets(), schedule=REST | {"slab_by": 0.5}, temperature=0.4)
     steps = 4 * 12
     for step, share in ((0, 1 / (0.5 * steps)), (11, 0.5), (23, 1.0), (40, 1.0)):
-        run.prices.update(step)
+        run.method.penalty.update(step)
         torch.testing.assert_close(net.slab_cost, 0.4 * share * whole)
-        run.step = step
+        run.step, run.batch = step + 1, Batch(*next(iter(targets())), run.part(0, 40))
         net.refresh()
-        run._after_step(*next(iter(targets())), run._part(0, 40))
-        if divergence_due(run.schedule, step):
+        run.method.stepped(run)
+        if divergence_due(run.method.schedule, step):
             torch.testing.assert_close(net.slab_cost, 0.4 * share * whole)
 
 
@@ -269,12 +273,12 @@ def test_a_budget_weighs_the_divergence_of_weights_like_what_the_data_say(monkey
     net = BayesianNet(stream(), "gaussian", num_data=EXAMPLES, slab="normal")
     run = trainer(net, targets(), budget=Budget("macs", 0.5), schedule=QUICK | {"slab_by": 1e-9})
     differences = -torch.linspace(0.0, 30.0, net.num_gates) / EXAMPLES
-    run.prices.update(30, differences)
+    run.method.penalty.update(30, differences)
     both = differences + net.slab_cost / EXAMPLES
     assert bool((both > 0).any()) and bool((both < 0).any()) and float(net.slab_cost.min()) > 0.5
     torch.testing.assert_close(seen["dual_maximiser"], both)
     with pytest.warns(UserWarning, match="had to be switched off"):
-        assert run.prices.enforce(differences)
+        assert run.method.penalty.enforce(differences)
     torch.testing.assert_close(seen["switch_off"], (-both).clamp(min=0))
 
 

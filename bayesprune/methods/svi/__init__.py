@@ -1,1 +1,5 @@
-"""Stochastic variational inference with gates: the method that this project exists for."""
+"""Our own method: gates learned by variational inference, and structures removed whose gates end at 0."""
+
+from bayesprune.methods.svi.method import SVI
+
+__all__ = ["SVI"]

@@ -9,7 +9,7 @@ from typing import Any
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
-from bayesprune.methods.rates import warmup_steps
+from bayesprune.optim.rates import warmup_steps
 
 FRACTIONS = "sample_from", "settle_from", "fine_tune_from", "slab_by"
 """The fields of `Schedule` that are fractions of a run."""

@@ -1,4 +1,9 @@
-"""A network whose weights are divided among processes while it takes steps (FSDP)."""
+"""A network whose weights are divided among processes while it takes steps (FSDP).
+
+This is for those whose weights, gradients and moments outgrow one device while a pass of it fits: each process then
+holds its part of them. It is tested against training on one process, to rounding, in
+``tests/training/test_sharded.py``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bayesprune.errors import ConfigError
 from bayesprune.graph import block_graph
-from bayesprune.infer import BayesianNet
+from bayesprune.infer.gated import GatedNet
 from bayesprune.layers import Gate, Residual
 
 Convert = Callable[[object, nn.Parameter, nn.Parameter], object]
@@ -36,7 +41,7 @@ class Shards:
         ConfigError: for a weight without dimensions, which cannot be divided.
     """
 
-    def __init__(self, net: BayesianNet, optimizer: torch.optim.Optimizer):
+    def __init__(self, net: GatedNet, optimizer: torch.optim.Optimizer):
         self.net, self.optimizer = net, optimizer
         self.divide()
 

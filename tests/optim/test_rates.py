@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bayesprune.methods.rates import learning_rate, warmup_steps
+from bayesprune.optim.rates import learning_rate, warmup_steps
 
 
 @pytest.mark.parametrize(("epochs", "steps", "warm"), [(40, 469, 200), (10, 20, 20), (1, 5, 1)])
