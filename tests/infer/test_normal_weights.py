@@ -113,10 +113,9 @@ def parts(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, w: Tensor) -> dict
     gates = (Bernoulli(theta).log_prob(xi) - Bernoulli(pi).log_prob(xi)).mean(0).sum()
     gates = gates if fixed else gates - net.prior().log_prob(pi).sum()
     mean, scale = net.weights_posterior.moments()
+    prior_scale = net.weights_posterior.prior_scale_vector()
     there = net.weights_posterior.presence(net.by_gate(theta))
-    ratio = Normal(mean, scale).log_prob(w) - Normal(
-        torch.zeros_like(mean), net.weights_posterior.prior_scale_vector()
-    ).log_prob(w)
+    ratio = Normal(mean, scale).log_prob(w) - Normal(torch.zeros_like(mean), prior_scale).log_prob(w)
     point = sum((p.square().sum() for p in net.point_weights().values()), torch.zeros(()))
     with net.weights_posterior.drawn(w):
         data = net.likelihood.nll(net(x, xi), y).mean()

@@ -166,6 +166,16 @@ def matters(net: BayesianNet, x: Tensor, xi: Tensor) -> Tensor:
     return torch.cat([slope.flatten() for slope in slopes]).abs() > 1e-14
 
 
+def tables_by_mean(net: BayesianNet) -> dict[int, Tensor]:
+    """Θ of every mean, by its id."""
+    posterior = net.weights_posterior
+    return dict(zip(map(id, posterior.means()), posterior._tables(net.by_gate(net.theta)), strict=True))
+
+
+def divergence_at(net: BayesianNet, theta: Tensor) -> Tensor:
+    return net.weights_posterior.divergence(net.by_gate(theta))
+
+
 def presence(net: BayesianNet, theta: Tensor | None = None) -> Tensor:
     return net.weights_posterior.presence(net.by_gate(net.theta if theta is None else theta))
 
@@ -214,13 +224,7 @@ def test_a_bias_of_a_depthwise_convolution_stays_where_its_channel_is_off() -> N
     deep = nn.Conv1d(3, 3, 2, groups=3)
     net = nn.Sequential(layers.Conv1d(1, 3, 2, gate="unit"), nn.Tanh(), deep, nn.Flatten(), nn.Linear(3, 2))
     bnn = BayesianNet(net, "gaussian", num_data=9, slab="normal")
-    tables = dict(
-        zip(
-            [id(p) for p in bnn.weights_posterior.means()],
-            bnn.weights_posterior._tables(bnn.by_gate(bnn.theta)),
-            strict=True,
-        )
-    )
+    tables = tables_by_mean(bnn)
     assert bool((tables[id(deep.bias)] == 1).all()) and bool((tables[id(net[4].weight)] == 1).all())
     assert bool((tables[id(net[0].weight)] == bnn.theta.view(3, 1, 1)).all())
 
@@ -257,13 +261,7 @@ class Twice(nn.Module):
 def test_a_layer_that_is_called_twice_counts_in_full_and_is_drawn_once() -> None:
     net = BayesianNet(Twice(), "gaussian", num_data=9, slab="normal").double()
     first, again = net.weights_posterior.layers["first"], net.weights_posterior.layers["again"]
-    tables = dict(
-        zip(
-            [id(p) for p in net.weights_posterior.means()],
-            net.weights_posterior._tables(net.by_gate(net.theta)),
-            strict=True,
-        )
-    )
+    tables = tables_by_mean(net)
     assert bool((tables[id(again.weight)] == 1).all())
     assert torch.equal(tables[id(first.weight)][0], net.theta)
     x = torch.randn(4, 3).double()
@@ -286,7 +284,7 @@ def test_divergence_is_the_sum_over_weights(name: str) -> None:
     means, log_scales = net.weights_posterior.means(), net.weights_posterior.log_scales()
     mean, log_scale = (torch.cat([p.detach().flatten() for p in ps]) for ps in (means, log_scales))
     each = kl_divergence(Normal(mean, log_scale.exp()), Normal(torch.zeros_like(mean), torch.full_like(mean, 0.7)))
-    torch.testing.assert_close(net.slab_divergence(net.theta).detach(), (theta * each).sum(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(divergence_at(net, net.theta).detach(), (theta * each).sum(), rtol=1e-12, atol=0)
     posterior, prior = net.weights_posterior.moments(), net.weights_posterior.prior_scale_vector()
     assert torch.equal(posterior[0], mean) and torch.equal(posterior[1], log_scale.exp())
     torch.testing.assert_close(prior, torch.full_like(mean, 0.7), rtol=1e-15, atol=0)
@@ -301,7 +299,7 @@ def test_what_a_structure_costs_is_the_slope_of_the_divergence(name: str, slab_s
     """Of all gates, by the derivative and by differences; the learned scale is at its optimum, so it does not count."""
     net = bayesian(name, slab_scale)
     theta = net.theta.detach().clone().requires_grad_()
-    (slope,) = torch.autograd.grad(net.weights_posterior.divergence(net.by_gate(theta)), theta)
+    (slope,) = torch.autograd.grad(divergence_at(net, theta), theta)
     torch.testing.assert_close(net.weights_cost, slope, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(net.price, (net.log_gamma + slope) / NUM_DATA, rtol=1e-10, atol=1e-12)
     for s in range(net.num_gates):
@@ -310,7 +308,7 @@ def test_what_a_structure_costs_is_the_slope_of_the_divergence(name: str, slab_s
             moved = net.theta.detach().clone()
             moved[s] += step
             with torch.no_grad():
-                ends.append(float(net.weights_posterior.divergence(net.by_gate(moved)).detach()))
+                ends.append(float(divergence_at(net, moved).detach()))
         assert (ends[0] - ends[1]) / 2e-4 == pytest.approx(float(slope[s]), rel=1e-6, abs=1e-6)
 
 
@@ -324,9 +322,7 @@ def test_the_divergence_is_multilinear_so_its_slope_is_known_at_the_ends_too(nam
             theta[s] = end
             other, between = theta.clone(), theta.clone()
             other[s], between[s] = 1 - end, 0.5
-            a, b, c = (
-                float(net.weights_posterior.divergence(net.by_gate(t)).detach()) for t in (theta, between, other)
-            )
+            a, b, c = (float(divergence_at(net, t).detach()) for t in (theta, between, other))
             assert b == pytest.approx((a + c) / 2, rel=1e-12)
     with torch.no_grad():
         net.theta.fill_(end)
@@ -338,12 +334,7 @@ def test_the_divergence_is_multilinear_so_its_slope_is_known_at_the_ends_too(nam
             off = one.clone()
             off[s] = 0
             with torch.no_grad():
-                gap = float(
-                    (
-                        net.weights_posterior.divergence(net.by_gate(one))
-                        - net.weights_posterior.divergence(net.by_gate(off))
-                    ).detach()
-                )
+                gap = float((divergence_at(net, one) - divergence_at(net, off)).detach())
             assert float(net.weights_cost[s]) == pytest.approx(gap, rel=1e-9, abs=1e-9)
 
 
@@ -364,13 +355,13 @@ def test_the_learned_scale_is_where_the_divergence_is_least(name: str) -> None:
     net = bayesian(name, None)
     best = [scale.clone() for scale in net.weights_posterior.scales]
     net.weights_posterior.scales = [scale.clone().requires_grad_() for scale in best]
-    divergence = net.slab_divergence(net.theta.detach())
+    divergence = divergence_at(net, net.theta.detach())
     slopes = torch.autograd.grad(divergence, net.weights_posterior.scales)
     assert all(abs(float(slope)) < 1e-6 for slope in slopes)
     for layer in range(len(best)):
         for factor in (0.9, 1.1):
             net.weights_posterior.scales = [scale * (factor if i == layer else 1) for i, scale in enumerate(best)]
-            assert float(net.slab_divergence(net.theta.detach()).detach()) > float(divergence.detach())
+            assert float(divergence_at(net, net.theta.detach()).detach()) > float(divergence.detach())
 
 
 def test_a_layer_that_is_off_as_a_whole_keeps_the_scale_of_its_weights() -> None:
@@ -414,7 +405,7 @@ def test_pulls_add_up_to_the_slope_of_the_divergence(name: str, slab_scale: floa
     """In the mean over which branches are on, and so which weights are computed. What is not used is not pulled."""
     net, x = bayesian(name, slab_scale), inputs(name)
     parameters = [*net.weights_posterior.means(), *net.weights_posterior.log_scales()]
-    slopes = torch.autograd.grad(net.slab_divergence(net.theta.detach()) / NUM_DATA, parameters)
+    slopes = torch.autograd.grad(divergence_at(net, net.theta.detach()) / NUM_DATA, parameters)
     theta = net.theta.detach()
     vectors = all_gates(net.num_branches)
     found = [torch.zeros_like(p) for p in parameters]
@@ -599,14 +590,14 @@ def test_what_is_off_for_good_changes_no_divergence_and_no_price_when_it_goes(
         with torch.no_grad():
             gate.theta[off[gate_name]] = 0.0
     net.refresh()
-    divergence = float(net.slab_divergence(net.theta.detach()).detach())
+    divergence = float(divergence_at(net, net.theta.detach()).detach())
     costs = {n: part.clone() for n, part in net.by_gate(net.weights_cost).items()}
     smaller, index = shrink(net.net, off)
     kept = kept_gates(net.net, index)
     size = sum(net.weights_posterior._sizes)
     net.replace(smaller, kept)
     assert sum(net.weights_posterior._sizes) < size
-    assert float(net.slab_divergence(net.theta.detach()).detach()) == pytest.approx(divergence, rel=1e-9)
+    assert float(divergence_at(net, net.theta.detach()).detach()) == pytest.approx(divergence, rel=1e-9)
     for gate_name, part in net.by_gate(net.weights_cost).items():
         on = net.gate_probs()[gate_name] > 0
         torch.testing.assert_close(part[on], costs[gate_name][kept[gate_name]][on], rtol=1e-8, atol=1e-8)
@@ -667,9 +658,8 @@ def test_what_is_kept_beside_the_weights_moves_with_them() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(
-        ConfigError, match="weights='normal' needs a linear or convolution layer with weights of its own"
-    ):
+    needs = "weights='normal' needs a linear or convolution layer with weights of its own"
+    with pytest.raises(ConfigError, match=needs):
         BayesianNet(nn.Sequential(Residual(nn.PReLU(3))), num_data=5, slab="normal")
     net = nn.Sequential(Gate(3), nn.Linear(3, 2))
     give_normal_slabs(net, 0.5)
