@@ -17,7 +17,8 @@ import torch
 
 from bayesprune import schema
 from bayesprune.atomic import file_errors, write_atomically
-from bayesprune.cli.config import RunConfig, option, resolve
+from bayesprune.cli.config import RunConfig, resolve
+from bayesprune.cli.options import name_of
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.schema import Check, Mismatch, brief, dataclass_record, items, require, table, text, whole
 
@@ -171,9 +172,9 @@ def resumed(stored: RunConfig, given: Mapping[str, Any], folder: Path) -> RunCon
     for name in given:
         mine, theirs = getattr(asked, name), getattr(stored, name)
         if name not in MOVABLE and mine != theirs:
-            there = f"no {option(name)}" if theirs is None else f"{option(name)} {theirs}"
+            there = f"no {name_of(name)}" if theirs is None else f"{name_of(name)} {theirs}"
             raise ConfigError(
-                f"{option(name)} {mine} contradicts the run in {folder}, which has {there}; leave the option out "
+                f"{name_of(name)} {mine} contradicts the run in {folder}, which has {there}; leave the option out "
                 "to resume, or start another run with another --out"
             )
     return replace(stored, **{name: getattr(asked, name) for name in MOVABLE if name in given})

@@ -73,6 +73,7 @@ class BayesianNet(GatedNet):
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates and the means of its
             weights.
         slabs: The Normal weights; ``None`` for point slabs.
+        prior_given: Whether the caller gave the prior of the gates, so that no recommended price takes its place.
         branch_evaluations: How many branches (gates with one draw a batch) all passes with drawn gates have computed.
 
     Raises:
@@ -106,7 +107,7 @@ class BayesianNet(GatedNet):
         if slab_scale is not None:
             slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
         likelihood = get_likelihood(likelihood)
-        prior = FlatteningPrior(18.0) if prior is None else prior
+        given, prior = prior is not None, FlatteningPrior(18.0) if prior is None else prior
         check_gates(net, example_input=example_input)
         log_gamma = _one_a_gate(prior, sum(gate.size for gate in gates_of(net).values()))
         if slab == "point" and slab_scale is not None:
@@ -126,7 +127,7 @@ class BayesianNet(GatedNet):
         self.num_data, self.weight_precision = num_data, weight_precision
         self.slab, self.slab_scale = slab, slab_scale
         self.example_input = None if example_input is None else each(as_inputs(example_input)[:1], Tensor.clone)
-        self.fixed_prior = isinstance(prior, FixedInclusion)
+        self.prior_given, self.fixed_prior = given, isinstance(prior, FixedInclusion)
         self.register_buffer("log_gamma", log_gamma.to(self.theta.device))
         self.register_buffer("slab_cost", torch.zeros_like(self.log_gamma), persistent=False)
         self._give_slabs()
