@@ -1,4 +1,4 @@
-"""Optimisers: projected SGD for gates, those of weights by name, and optimiser state that follows a shrinking network."""
+"""Optimisers: projected SGD for gates, those of weights by name, and state that follows a shrinking network."""
 
 from bayesprune.optim.named import OPTIMIZERS, nesterov
 from bayesprune.optim.projected import ProjectedGateSGD, ProjectedSGD

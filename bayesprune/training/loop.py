@@ -10,6 +10,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.recommended import recommended
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader
 from bayesprune.training.checkpoint import write_checkpoint
@@ -56,7 +57,7 @@ def fit(
         val_loader: Such batches to score after every epoch.
         prune: Whether structures are removed while training; if not, gates converge all the same and `compact` removes
             them.
-        settings: How to train.
+        settings: How to train; by default as `recommended` for the network.
         engine: Where and in which number format, and on how many processes; by default where ``net`` is. With several
             processes every one calls `fit`; a ``train_loader`` that does not cut batches for processes itself (as
             those of `data.loaders` do) must give each its own examples, equally many.
@@ -85,7 +86,7 @@ def fit(
     """
     epochs = whole("fit: epochs", epochs)
     engine = engine or Engine(net.theta.device if isinstance(net, BayesianNet) else "cpu")
-    trainer = Trainer(net, train_loader, epochs, prune, settings or Settings(), engine, run)
+    trainer = Trainer(net, train_loader, epochs, prune, settings or recommended(net).settings(), engine, run)
     if val_loader is not None:
         check_loader(net, trainer.outputs, val_loader, "validation")
     path = None if out is None else Path(out) / "checkpoint.pt"
