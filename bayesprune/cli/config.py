@@ -15,7 +15,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.net import SLABS
 from bayesprune.methods.svi.budget import Budget
-from bayesprune.methods.svi.recommended import Recipe, recommended
+from bayesprune.methods.svi.recipes import Recipe, recommended
 from bayesprune.networks import NETWORKS, build
 from bayesprune.optim import OPTIMIZERS
 from bayesprune.training.devices import PRECISIONS, check_device

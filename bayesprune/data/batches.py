@@ -14,7 +14,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.data.augment import Augment, AugmentedImages
 from bayesprune.data.images import Images, Splits
-from bayesprune.data.shards import Span, cut_epoch
+from bayesprune.data.spans import Span, cut_epoch
 
 
 class ShuffledBatches(Sampler[Tensor]):

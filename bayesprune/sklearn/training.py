@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.batches import ShuffledBatches
-from bayesprune.data.shards import cut_epoch
+from bayesprune.data.spans import cut_epoch
 from bayesprune.distributions import FixedInclusion
 from bayesprune.infer import BayesianNet, Likelihood, Weighted
 from bayesprune.layers import gates_of
@@ -36,7 +36,7 @@ _RANDOM_STATE = threading.RLock()
 
 @checked_arguments
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """How to train a gated network on a table.
 
     Attributes:

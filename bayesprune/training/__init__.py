@@ -1,7 +1,7 @@
 """Training: the loop, its schedule, budgets, engine, checkpoints and records."""
 
 from bayesprune.methods.svi.budget import Budget
-from bayesprune.methods.svi.recommended import Recipe, recommended
+from bayesprune.methods.svi.recipes import Recipe, recommended
 from bayesprune.methods.svi.schedule import Schedule
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.engine import Engine

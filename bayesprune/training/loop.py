@@ -10,7 +10,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
 from bayesprune.infer import BayesianNet
-from bayesprune.methods.svi.recommended import recommended
+from bayesprune.methods.svi.recipes import recommended
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader
 from bayesprune.training.checkpoint import write_checkpoint

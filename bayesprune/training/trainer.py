@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.data.inputs import Inputs, each, joined, shapes_of
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.infer.targets import Targets, joined_targets

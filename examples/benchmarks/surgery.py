@@ -17,7 +17,7 @@ import torch
 from report import machine, table
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.pruning import CostPrice
 from bayesprune.training import Engine, Settings
 from bayesprune.training.trainer import Trainer

@@ -15,7 +15,7 @@ from step import Repeat
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.training import Schedule
 from bayesprune.training.trainer import Trainer
 

@@ -13,7 +13,7 @@ from bayesprune import layers
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
-from bayesprune.methods.svi.recommended import Recipe, recommended
+from bayesprune.methods.svi.recipes import Recipe, recommended
 from bayesprune.networks import NETWORKS, build
 from bayesprune.optim import nesterov
 from bayesprune.pruning import CostPrice
