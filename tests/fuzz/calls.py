@@ -185,7 +185,6 @@ CALLS: dict[str, Callable[[], Call]] = {
         metrics.regression_scores,
         {"log_density": half(3), "mean": half(3), "targets": half(3)},
     ),
-    "sharpness": lambda: (metrics.sharpness, {"low": half(3) - 1, "high": half(3) + 1}),
     "build": lambda: (networks.build, {"name": "lenet300", "input_shape": (1, 8, 8), "num_classes": 3}),
     "from_torchvision": lambda: (networks.from_torchvision, {"model": nn.Linear(2, 2), "units": False}),
     "lenet300": lambda: (networks.lenet300, {"input_shape": (1, 8, 8), "num_classes": 3, "widths": (5, 4)}),
