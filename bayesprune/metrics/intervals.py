@@ -19,6 +19,11 @@ class RegressionScores:
         rmse: Root of the mean squared error of the predictive mean, in units of the targets; lower is better.
         log_likelihood: Mean log predictive density, nats per example, for targets in their own units; higher is
             better.
+
+    Example:
+        >>> import torch
+        >>> regression_scores(torch.tensor([-1.0, -3.0]), torch.tensor([1.0, 2.0]), torch.tensor([4.0, 5.0]))
+        RegressionScores(rmse=3.0, log_likelihood=-2.0)
     """
 
     rmse: float

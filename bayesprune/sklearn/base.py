@@ -29,7 +29,19 @@ ROWS = 4096
 
 
 class BayesPruneEstimator(BaseEstimator):
-    """Parameters, training and prediction of both estimators; see `BayesPruneRegressor` for the parameters."""
+    """Parameters, training and prediction of both estimators.
+
+    Args:
+        hidden_layer_sizes: As for `BayesPruneRegressor`, and so are all others.
+        slab: As there.
+        temperature: As there.
+        prior_inclusion: As there.
+        epochs: As there.
+        batch_size: As there.
+        learning_rate: As there.
+        num_samples: As there.
+        random_state: As there.
+    """
 
     network_: BayesianNet
     compact_: nn.Module
@@ -158,7 +170,12 @@ def _is_width(size: Any) -> bool:
 
 
 def gathered(predictions: Iterator[Prediction], part: Callable[[Any], Tensor]) -> NDArray[np.float64]:
-    """One part of the predictions of all rows, shape ``(n, ...)``."""
+    """One part of the predictions of all rows, shape ``(n, ...)``.
+
+    Args:
+        predictions: Those of some rows at a time.
+        part: What to take of each.
+    """
     return torch.cat([part(prediction) for prediction in predictions]).numpy()
 
 

@@ -91,6 +91,10 @@ class Training:
 
         Point weights have no divergence that would charge a structure for what it learns; it is charged ½ log n
         instead, the price of one parameter in Schwarz's criterion (1978).
+
+        Args:
+            net: The gated network.
+            rows: Number of examples n.
         """
         price = 0.0 if self.slab == "normal" else math.log(rows) / 2
         odds = float(FixedInclusion(self.prior_inclusion).log_gamma)
