@@ -285,6 +285,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             "patience": 2,
         },
     ),
+    "recommended": lambda: (bp.recommended, {"net": bayesian(), "weights": "normal"}),
     "evaluate": lambda: (
         evaluate,
         {"model": network(), "loader": loader(), "likelihood": infer.Categorical(), "loss_on": None},
@@ -330,7 +331,7 @@ UNCHECKED = {
     "records of results, which hold what they are given": (
         *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
         *("SelectionProblem", "ClassPrediction", "Prediction", "RealPrediction", "GateSample", "RandomState", "Score"),
-        *("History", "GateSummary"),
+        *("History", "GateSummary", "Recipe"),
     ),
     "classes that others derive from, or that layers become": (
         *("Likelihood", "Bernoulli", "NormalLayer", "NormalLinear", "NormalConv1d", "NormalConv2d"),
@@ -339,6 +340,7 @@ UNCHECKED = {
         *("export_onnx", "resnet34", "resnet50", "lenet5_bypass", "result_table", "score_table", "total"),
         *("BayesPruneRegressor",),
     ),
+    "what torch's optimisers are called by": ("nesterov",),
 }
 """Public names without a call here, and why."""
 RUN = {
