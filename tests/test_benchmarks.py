@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.infer.plain import PlainNet
 from bayesprune.methods.none import Plain
 from bayesprune.methods.protocol import Batch

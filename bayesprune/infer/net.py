@@ -63,6 +63,7 @@ class BayesianNet(GatedModel):
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates and the means of its
             weights.
         weights_posterior: The posterior of the weights, `Point` or `Normal`.
+        prior_given: Whether the caller gave the prior of the gates, so that no recommended price takes its place.
         branch_evaluations: How many branches (gates with one draw a batch) all passes with drawn gates have computed.
 
     Raises:
@@ -100,6 +101,7 @@ class BayesianNet(GatedModel):
             slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
         likelihood = get_likelihood(likelihood)
         check_gates(net, example_input=example_input)
+        given = prior is not None
         prior = _one_a_gate(
             FlatteningPrior(18.0) if prior is None else prior, sum(gate.size for gate in gates_of(net).values())
         )
@@ -114,6 +116,7 @@ class BayesianNet(GatedModel):
             example_input=example_input,
             loss_on=loss_on,
         )
+        self.prior_given = given
 
     # what the merge still needs
     @property
