@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, selection, training
     from bayesprune.infer import BayesianNet
     from bayesprune.pruning import compact, cost, load, save
-    from bayesprune.training import fit
+    from bayesprune.training import fit, recommended
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "networks",
     "optim",
     "pruning",
+    "recommended",
     "save",
     "selection",
     "training",
@@ -39,6 +40,7 @@ _ROOMS = {
     "cost": "pruning",
     "fit": "training",
     "load": "pruning",
+    "recommended": "training",
     "save": "pruning",
 }
 """Where the names are that are no rooms themselves."""

@@ -63,7 +63,12 @@ class IndexMap:
     folded: set[str] = field(default_factory=set)
 
     def select(self, name: str, tensor: Tensor) -> Tensor:
-        """The part of ``tensor`` (shaped as the old ``name``) that the smaller network kept."""
+        """The part of ``tensor`` (shaped as the old ``name``) that the smaller network kept.
+
+        Args:
+            name: Name of the parameter.
+            tensor: A tensor of the shape that it had.
+        """
         for dim, index in enumerate(self.kept[name]):
             if index is not None:
                 tensor = tensor.index_select(dim, index.to(tensor.device))

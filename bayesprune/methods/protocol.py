@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.data.inputs import Inputs
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.infer import BayesianNet, GateSample
 from bayesprune.infer.plain import PlainNet
 from bayesprune.infer.targets import Targets, losses

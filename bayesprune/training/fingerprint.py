@@ -35,7 +35,7 @@ def fingerprint(net: Model, prune: bool, settings: Settings, method: Method) -> 
 def _posterior(net: BayesianNet) -> list[object]:
     prices = net.log_gamma.cpu().double()
     sums = [float(prices.sum()), float(prices.square().sum())]
-    return [net.weight_precision, [net.slab, net.slab_scale, net.fixed_prior], sums]
+    return [net.weight_precision, [net.weights_posterior.name, net.slab_scale, net.prior_type.__name__], sums]
 
 
 def _name(loss_on: object) -> object:

@@ -11,10 +11,12 @@ from torch import nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
-from bayesprune.infer import Likelihood
+from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.methods import Method, get_method
 from bayesprune.methods.svi.method import SVI
+from bayesprune.methods.svi.recipes import recommended
 from bayesprune.methods.svi.settings import Settings
+from bayesprune.optim import OPTIMIZERS
 from bayesprune.training.batches import Loader
 from bayesprune.training.checkpoint import write_checkpoint
 from bayesprune.training.checks import check_loader, check_settings, model_of
@@ -66,8 +68,9 @@ def fit(
             `Likelihood`. N, by which priors are weighed, is then the number of examples in ``train_loader``.
         prune: Whether structures are removed while training; if not, gates converge all the same and `compact` removes
             them.
-        settings: How to train. For other methods than variational inference ``lr`` and ``optimizer`` count, which is
-            then called without ``weight_decay``, and no other field may be set.
+        settings: How to train; by default as `recommended` for the network. For other methods than variational
+            inference ``lr`` and ``optimizer`` count, which is then called without ``weight_decay``, and no other field
+            may be set.
         engine: Where and in which number format, and on how many processes; by default where ``model`` is. With several
             processes every one calls `fit`; a ``train_loader`` that does not cut batches for processes itself (as
             those of `data.loaders` do) must give each its own examples, equally many.
@@ -95,9 +98,9 @@ def fit(
             processes divide its weights).
     """
     epochs = whole("fit: epochs", epochs)
+    settings = settings or (method.settings if isinstance(method, SVI) else _recommended(model))
     if not isinstance(method, Method):
         method = SVI(settings) if method in (None, "svi") else get_method(method)
-    settings = settings or (method.settings if isinstance(method, SVI) else Settings())
     check_settings(settings, method)
     net = model_of(model, method, likelihood, train_loader)
     engine = engine or Engine(net.theta.device)
@@ -126,6 +129,14 @@ def fit(
                     show(row)
         trainer.views.bake()
     return trainer.history
+
+
+def _recommended(model: nn.Module) -> Settings:
+    """What suits a network, for one without a posterior as far as it is heard."""
+    recipe = recommended(model)
+    if isinstance(model, BayesianNet):
+        return recipe.settings()
+    return Settings(lr=recipe.lr, optimizer=OPTIMIZERS[recipe.optimizer])
 
 
 def _begin_in(path: Path, trainer: Trainer, held: ExitStack) -> None:

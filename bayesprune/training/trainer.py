@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.data.inputs import each
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.errors import ConfigError
 from bayesprune.infer import GateSample
 from bayesprune.methods.protocol import Batch, Decision, Method, Model, Phase, Site

@@ -20,7 +20,7 @@ from report import machine, table
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.layers import Gate, Linear, Residual
 from bayesprune.methods.protocol import Batch
 from bayesprune.methods.svi.method import SVI

@@ -17,7 +17,7 @@ import torch
 from report import machine, table
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.methods.protocol import Batch
 from bayesprune.methods.svi.method import SVI
 from bayesprune.pruning import CostPrice

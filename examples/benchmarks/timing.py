@@ -14,7 +14,7 @@ from step import Repeat
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.infer.plain import PlainNet
 from bayesprune.methods.none import Plain
 from bayesprune.methods.protocol import Batch

@@ -11,6 +11,7 @@ import torch
 from bayesprune.data.inputs import joined, shapes_of
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
+from bayesprune.infer.objective import penalty
 from bayesprune.infer.targets import joined_targets
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
 from bayesprune.methods.svi.gates import GateUpdates
@@ -60,12 +61,12 @@ class SVI(Method):
         net.theta.requires_grad_()
         self.schedule = make_schedule(net, run.epochs, run.steps_per_epoch, settings.schedule)
         self.estimator = get_estimator(settings.estimator)
-        if net.slab == "point" and settings.temperature != 1:
+        if net.weights_posterior.name == "point" and settings.temperature != 1:
             raise ConfigError(
                 f"fit: Settings.temperature={settings.temperature} is about the posterior of weights; build the "
                 "BayesianNet with slab='normal', or leave the temperature at 1"
             )
-        if net.slabs is not None and run.engine.divides:
+        if net.weights_posterior.name == "normal" and run.engine.divides:
             raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
         self.updates = GateUpdates(net, run.engine.mean)
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
@@ -85,8 +86,7 @@ class SVI(Method):
         try:
             yield
         finally:
-            if net.slabs is not None:
-                net.slabs.take_back()
+            net.weights_posterior.drop_variances()
 
     def _moves(self, net: BayesianNet, step: int) -> bool:
         """Whether θ moves by a sampled gradient in this step."""
@@ -97,8 +97,7 @@ class SVI(Method):
         net, (x, y, part) = _bayesian(run), run.batch
         xi, on = self.sampler(*part)
         objective = BatchObjective(net, x, y, on=on, module=run.module, generator=self.sampler.generator)
-        if net.slabs is not None:
-            net.slabs.hand_out(learn=scales_due(self.schedule, run.step, self.settings.every))
+        net.weights_posterior.cache_variances(learn=scales_due(self.schedule, run.step, self.settings.every))
         if not self._moves(net, run.step):
             with run.engine.autocast():
                 loss = objective(xi, skip=True).mean()
@@ -109,7 +108,7 @@ class SVI(Method):
 
     def grads(self, run: Run) -> None:
         """What the priors of Normal weights and of the likelihood's parameters ask of them."""
-        _bayesian(run).pull()
+        _bayesian(run).add_gradients()
 
     def stepped(self, run: Run) -> None:
         """Move θ, and look at what is due after this step."""
@@ -131,7 +130,7 @@ class SVI(Method):
             step: The step that was just taken.
         """
         schedule, phase = self.schedule, self.schedule.phase(step)
-        if net.slabs is not None and divergence_due(schedule, step):
+        if divergence_due(schedule, step):
             net.refresh(self.settings.temperature * divergence_share(schedule, step))
         if self.penalty.due(step):
             if self.penalty.needs_differences:
@@ -190,17 +189,13 @@ class SVI(Method):
         self.sampler.synchronize()
         return Decision(note={"phase": phase, "nu": self.penalty.nu, "expected": self.penalty.expected})
 
-    @torch.no_grad()
     def loss(self, run: Run) -> float:
         """What the negative ELBO has besides the data term, up to a constant, nats per example."""
-        net = _bayesian(run)
-        theta = net.theta.detach()
-        gates = (net.log_gamma * theta).sum() + (net.gate_divergence(theta) if net.fixed_prior else 0.0)
-        return float(gates / net.num_data + net.slab_penalty())
+        return penalty(_bayesian(run))
 
     def _counts_freedom(self, run: Run, net: BayesianNet) -> bool:
         """Whether this epoch ends with a count of the parameters that the fit has taken."""
-        cold = net.slabs is not None and self.settings.temperature < 1
+        cold = net.weights_posterior.name == "normal" and self.settings.temperature < 1
         return cold and net.likelihood.learned_noise is not None and count_due(self.schedule, run.epoch)
 
     def _count_freedom(self, run: Run, net: BayesianNet, examples: list[Batch]) -> None:

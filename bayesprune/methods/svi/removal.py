@@ -63,7 +63,7 @@ class GateRemoval:
 
         Not under a fixed prior: its θ are probabilities, which stay what they are.
         """
-        if self.net.fixed_prior:
+        if not self.net.prior_type.decides:
             return
         off = {name: part <= 0.5 for name, part in self.net.by_gate(self.net.theta.detach()).items()}
         try:

@@ -186,4 +186,8 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: M
     unknown = chosen.keys() - ({field.name for field in fields(Schedule)} - {"epochs", "steps_per_epoch"})
     if unknown:
         raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
-    return Schedule(epochs, steps_per_epoch, **{**DEFAULTS[net.slab if net.prior_type.decides else "fixed"], **chosen})
+    return Schedule(
+        epochs,
+        steps_per_epoch,
+        **{**DEFAULTS[net.weights_posterior.name if net.prior_type.decides else "fixed"], **chosen},
+    )

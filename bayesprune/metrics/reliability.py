@@ -23,6 +23,12 @@ class Bin:
         count: Number of examples.
         confidence: Mean probability of the class that is taken; NaN without examples.
         accuracy: Fraction classified right; NaN without examples.
+
+    Example:
+        >>> import torch
+        >>> found = calibration(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]), bins=2)
+        >>> found.bins[1]
+        Bin(low=0.5, high=1.0, count=2, confidence=0.75, accuracy=0.5)
     """
 
     low: float
@@ -43,6 +49,12 @@ class Calibration:
             confidence and accuracy, from 0 to 1 (Guo et al., 2017, arXiv 1706.04599, eq. 3).
         accuracy: Fraction classified right.
         bins: The bins of ``ece`` from low to high confidence, which a reliability diagram shows.
+
+    Example:
+        >>> import torch
+        >>> found = calibration(torch.tensor([[0.75, 0.25], [0.25, 0.75]]), torch.tensor([0, 1]))
+        >>> found.accuracy, found.ece, found.brier
+        (1.0, 0.25, 0.125)
     """
 
     nll: float

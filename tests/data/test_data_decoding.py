@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets.folder import pil_loader
 
-from bayesprune.data.decode import decode, file_state
+from bayesprune.data.decoding import decode, file_state
 from bayesprune.errors import DataError
 
 WIDTH, HEIGHT = 6, 5

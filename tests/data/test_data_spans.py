@@ -5,7 +5,7 @@ import torch
 
 from bayesprune.data import Augment, loaders
 from bayesprune.data.images import Raw, make_splits
-from bayesprune.data.shards import cut_epoch
+from bayesprune.data.spans import cut_epoch
 from bayesprune.errors import ConfigError
 
 COUNT = 50
