@@ -81,12 +81,12 @@ class Trainer:
         self.epoch = self.step = 0
         net.branch_evaluations = 0
         self.cuts, self.masks_held = Cuts(net, self.trained), Masks(self.trained)
-        self.generator = torch.Generator().manual_seed(_next_seed(engine))
-        method.to(engine.device)
+        seed = _next_seed(engine)
+        self.generator = torch.Generator().manual_seed(seed)
         self.identity = fingerprint(net, prune, settings, method)
         needs = method.setup(self)
         if engine.rank > 0:  # or the parts of a batch would share their dropout masks
-            torch.manual_seed(_next_seed(engine) + engine.rank)
+            torch.manual_seed(seed + engine.rank)
         method.to(engine.device)
         self.stretches = stretches(needs.phases, epochs)
         self.stretch = self.stretches[0]
