@@ -25,6 +25,7 @@ from bayesprune.layers import Gate, Residual
 from bayesprune.methods.protocol import Batch
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.method import SVI
+from bayesprune.methods.svi.normal_weights import divergence_due
 from bayesprune.methods.svi.penalties import by_budget
 from bayesprune.methods.svi.sampled import NOISE_SHARE
 from bayesprune.pruning import compact
@@ -251,7 +252,7 @@ def test_the_divergence_rises_to_its_temperature() -> None:
         run.step, run.batch = step + 1, Batch(*next(iter(targets())), run.part(0, 40))
         net.refresh()
         run.method.stepped(run)
-        if run.method.schedule.refresh_due(step):
+        if divergence_due(run.method.schedule, step):
             torch.testing.assert_close(net.weights_cost, 0.4 * share * whole)
 
 
