@@ -22,7 +22,7 @@ from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.model import GatedModel
 from bayesprune.infer.passes import Passes
 from bayesprune.infer.posterior import WeightPosterior
-from bayesprune.infer.prediction import Prediction, summarize
+from bayesprune.infer.prediction import Prediction
 from bayesprune.infer.targets import Targets
 from bayesprune.layers import eval_mode, give_normal_slabs, normal_layers, plain_parameters
 
@@ -164,7 +164,7 @@ class BayesianNet(GatedModel):
 
     # Pyro ----------------------------------------------------------------------------------------------------------
 
-    def model(self, x: Any, y: Tensor | None = None) -> Tensor:
+    def model(self, x: Any, y: Targets | None = None) -> Tensor:
         """Pyro model with sample sites ``gates`` (ξ) and ``obs`` (y), and the factor ``slab``.
 
         Under the flattening prior also ``inclusion`` (π), and with Normal weights ``weights`` (w). For `SVI` with
@@ -179,7 +179,7 @@ class BayesianNet(GatedModel):
         """
         return pyro_model.model(self, x, y)
 
-    def guide(self, x: Any, y: Tensor | None = None) -> None:
+    def guide(self, x: Any, y: Targets | None = None) -> None:
         """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). `ProjectedSGD` keeps the param ``theta`` in [0, 1].
 
         Raises:
@@ -265,7 +265,7 @@ class BayesianNet(GatedModel):
         passes = Passes(self, self._sample, num_samples, batch_size)
         with eval_mode(self):
             outputs = passes(x)
-        return summarize(self.likelihood, outputs)
+        return self.likelihood.summarize(outputs)
 
     def _sample(self, parts: Sequence[Inputs]) -> Tensor:
         """Outputs of one network drawn from the posterior, for parts of the inputs, one after the other."""
