@@ -25,7 +25,7 @@ def _gate(kind: str | Gate | None, size: int, dim: int, theta: float, where: str
         return Gate(size, dim=dim, theta=theta)
     if kind == "layer":
         return Gate(1, per_batch=True, theta=theta)
-    raise ConfigError(f"{where}: gate must be 'unit', 'layer' or None, or a Gate, got {kind!r}")
+    raise ConfigError(f"{where}: gate must be 'unit', 'layer' or None, got {kind!r}; or a Gate to share")
 
 
 @contextmanager
