@@ -12,8 +12,8 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import leaves_traces, own_memory
-from bayesprune.graph.operations import DIFFERENCES, SUMS
 from bayesprune.layers import GATED_LAYERS, SCALES, Gate
+from bayesprune.ops.operations import DIFFERENCES, SUMS
 from bayesprune.pruning.fuse import fold_batch_norms, fuse_linear_maps
 from bayesprune.pruning.redundant import drop_redundant
 from bayesprune.pruning.shrink import kept_gates, shrink
