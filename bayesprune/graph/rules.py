@@ -40,6 +40,7 @@ class Rules:
     Attributes:
         put_off: The gates that are left to other rules, found so far, with the rank of what they gate.
         assumed: Whether any tensor of unknown rank was taken for a matrix.
+        shared: For gates of several structures that are used in several places, which entry each structure is.
     """
 
     def __init__(self, traced: Traced, off: Mapping[Gate, Tensor], only: Mapping[Gate, int] | None = None):
@@ -50,6 +51,9 @@ class Rules:
         self.assumed = False
         self.num_ids = 0
         self._attributes: dict[str, Tensor] = {}
+        several = (gate for gate, uses in traced.uses.items() if len(uses) > 1 and gate.size > 1 and only is None)
+        self.shared = {gate: self.fresh(gate.size) for gate in several}
+        self._ways: dict[Gate, str] = {}
 
     def step(self, node: fx.Node, known: Known) -> Step:
         """What ``node`` does, given what is known of its inputs.
@@ -59,6 +63,9 @@ class Rules:
             TraceError: for a layer that does not fit its input.
         """
         step = self._step(node, known)
+        gate = self.traced.gate(node)
+        if gate is not None and gate in self.shared:
+            step = self._share(node, gate, step, known)
         out = step.out
         if out is not None and out.layout == "plain" and node.op != "get_attr":
             rank = self.traced.rank(node) or out.rank
@@ -84,6 +91,25 @@ class Rules:
         if "out" in node.kwargs:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         return function(node, known, self.traced.shapes, self.fresh)
+
+    def _share(self, node: fx.Node, gate: Gate, step: Step, known: Known) -> Step:
+        """Let what a gate multiplies in several places be one physical entry a structure.
+
+        It then selects nothing of its input, unless nothing is known of what it multiplies, wherever it does.
+        """
+        ids = self.shared[gate]
+        if self.put_off.pop(gate, None) is not None:
+            where = f"dimension {gate.dim}, which is not that of the features, by a gate that is used elsewhere too"
+            step = barrier(node, f"is gated along {where}")
+        way = "fixed" if step.out is None else "selects" if step.selects and not step.flows else "tied"
+        if way == "fixed" or self._ways.setdefault(gate, way) != way:
+            step.holds.append(ids)
+        if step.out is not None:
+            step.ties.append((ids, step.out.ids))
+        if step.selects and way == "tied":
+            step.selects = False
+            step.ties += [(known[flow.node].ids[flow.src], step.out.ids[flow.dst]) for flow in step.flows]  # type: ignore[union-attr]
+        return step
 
     def fresh(self, size: int) -> Tensor:
         """New ids for ``size`` physical entries."""

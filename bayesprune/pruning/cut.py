@@ -32,6 +32,8 @@ class Cutter:
         """Cut every module of the analysed network that the analysis lets become smaller."""
         self.analysis = analysis
         traced = self.analysis.traced
+        self._shared = analysis.shared()
+        names = {module: name for name, module in traced.net.named_modules()}
         for node in traced.graph.nodes:
             module, name = traced.module(node), str(node.target)
             step = self.analysis.steps[node]
@@ -39,7 +41,7 @@ class Cutter:
                 self._attribute(node, step.out)
             if module is None or name in traced.fixed or (step.out is None and not step.reads):
                 continue
-            if isinstance(module, Gate):
+            if isinstance(module, Gate) and module not in self._shared:
                 self._gate(node, module, name)
             elif type(module) in (*LINEARS, *CONVOLUTIONS, *TRANSPOSED):
                 self._layer(node, module, name)
@@ -48,6 +50,12 @@ class Cutter:
             elif type(module) is nn.PReLU and module.num_parameters > 1:
                 self._tensor(name, module, "weight", self.analysis.kept(node, module.num_parameters))
                 module.num_parameters = module.weight.numel()
+        for gate, mask in self._shared.items():
+            use = traced.uses[gate][0]
+            if self.analysis.steps[use].selects:
+                self._gate(use, gate, names[gate])
+            else:
+                self._own_gate(gate, names[gate], mask)
 
     @torch.no_grad()
     def _tensor(self, name: str, module: nn.Module, attribute: str, *masks: Tensor | None) -> None:
@@ -98,7 +106,7 @@ class Cutter:
         if normal:
             self._tensor(name, layer, "bias_log_scale", stays)
         gate = getattr(layer, "gate", None)
-        if gate is not None and gate.size == outputs:
+        if gate is not None and gate.size == outputs and gate not in self._shared:
             self._own_gate(gate, f"{name}.gate", stays)
 
     @torch.no_grad()
