@@ -22,7 +22,8 @@ class WeightPresence:
 
     An output that nothing reads is not there either. Never less than the probability that the network's outputs depend
     on the weight; more where they do not because a whole layer on the way is off, and for layers that are called more
-    than once or share parameters, which count in full.
+    than once or share parameters, which count in full. Less, θ² for θ, where one structure of a gate in several places
+    is both the input and the output of a weight.
 
     Args:
         net: The network.
@@ -73,7 +74,11 @@ class WeightPresence:
                     out = out.and_gate(gate, theta[gate], shared=gate in self._presence.shared)
             elif node in present:
                 out = both([present[node], out])
-            columns = None if is_depthwise(layer) else self._columns(node, present, theta, given | out.gates)
+            columns = (
+                None
+                if is_depthwise(layer)
+                else self._columns(node, present, theta, given | (out.gates - self._presence.shared))
+            )
             shares.append((_probability(out, theta, given), columns))
         return shares
 
