@@ -3,10 +3,9 @@
 from bayesprune.infer.differences import paired_differences, shared_differences
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.elbo import GateELBO
-from bayesprune.infer.estimators import ESTIMATORS, get_estimator
+from bayesprune.infer.estimators import get_estimator
 from bayesprune.infer.evaluation import BatchObjective
 from bayesprune.infer.likelihoods import (
-    LIKELIHOODS,
     Bernoulli,
     Categorical,
     Gaussian,
@@ -19,8 +18,6 @@ from bayesprune.infer.random_state import RandomState
 from bayesprune.infer.sampler import GateSample, GateSampler
 
 __all__ = [
-    "ESTIMATORS",
-    "LIKELIHOODS",
     "BatchObjective",
     "BayesianNet",
     "Bernoulli",

@@ -324,7 +324,7 @@ CALLS: dict[str, Callable[[], Call]] = {
 
 UNCHECKED = {
     "what every step of training calls": (
-        *("BatchObjective", "GateDraws", "bernoulli_entropy", "bernoulli_kl", "normal_kl", "relative_cost"),
+        *("BatchObjective", "GateDraws", "bernoulli_kl", "normal_kl", "relative_cost"),
         *("marginal_cost", "summarize", "eval_mode"),
     ),
     "records of results, which hold what they are given": (

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from bayesprune import layers
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import (
-    LIKELIHOODS,
     BatchObjective,
     BayesianNet,
     GateELBO,
@@ -25,7 +24,7 @@ from bayesprune.infer import (
     Likelihood,
     get_estimator,
 )
-from bayesprune.infer.likelihoods import Bernoulli, Categorical, Gaussian, get_likelihood
+from bayesprune.infer.likelihoods import LIKELIHOODS, Bernoulli, Categorical, Gaussian, get_likelihood
 from bayesprune.infer.objective import Price, total
 from bayesprune.infer.targets import WeightedTargets, losses
 
@@ -132,6 +131,7 @@ def test_a_label_smoothing_that_cannot_be_is_refused(smoothing: float) -> None:
 def test_names() -> None:
     for name, kind in LIKELIHOODS.items():
         assert type(get_likelihood(name)) is kind
+    assert {"bernoulli": Bernoulli, "categorical": Categorical, "gaussian": Gaussian} == LIKELIHOODS
     own = Gaussian(0.1)
     assert get_likelihood(own) is own
     with pytest.raises(ConfigError, match=r"unknown likelihood 'poisson'; known are bernoulli, categorical, gaussian"):
