@@ -12,7 +12,7 @@ from bayesprune.graph.presence import Event, both, probability
 from bayesprune.layers import NormalLayer, Residual
 from bayesprune.ops.convolution import is_depthwise
 
-Shares = tuple[Tensor | None, Tensor | None]
+WeightShares = tuple[Tensor | None, Tensor | None]
 """With what probability outputs and inputs of a layer are there, shapes ``(n_out,)`` and ``(n_in,)``, or one entry for
 all; ``None`` where that is certain."""
 
@@ -39,7 +39,7 @@ class WeightPresence:
         self._branches = {name: _branches_around(net, name) for name in layers}
         self._lasting = _lasting_inputs(traced, self._nodes, layers)
 
-    def __call__(self, theta: Mapping[str, Tensor]) -> tuple[list[Shares], list[Shares]]:
+    def __call__(self, theta: Mapping[str, Tensor]) -> tuple[list[WeightShares], list[WeightShares]]:
         """By layer, with what probability its outputs and inputs are there; differentiable.
 
         Args:
@@ -58,9 +58,9 @@ class WeightPresence:
         present: Mapping[fx.Node, Event],
         needed: Mapping[fx.Node, Event],
         branches: Mapping[str, frozenset[str]],
-    ) -> list[Shares]:
+    ) -> list[WeightShares]:
         """The shares, by layer given that the gates ``branches`` are on."""
-        shares: list[Shares] = []
+        shares: list[WeightShares] = []
         for name, layer in self.layers.items():
             node = self._nodes.get(name)
             if node is None:
@@ -98,7 +98,7 @@ class WeightPresence:
             columns = torch.where(self._lasting[name], 1.0, columns)
         return columns
 
-    def tables(self, shares: Sequence[Shares]) -> list[Tensor]:
+    def tables(self, shares: Sequence[WeightShares]) -> list[Tensor]:
         """Θ of weight and bias of one layer after another, each broadcastable to it, where it lies."""
         tables = []
         for layer, (rows, columns) in zip(self.layers.values(), shares, strict=True):
