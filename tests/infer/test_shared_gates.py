@@ -116,4 +116,4 @@ def test_normal_weights_behind_a_gate_count_in_all_places_with_its_theta() -> No
         + divergence(net[i].bias[rows], net[i].bias_log_scale[rows])
         for i, rows, columns in ((0, kept, slice(None)), (2, kept, kept), (3, slice(None), kept))
     )
-    torch.testing.assert_close(bnn.slab_divergence(theta), expected)
+    torch.testing.assert_close(bnn.weights_posterior.divergence({"0": theta}), expected)
