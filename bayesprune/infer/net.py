@@ -182,6 +182,10 @@ class BayesianNet(GatedModel):
     def guide(self, x: Any, y: Targets | None = None) -> None:
         """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). `ProjectedSGD` keeps the param ``theta`` in [0, 1].
 
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            y: Not looked at; Pyro hands a guide what it hands the model.
+
         Raises:
             ConfigError: if Pyro's parameter store holds the θ of another network.
         """
