@@ -72,7 +72,7 @@ class Trainer:
         if engine.divides and not method.posterior:
             raise ConfigError(f"fit: strategy 'fsdp' does not go with method {method.name!r}; take strategy 'auto'")
         engine.place(net)
-        net.likelihood.spend(0.0)
+        net.likelihood.set_fitted_parameters(0.0)
         first = check_data(net, loader)
         self.example, self.outputs, self.steps_per_epoch = first.example, first.outputs, first.batches
         self.reader = Reader(net, first.outputs, loader, engine.input)
@@ -264,7 +264,7 @@ class Trainer:
 
     def _switch_off(self, decision: Decision) -> None:
         """Switch off what a decision says and units of which masks leave nothing, and remove what can go."""
-        off = self.masks_held.empty_rows(self.sites) if decision.masks else {}
+        off = self.masks_held.empty_rows(self.net.net) if decision.masks else {}
         for name, mask in decision.off.items():
             off[name] = off[name] | mask.cpu() if name in off else mask.cpu()
         if not any(bool(mask.any()) for mask in off.values()):

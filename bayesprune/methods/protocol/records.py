@@ -24,7 +24,7 @@ class Site:
     """A place where a method may act.
 
     Attributes:
-        name: Of a weight the name of the parameter, of an output that of the gated module.
+        name: Of a weight the name of the parameter, of an output that of its gate, which may have several.
         kind: Which of the two it is.
         layer: The module that holds it.
     """
