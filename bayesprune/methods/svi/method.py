@@ -203,7 +203,7 @@ class SVI(Method):
         alike = [batch for batch in examples if shapes_of(batch.x) == shapes_of(examples[0].x)]
         x, y = joined([batch.x for batch in alike]), joined_targets([batch.y for batch in alike])
         count = net.uncounted_parameters(x, y, self.settings.temperature)
-        net.likelihood.spend(float(run.engine.mean(torch.tensor(count, device=net.theta.device))))
+        net.likelihood.set_fitted_parameters(float(run.engine.mean(torch.tensor(count, device=net.theta.device))))
 
     # checkpoints ---------------------------------------------------------------------------------------------------
 
