@@ -21,6 +21,13 @@ class Removable:
 
     Args:
         net: The network.
+
+    Example:
+        >>> from torch import nn
+        >>> from bayesprune import layers
+        >>> net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
+        >>> Removable(net).least()
+        tensor([ True, False, False])
     """
 
     def __init__(self, net: BayesianNet):
@@ -95,7 +102,12 @@ def switch_off(
 
 @contextmanager
 def only_on(net: BayesianNet, on: Tensor) -> Iterator[None]:
-    """Let the gates in ``on``, and no others, be on within the context."""
+    """Let the gates in ``on``, and no others, be on within the context.
+
+    Args:
+        net: The network.
+        on: Structures that are on, shape ``(S,)``, bool.
+    """
     theta = net.theta.detach()
     before = theta.clone()
     try:

@@ -24,6 +24,16 @@ class GateUpdates:
     Attributes:
         sampled: Steps on sampled gradients.
         exact: Steps on exact differences, which come after them.
+
+    Example:
+        >>> from torch import nn
+        >>> from bayesprune import layers
+        >>> net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
+        >>> updates = GateUpdates(net)
+        >>> net.theta.grad = net.price.clone()  # the data say nothing
+        >>> updates.sampled.step(size=0.2)  # from 0.9
+        >>> net.theta.detach()
+        tensor([0.7000, 0.7000, 0.7000])
     """
 
     def __init__(self, net: BayesianNet, mean: Callable[[Tensor], Tensor] = torch.clone):

@@ -35,6 +35,19 @@ def make_penalty(
     Raises:
         ConfigError: for a budget below what is left when all structures are off that may be, and for a price or budget
             in place of a prior with fixed inclusion probabilities.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from bayesprune import layers
+        >>> from bayesprune.pruning import CostPrice
+        >>> net = nn.Sequential(layers.Linear(2, 3, bias=False, gate="unit"), nn.Linear(3, 1, bias=False))
+        >>> bnn = BayesianNet(net, num_data=100)
+        >>> penalty = make_penalty(bnn, torch.ones(1, 2), Settings(price=CostPrice(0.1)), Schedule(10, 10))
+        >>> round(penalty.expected, 6)  # θ begins at 0.9
+        0.9
+        >>> bnn.price  # ν / √0.9 / 3, of which a fifth at the start of sampling
+        tensor([0.0070, 0.0070, 0.0070])
     """
     price, budget, temperature = settings.price, settings.budget, settings.temperature
     if price is None and budget is None:
