@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from bayesprune.training.surgeon import _structure_norms
 from torch import nn
 
 import bayesprune as bp
@@ -14,6 +13,7 @@ from bayesprune import layers
 from bayesprune.layers import Gate, Residual
 from bayesprune.pruning import CostPrice
 from bayesprune.training import Settings
+from bayesprune.training.cuts import _structure_norms
 from tests.training.problems import Batches, examples
 from tests.training.test_checkpoints import verify_resumed
 
