@@ -63,7 +63,7 @@ def train_bayesian(case: Case, splits: Splits, seed: int, epochs: int) -> tuple[
     net = case.build(splits.input_shape)
     loader, _ = bp.data.loaders(splits, case.batch, seed)
     bnn = bp.BayesianNet(
-        net, num_data=len(splits.train), prior=prior(case, splits), slab="normal", slab_scale=case.slab_scale
+        net, num_data=len(splits.train), prior=prior(case, splits), weights="normal", slab_scale=case.slab_scale
     )
     history = bp.fit(bnn, loader, epochs=epochs, settings=Settings(temperature=case.temperature, **case.settings))
     return bnn.eval(), history.rows[-1].gates_converged
