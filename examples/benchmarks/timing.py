@@ -60,7 +60,7 @@ def _wait() -> None:
 
 
 def latency(net: nn.Module, dense: nn.Module, example: torch.Tensor, experiment: Experiment) -> Pair:
-    """A forward pass of ``net`` relative to ``dense``, for inputs like ``example``, in the precision of the experiment."""
+    """A forward pass of ``net`` relative to ``dense``, for inputs like ``example``, in its precision."""
     dtype = torch.bfloat16 if experiment.precision == "bf16" else torch.float32
     example = example.to(experiment.device, dtype, memory_format=experiment.memory_format)
     first, second = (copy.deepcopy(module).eval().to(experiment.device, dtype) for module in (dense, net))

@@ -30,7 +30,7 @@ def train(bench: Any, experiment: Any, splits: bp.data.Splits, folder: Path, min
     return net, bench.pipelines.train_plainly(run, net, folder, experiment.epochs, experiment.lr, progress)
 
 
-# experiment -------------------------------------------------------------------------------------------------------------
+# experiment -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_plain_network_begins_as_the_gated_one(experiment: Any, splits: bp.data.Splits) -> None:
