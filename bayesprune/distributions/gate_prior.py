@@ -26,6 +26,11 @@ class GatePrior(TorchDistribution):
         log_gamma: log γ, the price of an inclusion; its shape is the batch shape.
         decides: Whether training decides about every gate, θ ending at 0 or 1; otherwise θ ends at the probability that
             prior and data say.
+
+    Example:
+        >>> from bayesprune.distributions import FixedInclusion, FlatteningPrior
+        >>> [prior(log_gamma=torch.tensor(4.0)).decides for prior in (FlatteningPrior, FixedInclusion)]
+        [True, False]
     """
 
     decides: ClassVar[bool]

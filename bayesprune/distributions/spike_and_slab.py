@@ -54,6 +54,11 @@ class SpikeAndSlab(TorchDistribution):
 
     Raises:
         ConfigError: if ``probs`` is outside [0, 1], ``scale`` is not positive and finite, or either is NaN.
+
+    Example:
+        >>> law = SpikeAndSlab(probs=0.25, scale=2.0)
+        >>> law.mean, law.variance
+        (tensor(0.), tensor(1.))
     """
 
     arg_constraints = {"probs": constraints.unit_interval, "scale": constraints.positive}  # noqa: RUF012
