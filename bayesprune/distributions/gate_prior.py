@@ -28,6 +28,7 @@ class GatePrior(TorchDistribution):
             prior and data say.
 
     Example:
+        >>> import torch
         >>> from bayesprune.distributions import FixedInclusion, FlatteningPrior
         >>> [prior(log_gamma=torch.tensor(4.0)).decides for prior in (FlatteningPrior, FixedInclusion)]
         [True, False]
