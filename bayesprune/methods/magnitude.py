@@ -51,7 +51,8 @@ class Magnitude(Method):
         weights = {site.name: site.weight.detach() for site in run.sites if site.kind == "weight"}
         sizes = torch.cat([torch.zeros(0), *(_sizes(weight) for weight in weights.values())])
         keep = torch.ones(len(sizes), dtype=torch.bool)
-        keep[sizes.argsort(stable=True)[: round(self.share(run.progress) * len(sizes))]] = False
+        count = min(round(self.share(run.progress) * len(sizes)), len(sizes) - len(weights))
+        keep[sizes.argsort(stable=True)[:count]] = False
         parts = keep.split([weight.numel() for weight in weights.values()])
         masks = {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
         return Decision(masks=masks)

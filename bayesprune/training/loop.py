@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -136,7 +137,10 @@ def _recommended(model: nn.Module) -> Settings:
     recipe = recommended(model)
     if isinstance(model, BayesianNet):
         return recipe.settings()
-    return Settings(lr=recipe.lr, optimizer=OPTIMIZERS[recipe.optimizer])
+    optimizer = OPTIMIZERS[recipe.optimizer]
+    if recipe.weight_decay is not None:
+        optimizer = partial(optimizer, weight_decay=recipe.weight_decay)
+    return Settings(lr=recipe.lr, optimizer=optimizer)
 
 
 def _begin_in(path: Path, trainer: Trainer, held: ExitStack) -> None:
