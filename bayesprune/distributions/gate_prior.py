@@ -30,8 +30,10 @@ class GatePrior(TorchDistribution):
     Example:
         >>> import torch
         >>> from bayesprune.distributions import FixedInclusion, FlatteningPrior
-        >>> [prior(log_gamma=torch.tensor(4.0)).decides for prior in (FlatteningPrior, FixedInclusion)]
+        >>> [prior.decides for prior in (FlatteningPrior(4.0), FixedInclusion(0.5))]
         [True, False]
+        >>> FixedInclusion.slope(torch.tensor([0.5]))
+        tensor([0.])
     """
 
     decides: ClassVar[bool]

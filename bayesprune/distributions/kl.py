@@ -53,8 +53,8 @@ def kl_spike_and_slab(p: SpikeAndSlab, q: SpikeAndSlab) -> Tensor:
     The slab's term counts only while the gate is on. Infinite where q has no mass but p does.
 
     Args:
-        p: Of the posterior, say.
-        q: Of the prior, of a shape that broadcasts against it.
+        p: The one law.
+        q: The other.
     """
     log_ratio = torch.log(p.scale) - torch.log(q.scale)
     slab = torch.expm1(2 * log_ratio) / 2 - log_ratio

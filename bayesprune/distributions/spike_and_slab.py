@@ -56,9 +56,9 @@ class SpikeAndSlab(TorchDistribution):
         ConfigError: if ``probs`` is outside [0, 1], ``scale`` is not positive and finite, or either is NaN.
 
     Example:
-        >>> law = SpikeAndSlab(probs=0.25, scale=2.0)
-        >>> law.mean, law.variance
-        (tensor(0.), tensor(1.))
+        >>> law = SpikeAndSlab(torch.tensor(0.25), torch.tensor(2.0))
+        >>> law.log_prob(torch.tensor(0.0)).exp(), law.variance
+        (tensor(0.7500), tensor(1.))
     """
 
     arg_constraints = {"probs": constraints.unit_interval, "scale": constraints.positive}  # noqa: RUF012

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.errors import GateError, TraceError
-from bayesprune.graph import operations as ops
 from bayesprune.graph.additions import check_additions
-from bayesprune.graph.axes import NEEDS_SHAPES
-from bayesprune.graph.calls import name_of
-from bayesprune.graph.features import Features, Step
 from bayesprune.graph.memory import written
 from bayesprune.graph.rules import OVERWRITTEN, Rules
 from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
+from bayesprune.ops import NEEDS_SHAPES, Features, Step, name_of, operation_of
 
 
 def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
@@ -55,8 +52,9 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     traced = trace(net, example_input)
     _check_memory(net, traced)
     names = {gate: name for name, gate in gates.items()}
+    called = dict(names)
     only: dict[Gate, int] | None = None
-    ranks: dict[Gate, int] = {}
+    ranks: dict[Gate, int | None] = {}
     assumed = False
     while only is None or only:
         rules = Rules(traced, {}, only)
@@ -70,19 +68,20 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
                     raise
                 raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
         for node in traced.graph.nodes:
-            gate, features = _gate_of(traced, node), known[node]
-            if gate is None or gate in rules.put_off or (only is not None and gate not in only):
+            gate, features = traced.gate(node), known[node]
+            if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):
                 continue
             off = torch.zeros(gate.size, dtype=torch.bool)
             off[0] = True
-            name = names.pop(gate, str(node.target))
+            name = called[gate]
             if gate.size == 1:
                 _check_sums(traced, node, name)
-            _follow(traced, node, Rules(traced, {gate: off}, only), known, name, gate.size == 1)
+            if names.pop(gate, None) is not None:  # the first place where it is used; the walk meets the others
+                _follow(traced, gate, Rules(traced, {gate: off}, only), known, name)
             if features is not None and gate.size > 1:
-                ranks[gate] = 2 if features.rank is None else features.rank
+                ranks[gate] = _one_rank(ranks, gate, name, features.rank, assumed or rules.assumed)
         assumed = assumed or rules.assumed
-        only = rules.put_off
+        only = rules.following.put_off
     if names:
         name = next(iter(names.values()))
         raise GateError(f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward")
@@ -96,7 +95,7 @@ def _check_sums(traced: Traced, node: fx.Node, name: str) -> None:
     for user in node.users:
         shape = traced.shapes.get(user)
         rest = [traced.shapes.get(i) for i in user.all_input_nodes if i is not node]
-        if user.target in ops.SUMS and shape is not None and rest and rest[0] not in (None, shape):
+        if operation_of(user, traced.module(user)).adds and shape is not None and rest and rest[0] not in (None, shape):
             raise _refusal(
                 name,
                 f"is added to a tensor of shape {tuple(rest[0] or ())}, which the sum, of shape {tuple(shape)}, is not",
@@ -147,41 +146,47 @@ def _overwrites(user: fx.Node, what: str) -> GateError:
     )
 
 
-def _gate_of(traced: Traced, node: fx.Node) -> Gate | None:
-    """The gate that a node holds."""
-    module = traced.module(node)
-    found = module if isinstance(module, Gate) else getattr(module, "gate", None)
-    return found if isinstance(found, Gate) else None
+def _one_rank(ranks: Mapping[Gate, int | None], gate: Gate, name: str, rank: int | None, assumed: bool) -> int | None:
+    """The rank of what a gate multiplies wherever it does, ``None`` if there are several.
+
+    Args:
+        ranks: Those of gates met so far.
+        gate: The gate.
+        name: Its name, for messages.
+        rank: The one that it meets now; ``None`` if it is unknown, and taken for that of a matrix.
+        assumed: Whether any tensor was taken for a matrix.
+    """
+    rank = 2 if rank is None else rank
+    if gate not in ranks or ranks[gate] == rank:
+        return rank
+    if assumed:
+        raise GateError(f"gate {name!r} multiplies tensors of several ranks, some of them unknown; {NEEDS_SHAPES}")
+    return None
 
 
-def _follow(
-    traced: Traced, start: fx.Node, rules: Rules, known: dict[fx.Node, Features | None], name: str, whole: bool
-) -> None:
-    """Walk on from a gate that is off for as long as something is constant.
+def _follow(traced: Traced, gate: Gate, rules: Rules, known: Mapping[fx.Node, Features | None], name: str) -> None:
+    """Walk on from where a gate is off for the first time, for as long as something is constant.
 
     Args:
         traced: The network.
-        start: The node that holds the gate.
-        rules: Rules with the gate's first entry off.
+        gate: The gate.
+        rules: Rules with its first entry off.
         known: What is known of every tensor with all gates on.
         name: The gate's name, for messages.
-        whole: Whether it gates a whole tensor.
     """
-    first = rules.step(start, known)
-    if first.out is None:
-        if first.pins and not whole:
-            raise _refusal(name, first.reason)
-        return
-    changed: dict[fx.Node, Features | None] = {start: first.out}
-    node = start
+    whole, uses = gate.size == 1, traced.uses[gate]
+    changed: dict[fx.Node, Features] = {}
+    node = uses[0].prev
     while node.op != "output":
         node = node.next
         touched = [i for i in node.all_input_nodes if i in changed]
-        if not touched:
+        if not touched and node not in uses:
             continue
-        step = rules.step(node, {**{i: known[i] for i in node.all_input_nodes}, **{i: changed[i] for i in touched}})
+        step = rules.step(node, {i: changed.get(i, known[i]) for i in node.all_input_nodes})
         for source in touched:
-            _check_step(traced, node, step, source, changed[source], name, whole)  # type: ignore[arg-type]
+            _check_step(traced, node, step, source, changed[source], name, whole)
+        if node in uses and step.out is None and step.pins and not whole:
+            raise _refusal(name, step.reason)
         if step.out is not None and not bool(step.out.unknown.all()):
             changed[node] = step.out
 
@@ -192,14 +197,15 @@ def _check_step(
     """Refuse the gate ``name`` if ``node`` does not let the constants of its input ``x`` go."""
     constant = ~x.unknown
     module = traced.module(node)
-    if type(module) in ops.BATCH_NORMS:
+    operation = operation_of(node, module)
+    if operation.kind == "normalisation":
         raise _refusal(
             name,
             f"comes before {node.target}, a {type(module).__name__}, which turns its zeros into that layer's bias and "
             "takes them into its statistics",
             "put a Gate after the normalisation and the activation, instead of a gate before it",
         )
-    if source in step.pins and not (whole and node.target in ops.SUMS):
+    if source in step.pins and not (whole and operation.adds):
         raise _refusal(name, step.reason)
     for read in step.reads:
         if read.node is source and bool((read.must & constant).any()):
@@ -212,15 +218,10 @@ def _check_step(
         if not bool(lost.any()):
             continue
         zeros = not bool((x.value[flow.src][lost] != 0).any())
-        if node.target not in ops.SUMS and not (zeros and _is_shuffle(traced, node)):
+        if not operation.adds and not (zeros and operation.kind == "shuffle"):
             raise _refusal(name, f"leaves a constant that is not carried through {name_of(node)}")
         if not zeros:
             raise _refusal(name, "leaves a constant other than 0 in a sum with a tensor that it does not silence")
-
-
-def _is_shuffle(traced: Traced, node: fx.Node) -> bool:
-    """Whether zeros stay in place among the entries that ``node`` makes one of."""
-    return type(traced.module(node)) is nn.PixelShuffle or node.target is F.pixel_shuffle
 
 
 def _refusal(name: str, reason: str, advice: str = "") -> GateError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.draws import GateDraws
-from bayesprune.infer.tail import Seen, Tails
-from bayesprune.layers import Draw, Gate, Residual, normal_layers
+from bayesprune.infer.random_state import frozen_statistics
+from bayesprune.infer.resumption import BlockPass, Resumption
+from bayesprune.layers import Draw, Gate, Residual, holders_of, normal_layers
 
 _FLATTENING = threading.Lock()
 """Threads that use a network for the first time since it was copied or moved take turns."""
@@ -66,15 +67,14 @@ class GatedNet(nn.Module):
 
     def __getstate__(self) -> dict:
         """What a copy is made of: all but graphs, which are made anew when they are asked for."""
-        return {**self.__dict__, "_tails": {}, "_traced": {}}
+        return {**self.__dict__, "_resumption": {}, "_traced": {}}
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
         with _FLATTENING, torch.inference_mode(False):
             thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
-            flat = (
-                torch.cat(thetas).clamp_(0, 1) if thetas else next(self.net.parameters()).new_zeros(0)
-            )  # all branches may be gone
+            thetas = thetas or [next(self.net.parameters()).new_zeros(0)]  # all branches may be gone
+            flat = torch.cat(thetas).clamp_(0, 1)
             for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
                 gate.theta.data = part
             if len(self._theta) != len(flat):
@@ -91,9 +91,8 @@ class GatedNet(nn.Module):
         """All parameters by name, in place of each gate's own θ the one vector `theta`, on which gradients arrive.
 
         So a plain torch optimiser of ``parameters()`` moves the gates, too. It may leave [0, 1]; before θ is read
-        again, it is projected there. After a cut θ and weights are others, and an optimiser has to be built anew. A
-        module that holds this one lists the gates' own θ, on which no gradients arrive: optimise ``parameters()`` of
-        this one, and let what averages weights (``AveragedModel``) average those of `net`.
+        again, it is projected there. After a cut an optimiser has to be built anew. A module that holds this one lists
+        the gates' own θ, without gradients: optimise ``parameters()`` of this one, and average weights of `net`.
         """
         thetas = {id(gate.theta) for gate in self._gates.values()}
         for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
@@ -188,9 +187,11 @@ class GatedNet(nn.Module):
             followed: A form whose forward pass can be followed, if that of ``net`` cannot.
         """
         self.net = net
+        holders = holders_of(net)
+        self._holders = [list(holders.get(gate, {}).values()) for gate in self.gates()]
         self._followed = () if followed is None else (followed,)  # no submodule: its weights are those of ``net``
         self._norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-        self._tails: dict[bool, Tails] = {}
+        self._resumption: dict[bool, Resumption] = {}
         self._traced: dict[bool, Traced] = {}
 
     # forward -------------------------------------------------------------------------------------------------------
@@ -234,13 +235,13 @@ class GatedNet(nn.Module):
 
     def branches(self, slots: Iterable[int]) -> list[nn.Module]:
         """What passes leave out while the branch gates of these slots are known to be off."""
-        names = self.gate_names
-        blocks = [self.net.get_submodule(names[slot]) for slot in slots]
-        return [
-            block.body if type(block).forward is Residual.forward else block
-            for block in blocks
-            if isinstance(block, Residual)
-        ]
+        blocks = [block for slot in slots for block in self._holders[slot] if isinstance(block, Residual)]
+        return [block.body if type(block).forward is Residual.forward else block for block in blocks]
+
+    def is_branch(self, name: str) -> bool:
+        """Whether what a gate switches has a by-pass around it: all that holds the gate are residual blocks."""
+        holders = self._holders[self.gate_names.index(name)]
+        return bool(holders) and all(isinstance(holder, Residual) for holder in holders)
 
     @property
     def traced(self) -> Traced:
@@ -250,12 +251,12 @@ class GatedNet(nn.Module):
         return self._traced[self.training]
 
     @property
-    def tails(self) -> Tails:
+    def resumption(self) -> Resumption:
         """Where passes through the network can be resumed, in its present mode."""
-        if self.training not in self._tails:
+        if self.training not in self._resumption:
             followed = [module.train(self.training) for module in self._followed]
-            self._tails[self.training] = Tails(self.net, self.gates(), *followed)
-        return self._tails[self.training]
+            self._resumption[self.training] = Resumption(self.net, self.gates(), *followed)
+        return self._resumption[self.training]
 
     def slot_of(self, s: int) -> int:
         """The slot of the gate that entry ``s`` of `theta` belongs to."""
@@ -267,23 +268,23 @@ class GatedNet(nn.Module):
             s -= size
         raise IndexError(f"the network has {self.num_gates} gates")
 
-    def resume(self, x: Inputs, xi: Tensor, s: int, seen: Seen, on: Sequence[bool] | None = None) -> Tensor:
+    def resume(self, x: Inputs, xi: Tensor, s: int, seen: BlockPass, on: Sequence[bool] | None = None) -> Tensor:
         """Outputs for the gates ``xi`` with the shared gate ``s`` flipped, computed from its block on.
 
         Args:
             x: Inputs, shape ``(B, ...)``.
             xi: Gate values, shape ``(1, S)`` or ``(B, S)``, ordered as `theta`.
             s: An entry of `theta` that all examples share.
-            seen: What the pass with ``xi`` met at the block of ``s``, see `Tails.watch`.
+            seen: What the pass with ``xi`` met at the blocks of ``s``, see `Resumption.watch`.
             on: As in `forward`, for ``xi``.
         """
         xi = xi.clone()
         xi[:, s] = (xi[:, s] < 0.5).to(xi.dtype)
         known = self.branches_on(xi) if on is None else [(not value) if i == s else value for i, value in enumerate(on)]
         slot = self.slot_of(s)
-        self.branch_evaluations += sum(known[i] for i in self.tails.behind[slot] or () if i < self.num_branches)
+        self.branch_evaluations += sum(known[i] for i in self.resumption.behind[slot] or () if i < self.num_branches)
         with self.draw.use(xi, known, noise=len(x) if self._noise else 0):
-            return chosen(self.tails.resume(slot, x, seen), self.loss_on)
+            return chosen(self.resumption.resume(slot, x, seen), self.loss_on)
 
     def rows(self, x: Inputs) -> int:
         """How many draws a batch takes: one an example, or one in all if every gate is shared by the batch."""
@@ -293,16 +294,6 @@ class GatedNet(nn.Module):
         """Gate values drawn from the guide for a batch, shape ``(rows, S)``."""
         return GateDraws(self.theta.detach(), self.rows(x), self.num_shared, validate_args=False).sample()
 
-    @contextmanager
-    def frozen_statistics(self) -> Iterator[None]:
+    def frozen_statistics(self) -> AbstractContextManager[None]:
         """Let passes within the context leave the running statistics of normalisations in training mode as they are."""
-        # Without them, a normalisation in training mode computes the same. To write old values back instead would
-        # invalidate the autograd graph of earlier passes.
-        live = [(m._buffers, dict(m._buffers)) for m in self._norms if m.training]
-        for buffers, _ in live:
-            buffers.update(dict.fromkeys(buffers))
-        try:
-            yield
-        finally:
-            for buffers, kept in live:
-                buffers.update(kept)
+        return frozen_statistics(self._norms)

@@ -151,12 +151,23 @@ class Joint:
 
 
 def sample(net: GatedModel, x: Any, y: Tensor | None) -> Tensor:
-    """See `BayesianNet.joint`."""
+    """Sample from the joint density, see `BayesianNet.joint`.
+
+    Args:
+        net: Whose network, likelihood and priors they are.
+        x: Inputs of the data set, shape ``(N, ...)``.
+        y: Targets, first dimension N; ``None`` to sample them.
+    """
     return Joint(net)(as_inputs(x), y)
 
 
 def split_weights(weights: Mapping[str, Tensor], values: Tensor) -> dict[str, Tensor]:
-    """Cut values of the site ``weights``, shape ``(..., D)``, into one tensor for each of the ``weights``, by name."""
+    """Cut values of the site ``weights``, shape ``(..., D)``, into one tensor for each of the ``weights``, by name.
+
+    Args:
+        weights: By name, tensors of the shapes to cut into.
+        values: What to cut.
+    """
     parts = values.split([p.numel() for p in weights.values()], dim=-1)
     return {
         name: part.reshape(*part.shape[:-1], *p.shape) for (name, p), part in zip(weights.items(), parts, strict=True)

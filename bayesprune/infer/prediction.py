@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import singledispatch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bayesprune.checked import real
 from bayesprune.errors import DataError
-from bayesprune.infer.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, per_example
-from bayesprune.infer.weighted import Weighted
 
 
 @dataclass(frozen=True)
@@ -24,6 +20,11 @@ class Prediction:
         mean: Class probabilities, success probabilities or means, averaged over samples; shape of the network's
             outputs.
         samples: The same for each posterior sample, shape ``(num_samples, ...)``.
+
+    Example:
+        >>> samples = torch.tensor([[0.0], [1.0]])
+        >>> Prediction(samples.mean(0), samples).mean
+        tensor([0.5000])
     """
 
     mean: Tensor
@@ -37,6 +38,14 @@ class ClassPrediction(Prediction):
     Attributes:
         log_probs: Log probabilities of the values 0 to K − 1 of each target entry under each posterior sample, shape
             ``(num_samples, B, ..., K)``; for binary targets ``(num_samples, B, 2)`` or ``(num_samples, B, D, 2)``.
+
+    Example:
+        Two samples, each sure of another class: all uncertainty is what more data could resolve, log 2 nats.
+
+        >>> probs = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> prediction = ClassPrediction(probs.mean(0), probs, probs.log())
+        >>> prediction.entropy, prediction.mutual_information
+        (tensor([0.6931]), tensor([0.6931]))
     """
 
     log_probs: Tensor
@@ -82,6 +91,12 @@ class RealPrediction(Prediction):
 
     Attributes:
         noise_scale: Standard deviation of the noise, broadcastable to ``samples``.
+
+    Example:
+        >>> samples = torch.tensor([[1.0], [3.0]])
+        >>> prediction = RealPrediction(samples.mean(0), samples, torch.tensor(0.5))
+        >>> prediction.epistemic, prediction.aleatoric
+        (tensor([1.]), tensor([0.2500]))
     """
 
     noise_scale: Tensor
@@ -134,48 +149,9 @@ class RealPrediction(Prediction):
         return _log_mean_exp(per_entry.flatten(2).sum(2) if per_entry.dim() > 2 else per_entry)
 
 
-@singledispatch
-def summarize(likelihood: Likelihood, outputs: Tensor) -> Prediction:
-    """What posterior samples of the outputs predict, in the terms of the likelihood.
-
-    A likelihood of one's own gets mean and samples; to give it more, register a function for its class:
-    ``@summarize.register(Poisson)``.
-
-    Args:
-        likelihood: `ClassPrediction` for a `Categorical` or a `Bernoulli`, `RealPrediction` for a `Gaussian`; for a
-            `Weighted` one that of the likelihood within.
-        outputs: The network's outputs for each posterior sample, shape ``(num_samples, B, ...)``.
-    """
-    samples = _means(likelihood, outputs)
-    return Prediction(samples.mean(0), samples)
-
-
-@summarize.register(Categorical)
-def _classes(likelihood: Categorical, outputs: Tensor) -> ClassPrediction:
-    samples = _means(likelihood, outputs)
-    return ClassPrediction(samples.mean(0), samples, outputs.log_softmax(2).movedim(2, -1))
-
-
-@summarize.register(Bernoulli)
-def _binary(likelihood: Bernoulli, outputs: Tensor) -> ClassPrediction:
-    samples = _means(likelihood, outputs)
-    return ClassPrediction(samples.mean(0), samples, torch.stack((F.logsigmoid(-outputs), F.logsigmoid(outputs)), -1))
-
-
-@summarize.register(Gaussian)
-def _real(likelihood: Gaussian, outputs: Tensor) -> RealPrediction:
-    samples = _means(likelihood, outputs)
-    scale = torch.as_tensor(likelihood.noise_scale, dtype=samples.dtype, device=samples.device)
-    return RealPrediction(samples.mean(0), samples, scale)
-
-
-@summarize.register(Weighted)
-def _weighted(likelihood: Weighted, outputs: Tensor) -> Prediction:
-    return summarize(likelihood.base, outputs)
-
-
-def _means(likelihood: Likelihood, outputs: Tensor) -> Tensor:
-    return torch.stack([likelihood.mean(sample) for sample in outputs])
+def per_example(per_entry: Tensor) -> Tensor:
+    """Sums over all dimensions but the first, shape ``(B,)``."""
+    return per_entry.flatten(1).sum(1) if per_entry.dim() > 1 else per_entry
 
 
 def _log_mean_exp(values: Tensor) -> Tensor:

@@ -13,7 +13,20 @@ from torch import Tensor, nn
 
 @dataclass
 class RandomState:
-    """The random numbers that the host and one device will give next."""
+    """The random numbers that the host and one device will give next.
+
+    Args:
+        device: The device besides the host.
+        host: State of the host's generator.
+        accelerator: State of the device's, if that is no CPU.
+
+    Example:
+        >>> state = RandomState.now(torch.device("cpu"))
+        >>> first = torch.rand(3)
+        >>> state.restore()
+        >>> torch.equal(torch.rand(3), first)
+        True
+    """
 
     device: torch.device
     host: Tensor
@@ -26,7 +39,12 @@ class RandomState:
 
     @classmethod
     def of(cls, device: torch.device, tensors: list[Tensor]) -> RandomState:
-        """The state that `tensors` gave."""
+        """The state that `tensors` gave.
+
+        Args:
+            device: The device besides the host.
+            tensors: From `tensors`.
+        """
         return cls(device, tensors[0], tensors[1] if len(tensors) > 1 and device.type == "cuda" else None)
 
     def tensors(self) -> list[Tensor]:
@@ -87,3 +105,22 @@ class _Apart:
     def _swap(self) -> None:
         other, self.state = self.state, RandomState.now(self.state.device)
         other.restore()
+
+
+@contextmanager
+def frozen_statistics(norms: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the context normalisations in training mode leave their running statistics as they are.
+
+    Args:
+        norms: The normalisations of a network.
+    """
+    # Without them, a normalisation in training mode computes the same. To write old values back instead would
+    # invalidate the autograd graph of earlier passes.
+    live = [(m._buffers, dict(m._buffers)) for m in norms if m.training]
+    for buffers, _ in live:
+        buffers.update(dict.fromkeys(buffers))
+    try:
+        yield
+    finally:
+        for buffers, kept in live:
+            buffers.update(kept)

@@ -10,12 +10,11 @@ from torch import Tensor, fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
-from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
-from bayesprune.graph.calls import is_depthwise
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.graph.presence import Event, Presence, both, probability
 from bayesprune.layers import plain_parameters
+from bayesprune.ops import Parts, operation_of
 from bayesprune.pruning.meter import count_macs, eval_mode, measure_latency
 
 MEASURES = ("params", "macs", "latency")
@@ -32,6 +31,9 @@ class ExpectedCost:
     on reads it; a layer then costs its number of inputs times its number of outputs, and another operation its number
     of outputs. With independent gates this is multilinear in θ, so pricing by its derivative keeps the properties of a
     constant price: minima at θ ∈ {0, 1}. A branch whose gate is off costs nothing, whatever it is made of.
+
+    A gate in several places counts once: with one that two layers write to a stream, an entry is there with θ, and a
+    layer that reads and writes the stream costs E[n²].
 
     It is exact for chains whose layers cannot die whole, and for branches, also within each other. It approximates
     where layers can die (surgery keeps one structure of them), and where units and a branch write to one stream (an
@@ -104,13 +106,16 @@ class ExpectedCost:
             else:
                 here = joint.get(node) if kind == TERMS else None
                 here = present[node] if here is None else here
-                event = _mean(both([here, needed[node]]))
+                event = both([here, needed[node]])
             inputs = [_inputs(self.presence, node, present)]
+            if kind == DENSE:
+                event, inputs = self._pairs(event, inputs[0], theta), []
+            event = self._mean(event, theta)
             for other, there, read in others:
-                event = both([event, _mean(both([there.get(node, Event()), read[node]]))])
+                event = both([event, self._mean(both([there.get(node, Event()), read[node]]), theta)])
                 inputs.append(_inputs(other, node, there))
             if kind == DENSE:
-                event = both([event, *map(_mean, inputs)])
+                event = both([event, *(self._mean(part, theta) for part in inputs)])
             if event.own is None:
                 by_gates[event.gates] = by_gates[event.gates] + amount if event.gates in by_gates else amount
             else:
@@ -123,15 +128,45 @@ class ExpectedCost:
         expected = torch.cat(shares) @ torch.stack(amounts)
         return dict(zip(self.measures, expected, strict=True))
 
+    def _mean(self, event: Event, theta: Mapping[str, Tensor]) -> Event:
+        """The mean over entries."""
+        event = event.without(self.presence.shared, theta)
+        return event if event.own is None else Event(event.gates, event.own.mean(0, keepdim=True))
+
+    def _pairs(self, outputs: Event, inputs: Event, theta: Mapping[str, Tensor]) -> Event:
+        """That an output and an input are both there, in the mean over all pairs.
+
+        A pair of which one gate decides both counts with its θ, not with the square.
+
+        Args:
+            outputs: For every output, that it is there.
+            inputs: The same for inputs.
+            theta: By gate name, the inclusion probabilities.
+        """
+        common = outputs.gates & inputs.gates & self.presence.shared
+        mean = both([self._mean(outputs, theta), self._mean(inputs, theta)])
+        if not common:
+            return mean
+        once, rest = probability(Event(common), theta), both([outputs, inputs])
+        own = probability(Event((rest.gates & self.presence.shared) - common, rest.own), theta)
+        more = once - once.square() if own is None else (once - once.square()) * own  # type: ignore[operator, union-attr]
+        assert mean.own is not None
+        return Event(mean.gates, mean.own + more.mean(0, keepdim=True) / len(more))
+
     def _kind(self, node: fx.Node) -> str:
         """What the work of an operation goes with."""
-        if node.target in ops.SUMS:
+        if operation_of(node, self.traced.module(node)).adds:
             return TERMS
         if self.presence.steps[node].out is None:
             return WHOLE
-        if isinstance(self.traced.module(node), (*ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)):
-            return ENTRIES if is_depthwise(self.traced.module(node)) else DENSE  # type: ignore[arg-type]
-        return ENTRIES
+        parts = self._parts(node)
+        return DENSE if parts is not None and parts.dense else ENTRIES
+
+    def _parts(self, node: fx.Node) -> Parts | None:
+        """The parts of the module that a node calls, if it has any."""
+        module = self.traced.module(node)
+        parts = operation_of(module).parts
+        return None if parts is None else parts(module)
 
     def _add(self, node: fx.Node, kind: str, measure: str, amount: float) -> None:
         if measure in self.measures and amount:
@@ -155,21 +190,15 @@ class ExpectedCost:
 
     def _parameter_kind(self, node: fx.Node, p: nn.Parameter) -> str:
         """What the size of a parameter goes with."""
-        module, kind = self.traced.module(node), self._kind(node)
-        if kind == DENSE:
-            return DENSE if p is module.weight else ENTRIES  # type: ignore[union-attr]
-        cut = isinstance(module, (*ops.BATCH_NORMS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)) or (
-            isinstance(module, nn.PReLU) and module.num_parameters > 1
-        )
-        return ENTRIES if kind == ENTRIES and cut else WHOLE
+        parts = self._parts(node)
+        if parts is None or self._kind(node) == WHOLE:
+            return WHOLE
+        module = self.traced.module(node)
+        roles = next((roles for name, roles in parts.tensors.items() if getattr(module, name) is p), ())
+        return DENSE if {"in", "out"} <= set(roles) else ENTRIES if "out" in roles else WHOLE
 
 
 def _inputs(presence: Presence, node: fx.Node, present: Mapping[fx.Node, Event]) -> Event:
     """That an input of a layer is there."""
     reads = presence.steps[node].reads
     return present[reads[0].node] if reads else Event()
-
-
-def _mean(event: Event) -> Event:
-    """The mean over entries."""
-    return event if event.own is None else Event(event.gates, event.own.mean(0, keepdim=True))

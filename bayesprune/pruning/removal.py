@@ -20,6 +20,13 @@ class RemovalMonitor:
         num_gates: S.
         patience: How many consecutive checks must agree.
         device: Where θ lies.
+
+    Example:
+        >>> monitor = RemovalMonitor(num_gates=2, patience=2)
+        >>> for _ in range(2):
+        ...     found = monitor.check(theta=torch.tensor([0.0, 0.0]), net_cost=torch.tensor([0.1, -0.1]))
+        >>> found  # the data want the second one back
+        tensor([ True, False])
     """
 
     @checked_arguments
@@ -28,7 +35,7 @@ class RemovalMonitor:
         self.agreed = torch.zeros(whole("RemovalMonitor: num_gates", num_gates, 0), dtype=torch.long, device=device)
 
     def check(self, theta: Tensor, net_cost: Tensor) -> Tensor:
-        """Take one look.
+        """Check every gate once.
 
         Args:
             theta: θ, shape ``(S,)``.

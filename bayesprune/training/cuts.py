@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from bayesprune.layers import Residual, plain_parameters
+from bayesprune.layers import Residual, holders_of, plain_parameters
 from bayesprune.methods.protocol import Model
+from bayesprune.ops import operation_of
 from bayesprune.optim import remap_optimizer
 from bayesprune.pruning import kept_gates, shrink
 from bayesprune.types import IndexMap, Removal
@@ -71,11 +72,12 @@ class Cuts:
     def _log(self, step: int, index: IndexMap, net_cost: Tensor) -> None:
         kept = kept_gates(self.net.net, index)
         thetas, net_costs = self.net.by_gate(self.net.theta.detach().cpu()), self.net.by_gate(net_cost)
-        for name in self.net.gate_names:
+        holders = holders_of(self.net.net)
+        for name, gate in zip(self.net.gate_names, self.net.gates(), strict=True):
             gone = torch.ones(len(thetas[name]), dtype=torch.bool)
             if name in kept:
                 gone[kept[name]] = False
-            norms = _structure_norms(self.net.net.get_submodule(name), len(gone))
+            norms = _structure_norms(holders[gate].values(), len(gone))
             for s in gone.nonzero()[:, 0].tolist():
                 evidence = float(thetas[name][s]), float(net_costs[name][s]), float(norms[s])
                 self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence))
@@ -103,14 +105,24 @@ class Cuts:
         return chosen
 
 
-def _structure_norms(module: nn.Module, size: int) -> Tensor:
-    """‖M_s‖ of each structure of a gated module, shape ``(size,)``: rows of the writing layer, or the branch."""
+def _structure_norms(holders: Iterable[nn.Module], size: int) -> Tensor:
+    """‖M_s‖ of each structure of a gate, shape ``(size,)``: of rows of the writing layers, and of branches."""
+    norms = [_structure_norm(holder, size) for holder in holders]
+    return torch.stack(norms).norm(dim=0) if len(norms) > 1 else norms[0] if norms else torch.zeros(size)
+
+
+def _structure_norm(module: nn.Module, size: int) -> Tensor:
     if isinstance(module, Residual):
         squares = [p.detach().square().sum() for p in plain_parameters(module.body).values()]
         return torch.stack(squares).sum().sqrt().expand(size).cpu()
-    weight = getattr(module, "weight", None)
-    if weight is None:
-        return torch.zeros(size)
-    if len(weight) != size:
-        return weight.detach().norm().expand(size).cpu()
-    return weight.detach().flatten(1).norm(dim=1).cpu()
+    weight: Tensor = module.weight.detach()  # type: ignore[operator, assignment, union-attr]
+    place = units_of(module)
+    if weight.shape[place] != size:
+        return weight.norm().expand(size).cpu()
+    return weight.transpose(0, place).flatten(1).norm(dim=1).cpu()
+
+
+def units_of(layer: nn.Module) -> int:
+    """The dimension of a layer's weight along which the units lie that it writes."""
+    parts = operation_of(layer).parts
+    return 0 if parts is None else parts(layer).tensors["weight"].index("out")

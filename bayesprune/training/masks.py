@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.errors import ConfigError
-from bayesprune.layers import Gate
-from bayesprune.methods.protocol import Site
+from bayesprune.layers import gates_of, holders_of
 from bayesprune.schema import require
+from bayesprune.training.cuts import units_of
 from bayesprune.types import IndexMap
 
 
@@ -70,14 +70,17 @@ class Masks:
         self.kept = {name: mask.to(trained[name].device) for name, mask in masks.items()}
         self._prepare()
 
-    def empty_rows(self, sites: Sequence[Site]) -> dict[str, Tensor]:
-        """By gate name, the units of gated layers of whose weights masks leave nothing, bool."""
-        found = {}
-        for site in sites:
-            gate, mask = getattr(site.layer, "gate", None), self.kept.get(site.name)
-            by_rows = not isinstance(site.layer, nn.modules.conv._ConvTransposeNd)
-            if by_rows and isinstance(gate, Gate) and mask is not None and gate.size == len(mask):
-                found[site.name.removesuffix(".weight")] = ~mask.flatten(1).any(1).cpu()
+    def empty_rows(self, net: nn.Module) -> dict[str, Tensor]:
+        """By gate name, the units of which masks leave no weight in any layer that writes them, bool."""
+        found, names = {}, {gate: name for name, gate in gates_of(net).items()}
+        for gate, holders in holders_of(net).items():
+            masks = [
+                self.kept[f"{name}.weight"].transpose(0, units_of(layer)).flatten(1)
+                for name, layer in holders.items()
+                if f"{name}.weight" in self.kept
+            ]
+            if masks and len(masks) == len(holders) and all(len(mask) == gate.size for mask in masks):
+                found[names[gate]] = ~torch.cat(masks, 1).any(1).cpu()
         return found
 
     def _prepare(self) -> None:

@@ -72,7 +72,7 @@ class Trainer:
         if engine.divides and not method.posterior:
             raise ConfigError(f"fit: strategy 'fsdp' does not go with method {method.name!r}; take strategy 'auto'")
         engine.place(net)
-        net.likelihood.spend(0.0)
+        net.likelihood.set_fitted_parameters(0.0)
         first = check_data(net, loader)
         self.example, self.outputs, self.steps_per_epoch = first.example, first.outputs, first.batches
         self.reader = Reader(net, first.outputs, loader, engine.input)
@@ -81,12 +81,12 @@ class Trainer:
         self.epoch = self.step = 0
         net.branch_evaluations = 0
         self.cuts, self.masks_held = Cuts(net, self.trained), Masks(self.trained)
-        self.generator = torch.Generator().manual_seed(_next_seed(engine))
-        method.to(engine.device)
+        seed = _next_seed(engine)
+        self.generator = torch.Generator().manual_seed(seed)
         self.identity = fingerprint(net, prune, settings, method)
         needs = method.setup(self)
         if engine.rank > 0:  # or the parts of a batch would share their dropout masks
-            torch.manual_seed(_next_seed(engine) + engine.rank)
+            torch.manual_seed(seed + engine.rank)
         method.to(engine.device)
         self.stretches = stretches(needs.phases, epochs)
         self.stretch = self.stretches[0]
@@ -264,7 +264,7 @@ class Trainer:
 
     def _switch_off(self, decision: Decision) -> None:
         """Switch off what a decision says and units of which masks leave nothing, and remove what can go."""
-        off = self.masks_held.empty_rows(self.sites) if decision.masks else {}
+        off = self.masks_held.empty_rows(self.net.net) if decision.masks else {}
         for name, mask in decision.off.items():
             off[name] = off[name] | mask.cpu() if name in off else mask.cpu()
         if not any(bool(mask.any()) for mask in off.values()):

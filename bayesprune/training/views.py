@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.layers import gates_of
+from bayesprune.layers import gates_of, holders_of
 from bayesprune.methods.protocol import Method, Needs, Run, Site
 
 
@@ -18,7 +18,9 @@ def sites_of(net: nn.Module) -> list[Site]:
         for name, module in net.named_modules()
         if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.dim() > 1
     ]
-    return weights + [Site(name, "output", net.get_submodule(name)) for name in gates_of(net)]
+    names = {gate: name for name, gate in gates_of(net).items()}
+    places = [(gate, layer) for gate, holders in holders_of(net).items() for layer in holders.values() or (gate,)]
+    return weights + [Site(names[gate], "output", layer) for gate, layer in places]
 
 
 class Views:

@@ -32,7 +32,8 @@ import bayesprune as bp
 from bayesprune import metrics
 from bayesprune.data import Splits
 from bayesprune.infer import ClassPrediction
-from bayesprune.training import Schedule, Settings
+from bayesprune.optim.rates import learning_rate, warmup_steps
+from bayesprune.training import Settings
 
 DRAWS = 32
 
@@ -42,12 +43,12 @@ def train_dense(case: Case, splits: Splits, seed: int, epochs: int) -> nn.Module
     torch.manual_seed(seed)
     net = bp.compact(case.build(splits.input_shape).train())
     loader, _ = bp.data.loaders(splits, case.batch, seed)
-    schedule = Schedule(epochs, len(loader))
+    steps = epochs * len(loader)
     optimizer = torch.optim.Adam(net.parameters(), lr=case.dense_lr, fused=True)
     for epoch in range(epochs):
         loader.set_epoch(epoch)
         for number, (x, y) in enumerate(loader):
-            rate = case.dense_lr * schedule.learning_rate(epoch * len(loader) + number)
+            rate = case.dense_lr * learning_rate(epoch * len(loader) + number, steps, warmup_steps(steps))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = F.cross_entropy(net(x), y)

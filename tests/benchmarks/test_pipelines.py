@@ -16,6 +16,7 @@ from bayesprune.data.spans import Span
 from bayesprune.infer.plain import PlainNet
 from bayesprune.methods.none import Plain
 from bayesprune.methods.protocol import Batch
+from bayesprune.optim.rates import learning_rate
 from bayesprune.training.trainer import Trainer
 
 
@@ -113,7 +114,6 @@ def test_the_plain_loss_is_that_of_the_gated_network(bench: Any, experiment: Any
     bnn = experiment.bayesian(splits)
     with torch.no_grad():
         bnn.theta.fill_(1.0)
-    schedule = bp.training.Schedule(1, 10)
     net = PlainNet(plain, experiment.likelihood(), len(splits.train))
     settings, loader = experiment.plain_settings(experiment.lr), bench.step.Repeat(x, y, 10)
     trainer = Trainer(net, loader, 1, False, settings, experiment.engine(), Plain())
@@ -121,7 +121,7 @@ def test_the_plain_loss_is_that_of_the_gated_network(bench: Any, experiment: Any
     loss = trainer.train_step(Batch(x, y, Span(32, 0, 32)))
     decay = bnn.weight_precision / bnn.num_data
     optimizer = bench.experiment.nesterov(
-        bnn.weights().values(), lr=experiment.lr * schedule.learning_rate(0), weight_decay=decay
+        bnn.weights().values(), lr=experiment.lr * learning_rate(0, 10, 1), weight_decay=decay
     )
     objective = bp.infer.BatchObjective(bnn, x, y)
     gated_loss = objective(bnn.theta.detach()[None], skip=True).mean()

@@ -112,7 +112,6 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Categorical": lambda: (infer.Categorical, {"label_smoothing": 0.1, "class_weight": [1.0, 2.0]}),
     "Gaussian": lambda: (infer.Gaussian, {"scale": 0.1}),
     "LearnedGaussian": lambda: (infer.LearnedGaussian, {"scale": 1.0, "shape": (2,), "prior_count": 1.0}),
-    "Weighted": lambda: (infer.Weighted, {"base": infer.Categorical()}),
     "GateELBO": lambda: (infer.GateELBO, {"estimator": "auto", "num_particles": 1}),
     "GateSampler": lambda: (infer.GateSampler, {"net": bayesian(), "seed": 0}),
     "get_estimator": lambda: (infer.get_estimator, {"estimator": "auto"}),

@@ -274,7 +274,7 @@ def test_5_a_phase_starts_with_the_weights_and_the_optimiser_that_it_asks_for(
         expected = {"initial": initial, "current": before}.get(start, {}).get(key)
         if expected is not None:
             assert torch.equal(value, expected * masks[key] if key in masks else expected), key
-    assert {key for key in masks} == {"0.weight", "4.weight"}
+    assert set(masks) == {"0.weight", "4.weight"}
     if start == "fresh":
         free = masks["0.weight"]
         assert not torch.equal(after["0.weight"], initial["0.weight"] * free)

@@ -1,101 +1,141 @@
-"""Prices in a run: what they are made of, that budgets are met, and that a resumed run has the same path."""
+"""Penalties: laws that every kind keeps, and what their prices are made of."""
 
 from __future__ import annotations
 
-import csv
+import dataclasses
+import io
 import math
-import warnings
-from pathlib import Path
+from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from bayesprune import layers
 from bayesprune.errors import ConfigError
-from bayesprune.graph import trace
 from bayesprune.infer import BayesianNet
-from bayesprune.layers import Residual
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.multiplier import START
-from bayesprune.methods.svi.penalties import by_budget, make_penalty
+from bayesprune.methods.svi.penalties import Penalty, make_penalty
+from bayesprune.methods.svi.penalties.by_budget import budget_share
+from bayesprune.methods.svi.penalties.by_cost import price_factor
 from bayesprune.methods.svi.schedule import Schedule
-from bayesprune.pruning import CostPrice, ExpectedCost, compact, cost, marginal_cost
+from bayesprune.pruning import CostPrice, ExpectedCost, compact, cost, kept_gates, marginal_cost, shrink
 from bayesprune.schema import Mismatch
-from bayesprune.training import History, Settings, fit
-from tests.training.problems import Batches, bayesian, branches, convolutional, examples, set_theta, stream, units
-from tests.training.test_checkpoints import verify_resumed
+from bayesprune.training import Settings, fit
+from tests.training.problems import (
+    EXAMPLES,
+    Batches,
+    bayesian,
+    branches,
+    examples,
+    set_theta,
+    units,
+)
 
 SCHEDULE = {"checks_per_epoch": 3, "settle_batches": 2}
 X = examples(1)[0]
+LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
+
+KINDS = {
+    "constant": Settings(),
+    "cost": Settings(price=CostPrice(0.1, params=0.25)),
+    "budget": Settings(budget=Budget("macs", 0.6)),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def trained(net: BayesianNet, budget: str, epochs: int = 12, x: Tensor | None = None, **options) -> History:
-    mine, y = examples()
-    settings = Settings(lr=0.02, every=1, budget=Budget.parse(budget), schedule=SCHEDULE)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
-        warnings.filterwarnings("ignore", "every structure of")
-        return fit(net, Batches(mine if x is None else x, y), epochs=epochs, settings=settings, **options)
+def penalty_of(kind: str, net: BayesianNet) -> Penalty:
+    return make_penalty(net, X, KINDS[kind], Schedule(10, 10))
 
 
-def relative(net: BayesianNet, dense: nn.Module, measure: str, x: Tensor) -> float:
-    return getattr(cost(compact(net), x), measure) / getattr(cost(dense, x), measure)
+@every_kind
+def test_a_state_goes_on_where_it_was(kind: str) -> None:
+    """Written and read like a checkpoint, on a network that has lost a unit since the start."""
+    first, second = bayesian(units(), 3.0), bayesian(units(), 3.0)
+    mine, theirs = penalty_of(kind, first), penalty_of(kind, second)
+    useful = torch.linspace(-1, -0.1, first.num_gates)
+    for step in (30, 40):
+        mine.update(step, useful)
+    for net in (first, second):
+        smaller, index = shrink(net.net, {"0": torch.arange(8) == 3})
+        net.replace(smaller, kept_gates(net.net, index))
+    mine.rebuild()
+    mine.schema()(mine.state(), "")
+    buffer = io.BytesIO()
+    torch.save(mine.state(), buffer)
+    buffer.seek(0)
+    theirs.load(torch.load(buffer, weights_only=True))
+    for step, differences in ((50, None), (60, useful[1:])):
+        mine.update(step, differences)
+        theirs.update(step, differences)
+        assert torch.equal(first.log_gamma, second.log_gamma)
+        torch.testing.assert_close(
+            (mine.nu, mine.expected), (theirs.nu, theirs.expected), rtol=0, atol=0, equal_nan=True
+        )
+    assert mine.state() == theirs.state()
 
 
-@pytest.mark.parametrize("budget", ["macs=0.25", "params=0.5", "macs=0.8"])
-@pytest.mark.parametrize("make", [units, lambda: branches(6), stream])
-def test_a_budget_is_met(make, budget: str) -> None:
-    """Whatever the run: the guarantee does not rest on the multiplier."""
-    net = bayesian(make())
-    dense = make()
-    with torch.no_grad():
-        for gate in bayesian(dense).gates():
-            gate.theta.fill_(1.0)
-    parsed = Budget.parse(budget)
-    history = trained(net, budget)
-    found = relative(net, dense, parsed.measure, X)
-    assert found <= parsed.fraction
-    last = history.rows[-1]
-    assert last.expected == pytest.approx(found) and last.nu > 0
+@every_kind
+def test_prices_follow_the_cost_of_what_is_on(kind: str) -> None:
+    """Half of the inputs off: half of the first layer's cost, which that of its units follows."""
+    net = bayesian(units(), 3.0)
+    set_theta(net, **{"0": [1.0] * 8, "1": [1.0] * 6})
+    penalty = penalty_of(kind, net)
+    penalty.update(90)
+    before, expected = net.by_gate(net.log_gamma.clone()), penalty.expected
+    set_theta(net, **{"0": [1.0] * 4 + [0.0] * 4})
+    penalty.update(90)
+    after = net.by_gate(net.log_gamma)
+    if kind == "constant":
+        assert bool((net.log_gamma == 3.0).all()) and math.isnan(penalty.expected)
+        return
+    assert expected == pytest.approx(1.0) and penalty.expected < 0.75
+    assert bool((after["1"] < before["1"]).all()) and bool((net.log_gamma > 0).all())
 
 
-@pytest.mark.seed(0)
-@pytest.mark.statistical
-def test_the_multiplier_ends_within_a_branch_of_the_budget() -> None:
-    """Twelve equal branches of which few are needed: seeds 0 to 4 end like this; one of them is fixed."""
-    net, dense = bayesian(branches(12)), cost(branches(12), X)
-    settings = Settings(lr=0.02, every=1, budget=Budget("macs", 0.6), schedule=SCHEDULE)
-    history = fit(net, Batches(*examples()), epochs=30, settings=settings)  # with a warning if any were forced
-    assert 0.6 - 2 * 16 / dense.macs < history.rows[-1].expected <= 0.6
-    settled = [row.expected for row in history.rows if row.phase == "settle"]
-    assert settled[-1] == pytest.approx(settled[-3])
+@every_kind
+def test_removing_what_is_off_changes_no_price_of_the_others(kind: str) -> None:
+    net = bayesian(units(), 3.0)
+    set_theta(net, **{"0": [0.0, 1.0] * 4})
+    penalty = penalty_of(kind, net)
+    before, expected = net.by_gate(net.log_gamma.clone()), penalty.expected
+    smaller, index = shrink(net.net, {"0": net.by_gate(net.theta.detach())["0"] == 0})
+    net.replace(smaller, kept_gates(net.net, index))
+    penalty.rebuild()
+    penalty.update(0)
+    after = net.by_gate(net.log_gamma)
+    torch.testing.assert_close(after["0"], before["0"][1::2])
+    torch.testing.assert_close(after["1"], before["1"])
+    torch.testing.assert_close(penalty.expected, expected, equal_nan=True)
 
 
-def test_without_pruning_the_gates_keep_to_the_budget() -> None:
-    net = bayesian(units())
-    history = trained(net, "macs=0.3", prune=False)
-    assert history.removals == [] and net.num_gates == 14
-    assert relative(net, units(), "macs", X) <= 0.3
-
-
-def test_after_normalisation() -> None:
-    x = examples()[0][:, None]
-    net, dense = bayesian(convolutional()), convolutional()
-    trained(net, "params=0.4", x=x)
-    assert relative(net, dense, "params", x) <= 0.4
-
-
-def test_what_is_forced_is_said_logged_and_removed() -> None:
-    """θ rests in a run without sampling and settling: only force can meet the budget."""
+@every_kind
+def test_only_a_budget_switches_anything_off(kind: str) -> None:
+    """Of four equal branches as many as the budget allows are left, those of least harm gone."""
     net = bayesian(branches(4))
-    schedule = {"sample_from": 0.5, "settle_from": 0.5, "fine_tune_from": 0.5}
-    settings = Settings(budget=Budget("macs", 0.8), schedule=schedule)
-    with pytest.warns(UserWarning, match=r"2 of 4 structures had to be switched off .* budget macs=0\.8; 0\.6923 are"):
-        history = fit(net, Batches(*examples()), epochs=4, settings=settings)
-    assert net.num_gates == 2 and [removal.step for removal in history.removals] == [24, 24]
-    assert [row.macs for row in history.rows] == [104, 72, 72, 72]
-    assert [row.expected for row in history.rows[1:]] == pytest.approx([72 / 104] * 3)
+    set_theta(net, g1=[0.9], g2=[0.9], g3=[0.9], g4=[0.2])
+    penalty = make_penalty(net, X, KINDS[kind], Schedule(10, 10))
+    assert penalty.needs_differences == (kind == "budget")
+    before = net.theta.detach().clone()
+    harm = torch.tensor([-0.1, -0.3, -0.2, -0.01])
+    if kind != "budget":
+        assert not penalty.enforce(harm)
+        assert torch.equal(net.theta.detach(), before)
+        return
+    with pytest.warns(UserWarning, match="2 of 3 structures had to be switched off"):
+        assert penalty.enforce(harm)
+    assert net.theta.tolist() == pytest.approx([0.0, 0.9, 0.0, 0.2])
+    dense, left = cost(branches(4), X), cost(compact(net), X)
+    assert left.macs / dense.macs <= 0.6 < (left.macs + 16) / dense.macs
+
+
+@every_kind
+def test_every_update_lets_the_divergence_of_weights_follow(kind: str) -> None:
+    net = BayesianNet(units(), num_data=EXAMPLES, slab="normal")
+    penalty = make_penalty(net, X, dataclasses.replace(KINDS[kind], temperature=0.5), Schedule(10, 10))
+    penalty.update(99)
+    share = net.weights_cost.clone()
+    net.refresh()
+    torch.testing.assert_close(share, 0.5 * net.weights_cost)
 
 
 def test_the_least_harm_goes_first() -> None:
@@ -108,41 +148,9 @@ def test_the_least_harm_goes_first() -> None:
     assert not prices.enforce(torch.tensor([-0.3, -0.1, -0.2, -0.01]))
 
 
-@pytest.mark.parametrize(
-    ("make", "budget", "least"),
-    [
-        (branches, "macs=0.15", "0.154"),  # 16 of 104: compaction joins the two layers that are left
-        (branches, "params=0.14", "0.143"),  # 18 of 126
-        (units, "macs=0.01", "0.05"),  # 3 of 60: one input, one unit
-        (stream, "macs=0.17", "0.179"),  # 10 of 56: one unit
-    ],
-)
-def test_a_budget_that_cannot_be_met_is_refused_at_the_start(make, budget: str, least: str, tmp_path: Path) -> None:
-    net = bayesian(make())
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    measure = budget.partition("=")[0]
-    with pytest.raises(ConfigError, match=f"{budget} is below what the kept structures cost: .*{measure}={least}"):
-        trained(net, budget, out=tmp_path / "run")
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert not (tmp_path / "run").exists()
-    make_penalty(net, X, Settings(budget=Budget(measure, float(least))), Schedule(10, 10))
-
-
 def test_price_and_budget_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match=r"price \(nu=0\.25\) and budget \(macs=0\.4\) exclude each other"):
         Settings(price=CostPrice(0.25), budget=Budget("macs", 0.4))
-
-
-def test_history_holds_the_path_of_the_multiplier(tmp_path: Path) -> None:
-    net = bayesian(branches(6))
-    history = trained(net, "macs=0.6", epochs=10, out=tmp_path)
-    with (tmp_path / "history.csv").open() as file:
-        written = [(float(row["nu"]), float(row["expected"])) for row in csv.DictReader(file)]
-    assert written == [(row.nu, row.expected) for row in history.rows]
-    path = [row.nu for row in history.rows if row.phase in ("sample", "settle")]
-    assert len(set(path)) > 3 and all(nu > 0 for nu in path)
-    resting = [row.nu for row in history.rows if row.phase == "fine-tune"]
-    assert len(resting) >= 2 and len(set(resting)) == 1
 
 
 def test_constant_prices_have_no_multiplier() -> None:
@@ -196,88 +204,6 @@ def test_a_target_that_falls_raises_the_multiplier_and_one_that_is_met_lowers_it
     assert prices.nu < before
 
 
-def test_all_branches_may_go_under_a_budget() -> None:
-    net = bayesian(branches(2), log_gamma=1.0)
-    history = trained(net, "macs=0.56")  # 40 of 72, or 56 with one of them
-    assert net.num_gates == 0 and history.rows[-1].expected == pytest.approx(16 / 72)  # with its two layers joined
-
-
-class Timed:
-    """Seconds of every operation as if from a clock: a multiple of its parameters, the same whenever it is asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __call__(self, net: nn.Module, example: Tensor) -> list[float]:
-        self.asked += 1
-        with torch.no_grad():
-            traced = trace(net)
-        calls = [traced.module(node) for node in traced.graph.nodes if node.op.startswith("call")]
-        return [1e-6 * sum(p.numel() for p in m.parameters()) if isinstance(m, nn.Linear) else 0.0 for m in calls]
-
-
-def test_a_latency_budget_is_met_by_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Timed()
-    monkeypatch.setattr(by_budget, "measure_latency", clock)
-    net = bayesian(branches(6))
-    history = trained(net, "latency=0.6")
-    assert sum(clock(compact(net), X)) <= 0.6e-6 * (36 + 6 * 20 + 10)
-    assert history.rows[-1].expected <= 0.6
-    assert clock.asked > 3  # at the start, after removals, at the end
-
-
-def test_seconds_come_from_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process would measure others, and then hold other prices."""
-    monkeypatch.setattr(by_budget, "measure_latency", lambda net, example: [math.nan] * 20)
-    net = bayesian(branches(4))
-    seconds = Timed()(net.net, X)
-
-    def broadcast(value: list[float]) -> list[float]:
-        return seconds if len(value) == 20 else value
-
-    with pytest.raises(ConfigError, match=r"1\.0000 of latency are left, so no budget"):
-        make_penalty(net, X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10), broadcast=broadcast)
-    prices = make_penalty(net, X, Settings(price=CostPrice(0.1)), Schedule(10, 10), broadcast=broadcast)
-    assert prices.nu == pytest.approx(0.02)
-
-
-def test_seconds_that_pruning_cannot_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a network that is small already, the seconds of the least one may be no fewer."""
-    monkeypatch.setattr(by_budget.BudgetPenalty, "_compacted", lambda self, theta: 1.06)
-    with pytest.raises(ConfigError, match=r"1\.0600 of latency are left, so no budget of latency can be met\. Give"):
-        make_penalty(bayesian(branches(4)), X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10))
-
-
-def test_a_measured_latency_budget_in_a_real_run() -> None:
-    """Branches of one slow layer each, on this machine's own clock; half of them have to go."""
-
-    def make() -> nn.Module:
-        wide = [Residual(nn.Sequential(nn.Linear(8, 512), nn.ReLU(), nn.Linear(512, 8))) for _ in range(4)]
-        return nn.Sequential(*wide, nn.Linear(8, 2))
-
-    net = bayesian(make())
-    history = trained(net, "latency=0.7", epochs=6)
-    assert net.num_gates < 4 and history.rows[-1].expected <= 0.7
-
-
-@pytest.mark.parametrize(
-    ("make", "stops", "budget"),
-    [
-        pytest.param(units, [1, 3, 5], "macs=0.4", id="units, three stops"),
-        pytest.param(branches, [2], "params=0.7", id="branches"),
-        pytest.param(branches, [2, 4], "latency=0.7", id="branches, latency"),
-    ],
-)
-def test_resumed_run_has_the_same_path(
-    make, stops: list[int], budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(by_budget, "measure_latency", Timed())
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
-        history = verify_resumed(make, lambda: Batches(*examples()), 2.0, tmp_path, stops, budget=Budget.parse(budget))
-    assert len({row.nu for row in history.rows}) >= 3
-
-
 BAD_STATES = [
     ({"multiplier": math.nan}, "prices.multiplier: expected a finite number"),
     ({"seconds": "long"}, "prices.seconds: expected a list"),
@@ -294,12 +220,31 @@ def test_what_a_state_looks_like(change: dict[str, object], says: str) -> None:
         penalty.schema()(penalty.state() | change, "prices")
 
 
-def test_units_within_a_layer_that_is_not_gated_alone() -> None:
-    """Layers of units in a row: the budget leaves each at least one."""
-    make = lambda: nn.Sequential(  # noqa: E731
-        layers.Linear(8, 6, gate="unit"), nn.ReLU(), layers.Linear(6, 6, gate="unit"), nn.ReLU(), nn.Linear(6, 2)
-    )
-    net, dense = bayesian(make()), make()
-    trained(net, "macs=0.15")
-    assert relative(net, dense, "macs", X) <= 0.15
-    assert all(int((part > 0.5).sum()) >= 1 for part in net.gate_probs().values())
+@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
+def test_prices_grow_to_their_full_size_by_the_middle_of_sampling(epochs: int, steps: int) -> None:
+    schedule = Schedule(epochs, steps)
+    factors = [price_factor(schedule, step) for step in range(schedule.steps)]
+    assert factors == sorted(factors) and 0 < factors[0] <= 1
+    middle = schedule.sample_start + (schedule.settle_start - schedule.sample_start + 1) // 2
+    assert all(factor == 1 for factor in factors[max(middle, schedule.sample_start + 1) :])
+    assert all(price_factor(schedule, step) == factors[0] for step in range(schedule.sample_start))
+
+
+@pytest.mark.parametrize(("epochs", "steps", "often"), [(2, 40, 20), (10, 100, 20), (100, 40, 4 * 30), (3, 4, 3)])
+def test_prices_follow_often_enough(epochs: int, steps: int, often: int) -> None:
+    """At least 20 times while sampling, if it has as many steps, and some times an epoch."""
+    schedule = Schedule(epochs, steps)
+    penalty = make_penalty(bayesian(units()), X, Settings(), schedule)
+    due = [step for step in range(schedule.steps) if penalty.due(step)]
+    assert {schedule.phase(step) for step in due} == {"sample"} and due[0] == schedule.sample_start
+    assert often <= len(due) <= 2 * often
+    gaps = {later - earlier for earlier, later in pairwise(due)}
+    assert len(gaps) == 1 and max(gaps) <= schedule.settle_every
+
+
+def test_a_budget_comes_down_over_most_of_sampling() -> None:
+    schedule = Schedule(10, 100, sample_from=0.1, settle_from=0.6)
+    shares = [budget_share(schedule, step) for step in range(schedule.steps)]
+    assert shares[:101] == [0.0] * 101 and shares[300] == pytest.approx(0.5)
+    assert shares[499] < 1.0 and shares[500:] == [1.0] * 500
+    assert shares == sorted(shares)

@@ -23,6 +23,10 @@ class Budget:
 
     Raises:
         ConfigError: for another measure or fraction.
+
+    Example:
+        >>> Budget.parse("macs=0.4")
+        Budget(measure='macs', fraction=0.4)
     """
 
     measure: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,9 +15,10 @@ from bayesprune.infer.objective import penalty
 from bayesprune.infer.targets import joined_targets
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
 from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.normal_weights import count_due, divergence_due, divergence_share, scales_due
 from bayesprune.methods.svi.penalties import make_penalty
 from bayesprune.methods.svi.removal import GateRemoval
-from bayesprune.methods.svi.schedule import PHASES, Schedule
+from bayesprune.methods.svi.schedule import make_schedule
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.schema import generator_state, record, require, tensor
 
@@ -59,7 +59,7 @@ class SVI(Method):
         """
         settings, net = self.settings, _bayesian(run)
         net.theta.requires_grad_()
-        self.schedule = self._schedule(run, net)
+        self.schedule = make_schedule(net, run.epochs, run.steps_per_epoch, settings.schedule)
         self.estimator = get_estimator(settings.estimator)
         if net.weights_posterior.name == "point" and settings.temperature != 1:
             raise ConfigError(
@@ -74,15 +74,6 @@ class SVI(Method):
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
         self._examples: list[Batch] | None = None
         return Needs((Phase("svi", decide_every=1),))
-
-    def _schedule(self, run: Run, net: BayesianNet) -> Schedule:
-        """The phases of θ, as the settings say."""
-        given = self.settings.schedule
-        unknown = given.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
-        if unknown:
-            raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
-        known = PHASES[net.weights_posterior.name if net.prior_type.decides else "fixed"] | given
-        return Schedule(run.epochs, run.steps_per_epoch, **known)  # type: ignore[arg-type]
 
     # a step --------------------------------------------------------------------------------------------------------
 
@@ -106,7 +97,7 @@ class SVI(Method):
         net, (x, y, part) = _bayesian(run), run.batch
         xi, on = self.sampler(*part)
         objective = BatchObjective(net, x, y, on=on, module=run.module, generator=self.sampler.generator)
-        net.weights_posterior.cache_variances(learn=self.schedule.scales_due(run.step, self.settings.every))
+        net.weights_posterior.cache_variances(learn=scales_due(self.schedule, run.step, self.settings.every))
         if not self._moves(net, run.step):
             with run.engine.autocast():
                 loss = objective(xi, skip=True).mean()
@@ -139,9 +130,9 @@ class SVI(Method):
             step: The step that was just taken.
         """
         schedule, phase = self.schedule, self.schedule.phase(step)
-        if schedule.refresh_due(step):
-            net.refresh(self.settings.temperature * schedule.slab_share(step))
-        if schedule.prices_due(step):
+        if divergence_due(schedule, step):
+            net.refresh(self.settings.temperature * divergence_share(schedule, step))
+        if self.penalty.due(step):
             if self.penalty.needs_differences:
                 run.engine.average_statistics(net)
                 with run.engine.autocast():
@@ -205,14 +196,14 @@ class SVI(Method):
     def _counts_freedom(self, run: Run, net: BayesianNet) -> bool:
         """Whether this epoch ends with a count of the parameters that the fit has taken."""
         cold = net.weights_posterior.name == "normal" and self.settings.temperature < 1
-        return cold and net.likelihood.learned_noise is not None and self.schedule.freedom_due(run.epoch)
+        return cold and net.likelihood.learned_noise is not None and count_due(self.schedule, run.epoch)
 
     def _count_freedom(self, run: Run, net: BayesianNet, examples: list[Batch]) -> None:
         """Count them on those of this process's examples that have one shape; the mean over processes goes on."""
         alike = [batch for batch in examples if shapes_of(batch.x) == shapes_of(examples[0].x)]
         x, y = joined([batch.x for batch in alike]), joined_targets([batch.y for batch in alike])
         count = net.uncounted_parameters(x, y, self.settings.temperature)
-        net.likelihood.spend(float(run.engine.mean(torch.tensor(count, device=net.theta.device))))
+        net.likelihood.set_fitted_parameters(float(run.engine.mean(torch.tensor(count, device=net.theta.device))))
 
     # checkpoints ---------------------------------------------------------------------------------------------------
 

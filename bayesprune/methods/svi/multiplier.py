@@ -28,6 +28,12 @@ class Multiplier:
 
     Attributes:
         value: ν, nats per example.
+
+    Example:
+        >>> multiplier = Multiplier()
+        >>> multiplier.step(cost=0.9, target=0.4, best=0.4)  # from 0.1 half the way to 0.4, in logarithms
+        >>> round(multiplier.value, 6)
+        0.2
     """
 
     def __init__(self) -> None:

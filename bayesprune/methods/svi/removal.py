@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
-from bayesprune.layers import Residual
 from bayesprune.methods.protocol import Run
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.pruning import RemovalMonitor, shrink
@@ -74,7 +73,7 @@ class GateRemoval:
     def _spare_last(self, off: dict[str, Tensor]) -> None:
         """Take the best structure out of ``off`` wherever a whole gate that is no branch's is off."""
         for name, mask in off.items():
-            if bool(mask.all()) and not isinstance(self.net.net.get_submodule(name), Residual):
+            if bool(mask.all()) and not self.net.is_branch(name):
                 self._spare(name, mask)
 
     def _spare(self, name: str, mask: Tensor) -> None:

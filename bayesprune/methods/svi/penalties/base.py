@@ -9,8 +9,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.normal_weights import divergence_share
 from bayesprune.methods.svi.schedule import Schedule
 from bayesprune.schema import Check, record
+
+UPDATES = 20
+"""How often prices follow θ during sampling at least, if it has as many steps."""
 
 
 class Penalty(ABC):
@@ -44,8 +48,15 @@ class Penalty(ABC):
             differences: New estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``, NaN before
                 there is one; ``None`` if there are none.
         """
-        self.net.refresh(self._temperature * self.schedule.slab_share(step))
+        self.net.refresh(self._temperature * divergence_share(self.schedule, step))
         self._follow(step, differences)
+
+    def due(self, step: int) -> bool:
+        """Whether prices are to follow θ after this step of sampling: some times an epoch, and in the phase."""
+        schedule = self.schedule
+        length = schedule.settle_start - schedule.sample_start
+        every = max(1, min(schedule.settle_every, length // UPDATES))
+        return schedule.phase(step) == "sample" and (step - schedule.sample_start) % every == 0
 
     @abstractmethod
     def _follow(self, step: int, differences: Tensor | None) -> None:

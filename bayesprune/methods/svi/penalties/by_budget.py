@@ -25,6 +25,19 @@ from bayesprune.schema import Check, items, number, optional, record, table
 MARGIN = 0.99
 """What share of the budget is aimed at, so that small errors at the end do not exceed it."""
 
+MET_BY = 0.8
+"""After which share of sampling a budget is to be met."""
+
+
+def budget_share(schedule: Schedule, step: int) -> float:
+    """How far a target cost has come down to its budget: from 0 to 1 over most of sampling.
+
+    Args:
+        schedule: The phases of the run.
+        step: A step of the weights.
+    """
+    return min(1.0, schedule.sampling_done(step) / MET_BY)
+
 
 class BudgetPenalty(Penalty):
     """ρ_s = ν ∂ 2√c / ∂θ_s, with a ν that dual ascent finds, so that c(θ) comes down to a `Budget`.
@@ -91,7 +104,7 @@ class BudgetPenalty(Penalty):
         """One step of dual ascent."""
         if len(savings) == 0 or bool(differences.isnan().any()):
             return
-        share = self.schedule.budget_share(step)
+        share = budget_share(self.schedule, step)
         target = self._beginning ** (1 - share) * (MARGIN * self.budget.fraction) ** share
         best = dual_maximiser(differences, savings, target, self._cost)
         self._multiplier.step(self.expected, target, best)

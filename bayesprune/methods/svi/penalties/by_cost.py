@@ -11,6 +11,19 @@ from bayesprune.methods.svi.penalties.relative import RelativeCost
 from bayesprune.methods.svi.schedule import Schedule
 from bayesprune.pruning import CostPrice, cost
 
+FIRST_FACTOR, FULL_FROM = 0.2, 0.5
+"""With which share of ν sampling begins, and after which share of it ν has its full size."""
+
+
+def price_factor(schedule: Schedule, step: int) -> float:
+    """Factor on ν: from a fifth to 1 over the first half of sampling.
+
+    Args:
+        schedule: The phases of the run.
+        step: A step of the weights.
+    """
+    return min(1.0, FIRST_FACTOR + (1 - FIRST_FACTOR) * schedule.sampling_done(step) / FULL_FROM)
+
 
 class CostPenalty(Penalty):
     """ρ_s = ν ∂ 2√c / ∂θ_s, c the expected relative cost at θ, with a ν that rises to that of a `CostPrice`.
@@ -31,7 +44,7 @@ class CostPenalty(Penalty):
 
     def _follow(self, step: int, differences: Tensor | None) -> None:
         self.expected, savings = self._cost.savings(self.net.theta.detach())
-        self.nu = self.price.nu * self.schedule.price_factor(step)
+        self.nu = self.price.nu * price_factor(self.schedule, step)
         self._cost.charge(self.nu, savings)
 
     def rebuild(self) -> None:

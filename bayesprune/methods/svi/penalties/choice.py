@@ -39,7 +39,7 @@ def make_penalty(
     price, budget, temperature = settings.price, settings.budget, settings.temperature
     if price is None and budget is None:
         return ConstantPenalty(net, schedule, temperature)
-    if net.fixed_prior:
+    if not net.prior_type.decides:
         raise ConfigError(
             f"fit: Settings.{'price' if budget is None else 'budget'} would overwrite what the FixedInclusion "
             "prior says about each gate; leave it out, or build the BayesianNet with a FlatteningPrior"
