@@ -247,7 +247,12 @@ def _inside(where: str, key: str) -> str:
 
 
 def generator_state(value: object, where: str) -> None:
-    """The state of a generator of torch's random numbers; one of another device is looked at only in size."""
+    """The state of a generator of torch's random numbers; one of another device is looked at only in size.
+
+    Args:
+        value: Any value.
+        where: Where it stands.
+    """
     expected = "the state of a generator of random numbers"
     tensor((torch.uint8,), 1)(value, where)
     assert isinstance(value, Tensor)

@@ -26,7 +26,7 @@ class Magnitude(Method):
         ConfigError: for shares outside (0, 1), or an ``until`` outside (0, 1].
 
     Example:
-        >>> Magnitude(sparsity=0.8).share(0.25)  # three quarters of a run that prunes to its middle are as good as done
+        >>> round(Magnitude(sparsity=0.8).share(0.25), 2)  # halfway to where pruning ends, most of it is done
         0.7
     """
 
