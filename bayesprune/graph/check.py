@@ -58,15 +58,7 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     assumed = False
     while only is None or only:
         rules = Rules(traced, {}, only)
-        known: dict[fx.Node, Features | None] = {}
-        for node in traced.graph.nodes:
-            try:
-                known[node] = rules.step(node, known).out
-            except TraceError as error:
-                inputs = [known[i] for i in node.all_input_nodes]
-                if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
-                    raise
-                raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
+        known = _known(traced, rules)
         for node in traced.graph.nodes:
             gate, features = traced.gate(node), known[node]
             if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):
@@ -88,6 +80,24 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     if assumed or example_input is not None:
         for gate, rank in ranks.items():
             gate.rank = rank
+
+
+def _known(traced: Traced, rules: Rules) -> dict[fx.Node, Features | None]:
+    """What is known of every tensor with all gates on.
+
+    Raises:
+        TraceError: for a layer that does not fit its input.
+    """
+    known: dict[fx.Node, Features | None] = {}
+    for node in traced.graph.nodes:
+        try:
+            known[node] = rules.step(node, known).out
+        except TraceError as error:
+            inputs = [known[i] for i in node.all_input_nodes]
+            if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
+                raise
+            raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
+    return known
 
 
 def _check_sums(traced: Traced, node: fx.Node, name: str) -> None:

@@ -68,7 +68,7 @@ class Operation:
         pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
         linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
         memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
-        random: Of a module, whether it draws random numbers in training mode.
+        random: Of a module, whether it draws random numbers in training mode, see `draws`.
         arguments: Constructor arguments of its modules that a model file holds, attributes of the module as well;
             ``None`` if model files do not hold them.
         files: Whether model files may hold its functions and methods.
@@ -136,3 +136,8 @@ def operation_of(called: fx.Node | nn.Module | None, module: nn.Module | None = 
             return _BY_TARGET.get(called.target, UNKNOWN)
         called = module
     return _BY_TARGET.get(type(called), UNKNOWN)
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a module draws random numbers in training mode; a subclass is taken for what it extends."""
+    return any(_BY_TARGET.get(kind, UNKNOWN).random(module) for kind in type(module).__mro__)
