@@ -19,13 +19,14 @@ RANKS = {
     "arguments": 2,
     **dict.fromkeys(("distributions", "data", "metrics", "selection"), 3),
     "layers": 4,
-    "graph": 5,
-    **dict.fromkeys(("networks", "infer", "optim", "pruning"), 6),
-    "methods": 7,
-    "training": 8,
-    **dict.fromkeys(("reports", "sklearn"), 9),
-    "cli": 10,
-    "__main__": 11,
+    "ops": 5,
+    "graph": 6,
+    **dict.fromkeys(("networks", "infer", "optim", "pruning"), 7),
+    "methods": 8,
+    "training": 9,
+    **dict.fromkeys(("reports", "sklearn"), 10),
+    "cli": 11,
+    "__main__": 12,
 }
 MODULES = {
     ".".join(("bayesprune", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path

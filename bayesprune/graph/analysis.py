@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx
 
-from bayesprune.graph.features import Features, Step
 from bayesprune.graph.rules import Rules
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
+from bayesprune.ops.features import Features, Step
 
 
 class Analysis:

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.errors import GateError, TraceError
-from bayesprune.graph import operations as ops
 from bayesprune.graph.additions import check_additions
-from bayesprune.graph.axes import NEEDS_SHAPES
-from bayesprune.graph.calls import name_of
-from bayesprune.graph.features import Features, Step
 from bayesprune.graph.memory import written
 from bayesprune.graph.rules import OVERWRITTEN, Rules
 from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
+from bayesprune.ops import operations as ops
+from bayesprune.ops.axes import NEEDS_SHAPES
+from bayesprune.ops.calls import name_of
+from bayesprune.ops.features import Features, Step
 
 
 def check_gates(net: nn.Module, *, example_input: Any = None) -> None:

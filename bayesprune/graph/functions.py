@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from bayesprune.graph import axes, mixing, spatial
-from bayesprune.graph import entrywise as by
-from bayesprune.graph import operations as ops
-from bayesprune.graph.calls import is_flattening, is_shape, keeps_shape_free, name_of
-from bayesprune.graph.entrywise import Known
-from bayesprune.graph.features import Features, Step, barrier
-from bayesprune.graph.mixing import Shapes
+from bayesprune.ops import axes, mixing, spatial
+from bayesprune.ops import entrywise as by
+from bayesprune.ops import operations as ops
+from bayesprune.ops.calls import is_flattening, is_shape, keeps_shape_free, name_of
+from bayesprune.ops.entrywise import Known
+from bayesprune.ops.features import Features, Step, barrier
+from bayesprune.ops.mixing import Shapes
 
 
 def function(node: fx.Node, known: Known, shapes: Shapes, fresh: Callable[[int], Tensor]) -> Step:

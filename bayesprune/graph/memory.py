@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from bayesprune.graph import operations as ops
-from bayesprune.graph.calls import calls, name_of
 from bayesprune.graph.trace import Traced
+from bayesprune.ops import operations as ops
+from bayesprune.ops.calls import calls, name_of
 
 FRESH_MODULES = (
     *ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED, *ops.BATCH_NORMS, *ops.POOLS,

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from bayesprune.graph import operations as ops
 from bayesprune.graph.analysis import Analysis
-from bayesprune.graph.features import Flow
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate, gates_of
+from bayesprune.ops import operations as ops
+from bayesprune.ops.features import Flow
 
 
 class Event(NamedTuple):

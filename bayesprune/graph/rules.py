@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.errors import GateError
-from bayesprune.graph import axes, spatial
-from bayesprune.graph import entrywise as by
-from bayesprune.graph import operations as ops
-from bayesprune.graph.axes import NEEDS_SHAPES
-from bayesprune.graph.calls import folds_constants, is_depthwise, name_of
-from bayesprune.graph.entrywise import Known
-from bayesprune.graph.features import Features, Flow, Read, Step, barrier
 from bayesprune.graph.functions import function
 from bayesprune.graph.memory import overwritten
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
+from bayesprune.ops import axes, spatial
+from bayesprune.ops import entrywise as by
+from bayesprune.ops import operations as ops
+from bayesprune.ops.axes import NEEDS_SHAPES
+from bayesprune.ops.calls import folds_constants, is_depthwise, name_of
+from bayesprune.ops.entrywise import Known
+from bayesprune.ops.features import Features, Flow, Read, Step, barrier
 
 OVERWRITTEN = "whose output is overwritten in place while others read it"
 

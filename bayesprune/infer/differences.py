@@ -11,15 +11,15 @@ from torch import Tensor, fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import DataError
-from bayesprune.graph.calls import is_batch_size, is_shape
 from bayesprune.graph.given import given_inputs
 from bayesprune.graph.misfit import misfits_named
-from bayesprune.graph.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
 from bayesprune.infer.chosen import chosen as chosen_output
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
 from bayesprune.infer.targets import Targets, losses, repeated
 from bayesprune.layers import GATED_LAYERS, Gate, eval_mode
+from bayesprune.ops.calls import is_batch_size, is_shape
+from bayesprune.ops.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
 
 ELEMENTS = 2**21
 """How many entries the largest tensor may have in all copies that are computed together."""

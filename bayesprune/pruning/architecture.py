@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced
-from bayesprune.graph.calls import calls, is_shape
+from bayesprune.ops.calls import calls, is_shape
 from bayesprune.pruning.codec import encode
 from bayesprune.pruning.whitelist import ACTIVATIONS, ATTRIBUTES, ELSEWHERE, FUNCTION_NAMES, METHODS, MODULES, PRESENCE
 

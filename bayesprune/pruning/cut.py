@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.graph import Analysis
-from bayesprune.graph.calls import is_depthwise
-from bayesprune.graph.features import Features
-from bayesprune.graph.operations import BATCH_NORMS, CONVOLUTIONS, LINEARS, TRANSPOSED
 from bayesprune.layers import Gate, NormalLayer
+from bayesprune.ops.calls import is_depthwise
+from bayesprune.ops.features import Features
+from bayesprune.ops.operations import BATCH_NORMS, CONVOLUTIONS, LINEARS, TRANSPOSED
 
 
 class Cutter:

@@ -10,12 +10,12 @@ from torch import Tensor, fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
-from bayesprune.graph import operations as ops
 from bayesprune.graph import trace
-from bayesprune.graph.calls import is_depthwise
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.graph.presence import Event, Presence, both, probability
 from bayesprune.layers import plain_parameters
+from bayesprune.ops import operations as ops
+from bayesprune.ops.calls import is_depthwise
 from bayesprune.pruning.meter import count_macs, eval_mode, measure_latency
 
 MEASURES = ("params", "macs", "latency")

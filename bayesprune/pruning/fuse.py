@@ -9,9 +9,10 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bayesprune.graph import Traced
-from bayesprune.graph import operations as ops
-from bayesprune.graph.axes import flatten_dims
-from bayesprune.graph.calls import folds_constants, sole_input
+from bayesprune.graph.calls import sole_input
+from bayesprune.ops import operations as ops
+from bayesprune.ops.axes import flatten_dims
+from bayesprune.ops.calls import folds_constants
 
 NORMS = {nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 AVERAGES: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {  # over the space of their maps

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import Traced
 from bayesprune.graph.memory import own_memory
-from bayesprune.graph.operations import DIFFERENCES, SUMS
 from bayesprune.layers import GATED_LAYERS, SCALES, Gate
+from bayesprune.ops.operations import DIFFERENCES, SUMS
 
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     layer: next(base for base in layer.__mro__ if base.__module__.startswith("torch.nn.modules"))

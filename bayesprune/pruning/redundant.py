@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bayesprune.graph import Traced
-from bayesprune.graph import operations as ops
-from bayesprune.graph.calls import calls, sole_input
+from bayesprune.graph.calls import sole_input
 from bayesprune.graph.memory import Memory, is_inplace
+from bayesprune.ops import operations as ops
+from bayesprune.ops.calls import calls
 
 RECTIFIERS: set[object] = {F.relu, torch.relu, "relu", "relu_"}
 NON_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax)

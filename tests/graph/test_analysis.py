@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.graph import Analysis, trace
-from bayesprune.graph.features import Features
 from bayesprune.layers import Gate, Residual
+from bayesprune.ops.features import Features
 
 
 def constants(tail: nn.Module, first: nn.Module | None = None) -> list[float]:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from bayesprune.graph.calls import folds_constants, name_of
-from bayesprune.graph.features import Features, Flow, Step, barrier
+from bayesprune.ops.calls import folds_constants, name_of
+from bayesprune.ops.features import Features, Flow, Step, barrier
 
 Known = Mapping[fx.Node, Features | None]
 

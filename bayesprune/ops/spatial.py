@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from bayesprune.graph.axes import NEEDS_SHAPES
-from bayesprune.graph.calls import name_of
-from bayesprune.graph.entrywise import same
-from bayesprune.graph.features import Features, Flow, Step, barrier
+from bayesprune.ops.axes import NEEDS_SHAPES
+from bayesprune.ops.calls import name_of
+from bayesprune.ops.entrywise import same
+from bayesprune.ops.features import Features, Flow, Step, barrier
 
 
 def resample(node: fx.Node, source: fx.Node, x: Features) -> Step:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.graph import operations as ops
-from bayesprune.graph.axes import NEEDS_SHAPES
-from bayesprune.graph.calls import name_of
-from bayesprune.graph.entrywise import Known, same
-from bayesprune.graph.features import Features, Flow, Step, barrier
+from bayesprune.ops import operations as ops
+from bayesprune.ops.axes import NEEDS_SHAPES
+from bayesprune.ops.calls import name_of
+from bayesprune.ops.entrywise import Known, same
+from bayesprune.ops.features import Features, Flow, Step, barrier
 
 Shapes = dict[fx.Node, torch.Size]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from bayesprune.graph import operations as ops
-from bayesprune.graph.calls import name_of
-from bayesprune.graph.entrywise import same
-from bayesprune.graph.features import Features, Read, Step, barrier
+from bayesprune.ops import operations as ops
+from bayesprune.ops.calls import name_of
+from bayesprune.ops.entrywise import same
+from bayesprune.ops.features import Features, Read, Step, barrier
 
 NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
 

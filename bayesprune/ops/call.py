@@ -1,0 +1,139 @@
+"""One call of a traced network, with all that the rule of its operation may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.layers import Gate
+from bayesprune.ops.features import Features, Step, barrier
+
+Known = Mapping[fx.Node, Features | None]
+NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
+
+
+@dataclass
+class Following:
+    """What one reading of a network follows, and what it has found so far.
+
+    Attributes:
+        off: For gates that have entries switched off, where, shape ``(size,)``, bool.
+        only: The gates to follow, put off by other readings, with the rank of what they gate; ``None`` for those along
+            the features of layers, and others as far as they are not in conflict.
+        put_off: The gates that are left to other readings, with the rank of what they gate.
+        num_ids: How many physical entries have an id.
+    """
+
+    off: Mapping[Gate, Tensor]
+    only: Mapping[Gate, int] | None = None
+    put_off: dict[Gate, int] = field(default_factory=dict)
+    num_ids: int = 0
+
+    def fresh(self, size: int) -> Tensor:
+        """New ids for ``size`` physical entries."""
+        self.num_ids += size
+        return torch.arange(self.num_ids - size, self.num_ids)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, what is known of its inputs, and what is followed.
+
+    Attributes:
+        node: The call.
+        net: The network that is traced.
+        known: What is known of its inputs.
+        shapes: The shapes of tensors for one example, as far as known.
+        following: What is followed.
+    """
+
+    node: fx.Node
+    net: nn.Module
+    known: Known
+    shapes: Mapping[fx.Node, torch.Size]
+    following: Following
+
+    @cached_property
+    def module(self) -> Any:
+        """The module that it calls, if it calls one."""
+        return self.module_of(self.node)
+
+    def module_of(self, node: fx.Node) -> Any:
+        """The module that ``node`` calls, if it calls one."""
+        return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    @property
+    def name(self) -> str:
+        """How the user wrote it: the name of a function or method, or where the module is."""
+        return name_of(self.node)
+
+    @property
+    def source(self) -> fx.Node:
+        """Its first argument, a tensor."""
+        source = self.node.args[0]
+        assert isinstance(source, fx.Node)
+        return source
+
+    @property
+    def x(self) -> Features:
+        """What is known of its first argument, where something is."""
+        x = self.known[self.source]
+        assert x is not None
+        return x
+
+    def rank(self, node: fx.Node) -> int | None:
+        """The number of dimensions of what ``node`` gives, if known."""
+        return len(self.shapes[node]) if node in self.shapes else None
+
+    def option(self, name: str, place: int, default: Any = None) -> Any:
+        """An argument besides the first tensor: an attribute of the module, or given by name or by place.
+
+        Args:
+            name: Its name.
+            place: Its place among the arguments of the function or method, whose first is 0.
+            default: What it is if it is not given.
+        """
+        return getattr(self.module, name) if self.module is not None else argument(self.node, name, place, default)
+
+    def run(self, value: Any) -> Any:
+        """What the operation gives of ``value`` in place of its tensor."""
+        if self.module is not None:
+            return self.module.forward(value)
+        args = fx.node.map_arg(self.node.args, lambda _: value)
+        kwargs = fx.node.map_arg(self.node.kwargs, lambda _: value)
+        target: Any = self.node.target
+        if self.node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
+
+    def wall(self, reason: str = "") -> Step:
+        """Nothing can be followed through it: every entry of its inputs stays.
+
+        Args:
+            reason: Why, in words that complete "what it gates ...".
+        """
+        kind = "" if self.module is None else f", a {type(self.module).__name__}"
+        reason = reason or f"reaches {self.name}{kind}, through which a removed structure cannot be followed"
+        return barrier(self.node, reason)
+
+
+def name_of(node: fx.Node) -> str:
+    """How the user wrote an operation."""
+    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def argument(node: fx.Node, name: str, place: int, default: Any = None) -> Any:
+    """An argument of a function or method of one tensor.
+
+    Args:
+        node: The call.
+        name: The argument's name.
+        place: Its place among all arguments.
+        default: What it is if it is not given.
+    """
+    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)

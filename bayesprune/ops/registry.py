@@ -1,0 +1,133 @@
+"""The record that the library has of an operation, and where to find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import fx, nn
+
+from bayesprune.ops.call import Call
+from bayesprune.ops.features import Step
+
+Takes = Literal["tensor", "sizes", "anything"]
+Kind = Literal["sum", "difference", "product", "normalisation", "shuffle", "extremum", ""]
+Memory = Literal["own", "view", ""]
+Role = Literal["in", "out", None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of a module run along its inputs (``"in"``) and its outputs (``"out"``).
+
+    A module is cut, counted and measured by them.
+
+    Attributes:
+        tensors: By attribute name of a parameter or buffer, what its leading dimensions run along; ``None`` for
+            something else.
+        sizes: Attributes that hold the number of inputs or outputs, by name.
+
+    Example:
+        >>> Parts({"weight": ("out", "in"), "bias": ("out",)}, {"in_features": "in", "out_features": "out"}).dense
+        True
+    """
+
+    tensors: Mapping[str, tuple[Role, ...]]
+    sizes: Mapping[str, Role]
+
+    @property
+    def dense(self) -> bool:
+        """Whether every output is made of every input."""
+        return any({"in", "out"} <= set(roles) for roles in self.tensors.values())
+
+
+def _never(module: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """All that the library knows of one operation. Whoever adds one writes such a record, and nothing else.
+
+    Attributes:
+        name: What it is called in the documentation.
+        modules: Classes of modules that compute it; subclasses are other operations.
+        functions: Functions that do.
+        methods: Names of methods of tensors that do.
+        inplace: Functions that write its result over their first argument, by what they do without that.
+        entries: What a call does to the entries of its inputs; ``None``, or if it gives ``None``: nothing can be said,
+            and every entry before it stays.
+        takes: What it can follow: one tensor with known features, and numbers (``"tensor"``); also sizes that are read
+            of tensors (``"sizes"``); or ``"anything"``, in which case ``entries`` sees every call of it.
+        parts: Of a module, what surgery cuts and what is counted.
+        kind: For those operations that need a special case somewhere, which.
+        pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
+        linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
+        memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
+        random: Of a module, whether it draws random numbers in training mode.
+        arguments: Constructor arguments of its modules that a model file holds, attributes of the module as well;
+            ``None`` if model files do not hold them.
+        files: Whether model files may hold its functions and methods.
+
+    Example:
+        >>> from bayesprune.ops import operation_of
+        >>> operation_of(nn.ReLU()).name
+        'relu'
+    """
+
+    name: str
+    modules: tuple[type[nn.Module], ...] = ()
+    functions: tuple[Callable[..., Any], ...] = ()
+    methods: tuple[str, ...] = ()
+    inplace: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    entries: Callable[[Call], Step | None] | None = None
+    takes: Takes = "tensor"
+    parts: Callable[[Any], Parts] | None = None
+    kind: Kind = ""
+    pointwise: bool = False
+    linear: bool = False
+    memory: Memory = ""
+    random: Callable[[Any], bool] = _never
+    arguments: tuple[str, ...] | None = None
+    files: bool = True
+
+    @property
+    def adds(self) -> bool:
+        """Whether it is a sum, or a difference, of two terms."""
+        return self.kind in ("sum", "difference")
+
+
+OPERATIONS: list[Operation] = []
+_BY_TARGET: dict[object, Operation] = {}
+UNKNOWN = Operation(name="")
+
+
+def register(operation: Operation) -> Operation:
+    """Add a record.
+
+    Args:
+        operation: The record. Nothing that it names may have one yet.
+
+    Returns:
+        The record itself.
+    """
+    for target in (*operation.modules, *operation.functions, *operation.inplace, *operation.methods):
+        assert target not in _BY_TARGET, f"{target} has two records: {_BY_TARGET[target].name}, {operation.name}"
+        _BY_TARGET[target] = operation
+    OPERATIONS.append(operation)
+    return operation
+
+
+def operation_of(called: fx.Node | nn.Module | None, module: nn.Module | None = None) -> Operation:
+    """The record of what a node or a module computes; one that says nothing if there is none.
+
+    Args:
+        called: A call of a traced network, or a module.
+        module: The module that ``called`` calls, if it is a node that calls one.
+    """
+    if isinstance(called, fx.Node):
+        if called.op in ("call_function", "call_method"):
+            return _BY_TARGET.get(called.target, UNKNOWN)
+        called = module
+    return _BY_TARGET.get(type(called), UNKNOWN)
