@@ -87,39 +87,6 @@ def is_fresh(traced: Traced, node: fx.Node) -> bool:
     return type(traced.module(node)) in FRESH_MODULES or calls(node, FRESH)
 
 
-class Memory:
-    """Which tensors may share memory, and which operations write over it.
-
-    Args:
-        traced: The network. Operations that are not known may return a view of any of their inputs.
-    """
-
-    def __init__(self, traced: Traced):
-        self.position = {node: i for i, node in enumerate(traced.graph.nodes)}
-        self._owners: dict[fx.Node, set[fx.Node]] = {}
-        self._writes: dict[fx.Node, list[fx.Node]] = {}
-        for node in traced.graph.nodes:
-            target = written(traced, node)
-            if target is not None:
-                self._owners[node] = self._owners[target]
-                for owner in self._owners[target]:
-                    self._writes.setdefault(owner, []).append(node)
-            elif is_fresh(traced, node):
-                self._owners[node] = {node}
-            else:
-                self._owners[node] = set().union(*(self._owners[i] for i in node.all_input_nodes)) or {node}
-
-    def written_after(self, node: fx.Node, tensor: fx.Node) -> list[fx.Node]:
-        """The operations behind ``node`` that may write over ``tensor``."""
-        writes = [w for owner in self._owners[tensor] for w in self._writes.get(owner, ())]
-        return [w for w in writes if self.position[w] > self.position[node]]
-
-    def forget(self, write: fx.Node) -> None:
-        """Take an operation that no longer writes out of account."""
-        for owner in self._owners[write]:
-            self._writes[owner].remove(write)
-
-
 def own_memory(traced: Traced, node: fx.Node) -> None:
     """Let what reads ``node`` not write over it: without ``node`` it would write over what ``node`` was made of."""
     for user in list(node.users):

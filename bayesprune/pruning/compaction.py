@@ -38,10 +38,10 @@ def compact(
     slabs), up to rounding. ``model`` is not touched. Functions called with ``training=self.training`` are those of eval
     mode. A branch that is off is left out of a sum under the assumption that it has the shape of what it is added to.
 
-    What removal leaves is simplified where values stay the same in either mode and nothing costs more. A ReLU of what
-    is never negative goes, and so does every ``torch.nn.Identity``. Linear maps that follow one another become one (the
-    by-passes of branches that are off, say), which bears the name of the last one; see `fuse_linear_maps`. All other
-    parameters keep their names.
+    What removal leaves is simplified where values stay the same in either mode and nothing costs more. A ReLU of a ReLU
+    goes, and so does every ``torch.nn.Identity``. Linear maps that follow one another become one (the by-passes of
+    branches that are off, say), which bears the name of the last one; see `fuse_linear_maps`. All other parameters keep
+    their names.
 
     Args:
         model: A `BayesianNet`, or a gated network.
