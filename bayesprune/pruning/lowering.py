@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from bayesprune.graph import Traced
 from bayesprune.graph.memory import own_memory
 from bayesprune.layers import GATED_LAYERS, SCALES, Gate
-from bayesprune.ops.operations import DIFFERENCES, SUMS
+from bayesprune.ops import operation_of
 
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     layer: next(base for base in layer.__mro__ if base.__module__.startswith("torch.nn.modules"))
@@ -72,10 +72,11 @@ def lower_gate(traced: Traced, node: fx.Node, gate: Gate) -> None:
 def _leave_sums(traced: Traced, node: fx.Node) -> bool:
     """Take a branch that is off out of every sum that it is added in; whether nothing else used it."""
     for user in list(node.users):
-        if user.target in SUMS and len(user.args) == 2 and not user.kwargs:
+        operation = operation_of(user)
+        if operation.adds and len(user.args) == 2 and not user.kwargs:
             first, second = user.args
             rest = first if second is node else second
-            if isinstance(rest, fx.Node) and rest is not node and (second is node or user.target not in DIFFERENCES):
+            if isinstance(rest, fx.Node) and rest is not node and (second is node or operation.kind != "difference"):
                 own_memory(traced, user)
                 user.replace_all_uses_with(rest)
                 traced.graph.erase_node(user)

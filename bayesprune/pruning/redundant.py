@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.graph import Traced
 from bayesprune.graph.memory import is_inplace
-from bayesprune.ops.calls import calls
-
-RECTIFIERS: set[object] = {F.relu, torch.relu, torch.relu_, "relu", "relu_"}
+from bayesprune.ops import operation_of
 
 
 def drop_redundant(traced: Traced) -> None:
@@ -34,4 +30,4 @@ def _rectifies_again(traced: Traced, node: fx.Node, source: fx.Node) -> bool:
 
 
 def _is_relu(traced: Traced, node: fx.Node) -> bool:
-    return type(traced.module(node)) is nn.ReLU or calls(node, RECTIFIERS)
+    return operation_of(node, traced.module(node)).name in ("relu", "relu_")
