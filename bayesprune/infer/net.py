@@ -219,10 +219,10 @@ class BayesianNet(GatedNet):
             The entries of the present `theta` that are left, shape ``(S',)``.
         """
         places = self.by_gate(torch.arange(self.num_gates))
-        entries = [places[name][kept[name]] for name in self.gate_names if name in kept]
-        chosen = torch.cat([torch.zeros(0, dtype=torch.long), *entries]).to(self.log_gamma.device)
         self.net = adopt(self.net, net)
         self._connect()
+        entries = [places[name][kept[name]] for name in self.gate_names]
+        chosen = torch.cat([torch.zeros(0, dtype=torch.long), *entries]).to(self.log_gamma.device)
         self.log_gamma = self.log_gamma[chosen]
         self._give_slabs()
         return chosen

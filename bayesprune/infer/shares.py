@@ -68,7 +68,9 @@ class WeightPresence:
             given = branches.get(name, frozenset())
             out = needed[node]
             if is_depthwise(layer) and layer.bias is not None:  # what it makes of an input that is off is its bias
-                out = out.and_gate(name, theta[name]) if name in theta else out
+                gate = self._presence.gates.get(node)
+                if gate is not None:
+                    out = out.and_gate(gate, theta[gate], shared=gate in self._presence.shared)
             elif node in present:
                 out = both([present[node], out])
             columns = None if is_depthwise(layer) else self._columns(node, present, theta, given | out.gates)
@@ -81,9 +83,8 @@ class WeightPresence:
         """With what probability the inputs of the layer that ``node`` calls are there."""
         reads, name = self._presence.steps[node].reads, str(node.target)
         if not reads:  # nothing is known of them, but one gate may hold them all
-            source = node.all_input_nodes[0]
-            whole = theta.get(str(source.target)) if source.op == "call_module" else None
-            return whole if whole is not None and len(whole) == 1 else None
+            gate = self._presence.gates.get(node.all_input_nodes[0])
+            return None if gate is None or len(theta[gate]) > 1 else theta[gate]
         columns = _probability(present[reads[0].node], theta, given)
         features = self._presence.steps[reads[0].node].out
         if columns is not None and len(columns) > 1 and features is not None:
@@ -114,9 +115,10 @@ def _probability(event: Event, theta: Mapping[str, Tensor], given: frozenset[str
 
 
 def _branches_around(net: nn.Module, name: str) -> frozenset[str]:
-    """Names of the residual blocks whose branch holds the layer ``name``, which is not computed when one is off."""
+    """Names of the gates of residual blocks whose branch holds the layer ``name``, not computed when one is off."""
+    names = {gate: gate_name for gate_name, gate in gates_of(net).items()}
     return frozenset(
-        block
+        names[module.gate]
         for block, module in net.named_modules()
         if isinstance(module, Residual)
         and type(module).forward is Residual.forward

@@ -84,8 +84,15 @@ def _leave_sums(traced: Traced, node: fx.Node) -> bool:
 
 
 def _buffer(traced: Traced, node: fx.Node, kind: str, value: Tensor) -> fx.Node:
-    """A node that gives a tensor, kept as buffer ``kind`` of an empty module in the place of the gate."""
-    if isinstance(traced.module(node), Gate):
-        traced.net.set_submodule(str(node.target), nn.Module())
-    traced.net.get_submodule(str(node.target)).register_buffer(kind, value.clone())
-    return traced.graph.get_attr(f"{node.target}.{kind}")
+    """A node that gives a tensor, kept as buffer ``kind`` of an empty module in the place of the gate.
+
+    A gate that belongs to a layer, too, gives its place up with it; the empty module then stands beside the network's
+    own.
+    """
+    modules = dict(traced.net.named_modules())
+    owner = modules[str(node.target).rpartition(".")[0]]
+    place = f"{node.name}_{kind}" if isinstance(owner, tuple(PLAIN.values())) else str(node.target)
+    if place not in modules or isinstance(modules[place], Gate):
+        traced.net.set_submodule(place, nn.Module())
+    traced.net.get_submodule(place).register_buffer(kind, value.clone())
+    return traced.graph.get_attr(f"{place}.{kind}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Analysis, gates_of, trace
-from bayesprune.layers import Gate, Residual, normal_layers
+from bayesprune.layers import Gate, Residual, holders_of, normal_layers
 from bayesprune.pruning.cut import Cutter
 from bayesprune.types import IndexMap
 
@@ -51,6 +51,7 @@ def shrink(
     """
     masks = _checked(net, off)
     smaller = copy.deepcopy(net)
+    places = _places(smaller)
     _drop_branches(smaller, masks)
     gates = gates_of(smaller)
     for gate in gates.values():
@@ -59,7 +60,7 @@ def shrink(
         layer.draw = None
     silent = {gates[name]: mask for name, mask in masks.items() if name in gates and bool(mask.any())}
     if masks and not silent:  # whole branches alone have gone: nothing is constant, so nothing else can go
-        return smaller, IndexMap({name: (None,) * tensor.dim() for name, tensor in _tensors(smaller).items()})
+        return smaller, IndexMap(_renamed({}, smaller, places))
     _silence(silent)
     cutter, only = Cutter(), None
     while only is None or only:  # one axis after the other
@@ -71,8 +72,7 @@ def shrink(
             )
         cutter.cut(analysis)
         only = analysis.put_off
-    kept = {name: cutter.kept.get(name, (None,) * tensor.dim()) for name, tensor in _tensors(smaller).items()}
-    return smaller, IndexMap(kept, cutter.folded)
+    return smaller, IndexMap(_renamed(cutter.kept, smaller, places), cutter.folded)
 
 
 @checked_arguments
@@ -83,13 +83,34 @@ def kept_gates(net: nn.Module, index: IndexMap) -> dict[str, Tensor]:
         net: The network that was cut.
         index: What `shrink` gave with the smaller one.
     """
-    kept = {}
+    kept, places = {}, _places(net)
     for name, gate in gates_of(net).items():
-        parameter = f"{name}.theta" if net.get_submodule(name) is gate else f"{name}.gate.theta"
+        parameter = f"{places[gate]}.theta"
         if parameter in index.kept:
             chosen = index.kept[parameter][0]
             kept[name] = torch.arange(gate.size) if chosen is None else chosen.cpu()
     return kept
+
+
+def _places(net: nn.Module) -> dict[nn.Module, str]:
+    """Under what name a network lists the parameters of each of its gates."""
+    return {module: name for name, module in net.named_modules() if isinstance(module, Gate)}
+
+
+def _renamed(
+    kept: Mapping[str, tuple[Tensor | None, ...]], smaller: nn.Module, before: Mapping[nn.Module, str]
+) -> dict[str, tuple[Tensor | None, ...]]:
+    """What was kept of every tensor of a smaller network, by its name in the network before.
+
+    They differ for a gate in several places, the first of which has gone.
+
+    Args:
+        kept: What was kept of those that became smaller, by their names now.
+        smaller: The smaller network.
+        before: Where its gates were before.
+    """
+    old = {f"{now}.theta": f"{before[gate]}.theta" for gate, now in _places(smaller).items()}
+    return {old.get(name, name): kept.get(name, (None,) * tensor.dim()) for name, tensor in _tensors(smaller).items()}
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -117,17 +138,26 @@ def _checked(net: nn.Module, off: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _drop_branches(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Replace every residual block whose gate is off by its by-pass, which keeps its name ``shortcut``."""
-    for name, mask in masks.items():
+    """Replace every residual block whose gate is off by its by-pass, which keeps its name ``shortcut``.
+
+    Gates keep their names, even if the module that they were called after is gone.
+    """
+    gates, holders = gates_of(net), holders_of(net)
+    off = [gates[name] for name, mask in masks.items() if bool(mask.all())]
+    for name, block in [item for gate in off for item in holders[gate].items()]:
+        if not isinstance(block, Residual) or type(block).forward is not Residual.forward:
+            continue
+        bypass = nn.Sequential(OrderedDict(shortcut=block.shortcut))
+        bypass.training = block.training
         parent, _, last = name.rpartition(".")
         try:
-            block = net.get_submodule(name)
+            net.get_submodule(parent).register_module(last, bypass)
         except AttributeError:  # within a branch that has gone
             continue
-        if isinstance(block, Residual) and type(block).forward is Residual.forward and bool(mask.all()):
-            bypass = nn.Sequential(OrderedDict(shortcut=block.shortcut))
-            bypass.training = block.training
-            net.get_submodule(parent).register_module(last, bypass)
+    now = {gate: name for name, gate in gates_of(net).items()}
+    for name, gate in gates.items():
+        if now.get(gate, name) != name:
+            gate.label = name
 
 
 @torch.no_grad()
