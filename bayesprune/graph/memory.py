@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from bayesprune.graph.trace import Traced
-from bayesprune.ops import operations as ops
-from bayesprune.ops.calls import calls, name_of
-
-FRESH_MODULES = (
-    *ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED, *ops.BATCH_NORMS, *ops.POOLS,
-    *set(ops.POINTWISE) - {nn.Identity}, nn.PReLU,
-)  # fmt: skip
-FRESH: set[object] = {  # their results lie in memory of their own
-    *ops.POINTWISE_FUNCTIONS - {operator.pos}, *ops.BINARY_FUNCTIONS, *ops.POOL_FUNCTIONS,
-    *ops.CONCATENATIONS, *ops.POINTWISE_METHODS - {"contiguous", "detach"}, *ops.BINARY_METHODS,
-}  # fmt: skip
+from bayesprune.ops import name_of, operation_of
 
 
 def written(traced: Traced, node: fx.Node) -> fx.Node | None:
@@ -33,7 +22,7 @@ def written(traced: Traced, node: fx.Node) -> fx.Node | None:
         if isinstance(out, fx.Node):
             return out
         name = name_of(node)
-        inplace = node.target in ops.INPLACE_OPERATORS or node.kwargs.get("inplace") is True
+        inplace = node.target in operation_of(node).inplace or node.kwargs.get("inplace") is True
         inplace = inplace or (name.endswith("_") and not name.endswith("__"))
     else:
         inplace = False
@@ -62,9 +51,7 @@ def overwritten(traced: Traced, node: fx.Node) -> bool:
 
 def is_view(traced: Traced, node: fx.Node) -> bool:
     """Whether what ``node`` gives may be its input in another shape."""
-    if node.op == "call_module":
-        return type(traced.module(node)) in ops.VIEWS
-    return node.op != "output" and (node.target in ops.VIEWS or name_of(node) in ops.VIEW_NAMES)
+    return operation_of(node, traced.module(node)).memory == "view"
 
 
 def leaves_traces(traced: Traced, node: fx.Node) -> bool:
@@ -84,40 +71,7 @@ def leaves_traces(traced: Traced, node: fx.Node) -> bool:
 
 def is_fresh(traced: Traced, node: fx.Node) -> bool:
     """Whether what ``node`` gives lies in memory of its own for sure, if it does not work in place."""
-    return type(traced.module(node)) in FRESH_MODULES or calls(node, FRESH)
-
-
-class Memory:
-    """Which tensors may share memory, and which operations write over it.
-
-    Args:
-        traced: The network. Operations that are not known may return a view of any of their inputs.
-    """
-
-    def __init__(self, traced: Traced):
-        self.position = {node: i for i, node in enumerate(traced.graph.nodes)}
-        self._owners: dict[fx.Node, set[fx.Node]] = {}
-        self._writes: dict[fx.Node, list[fx.Node]] = {}
-        for node in traced.graph.nodes:
-            target = written(traced, node)
-            if target is not None:
-                self._owners[node] = self._owners[target]
-                for owner in self._owners[target]:
-                    self._writes.setdefault(owner, []).append(node)
-            elif is_fresh(traced, node):
-                self._owners[node] = {node}
-            else:
-                self._owners[node] = set().union(*(self._owners[i] for i in node.all_input_nodes)) or {node}
-
-    def written_after(self, node: fx.Node, tensor: fx.Node) -> list[fx.Node]:
-        """The operations behind ``node`` that may write over ``tensor``."""
-        writes = [w for owner in self._owners[tensor] for w in self._writes.get(owner, ())]
-        return [w for w in writes if self.position[w] > self.position[node]]
-
-    def forget(self, write: fx.Node) -> None:
-        """Take an operation that no longer writes out of account."""
-        for owner in self._owners[write]:
-            self._writes[owner].remove(write)
+    return operation_of(node, traced.module(node)).memory == "own"
 
 
 def own_memory(traced: Traced, node: fx.Node) -> None:
@@ -126,15 +80,15 @@ def own_memory(traced: Traced, node: fx.Node) -> None:
         if written(traced, user) is not node:
             continue
         module: Any = traced.module(user)
+        plain: Any = operation_of(user).inplace.get(user.target)  # type: ignore[arg-type]
         name = name_of(user)
         if module is not None:
             module.inplace = False
-        elif user.target in ops.INPLACE_OPERATORS:
-            user.target = ops.INPLACE_OPERATORS[user.target]
+        elif plain is not None:
+            user.target = plain
         elif user.op == "call_method":
             user.target = name.rstrip("_")
         elif name.endswith("_"):
-            plain = name.rstrip("_")
-            user.target = getattr(torch, plain, None) or getattr(torch.nn.functional, plain)
+            user.target = getattr(torch, name.rstrip("_"), None) or getattr(torch.nn.functional, name.rstrip("_"))
         else:
             user.kwargs = {key: value for key, value in user.kwargs.items() if key not in ("inplace", "out")}

@@ -190,6 +190,7 @@ register(
         entries=_flatten,
         memory="view",
         arguments=("start_dim", "end_dim"),
+        files=True,
     )
 )
 register(
@@ -200,6 +201,7 @@ register(
         entries=_reshape,
         takes="sizes",
         memory="view",
+        files=True,
     )
 )
 register(
@@ -209,12 +211,28 @@ register(
         methods=("transpose", "swapaxes", "swapdims"),
         entries=_transpose,
         memory="view",
+        files=True,
     )
 )
-register(Operation(name="permute", functions=(torch.permute,), methods=("permute",), entries=_permute, memory="view"))
-register(Operation(name="squeeze", functions=(torch.squeeze,), methods=("squeeze",), entries=_squeeze, memory="view"))
 register(
-    Operation(name="unsqueeze", functions=(torch.unsqueeze,), methods=("unsqueeze",), entries=_unsqueeze, memory="view")
+    Operation(
+        name="permute", functions=(torch.permute,), methods=("permute",), entries=_permute, memory="view", files=True
+    )
+)
+register(
+    Operation(
+        name="squeeze", functions=(torch.squeeze,), methods=("squeeze",), entries=_squeeze, memory="view", files=True
+    )
+)
+register(
+    Operation(
+        name="unsqueeze",
+        functions=(torch.unsqueeze,),
+        methods=("unsqueeze",),
+        entries=_unsqueeze,
+        memory="view",
+        files=True,
+    )
 )
 register(
     Operation(
@@ -223,5 +241,6 @@ register(
         entries=_pick,
         takes="anything",
         memory="view",
+        files=True,
     )
 )

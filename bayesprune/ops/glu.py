@@ -30,4 +30,8 @@ def _glu(call: Call) -> Step | None:
     return Step(out, flows=flows, ties=[(ids[:half], ids[half:])])
 
 
-register(Operation(name="glu", modules=(nn.GLU,), functions=(F.glu,), entries=_glu, memory="own", arguments=("dim",)))
+register(
+    Operation(
+        name="glu", modules=(nn.GLU,), functions=(F.glu,), entries=_glu, memory="own", arguments=("dim",), files=True
+    )
+)

@@ -58,5 +58,6 @@ register(
         entries=_concatenate,
         takes="anything",
         memory="own",
+        files=True,
     )
 )

@@ -15,6 +15,9 @@ Takes = Literal["tensor", "sizes", "anything"]
 Kind = Literal["sum", "difference", "product", "normalisation", "shuffle", "extremum", ""]
 Memory = Literal["own", "view", ""]
 Role = Literal["in", "out", None]
+Gives = Any
+"""``"tensor"`` or ``"number"``; a list with the kind of each of its items, or a tuple of kinds; or a function that says
+so of a call and the module that it calls."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,11 @@ class Operation:
         linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
         memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
         random: Of a module, whether it draws random numbers in training mode, see `draws`.
-        arguments: Constructor arguments of its modules that a model file holds, attributes of the module as well;
-            ``None`` if model files do not hold them.
-        files: Whether model files may hold its functions and methods.
+        gives: What kind of value a call gives, where that is not computed from kinds of its arguments.
+        arguments: Constructor arguments of its modules that a model file holds, and the attribute that has the value of
+            each; names alone where they are the same. ``None``: model files, which may be forged, cannot hold them.
+        files: Whether model files may hold its functions and methods: only what computes tensors from its arguments,
+            and neither reads nor writes anything else.
 
     Example:
         >>> from bayesprune.ops import operation_of
@@ -94,8 +99,14 @@ class Operation:
     linear: bool = False
     memory: Memory = ""
     random: Callable[[Any], bool] = _never
-    arguments: tuple[str, ...] | None = None
-    files: bool = True
+    gives: Gives = "tensor"
+    arguments: tuple[str, ...] | Mapping[str, str] | None = None
+    files: bool = False
+
+    @property
+    def all_functions(self) -> tuple[Callable[..., Any], ...]:
+        """Its functions, and those that write over their first argument."""
+        return (*self.functions, *self.inplace)
 
     @property
     def adds(self) -> bool:

@@ -30,4 +30,7 @@ for _name in [
     "diagonal",
 ]:
     _functions = (getattr(torch, _name),) if hasattr(torch, _name) and _name != "float" else ()
-    register(Operation(name=_name, functions=_functions, methods=(_name,), memory="view"))
+    _gives = ["tensor"] if _name in ("chunk", "split", "tensor_split", "unbind") else "tensor"
+    register(
+        Operation(name=_name, functions=_functions, methods=(_name,), memory="view", gives=_gives, files=True),
+    )

@@ -1,7 +1,7 @@
 """Surgery: when structures may go, how a network becomes smaller, what it costs, and the files it is kept in."""
 
-from bayesprune.pruning.compact import compact
-from bayesprune.pruning.cost import cost
+from bayesprune.pruning.compaction import compact
+from bayesprune.pruning.costs import cost
 from bayesprune.pruning.expected import MEASURES, ExpectedCost
 from bayesprune.pruning.export import export_onnx, export_torch
 from bayesprune.pruning.meter import measure_latency

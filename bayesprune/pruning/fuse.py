@@ -10,9 +10,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bayesprune.graph import Traced
 from bayesprune.graph.calls import sole_input
-from bayesprune.ops import operations as ops
+from bayesprune.ops import operation_of
 from bayesprune.ops.axes import flatten_dims
-from bayesprune.ops.calls import folds_constants
+from bayesprune.ops.convolution import folds_constants
 
 NORMS = {nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 AVERAGES: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {  # over the space of their maps
@@ -20,6 +20,8 @@ AVERAGES: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {  # 
     nn.Conv2d: (nn.AvgPool2d, nn.AdaptiveAvgPool2d),
     nn.Conv3d: (nn.AvgPool3d, nn.AdaptiveAvgPool3d),
 }
+
+FLATTEN = operation_of(nn.Flatten())
 
 
 def fuse_linear_maps(traced: Traced) -> None:
@@ -49,7 +51,7 @@ def fold_batch_norms(traced: Traced) -> None:
     for node in list(traced.graph.nodes):
         norm: Any = traced.module(node)
         source = sole_input(traced, node)
-        if type(norm) not in ops.BATCH_NORMS or source is None or str(node.target) in traced.fixed:
+        if type(norm) not in NORMS.values() or source is None or str(node.target) in traced.fixed:
             continue
         layer = _layer(traced, source)
         fits = layer is not None and len(source.users) == 1 and NORMS[type(layer)] is type(norm)
@@ -117,9 +119,7 @@ def _flattens(traced: Traced, node: Any) -> bool:
     module: Any = traced.module(node)
     if type(module) is nn.Flatten:
         return sole_input(traced, node) is not None and (module.start_dim, module.end_dim) == (1, -1)
-    if node.op == "call_module" or node.target not in ops.FLATTENS or not node.args:
-        return False
-    return flatten_dims(node) == (1, -1)
+    return operation_of(node) is FLATTEN and bool(node.args) and flatten_dims(node) == (1, -1)
 
 
 # the algebra --------------------------------------------------------------------------------------------------------

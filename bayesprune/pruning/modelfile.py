@@ -22,7 +22,7 @@ from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.errors import BayesPruneError, CheckpointError, ConfigError
 from bayesprune.graph import check_additions, gates_of, trace
 from bayesprune.pruning.architecture import describe
-from bayesprune.pruning.compact import compact, gated_network
+from bayesprune.pruning.compaction import compact, gated_network
 from bayesprune.pruning.rebuild import rebuild
 
 FORMAT = "bayesprune.model"
