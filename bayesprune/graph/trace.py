@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.data.inputs import Inputs, as_inputs, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
+from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.layers import GATED_LAYERS, Gate, Residual
 
@@ -106,6 +108,22 @@ class Traced:
     fixed: dict[str, str]
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
 
+    @cached_property
+    def uses(self) -> dict[Gate, list[fx.Node]]:
+        """For every gate that the pass meets the nodes that multiply by it, in its order."""
+        uses: dict[Gate, list[fx.Node]] = {}
+        for node in self.graph.nodes:
+            gate = self.gate(node)
+            if gate is not None:
+                uses.setdefault(gate, []).append(node)
+        return uses
+
+    def gate(self, node: fx.Node) -> Gate | None:
+        """The gate that ``node`` multiplies by, standing alone or as a part of a layer; ``None`` for no gate."""
+        module = self.module(node)
+        found = module if isinstance(module, Gate) else getattr(module, "gate", None)
+        return found if isinstance(found, Gate) else None
+
     def rank(self, node: fx.Node) -> int | None:
         """The number of dimensions of what ``node`` gives, if known."""
         return len(self.shapes[node]) if node in self.shapes else None
@@ -152,31 +170,36 @@ def _advice(error: Exception) -> str:
     return "Avoid Python conditions and loops on tensor values or shapes in forward"
 
 
-class _Shapes(fx.Interpreter):
+class _Shapes(Execution):
     """One pass that notes the shape of every tensor."""
 
     def __init__(self, net: nn.Module, graph: fx.Graph):
-        super().__init__(net, graph=graph)
-        self.extra_traceback = False
+        super().__init__(net, graph)
         self.found: dict[fx.Node, torch.Size] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def of(self, inputs: Inputs) -> dict[fx.Node, torch.Size]:
+        """Go through the network with these inputs."""
+        given = given_inputs(self.nodes, inputs)
+        self.found = {node: value.shape for node, value in given.items() if isinstance(value, Tensor)}
+        self.run(given)
+        return self.found
+
+    def compute(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """Compute one operation."""
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.found[n] = result.shape
-        return result
+        value = super().compute(node, values)
+        if isinstance(value, Tensor):
+            self.found[node] = value.shape
+        return value
 
 
 def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs) -> dict[fx.Node, torch.Size]:
     """The shapes of all tensors for the first example, in eval mode."""
     like = next(net.parameters(), tensors_of(example)[0])
     modes = {module: module.training for module in net.modules()}
-    passing = _Shapes(net.eval(), graph)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             inputs = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
-            passing.run(*given_inputs(graph.nodes, inputs).values())
+            return _Shapes(net.eval(), graph).of(inputs)
     except BayesPruneError:
         raise
     except Exception as error:  # user code runs here: it may raise anything
@@ -188,7 +211,6 @@ def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs) -> dict[fx.Node, t
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return passing.found
 
 
 def block_graph(net: nn.Module) -> fx.Graph:
@@ -208,7 +230,7 @@ def _fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
     fixed = {}
     for name, count in calls.items():
         module = net.get_submodule(name)
-        if count > 1 and _has_state(module):
+        if count > 1 and _has_state(module) and not isinstance(module, Gate):
             fixed[name] = "is called more than once"
         elif name in tied:
             fixed[name] = "shares its parameters with another module"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import DataError
+from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer.chosen import chosen as chosen_output
@@ -109,24 +110,22 @@ class _UnitFlips:
     def __init__(self, net: BayesianNet, x: Inputs, y: Targets, xi: Tensor):
         self.net, self.x, self.y, self.xi = net, x, y, xi
         self.traced = net.traced
-        self.nodes = list(self.traced.graph.nodes)
-        self.values = given_inputs(self.nodes, x)
+        self.execution = Execution(self.traced.net, self.traced.graph)
+        self.nodes = self.execution.nodes
         with net.draw.use(xi):
-            for node in self.nodes:
-                if node not in self.values:
-                    self.values[node] = self._compute(node, self.values)
+            self.values = self.execution.values(given_inputs(self.nodes, x))
 
     def differences(self, base: Tensor) -> list[Tensor]:
         """C(ξ_s=1) − C(ξ_s=0) of each example given the losses ``base`` at ξ, in parts of shape ``(gates, B)``."""
-        node_of = {self._gate(node): node for node in self.nodes}
         rows: list[Tensor] = []
         start = self.net.num_shared
         for gate in self.net.gates():
             if gate.per_batch:
                 continue
-            node = node_of[gate]
+            uses = self.traced.uses[gate]
+            node = uses[0]
             ungated = self._ungated(node, gate)
-            columnwise = self._columnwise(node, gate, ungated)
+            columnwise = self._columnwise(node, gate, ungated) if len(uses) == 1 else set()
             sizes = [value.numel() for value in map(self.values.get, self._after(node)) if isinstance(value, Tensor)]
             together = max(1, ELEMENTS // max(1, max(sizes) if columnwise else ungated.numel()))
             for chosen in torch.arange(gate.size, device=self.x.device).split(together):
@@ -140,25 +139,27 @@ class _UnitFlips:
     ) -> Tensor:
         """Losses with one of the gates ``chosen`` flipped, shape ``(len(chosen), B)``."""
         count = len(chosen)
-        values = _Tiled(self, count)
+        values = _Tiled(self.execution, self.values, len(self.x), count)
         columns: dict[fx.Node, Tensor] = {}
+        behind, uses = self._after(node), self.traced.uses[gate]
+        gated = {self.traced.gate(later) for later in behind}
+        tiled = {other: _tile(part, count) if other in gated else part for other, part in self._parts()}
         if columnwise:
             columns[node] = ((1 - self.xi[:, start + chosen]) * ungated[:, chosen]).T
         else:
             flipped = self.xi[:, start : start + gate.size].repeat(count, 1, 1)
             flipped[torch.arange(count, device=chosen.device), :, chosen] = 1 - self.xi[:, start + chosen].T
-            values[node] = gate.scale(_tile(ungated, count), flipped.flatten(0, 1))
-        behind = self._after(node)
-        gated = {self._gate(later) for later in behind}
-        parts = zip(self.net.gates(), self.xi.split(self.net.draw.sizes, dim=-1), strict=True)
-        with self.net.draw.use(tuple(_tile(part, count) if other in gated else part for other, part in parts)):
+            tiled[gate] = flipped.flatten(0, 1)
+            dim = getattr(self.traced.module(node), "gate_dim", gate.dim)
+            values[node] = gate.scale(_tile(ungated, count), tiled[gate], dim)
+        with self.net.draw.use(tuple(tiled.values())):
             for later in behind:
                 if later in columnwise:
-                    columns[later] = self._compute(later, columns)
+                    columns[later] = self.execution.compute(later, columns)
                 elif columns.keys() & set(later.all_input_nodes):
                     values[later] = self._updated(later, columns[later.all_input_nodes[0]], chosen)
-                elif any(source in values.own for source in later.all_input_nodes):
-                    values[later] = self._compute(later, values)
+                elif later in uses or any(source in values.own for source in later.all_input_nodes):
+                    values[later] = self.execution.compute(later, values)
         outputs = chosen_output(values[self.nodes[-1]], self.net.loss_on)
         return losses(self.net.likelihood, outputs, repeated(self.y, count)).view(count, -1)
 
@@ -203,9 +204,9 @@ class _UnitFlips:
         """All nodes behind ``node``, the output included."""
         return self.nodes[self.nodes.index(node) + 1 :]
 
-    def _gate(self, node: fx.Node) -> nn.Module | None:
-        module = self.traced.module(node)
-        return module if isinstance(module, Gate) else getattr(module, "gate", None)
+    def _parts(self) -> Iterator[tuple[Gate, Tensor]]:
+        """Each gate with its values, shape ``(B, size)``."""
+        return zip(self.net.gates(), self.xi.split(self.net.draw.sizes, dim=-1), strict=True)
 
     def _ungated(self, node: fx.Node, gate: Gate) -> Tensor:
         """What a gate multiplies."""
@@ -216,28 +217,28 @@ class _UnitFlips:
             return module.ungated(source)
         return gate.select(source)
 
-    def _compute(self, node: fx.Node, values: Any) -> Any:
-        """The value of a node, given those of its inputs."""
-        if node.op == "get_attr":
-            return _attribute(self.traced.net, str(node.target))
-        args = fx.node.map_arg(node.args, lambda n: values[n])
-        kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
-        if node.op == "call_module":
-            return self.traced.net.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return args[0] if node.op == "output" else node.target(*args, **kwargs)  # type: ignore[operator]
 
-
-class _Tiled:
-    """Values of nodes for ``count`` copies of a batch: own ones where computed anew, the batch's repeated elsewhere.
+class _Tiled(Mapping[fx.Node, Any]):
+    """Values of nodes for several copies of a batch: own ones where computed anew, the batch's repeated elsewhere.
 
     Shapes, and numbers that are made of them, are those of the copies.
+
+    Args:
+        execution: Computes numbers that are made of shapes.
+        base: The values for the batch itself.
+        batch: Number of its examples.
+        count: Number of copies.
     """
 
-    def __init__(self, flips: _UnitFlips, count: int):
-        self.flips, self.base, self.batch, self.count = flips, flips.values, len(flips.x), count
+    def __init__(self, execution: Execution, base: Mapping[fx.Node, Any], batch: int, count: int):
+        self.execution, self.base, self.batch, self.count = execution, base, batch, count
         self.own: dict[fx.Node, Any] = {}
+
+    def __iter__(self) -> Iterator[fx.Node]:
+        return iter(self.base)
+
+    def __len__(self) -> int:
+        return len(self.base)
 
     def __setitem__(self, node: fx.Node, value: Any) -> None:
         self.own[node] = value
@@ -251,7 +252,7 @@ class _Tiled:
         if is_batch_size(node):
             return self.batch * self.count
         if not isinstance(value, Tensor) and node.all_input_nodes and not is_shape(node):
-            self.own[node] = self.flips._compute(node, self)
+            self.own[node] = self.execution.compute(node, self)
             return self.own[node]
         if not isinstance(value, Tensor) or node.op == "get_attr" or value.dim() == 0 or len(value) != self.batch:
             return value
@@ -260,10 +261,3 @@ class _Tiled:
 
 def _tile(value: Tensor, count: int) -> Tensor:
     return value.repeat(count, *[1] * (value.dim() - 1))
-
-
-def _attribute(net: nn.Module, target: str) -> Any:
-    value: Any = net
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value

@@ -15,7 +15,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.draws import GateDraws
-from bayesprune.infer.tail import Seen, Tails
+from bayesprune.infer.resumption import BlockPass, Resumption
 from bayesprune.layers import Draw, Gate, Residual, normal_layers
 
 _FLATTENING = threading.Lock()
@@ -66,7 +66,7 @@ class GatedNet(nn.Module):
 
     def __getstate__(self) -> dict:
         """What a copy is made of: all but graphs, which are made anew when they are asked for."""
-        return {**self.__dict__, "_tails": {}, "_traced": {}}
+        return {**self.__dict__, "_resumption": {}, "_traced": {}}
 
     def _flatten(self) -> None:
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
@@ -190,7 +190,7 @@ class GatedNet(nn.Module):
         self.net = net
         self._followed = () if followed is None else (followed,)  # no submodule: its weights are those of ``net``
         self._norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-        self._tails: dict[bool, Tails] = {}
+        self._resumption: dict[bool, Resumption] = {}
         self._traced: dict[bool, Traced] = {}
 
     # forward -------------------------------------------------------------------------------------------------------
@@ -250,12 +250,12 @@ class GatedNet(nn.Module):
         return self._traced[self.training]
 
     @property
-    def tails(self) -> Tails:
+    def resumption(self) -> Resumption:
         """Where passes through the network can be resumed, in its present mode."""
-        if self.training not in self._tails:
+        if self.training not in self._resumption:
             followed = [module.train(self.training) for module in self._followed]
-            self._tails[self.training] = Tails(self.net, self.gates(), *followed)
-        return self._tails[self.training]
+            self._resumption[self.training] = Resumption(self.net, self.gates(), *followed)
+        return self._resumption[self.training]
 
     def slot_of(self, s: int) -> int:
         """The slot of the gate that entry ``s`` of `theta` belongs to."""
@@ -267,23 +267,23 @@ class GatedNet(nn.Module):
             s -= size
         raise IndexError(f"the network has {self.num_gates} gates")
 
-    def resume(self, x: Inputs, xi: Tensor, s: int, seen: Seen, on: Sequence[bool] | None = None) -> Tensor:
+    def resume(self, x: Inputs, xi: Tensor, s: int, seen: BlockPass, on: Sequence[bool] | None = None) -> Tensor:
         """Outputs for the gates ``xi`` with the shared gate ``s`` flipped, computed from its block on.
 
         Args:
             x: Inputs, shape ``(B, ...)``.
             xi: Gate values, shape ``(1, S)`` or ``(B, S)``, ordered as `theta`.
             s: An entry of `theta` that all examples share.
-            seen: What the pass with ``xi`` met at the block of ``s``, see `Tails.watch`.
+            seen: What the pass with ``xi`` met at the blocks of ``s``, see `Resumption.watch`.
             on: As in `forward`, for ``xi``.
         """
         xi = xi.clone()
         xi[:, s] = (xi[:, s] < 0.5).to(xi.dtype)
         known = self.branches_on(xi) if on is None else [(not value) if i == s else value for i, value in enumerate(on)]
         slot = self.slot_of(s)
-        self.branch_evaluations += sum(known[i] for i in self.tails.behind[slot] or () if i < self.num_branches)
+        self.branch_evaluations += sum(known[i] for i in self.resumption.behind[slot] or () if i < self.num_branches)
         with self.draw.use(xi, known, noise=len(x) if self._noise else 0):
-            return chosen(self.tails.resume(slot, x, seen), self.loss_on)
+            return chosen(self.resumption.resume(slot, x, seen), self.loss_on)
 
     def rows(self, x: Inputs) -> int:
         """How many draws a batch takes: one an example, or one in all if every gate is shared by the batch."""

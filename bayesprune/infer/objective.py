@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bayesprune.data.inputs import Inputs
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.random_state import RandomState, replaying
-from bayesprune.infer.tail import Seen
+from bayesprune.infer.resumption import BlockPass
 from bayesprune.infer.targets import Targets, losses
 
 
@@ -106,7 +106,7 @@ class BatchObjective(ReplayedObjective):
         self.x, self.y, self.on = x, y, on
         self.generator = generator
         self.module = net if module is None else module
-        self._seen: dict[int, Seen] = {}
+        self._seen: dict[int, BlockPass] = {}
 
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
         """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats."""
@@ -117,7 +117,7 @@ class BatchObjective(ReplayedObjective):
         self._remember(xi)
         slots = sorted({self.net.slot_of(s) for s in watch})
         with ExitStack() as stack:
-            self._seen = stack.enter_context(self.net.tails.watch(slots, self.device)) if slots else {}
+            self._seen = stack.enter_context(self.net.resumption.watch(slots, self.device)) if slots else {}
             outputs = self.module(self.x, xi, skip=skip, on=self.on)
         return losses(self.net.likelihood, outputs, self.y)
 

@@ -1,6 +1,6 @@
 """Gates and the layers that carry them. A network built of these runs and tests alone, without Pyro."""
 
-from bayesprune.layers.find import GATED_LAYERS, gates_of, plain_parameters
+from bayesprune.layers.find import GATED_LAYERS, gates_of, holders_of, plain_parameters
 from bayesprune.layers.gate import Draw, Gate
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
 from bayesprune.layers.modes import eval_mode
@@ -31,6 +31,7 @@ __all__ = [
     "eval_mode",
     "gates_of",
     "give_normal_slabs",
+    "holders_of",
     "normal_layers",
     "plain_parameters",
 ]

@@ -19,7 +19,7 @@ def gates_of(net: nn.Module) -> dict[str, Gate]:
     """All gates of ``net``, in the order of its modules.
 
     A gate that belongs to a gated layer or a `Residual` bears the name of that module; one that stands alone bears its
-    own.
+    own. One in several places is listed once, by the first of them.
     """
     modules = dict(net.named_modules())
     gates = {}
@@ -27,8 +27,18 @@ def gates_of(net: nn.Module) -> dict[str, Gate]:
         if isinstance(module, Gate):
             parent, _, child = name.rpartition(".")
             owned = child == "gate" and isinstance(modules[parent], OWNERS)
-            gates[parent if owned else name] = module
+            gates[module.label or (parent if owned else name)] = module
     return gates
+
+
+def holders_of(net: nn.Module) -> dict[Gate, dict[str, nn.Module]]:
+    """For each gate of ``net`` the gated layers and residual blocks that hold it, by name; none if it stands alone."""
+    holders: dict[Gate, dict[str, nn.Module]] = {gate: {} for gate in gates_of(net).values()}
+    for name, module in net.named_modules():
+        gate = getattr(module, "gate", None)
+        if isinstance(module, OWNERS) and isinstance(gate, Gate):
+            holders[gate][name] = module
+    return holders
 
 
 @checked_arguments

@@ -84,6 +84,9 @@ class Gate(nn.Module):
     A gate that stands alone may also *select*: surgery gives it ``index``, the entries of its input that are left and
     multiplied.
 
+    One gate may multiply in several places: called more than once, or handed to several layers. What it multiplies is
+    then one structure an index, which goes everywhere at once.
+
     Args:
         size: Number of gates. One gate multiplies the whole tensor.
         dim: Dimension of the input that the gates run along: 1 for features of ``(B, F)`` and channels of
@@ -96,6 +99,18 @@ class Gate(nn.Module):
         in_size: Number of entries that the input has along ``dim``.
         index: Which of them are kept, shape ``(size,)``; ``None`` for all.
         rank: The number of dimensions that inputs must have, where removal relies on it; ``None`` for any.
+        label: The name it keeps when surgery takes away the module that it was called after, while others go on with
+            it; ``None`` otherwise.
+
+    Example:
+        >>> import torch
+        >>> from bayesprune.layers import Gate, Linear
+        >>> stream = Gate(2, dim=-1)  # two layers write to one stream: an entry of it is there or not
+        >>> first, second = Linear(3, 2, gate=stream), Linear(2, 2, gate=stream)
+        >>> stream.theta.data = torch.tensor([0.9, 0.1])
+        >>> x = first(torch.ones(1, 3))
+        >>> (x + second(x))[0, 1].item()
+        0.0
 
     Shape:
         input ``(B, ...)``, output the same (``size`` entries along ``dim`` if it selects).
@@ -124,6 +139,7 @@ class Gate(nn.Module):
         self.register_buffer("index", None)
         self.draw: Draw | None = None
         self.slot = 0
+        self.label: str | None = None
 
     def connect(self, draw: Draw, slot: int) -> None:
         """Take gate values from slice ``slot`` of ``draw`` from now on."""
@@ -142,38 +158,51 @@ class Gate(nn.Module):
             return self.draw.known[self.slot] if self.slot < len(self.draw.known) else None
         return bool(self.theta > 0.5) if self.size == 1 else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x``, of which a gate that selects keeps its entries, times the gate values of this pass."""
-        x = self.select(x)
-        if self.draw is None or self.draw.slices is None:
-            return self.scale(x, self.mode())
-        return x if self.state() else self.scale(x, self.draw.slices[self.slot])
+    def forward(self, x: Tensor, dim: int | None = None) -> Tensor:
+        """``x``, of which a gate that selects keeps its entries, times the gate values of this pass.
 
-    def select(self, x: Tensor) -> Tensor:
-        """The entries of ``x`` that are left to multiply."""
+        Args:
+            x: Input, shape ``(B, ...)``.
+            dim: The dimension that the gates run along here; ``None`` for the gate's own.
+        """
+        dim = self.dim if dim is None else dim
+        x = self.select(x, dim)
+        if self.draw is None or self.draw.slices is None:
+            return self.scale(x, self.mode(), dim)
+        return x if self.state() else self.scale(x, self.draw.slices[self.slot], dim)
+
+    def select(self, x: Tensor, dim: int | None = None) -> Tensor:
+        """The entries of ``x`` that are left to multiply along ``dim``, the gate's own if ``None``."""
+        along = self.dim if dim is None else dim
         if self.rank not in (None, x.dim()):
             raise GateError(
-                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "
+                f"Gate of size {self.in_size} along dimension {along} received an input of shape {tuple(x.shape)}, "
                 f"but was taken to gate {self.rank} dimensions; pass example_input= to BayesianNet, so that it is known"
             )
-        dim = self.dim % x.dim()
+        dim = along % x.dim()
         if dim == 0 and self.in_size != 1:
             raise GateError(
-                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "
+                f"Gate of size {self.in_size} along dimension {along} received an input of shape {tuple(x.shape)}, "
                 "whose dimension there is the batch; give a single example as a batch of one: x[None]"
             )
         if self.in_size != 1 and x.shape[dim] != self.in_size:
             raise GateError(
-                f"Gate of size {self.in_size} along dimension {self.dim} received an input of shape {tuple(x.shape)}, "
+                f"Gate of size {self.in_size} along dimension {along} received an input of shape {tuple(x.shape)}, "
                 f"which has {x.shape[dim]} there; make the gate's size equal to the number of features or channels it "
                 "gates"
             )
         return x if self.index is None else x.index_select(dim, self.index)
 
-    def scale(self, x: Tensor, xi: Tensor) -> Tensor:
-        """``x`` times ``xi``, shape ``(size,)`` or ``(B, size)``, broadcast over all dimensions but ``dim``."""
+    def scale(self, x: Tensor, xi: Tensor, dim: int | None = None) -> Tensor:
+        """``x`` times gate values, broadcast over all dimensions but one.
+
+        Args:
+            x: What is gated.
+            xi: Gate values, shape ``(size,)`` or ``(B, size)``.
+            dim: The dimension that they run along; ``None`` for the gate's own.
+        """
         shape = [1] * x.dim()
-        shape[self.dim % x.dim()] = self.size
+        shape[(self.dim if dim is None else dim) % x.dim()] = self.size
         if xi.dim() == 2:
             shape[0] = xi.shape[0]
         return x * xi.view(shape).to(x.dtype)

@@ -13,15 +13,19 @@ from bayesprune.errors import ConfigError
 from bayesprune.layers.gate import INITIAL_THETA, Gate
 
 
-def _gate(kind: str | None, size: int, dim: int, theta: float, where: str) -> Gate | None:
-    """The gate that ``kind`` names, for a layer of ``size`` outputs."""
+def _gate(kind: str | Gate | None, size: int, dim: int, theta: float, where: str) -> Gate | None:
+    """The gate that ``kind`` names or is, for a layer of ``size`` outputs."""
     if kind is None:
         return None
+    if isinstance(kind, Gate):
+        if kind.size not in (1, size):
+            raise ConfigError(f"{where}: the gate must have size {size} (one gate an output) or 1, got {kind.size}")
+        return kind
     if kind == "unit":
         return Gate(size, dim=dim, theta=theta)
     if kind == "layer":
         return Gate(1, per_batch=True, theta=theta)
-    raise ConfigError(f"{where}: gate must be 'unit', 'layer' or None, got {kind!r}")
+    raise ConfigError(f"{where}: gate must be 'unit', 'layer' or None, got {kind!r}; or a Gate to share")
 
 
 @contextmanager
@@ -34,19 +38,23 @@ def _built(where: str, *sizes: Any) -> Iterator[None]:
         raise ConfigError(f"{where}({given}): torch cannot build it: {' '.join(str(error).split())}") from error
 
 
-def _gated(y: Tensor, gate: Gate | None) -> Tensor:
-    return y if gate is None else gate(y)
+def _gated(y: Tensor, gate: Gate | None, dim: int) -> Tensor:
+    return y if gate is None else gate(y, dim)
 
 
 class Linear(nn.Linear):
     """`torch.nn.Linear` with a gate on every output unit (``gate="unit"``), on the whole layer (``"layer"``) or none.
 
+    A `Gate` instead is shared with whatever else it is handed to; it brings its own ``theta``.
+
     Shape:
         input ``(B, ..., in_features)``, output ``(B, ..., out_features)``.
 
     Raises:
-        ConfigError: for an unknown ``gate``, and for sizes that torch cannot build the layer of.
+        ConfigError: for an unknown ``gate`` or one of another size, and for sizes that torch cannot build the layer of.
     """
+
+    gate_dim = -1
 
     @checked_arguments
     def __init__(
@@ -55,17 +63,17 @@ class Linear(nn.Linear):
         out_features: int,
         bias: bool = True,
         *,
-        gate: str | None = None,
+        gate: str | Gate | None = None,
         theta: float = INITIAL_THETA,
         **kwargs: Any,
     ):
         with _built("Linear", in_features, out_features):
             super().__init__(in_features, out_features, bias, **kwargs)
-        self.gate = _gate(gate, out_features, -1, theta, "Linear")
+        self.gate = _gate(gate, out_features, self.gate_dim, theta, "Linear")
 
     def forward(self, x: Tensor) -> Tensor:
         """ξ ∘ (Wx + b)."""
-        return _gated(self.ungated(x), self.gate)
+        return _gated(self.ungated(x), self.gate, self.gate_dim)
 
     def ungated(self, x: Tensor) -> Tensor:
         """What the gate multiplies."""
@@ -75,22 +83,26 @@ class Linear(nn.Linear):
 class Conv1d(nn.Conv1d):
     """`torch.nn.Conv1d` with a gate on every filter (``gate="unit"``), on the whole layer (``"layer"``) or none.
 
+    A `Gate` instead is shared with whatever else it is handed to; it brings its own ``theta``.
+
     Shape:
         input ``(B, in_channels, L)``, output ``(B, out_channels, L')``.
 
     Raises:
-        ConfigError: for an unknown ``gate``, and for sizes that torch cannot build the layer of.
+        ConfigError: for an unknown ``gate`` or one of another size, and for sizes that torch cannot build the layer of.
     """
 
+    gate_dim = 1
+
     @checked_arguments
-    def __init__(self, *args: Any, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
+    def __init__(self, *args: Any, gate: str | Gate | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
         with _built("Conv1d", *args, *kwargs.values()):
             super().__init__(*args, **kwargs)
-        self.gate = _gate(gate, self.out_channels, 1, theta, "Conv1d")
+        self.gate = _gate(gate, self.out_channels, self.gate_dim, theta, "Conv1d")
 
     def forward(self, x: Tensor) -> Tensor:
         """ξ ∘ (W ∗ x + b)."""
-        return _gated(self.ungated(x), self.gate)
+        return _gated(self.ungated(x), self.gate, self.gate_dim)
 
     def ungated(self, x: Tensor) -> Tensor:
         """What the gate multiplies."""
@@ -100,22 +112,26 @@ class Conv1d(nn.Conv1d):
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` with a gate on every filter (``gate="unit"``), on the whole layer (``"layer"``) or none.
 
+    A `Gate` instead is shared with whatever else it is handed to; it brings its own ``theta``.
+
     Shape:
         input ``(B, in_channels, H, W)``, output ``(B, out_channels, H', W')``.
 
     Raises:
-        ConfigError: for an unknown ``gate``, and for sizes that torch cannot build the layer of.
+        ConfigError: for an unknown ``gate`` or one of another size, and for sizes that torch cannot build the layer of.
     """
 
+    gate_dim = 1
+
     @checked_arguments
-    def __init__(self, *args: Any, gate: str | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
+    def __init__(self, *args: Any, gate: str | Gate | None = None, theta: float = INITIAL_THETA, **kwargs: Any):
         with _built("Conv2d", *args, *kwargs.values()):
             super().__init__(*args, **kwargs)
-        self.gate = _gate(gate, self.out_channels, 1, theta, "Conv2d")
+        self.gate = _gate(gate, self.out_channels, self.gate_dim, theta, "Conv2d")
 
     def forward(self, x: Tensor) -> Tensor:
         """ξ ∘ (W ∗ x + b)."""
-        return _gated(self.ungated(x), self.gate)
+        return _gated(self.ungated(x), self.gate, self.gate_dim)
 
     def ungated(self, x: Tensor) -> Tensor:
         """What the gate multiplies."""

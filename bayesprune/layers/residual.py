@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
-from bayesprune.errors import GateError
+from bayesprune.errors import ConfigError, GateError
 from bayesprune.layers.gate import INITIAL_THETA, Gate
 
 
@@ -21,7 +21,9 @@ class Residual(nn.Module):
     Args:
         body: The branch F. Its last operation may be a normalisation; the gate multiplies after it.
         shortcut: The linear by-pass P; ``None`` for the identity, which needs a body that keeps the shape.
-        theta: Initial inclusion probability.
+        gate: One gate for several branches, which then go together: of size 1, with one draw a batch. ``None`` for a
+            gate of its own.
+        theta: Initial inclusion probability of its own gate.
 
     Attributes:
         run: What computes the branch instead of ``body`` in passes with gradient, a faster form of it that uses the
@@ -30,16 +32,37 @@ class Residual(nn.Module):
     Shape:
         input ``(B, ...)``; output that of ``body`` and of ``shortcut``, which must be equal.
 
+    Example:
+        >>> import torch
+        >>> from bayesprune.layers import Gate, Residual
+        >>> both = Gate(1, per_batch=True, theta=0.2)  # off: its mode is 0
+        >>> net = torch.nn.Sequential(*(Residual(torch.nn.Linear(3, 3), gate=both) for _ in range(2)))
+        >>> x = torch.ones(1, 3)
+        >>> bool((net(x) == x).all())
+        True
+
     Raises:
+        ConfigError: for a gate of another size, or one with a draw for every example.
         GateError: in forward, if by-pass and branch do not have the same shape.
     """
 
     @checked_arguments
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, *, theta: float = INITIAL_THETA):
+    def __init__(
+        self,
+        body: nn.Module,
+        shortcut: nn.Module | None = None,
+        *,
+        gate: Gate | None = None,
+        theta: float = INITIAL_THETA,
+    ):
         super().__init__()
         self.body = body
         self.shortcut = nn.Identity() if shortcut is None else shortcut
-        self.gate = Gate(1, per_batch=True, theta=theta)
+        if gate is not None and (gate.size != 1 or not gate.per_batch):
+            raise ConfigError(
+                f"Residual: the gate must be Gate(1, per_batch=True), got size {gate.size}, per_batch={gate.per_batch}"
+            )
+        self.gate = Gate(1, per_batch=True, theta=theta) if gate is None else gate
         self.run: Callable[[Tensor], Tensor] | None = None
 
     def __getstate__(self) -> dict:

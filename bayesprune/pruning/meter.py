@@ -14,6 +14,7 @@ from torch import fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
 from bayesprune.graph import Traced, trace
+from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.layers import GATED_LAYERS, Gate
@@ -74,33 +75,30 @@ def measure_latency(net: nn.Module, example: Inputs) -> list[float]:
     return [0.0 if isinstance(traced.module(node), Gate) else median(times) for node, times in found.items()]
 
 
-class _Pass(fx.Interpreter):
+class _Pass(Execution):
     """One pass with all gates on, that reads a counter before and after every operation."""
 
     def __init__(self, traced: Traced, read: Callable[[], Any]):
-        super().__init__(traced.net, graph=traced.graph)
+        super().__init__(traced.net, traced.graph)
         self.read = read
         self.marks: dict[fx.Node, tuple[Any, Any]] = {}
 
     def of(self, example: Inputs) -> None:
         """Go through the network with these inputs."""
-        self.run(initial_env=given_inputs(self.graph.nodes, example))
+        self.run(given_inputs(self.nodes, example))
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Compute one operation."""
-        if not n.op.startswith("call"):
-            return super().run_node(n)
+    def call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute one operation; a gate keeps what it selects, and multiplies nothing."""
+        module = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
         before = self.read()
-        result = super().run_node(n)
-        self.marks[n] = before, self.read()
-        return result
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a module; a gate keeps what it selects, and multiplies nothing."""
-        module = self.fetch_attr(target)
         if isinstance(module, Gate):
-            return module.select(*args, **kwargs)
-        return module.ungated(*args, **kwargs) if isinstance(module, GATED_LAYERS) else module(*args, **kwargs)
+            result = module.select(*args, **kwargs)
+        elif isinstance(module, GATED_LAYERS):
+            result = module.ungated(*args, **kwargs)
+        else:
+            result = super().call(node, args, kwargs)
+        self.marks[node] = before, self.read()
+        return result
 
 
 def _clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:

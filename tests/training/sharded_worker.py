@@ -194,7 +194,7 @@ class Process:
             with self.engine.sharded(net, torch.optim.SGD(net.weights().values())):
                 theta, loss = estimate(net, x, y, name)
                 found[name] = self.engine.mean(theta), loss, gradients(net), dict(net.named_buffers())
-                resumed = [behind is not None for behind in net.tails.behind]
+                resumed = [behind is not None for behind in net.resumption.behind]
             found[name] += (resumed, net.branch_evaluations)
         return found
 

@@ -96,7 +96,7 @@ def test_gradients_of_a_network_with_tied_weights(results, rank: int, estimator:
     torch.testing.assert_close(found[1], loss, rtol=0, atol=1e-12)
     assert_same(found[2], sharded_worker.gradients(net))
     assert_same(found[3], dict(net.named_buffers()))
-    assert found[4] == [behind is not None for behind in net.tails.behind] and any(found[4])
+    assert found[4] == [behind is not None for behind in net.resumption.behind] and any(found[4])
     assert found[5] == net.branch_evaluations
 
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.infer import BatchObjective, BayesianNet, paired_differences
-from bayesprune.infer.tail import Tails
+from bayesprune.infer.resumption import Resumption
 from bayesprune.layers import Gate, Residual
 from tests.infer import nets
 from tests.infer.nets import Case
@@ -79,7 +79,7 @@ def test_a_flipped_gate_gives_what_a_whole_pass_gives(build, training: bool) -> 
 def test_which_passes_can_be_resumed() -> None:
     def resumable(build) -> list[bool]:
         net = Case(build).net
-        return [behind is not None for behind in net.tails.behind]
+        return [behind is not None for behind in net.resumption.behind]
 
     assert resumable(nets.branches) == [True] * 5
     assert resumable(nets.mixed) == [True] * 5  # three branches, the units within the second, those between
@@ -162,14 +162,14 @@ def test_what_follows_the_block_sees_the_same_dropout_masks_whether_it_is_on_or_
         assert torch.equal(objective.flipped(0), losses.detach())
 
 
-def test_tails_are_made_for_the_mode_and_the_structure() -> None:
+def test_they_are_made_for_the_mode_and_the_structure() -> None:
     case = Case(nets.branches)
-    training = case.net.train().tails
-    assert case.net.tails is training
-    assert case.net.eval().tails is not training
+    training = case.net.train().resumption
+    assert case.net.resumption is training
+    assert case.net.eval().resumption is not training
     case.net.replace(case.net.net, {name: torch.arange(len(p)) for name, p in case.net.gate_probs().items()})
-    assert case.net.train().tails is not training
-    assert isinstance(training, Tails)
+    assert case.net.train().resumption is not training
+    assert isinstance(training, Resumption)
 
 
 def overwritten() -> nn.Module:
