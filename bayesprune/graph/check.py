@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.errors import GateError, TraceError
@@ -18,6 +18,7 @@ from bayesprune.ops import operations as ops
 from bayesprune.ops.axes import NEEDS_SHAPES
 from bayesprune.ops.calls import name_of
 from bayesprune.ops.features import Features, Step
+from bayesprune.ops.moving import tensors_read
 
 
 def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
@@ -78,7 +79,7 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
             name = names.pop(gate, str(node.target))
             if gate.size == 1:
                 _check_sums(traced, node, name)
-            _follow(traced, node, Rules(traced, {gate: off}, only), known, name, gate.size == 1)
+            _follow(traced, node, rules.with_off({gate: off}), known, name, gate.size == 1)
             if features is not None and gate.size > 1:
                 ranks[gate] = 2 if features.rank is None else features.rank
         assumed = assumed or rules.assumed
@@ -176,10 +177,11 @@ def _follow(
     node = start
     while node.op != "output":
         node = node.next
-        touched = [i for i in node.all_input_nodes if i in changed]
+        read = node.all_input_nodes if traced.example is None else tensors_read(node, known, traced.shapes)
+        touched = [i for i in read if i in changed]
         if not touched:
             continue
-        step = rules.step(node, {**{i: known[i] for i in node.all_input_nodes}, **{i: changed[i] for i in touched}})
+        step = rules.step(node, ChainMap({i: changed[i] for i in touched}, known))
         for source in touched:
             _check_step(traced, node, step, source, changed[source], name, whole)  # type: ignore[arg-type]
         if step.out is not None and not bool(step.out.unknown.all()):
@@ -212,15 +214,11 @@ def _check_step(
         if not bool(lost.any()):
             continue
         zeros = not bool((x.value[flow.src][lost] != 0).any())
-        if node.target not in ops.SUMS and not (zeros and _is_shuffle(traced, node)):
+        merges = sum(other.node is source for other in step.flows) > 1  # zeros stay in place among what becomes one
+        if node.target not in ops.SUMS and not (zeros and merges):
             raise _refusal(name, f"leaves a constant that is not carried through {name_of(node)}")
         if not zeros:
             raise _refusal(name, "leaves a constant other than 0 in a sum with a tensor that it does not silence")
-
-
-def _is_shuffle(traced: Traced, node: fx.Node) -> bool:
-    """Whether zeros stay in place among the entries that ``node`` makes one of."""
-    return type(traced.module(node)) is nn.PixelShuffle or node.target is F.pixel_shuffle
 
 
 def _refusal(name: str, reason: str, advice: str = "") -> GateError:

@@ -18,9 +18,12 @@ from bayesprune.ops import axes, spatial
 from bayesprune.ops import entrywise as by
 from bayesprune.ops import operations as ops
 from bayesprune.ops.axes import NEEDS_SHAPES
-from bayesprune.ops.calls import folds_constants, is_depthwise, name_of
+from bayesprune.ops.call import Call, Following
+from bayesprune.ops.calls import folds_constants, is_depthwise, is_shape, name_of
 from bayesprune.ops.entrywise import Known
 from bayesprune.ops.features import Features, Flow, Read, Step, barrier
+from bayesprune.ops.moving import follow, only_moves
+from bayesprune.ops.registry import operation_of
 
 OVERWRITTEN = "whose output is overwritten in place while others read it"
 
@@ -48,8 +51,14 @@ class Rules:
         self.only = only
         self.put_off: dict[Gate, int] = {}
         self.assumed = False
-        self.num_ids = 0
+        self.following = Following(off, only)
         self._attributes: dict[str, Tensor] = {}
+
+    def with_off(self, off: Mapping[Gate, Tensor]) -> Rules:
+        """The same rules with other gates switched off; what was found out by running calls is used again."""
+        rules = Rules(self.traced, off, self.only)
+        rules.following.moved = self.following.moved
+        return rules
 
     def step(self, node: fx.Node, known: Known) -> Step:
         """What ``node`` does, given what is known of its inputs.
@@ -59,6 +68,7 @@ class Rules:
             TraceError: for a layer that does not fit its input.
         """
         step = self._step(node, known)
+        self.following.ties += step.ties
         out = step.out
         if out is not None and out.layout == "plain" and node.op != "get_attr":
             rank = self.traced.rank(node) or out.rank
@@ -79,6 +89,16 @@ class Rules:
             return barrier(node, "is an output of the network")
         if overwritten(self.traced, node):
             return barrier(node, f"reaches {node.name}, {OVERWRITTEN}")
+        module = self.traced.module(node)
+        several = None if self.traced.example is None else lambda: self.traced.shapes_of_several
+        call = Call(node, self.traced.net, known, self.traced.shapes, self.following, several)
+        if not operation_of(node, module).moves or is_shape(node):
+            step = self._rule(node, known)
+            free = step.pins and is_shape(node) and several is not None and only_moves(node, call.shapes) and several()
+            return Step() if free else step
+        return follow(call, lambda: self._rule(node, known))
+
+    def _rule(self, node: fx.Node, known: Known) -> Step:
         if node.op == "call_module":
             return self._module(node, known)
         if "out" in node.kwargs:
@@ -87,8 +107,12 @@ class Rules:
 
     def fresh(self, size: int) -> Tensor:
         """New ids for ``size`` physical entries."""
-        self.num_ids += size
-        return torch.arange(self.num_ids - size, self.num_ids)
+        return self.following.fresh(size)
+
+    @property
+    def num_ids(self) -> int:
+        """How many physical entries have an id."""
+        return self.following.num_ids
 
     # modules -------------------------------------------------------------------------------------------------------
 

@@ -10,15 +10,18 @@ mostly do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
-from bayesprune.ops.call import Call
+from bayesprune.ops.call import Call, Known
 from bayesprune.ops.features import Features, Flow, Step
+from bayesprune.ops.registry import Operation, operation_of, register
 from bayesprune.ops.ties import joined
 
 Ties = list[tuple[Tensor, Tensor]]
@@ -26,51 +29,84 @@ UNKNOWN = -1.0
 """The number of all entries of tensors of which nothing is known."""
 
 
-def tensors_read(node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> list[fx.Node]:
+def tensors_read(node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size]) -> list[fx.Node]:
     """The tensors that a call depends on: its arguments, those whose sizes it is given, and those it gets parts of.
 
     Args:
         node: The call.
-        shapes: The shapes of all tensors; without any, every argument is taken for a tensor.
+        known: What is known of them.
+        shapes: The shapes of all tensors.
     """
     found: dict[fx.Node, None] = {}
     waiting = list(reversed(node.all_input_nodes))
     while waiting:
         source = waiting.pop()
-        if source in shapes or not shapes:
+        if source in shapes or known[source] is not None:
             found[source] = None
         else:
             waiting += reversed(source.all_input_nodes)
     return list(found)
 
 
-def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:
-    """What a call of an operation that only moves and copies entries does to them.
+def follow(call: Call, rule: Callable[[], Step]) -> Step:
+    """What a call that only moves entries does to them: what the rule of its operation says, or running it does.
 
     Args:
         call: The call.
+        rule: Gives what can be said without running it.
+    """
+    if not call.several:
+        return rule()
+    read = tensors_read(call.node, call.known, call.shapes)
+    if all(call.known[tensor] is None for tensor in read):
+        return Step()
+    if call.node not in call.shapes:  # it gives several tensors; whoever picks from them is followed from here on
+        picked = all(operation_of(user).moves for user in call.node.users) and call.several()
+        return Step() if picked else call.wall()
+    step = rule()
+    if step.out is None and all(tensor in call.shapes for tensor in read):
+        shapes = call.several()
+        moved = move(call, shapes) if shapes else None
+        if moved is not None:
+            return moved
+        step.pins = read if shapes else step.pins
+        step.reason = step.reason or call.wall().reason
+    return step
+
+
+def only_moves(node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> bool:
+    """Whether sizes that a call reads are used by nothing but operations that move entries, which see if they fit.
+
+    Args:
+        node: The call that reads them.
+        shapes: The shapes of all tensors.
+    """
+    waiting = [node]
+    while waiting:
+        for user in waiting.pop().users:
+            number = user not in shapes and not any(source in shapes for source in user.all_input_nodes)
+            if user.op == "call_function" and number:  # one of several sizes, or arithmetic on them
+                waiting.append(user)
+            elif not operation_of(user).moves:
+                return False
+    return True
+
+
+def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:
+    """What running a call says: where entries go, and which of them go together from then on.
+
+    Args:
+        call: The call, of an operation that only moves and copies entries.
         shapes: The shapes of all tensors for a few examples, so that none is taken for an axis of length 1.
 
     Returns:
         ``None`` if the entries of its result do not lie side by side along one of its dimensions, or if it would do
         something else to fewer of them.
     """
-    numbers = _Numbers(call, shapes)
-    moved = numbers.run()
-    if moved is None:
-        return None
-    for axis in range(moved.dim()):
-        if call.shapes[call.node][axis] != moved.shape[axis] or moved.shape[axis] == 1:
-            continue  # examples lie along it, or nothing
-        slices = moved.movedim(axis, 0).flatten(1)
-        unknown = slices == UNKNOWN
-        if bool((unknown != unknown[:, :1]).any()) or bool((slices == slices[:1]).all()):
-            continue
-        joint = _Joint.of(slices.long())
-        for ties in numbers.guesses(joint):
-            if numbers.adapts(moved, axis, joint, ties):
-                return numbers.step(axis, moved.dim(), joint, ties)
-    return None
+    numbers, moved = _Numbers(call, shapes), call.following.moved
+    if call.node not in moved:
+        moved[call.node] = numbers.run_with_fewer()
+    return None if moved[call.node] is None else numbers.step(*moved[call.node])
 
 
 @dataclass(frozen=True)
@@ -91,21 +127,22 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Joint:
-    """Which numbers each slice of a result holds: slice ``place[k]`` holds ``number[k]``; sorted, and each pair once."""
+    """Which numbers each slice of a result along ``axis`` holds: ``number[k]`` is in slice ``place[k]``, once."""
 
+    axis: int
     size: int
     place: Tensor
     number: Tensor
 
     @classmethod
-    def of(cls, slices: Tensor) -> _Joint:
+    def of(cls, axis: int, slices: Tensor) -> _Joint:
         """Read them off the slices, shape ``(size, ...)``."""
         size = len(slices)
-        if bool((slices == slices[:, :1]).all()):
-            return cls(size, torch.arange(size), slices[:, 0])
+        if not size or bool((slices == slices[:, :1]).all()):
+            return cls(axis, size, torch.arange(size), slices.reshape(size, -1)[:, 0])
         low, high = int(slices.min()), int(slices.max())
         pairs = (slices - low + (high - low + 1) * torch.arange(size)[:, None]).unique()
-        return cls(size, pairs // (high - low + 1), pairs % (high - low + 1) + low)
+        return cls(axis, size, pairs // (high - low + 1), pairs % (high - low + 1) + low)
 
     @property
     def first(self) -> Tensor:
@@ -120,7 +157,7 @@ class _Numbers:
         self.call, self.shapes = call, shapes
         self.sources: dict[fx.Node, _Source] = {}
         start = 0
-        for node in tensors_read(call.node, shapes):
+        for node in tensors_read(call.node, call.known, shapes):
             x = call.known[node]
             if x is None:
                 continue
@@ -131,6 +168,27 @@ class _Numbers:
         every = self.sources.values()
         self.ids = torch.cat([s.x.ids[s.index] for s in every])
         self.values = torch.cat([s.x.value[s.index] for s in every])
+
+    def run_with_fewer(self) -> tuple[_Joint, Ties] | None:
+        """What ends up where, and what besides must go together for the call to do the same to fewer entries."""
+        moved = self.run()
+        if moved is None:
+            return None
+        if bool((moved == UNKNOWN).all()):
+            nothing = _Joint.of(0, moved[:0])
+            return (nothing, []) if self.adapts(moved, nothing, []) else None
+        for axis in range(moved.dim()):
+            if self.call.shapes[self.call.node][axis] != moved.shape[axis]:
+                continue  # examples lie along it
+            slices = moved.movedim(axis, 0).flatten(1)
+            unknown = slices == UNKNOWN
+            if bool((unknown != unknown[:, :1]).any()) or bool((slices == slices[:1]).all()):
+                continue
+            joint = _Joint.of(axis, slices.long())
+            for ties in self.guesses(joint):
+                if self.adapts(moved, joint, ties):
+                    return joint, ties
+        return None
 
     def run(self, gone: Tensor | None = None) -> Tensor | None:
         """The call on numbers, without those in ``gone``, bool; ``None`` if it fails on them, or gives no tensor."""
@@ -184,31 +242,42 @@ class _Numbers:
                 yield _equal(ids.view(parts, -1))
                 yield _equal(ids.view(-1, parts).T)
 
-    def adapts(self, moved: Tensor, axis: int, joint: _Joint, ties: Ties) -> bool:
-        """Whether the call gives of fewer entries what is left of ``moved``, its result along ``axis`` for all."""
+    def adapts(self, moved: Tensor, joint: _Joint, ties: Ties) -> bool:
+        """Whether the call gives of fewer entries what is left of ``moved``, which it gives of all.
+
+        Args:
+            moved: Its result.
+            joint: Which entries are in it where, if any are.
+            ties: Which go together, besides those that end up in one.
+        """
         known = [*self.call.following.ties, *self._merged(joint), *ties]
         one = joined(self.call.following.num_ids, known)[self.ids]
+        if any(len(s.index) > 1 and len(one[s.numbers].unique()) == 1 for s in self.sources.values()):
+            return False
         tried = False
         for removed in _removals(one.unique()):
             gone = torch.isin(one, removed)
             if any(bool(gone[s.numbers].all()) for s in self.sources.values()):
                 continue
             stays = (joint.first == UNKNOWN) | ~gone[joint.first]
+            left = moved.index_select(joint.axis, stays.nonzero()[:, 0]) if joint.size else moved
             found = self.run(gone)
-            if found is None or not torch.equal(found, moved.index_select(axis, stays.nonzero()[:, 0])):
+            if found is None or not torch.equal(found, left):
                 return False
             tried = True
         return tried
 
-    def step(self, axis: int, rank: int, joint: _Joint, ties: Ties) -> Step:
-        """The call as a step: its result has its features along ``axis``, one for each slice."""
+    def step(self, joint: _Joint, ties: Ties) -> Step:
+        """The call as a step: its result has one feature for each slice."""
+        if not joint.size:
+            return Step()
         held = joint.first == UNKNOWN
         ids = self.ids[joint.first]
         ids[held] = self.call.following.fresh(int(held.sum()))
-        value = self._value(joint)
+        out = Features(ids, self._value(joint), joint.axis, len(self.call.shapes[self.call.node]))
         flows = [flow for source in self.sources.values() for flow in _flows(source, joint)]
         holds = [ids[held]] if bool(held.any()) else []
-        return Step(Features(ids, value, axis, rank), flows=flows, holds=holds, ties=[*self._merged(joint), *ties])
+        return Step(out, flows=flows, holds=holds, ties=[*self._merged(joint), *ties])
 
     def _value(self, joint: _Joint) -> Tensor:
         """The constants that all entries of a slice are."""
@@ -254,3 +323,27 @@ def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         yield classes[torch.randperm(len(classes), generator=generator)[: len(classes) // 2]]
+
+
+register(
+    Operation(
+        name="moves",
+        modules=(nn.ChannelShuffle, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.Unflatten),
+        functions=(
+            torch.broadcast_to, torch.cat, torch.channel_shuffle, torch.chunk, torch.concat, torch.concatenate,
+            torch.diagonal, torch.flatten, torch.flip, torch.fliplr, torch.flipud, torch.hstack, torch.moveaxis,
+            torch.movedim, torch.narrow, torch.permute, torch.ravel, torch.repeat_interleave, torch.reshape,
+            torch.roll, torch.rot90, torch.select, torch.split, torch.squeeze, torch.stack, torch.swapaxes,
+            torch.swapdims, torch.t, torch.tensor_split, torch.tile, torch.transpose, torch.unbind, torch.unflatten,
+            torch.unsqueeze, torch.vstack, torch.dstack, torch.column_stack, operator.getitem,
+            F.pixel_shuffle, F.pixel_unshuffle,
+        ),
+        methods=(
+            "broadcast_to", "chunk", "diagonal", "expand", "expand_as", "flatten", "flip", "fliplr", "flipud",
+            "moveaxis", "movedim", "narrow", "permute", "ravel", "repeat", "repeat_interleave", "reshape", "reshape_as",
+            "roll", "rot90", "select", "split", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "tile",
+            "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
+        ),
+        moves=True,
+    )
+)  # fmt: skip

@@ -62,6 +62,7 @@ class Operation:
             of tensors (``"sizes"``); or ``"anything"``, in which case ``entries`` sees every call of it.
         parts: Of a module, what surgery cuts and what is counted.
         kind: For those operations that need a special case somewhere, which.
+        moves: Whether it only moves and copies entries, whatever they are, so that it may be run on their numbers.
         pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
         linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
         memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
@@ -85,6 +86,7 @@ class Operation:
     takes: Takes = "tensor"
     parts: Callable[[Any], Parts] | None = None
     kind: Kind = ""
+    moves: bool = False
     pointwise: bool = False
     linear: bool = False
     memory: Memory = ""
