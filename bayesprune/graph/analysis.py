@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from bayesprune.graph.rules import Rules
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
-from bayesprune.ops.features import Features, Step
+from bayesprune.ops import Features, Step
 from bayesprune.ops.ties import joined
 
 
@@ -46,9 +46,9 @@ class Analysis:
         for node in traced.graph.nodes:
             step = self.steps[node] = rules.step(node, self.known)
             self.known[node] = step.out
-        self.put_off = rules.put_off
-        self._one = joined(rules.num_ids, [tie for step in self.steps.values() for tie in step.ties])
-        self._keep = torch.zeros(rules.num_ids, dtype=torch.bool)
+        self.put_off = rules.following.put_off
+        self._one = joined(rules.following.num_ids, [tie for step in self.steps.values() for tie in step.ties])
+        self._keep = torch.zeros(rules.following.num_ids, dtype=torch.bool)
         self._need_backward()
         self.emptied = self._find_emptied()
         self._complete()

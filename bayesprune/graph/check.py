@@ -14,10 +14,7 @@ from bayesprune.graph.memory import written
 from bayesprune.graph.rules import OVERWRITTEN, Rules
 from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
-from bayesprune.ops import operations as ops
-from bayesprune.ops.axes import NEEDS_SHAPES
-from bayesprune.ops.calls import name_of
-from bayesprune.ops.features import Features, Step
+from bayesprune.ops import NEEDS_SHAPES, Features, Step, name_of, operation_of
 from bayesprune.ops.moving import tensors_read
 
 
@@ -72,7 +69,7 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
                 raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
         for node in traced.graph.nodes:
             gate, features = _gate_of(traced, node), known[node]
-            if gate is None or gate in rules.put_off or (only is not None and gate not in only):
+            if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):
                 continue
             off = torch.zeros(gate.size, dtype=torch.bool)
             off[0] = True
@@ -83,7 +80,7 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
             if features is not None and gate.size > 1:
                 ranks[gate] = 2 if features.rank is None else features.rank
         assumed = assumed or rules.assumed
-        only = rules.put_off
+        only = rules.following.put_off
     if names:
         name = next(iter(names.values()))
         raise GateError(f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward")
@@ -97,7 +94,7 @@ def _check_sums(traced: Traced, node: fx.Node, name: str) -> None:
     for user in node.users:
         shape = traced.shapes.get(user)
         rest = [traced.shapes.get(i) for i in user.all_input_nodes if i is not node]
-        if user.target in ops.SUMS and shape is not None and rest and rest[0] not in (None, shape):
+        if operation_of(user, traced.module(user)).adds and shape is not None and rest and rest[0] not in (None, shape):
             raise _refusal(
                 name,
                 f"is added to a tensor of shape {tuple(rest[0] or ())}, which the sum, of shape {tuple(shape)}, is not",
@@ -194,14 +191,15 @@ def _check_step(
     """Refuse the gate ``name`` if ``node`` does not let the constants of its input ``x`` go."""
     constant = ~x.unknown
     module = traced.module(node)
-    if type(module) in ops.BATCH_NORMS:
+    operation = operation_of(node, module)
+    if operation.kind == "normalisation":
         raise _refusal(
             name,
             f"comes before {node.target}, a {type(module).__name__}, which turns its zeros into that layer's bias and "
             "takes them into its statistics",
             "put a Gate after the normalisation and the activation, instead of a gate before it",
         )
-    if source in step.pins and not (whole and node.target in ops.SUMS):
+    if source in step.pins and not (whole and operation.adds):
         raise _refusal(name, step.reason)
     for read in step.reads:
         if read.node is source and bool((read.must & constant).any()):
@@ -215,7 +213,7 @@ def _check_step(
             continue
         zeros = not bool((x.value[flow.src][lost] != 0).any())
         merges = sum(other.node is source for other in step.flows) > 1  # zeros stay in place among what becomes one
-        if node.target not in ops.SUMS and not (zeros and merges):
+        if not operation.adds and not (zeros and merges):
             raise _refusal(name, f"leaves a constant that is not carried through {name_of(node)}")
         if not zeros:
             raise _refusal(name, "leaves a constant other than 0 in a sum with a tensor that it does not silence")

@@ -12,8 +12,7 @@ from torch import Tensor, fx
 from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate, gates_of
-from bayesprune.ops import operations as ops
-from bayesprune.ops.features import Flow
+from bayesprune.ops import Flow, operation_of
 
 
 class Event(NamedTuple):
@@ -76,7 +75,7 @@ class Presence:
         self._sums = {
             node: frozenset(self._gates[t] for t in node.all_input_nodes if t in self._gates and t not in split)
             for node, step in self.steps.items()
-            if step.out is None and node.target in ops.SUMS
+            if step.out is None and operation_of(node).adds
         }
 
     def present(self, theta: Mapping[str, Tensor]) -> tuple[dict[fx.Node, Event], dict[fx.Node, Event]]:
@@ -97,8 +96,8 @@ class Presence:
                 here = both(sources[:1])
             else:
                 parts = [self._forward(node, link, p) for link, p in zip(links, sources, strict=True)]
-                here = both(parts) if node.target in ops.PRODUCTS else either(parts, theta)
-                if node.target in ops.SUMS:
+                here = both(parts) if operation_of(node).kind == "product" else either(parts, theta)
+                if operation_of(node).adds:
                     joint[node] = both(parts)
             gate = self._gates.get(node)
             present[node] = here if gate is None else here.and_gate(gate, theta[gate])

@@ -19,8 +19,8 @@ from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.objective import BatchObjective
 from bayesprune.infer.targets import Targets, losses, repeated
 from bayesprune.layers import GATED_LAYERS, Gate, eval_mode
-from bayesprune.ops.calls import is_batch_size, is_shape
-from bayesprune.ops.operations import DROPOUTS, LINEARS, POINTWISE, POINTWISE_FUNCTIONS
+from bayesprune.ops import operation_of
+from bayesprune.ops.sizes import is_batch_size, is_shape
 
 ELEMENTS = 2**21
 """How many entries the largest tensor may have in all copies that are computed together."""
@@ -172,16 +172,13 @@ class _UnitFlips:
             if found & set(later.all_input_nodes):
                 if self._is_pointwise(later):
                     found.add(later)
-                elif type(self.traced.module(later)) not in LINEARS:
+                elif not operation_of(later, self.traced.module(later)).linear:
                     return set()
         return found
 
     def _is_pointwise(self, node: fx.Node) -> bool:
         """Whether each entry of the node's value follows from that entry of its only input."""
-        if len(node.args) != 1 or node.kwargs:
-            return False
-        module = self.traced.module(node)
-        return type(module) in (*POINTWISE, *DROPOUTS) or node.target in POINTWISE_FUNCTIONS
+        return len(node.args) == 1 and not node.kwargs and operation_of(node, self.traced.module(node)).pointwise
 
     def _updated(self, node: fx.Node, columns: Tensor, chosen: Tensor) -> Tensor:
         """What a linear layer gives if each copy of its input has another column, shape ``(copies · B, n)``.

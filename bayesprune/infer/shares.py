@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from bayesprune.graph import Analysis, Presence, Traced, gates_of, trace
 from bayesprune.graph.presence import Event, both, probability
 from bayesprune.layers import NormalLayer, Residual
-from bayesprune.ops.calls import is_depthwise
+from bayesprune.ops.convolution import is_depthwise
 
 Shares = tuple[Tensor | None, Tensor | None]
 """With what probability outputs and inputs of a layer are there, shapes ``(n_out,)`` and ``(n_in,)``, or one entry for

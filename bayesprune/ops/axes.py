@@ -1,149 +1,175 @@
-"""Rules for operations that move, merge or drop dimensions."""
+"""Operations that move, merge, add, drop or pick dimensions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
-from bayesprune.ops import operations as ops
-from bayesprune.ops.calls import name_of
+from bayesprune.ops.call import NEEDS_SHAPES, Call, argument
 from bayesprune.ops.entrywise import same
-from bayesprune.ops.features import Features, Read, Step, barrier
-
-NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
-
-
-def argument(node: fx.Node, name: str, place: int, default: Any = None) -> Any:
-    """An argument of a function or method of one tensor, given by name or by place."""
-    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+from bayesprune.ops.features import Features, Step
+from bayesprune.ops.registry import Operation, operation_of, register
+from bayesprune.ops.sizes import is_batch_size, is_shape, read_sizes
 
 
-def moved(source: fx.Node, x: Features, axis: int, rank: int | None) -> Step:
-    """Every entry stays what it is, along ``axis``."""
-    step = same(source, x, x.value)
+def _moved(call: Call, x: Features, axis: int, rank: int | None) -> Step:
+    """Every entry stays what it is.
+
+    Args:
+        call: The call.
+        x: What is known of its input.
+        axis: The dimension that they run along from now on.
+        rank: The number of dimensions from now on.
+    """
+    step = same(call.source, x, x.value)
     step.out = replace(x, axis=axis, rank=rank)
     return step
 
 
-def flatten(
-    node: fx.Node, source: fx.Node, x: Features, start: Any, end: Any, shape: Sequence[int] | None = None
-) -> Step:
+def _merge(call: Call, start: Any, end: Any) -> Step:
     """Several dimensions into one: if the axis is one of them, every entry becomes r entries.
 
-    Between the first and the last of them, ``shape``, that of ``source``, must be known.
+    Between the first and the last of them the shape of the input must be known.
+
+    Args:
+        call: The call.
+        start: The first dimension.
+        end: The last one.
     """
+    x, shape = call.x, call.shapes.get(call.source)
     if x.layout != "plain" or x.rank is None:
         if (start, end) != (1, -1):
-            return barrier(node, f"reaches {name_of(node)}, which does not flatten all dimensions but the first")
+            return call.wall(f"reaches {call.name}, which does not flatten all dimensions but the first")
         if x.layout != "plain":
-            return same(source, x, x.value)
+            return same(call.source, x, x.value)
         if x.axis not in (1, -1):
-            return barrier(node, f"has its features along dimension {x.axis}, and is flattened; {NEEDS_SHAPES}")
-        step = same(source, x, x.value)
-        step.out = replace(x, axis=1, rank=2, layout="blocks" if x.axis == 1 else "tiles")
-        return step
+            return call.wall(f"has its features along dimension {x.axis}, and is flattened; {NEEDS_SHAPES}")
+        return _moved(call, replace(x, layout="blocks" if x.axis == 1 else "tiles"), 1, 2)
     first, last, axis = start % x.rank, end % x.rank, x.axis % x.rank
     if first == 0 and last > 0:
-        return barrier(node, f"reaches {name_of(node)}, which does not flatten all dimensions but the first")
-    step = same(source, x, x.value)
+        return call.wall(f"reaches {call.name}, which does not flatten all dimensions but the first")
     rank = x.rank - (last - first)
     if axis < first or first == last:
-        step.out = replace(x, axis=axis, rank=rank)
-    elif axis > last:
-        step.out = replace(x, axis=axis - (last - first), rank=rank)
-    elif axis == first:
-        step.out = replace(x, axis=first, rank=rank, layout="blocks")
-    elif axis == last:
-        step.out = replace(x, axis=first, rank=rank, layout="tiles")
-    elif shape is None:
-        return barrier(node, f"has its features along dimension {x.axis}, and is flattened; {NEEDS_SHAPES}")
-    else:
-        inner = math.prod(shape[axis + 1 : last + 1])
-        step.out = replace(x, axis=first, rank=rank, layout="between", inner=inner)
-    return step
+        return _moved(call, x, axis, rank)
+    if axis > last:
+        return _moved(call, x, axis - (last - first), rank)
+    if axis in (first, last):
+        return _moved(call, replace(x, layout="blocks" if axis == first else "tiles"), first, rank)
+    if shape is None:
+        return call.wall(f"has its features along dimension {x.axis}, and is flattened; {NEEDS_SHAPES}")
+    return _moved(call, replace(x, layout="between", inner=math.prod(shape[axis + 1 : last + 1])), first, rank)
+
+
+def _flatten(call: Call) -> Step:
+    module: Any = call.module
+    return _merge(call, *(flatten_dims(call.node) if module is None else (module.start_dim, module.end_dim)))
 
 
 def flatten_dims(node: fx.Node) -> tuple[Any, Any]:
-    """First and last dimension of a call of ``flatten``."""
+    """First and last dimension of a call of ``flatten`` as a function or a method."""
     return argument(node, "start_dim", 1, 0), argument(node, "end_dim", 2, -1)
 
 
-def rearrange(node: fx.Node, source: fx.Node, x: Features) -> Step | None:
-    """Two dimensions change places, or all are put in another order."""
+def _reshape(call: Call) -> Step:
+    """``x.view(x.size(0), -1)`` in one of its spellings flattens."""
+    sizes = call.node.args[1:]
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = tuple(sizes[0])
+    if len(sizes) == 2 and is_batch_size(sizes[0]) and sizes[1:] == (-1,):
+        return _merge(call, 1, -1)
+    return call.wall(f"reaches {call.name} with sizes that are written out or computed in forward, not flattened")
+
+
+def _transpose(call: Call) -> Step | None:
+    """Two dimensions change places."""
+    x = call.x
     if x.layout != "plain":
         return None
-    if node.target in ops.TRANSPOSITIONS:
-        swapped = argument(node, "dim0", 1), argument(node, "dim1", 2)
-        if x.rank is None:
-            return barrier(node, f"reaches {name_of(node)}; {NEEDS_SHAPES}")
-        order = list(range(x.rank))
-        a, b = (dim % x.rank for dim in swapped)
-        order[a], order[b] = b, a
-    else:
-        given = argument(node, "dims", 1, ())
-        listed = given if isinstance(given, (tuple, list)) else node.args[1:]
-        dims = [dim for dim in listed if isinstance(dim, int)]
-        if len(dims) != len(listed):
-            return None
-        order = [dim % len(dims) for dim in dims]
-        x = replace(x, rank=len(order))
-    return moved(source, x, order.index(x.axis % len(order)), len(order)) if order[0] == 0 else None
-
-
-def reduce(node: fx.Node, source: fx.Node, x: Features) -> Step:
-    """Sum, mean or extremum over other dimensions, or a sum over the entries themselves."""
-    dims, keep = argument(node, "dim", 1), argument(node, "keepdim", 2, False)
-    listed = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
-    name = name_of(node)
-    if not listed or any(not isinstance(d, int) for d in listed) or x.layout != "plain":
-        return barrier(node, f"reaches {name}, which does not run over the space of maps alone")
     if x.rank is None:
-        return barrier(node, f"reaches {name} over dimensions {listed} of a tensor of unknown rank; {NEEDS_SHAPES}")
-    gone, axis = {d % x.rank for d in listed}, x.axis % x.rank
-    if 0 in gone or (axis in gone and node.target not in ops.TOTALS):
-        return barrier(node, f"reaches {name}, which does not run over the space of maps alone")
-    if axis in gone:
-        must = ~x.unknown & (x.value != 0)
-        return Step(reads=[Read(source, must, f"{name} adds it to what is left")])
-    zeros = torch.where(x.value == 0, x.value, torch.nan)
-    step = same(source, x, zeros if node.target in ops.TOTALS else x.value)
-    rank = x.rank if keep else x.rank - len(gone)
-    step.out = replace(step.out, axis=axis if keep else axis - sum(d < axis for d in gone), rank=rank)  # type: ignore[type-var]
-    return step
+        return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
+    order = list(range(x.rank))
+    a, b = call.option("dim0", 1) % x.rank, call.option("dim1", 2) % x.rank
+    order[a], order[b] = b, a
+    return _ordered(call, x, order)
 
 
-def single(node: fx.Node, source: fx.Node, x: Features, shape: Sequence[int] | None) -> Step | None:
-    """A dimension of size 1 is added or dropped."""
-    dim = argument(node, "dim", 1)
+def _permute(call: Call) -> Step | None:
+    """All dimensions are put in another order."""
+    given = call.option("dims", 1, ())
+    listed = given if isinstance(given, (tuple, list)) else call.node.args[1:]
+    dims = [dim for dim in listed if isinstance(dim, int)]
+    if call.x.layout != "plain" or len(dims) != len(listed):
+        return None
+    return _ordered(call, replace(call.x, rank=len(dims)), [dim % len(dims) for dim in dims])
+
+
+def _ordered(call: Call, x: Features, order: list[int]) -> Step | None:
+    return _moved(call, x, order.index(x.axis % len(order)), len(order)) if order[0] == 0 else None
+
+
+def _squeeze(call: Call) -> Step | None:
+    """A dimension of size 1 is dropped."""
+    x, dim, shape = call.x, call.option("dim", 1), call.shapes.get(call.source)
     if not isinstance(dim, int) or x.layout != "plain":
         return None
-    if x.rank is None or (shape is None and node.target in ops.SQUEEZES):
-        return barrier(node, f"reaches {name_of(node)}; {NEEDS_SHAPES}")
-    axis = x.axis % x.rank
-    if node.target not in ops.SQUEEZES:
-        place = dim % (x.rank + 1)
-        return moved(source, x, axis + (place <= axis), x.rank + 1) if place else None
-    place = dim % x.rank
-    if place in (0, axis) or shape is None:
+    if x.rank is None or shape is None:
+        return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
+    axis, place = x.axis % x.rank, dim % x.rank
+    if place in (0, axis):
         return None
     dropped = shape[place] == 1
-    return moved(source, x, axis - (dropped and place < axis), x.rank - dropped)
+    return _moved(call, x, axis - (dropped and place < axis), x.rank - dropped)
 
 
-def indexed(node: fx.Node, source: fx.Node, x: Features) -> Step | None:
-    """Dimensions of size 1 are added, and other dimensions than that of the features picked from: ``x[:, :, None]``."""
-    keys: Any = node.args[1]
-    keys = list(keys) if isinstance(keys, tuple) else [keys]
-    plain = all(key is None or key is ... or isinstance(key, slice) or type(key) is int for key in keys)
-    if x.layout != "plain" or not plain or source.target in ops.EXTREMA:
+def _unsqueeze(call: Call) -> Step | None:
+    """A dimension of size 1 is added."""
+    x, dim = call.x, call.option("dim", 1)
+    if not isinstance(dim, int) or x.layout != "plain":
         return None
     if x.rank is None:
-        return barrier(node, f"reaches {name_of(node)} of a tensor of unknown rank; {NEEDS_SHAPES}")
+        return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
+    axis, place = x.axis % x.rank, dim % (x.rank + 1)
+    return _moved(call, x, axis + (place <= axis), x.rank + 1) if place else None
+
+
+def _pick(call: Call) -> Step | None:
+    """A part of a tensor, of a shape, or of an extremum with its places."""
+    node = call.node
+    source = node.args[0]
+    if _takes_values(call):
+        return same(call.source, call.x, call.x.value)
+    if is_shape(node):
+        return read_sizes(call)
+    if all(call.known[i] is None for i in node.all_input_nodes):
+        return Step()
+    if len(node.all_input_nodes) > 1 or not isinstance(source, fx.Node) or operation_of(source).kind == "extremum":
+        return None
+    return _index(call)
+
+
+def _takes_values(call: Call) -> bool:
+    """Whether the values of an extremum along a dimension are taken, which come with indices."""
+    node = call.node
+    source: Any = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or operation_of(source).kind != "extremum" or call.known.get(source) is None:
+        return False
+    return node.args[1] in (0, "values")
+
+
+def _index(call: Call) -> Step | None:
+    """Dimensions of size 1 are added, and other dimensions than that of the features picked from: ``x[:, :, None]``."""
+    x, given = call.x, call.node.args[1]
+    keys: list[Any] = list(given) if isinstance(given, tuple) else [given]
+    plain = all(key is None or key is ... or isinstance(key, slice) or type(key) is int for key in keys)
+    if x.layout != "plain" or not plain:
+        return None
+    if x.rank is None:
+        return call.wall(f"reaches {call.name} of a tensor of unknown rank; {NEEDS_SHAPES}")
     missing = [slice(None)] * (x.rank - sum(key is not None and key is not ... for key in keys))
     place = keys.index(...) if ... in keys else len(keys)
     keys[place : place + 1] = missing
@@ -152,27 +178,69 @@ def indexed(node: fx.Node, source: fx.Node, x: Features) -> Step | None:
     if taken[0] != 0 or any(keys[taken[dim]] != slice(None) for dim in (0, axis)):
         return None
     kept = [i for i, key in enumerate(keys) if type(key) is not int]
-    return moved(source, x, kept.index(taken[axis]), len(kept))
+    return _moved(call, x, kept.index(taken[axis]), len(kept))
 
 
-def reads_size(node: fx.Node, x: Features) -> bool:
-    """Whether ``node``, a part of the shape of a tensor with features ``x``, is a size that removal changes."""
-    dims: Any = argument(node, "dim", 1)
-    if isinstance(dims, int) and x.rank is None:
-        return not (x.axis == 1 and dims >= 2)
-    if isinstance(dims, slice) and x.rank is None:
-        return not (x.axis == 1 and (dims.start or 0) >= 2 and dims.stop is None)
-    every = range(x.rank or 0)
-    try:
-        picked = every[dims]
-    except (IndexError, TypeError):
-        return True
-    return x.axis % len(every) in (picked if isinstance(picked, range) else [picked])
-
-
-def takes_first(node: fx.Node, known: Mapping[fx.Node, Features | None]) -> bool:
-    """Whether ``node`` takes the values of an extremum along a dimension, which come with indices."""
-    source: Any = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or source.target not in ops.EXTREMA or known.get(source) is None:
-        return False
-    return node.args[1] in (0, "values")
+register(
+    Operation(
+        name="flatten",
+        modules=(nn.Flatten,),
+        functions=(torch.flatten,),
+        methods=("flatten",),
+        entries=_flatten,
+        moves=True,
+        memory="view",
+        arguments=("start_dim", "end_dim"),
+    )
+)
+register(
+    Operation(
+        name="reshape",
+        functions=(torch.reshape,),
+        methods=("reshape", "view"),
+        entries=_reshape,
+        takes="sizes",
+        moves=True,
+        memory="view",
+    )
+)
+register(
+    Operation(
+        name="transpose",
+        functions=(torch.transpose, torch.swapaxes, torch.swapdims),
+        methods=("transpose", "swapaxes", "swapdims"),
+        entries=_transpose,
+        moves=True,
+        memory="view",
+    )
+)
+register(
+    Operation(
+        name="permute", functions=(torch.permute,), methods=("permute",), entries=_permute, moves=True, memory="view"
+    )
+)
+register(
+    Operation(
+        name="squeeze", functions=(torch.squeeze,), methods=("squeeze",), entries=_squeeze, moves=True, memory="view"
+    )
+)
+register(
+    Operation(
+        name="unsqueeze",
+        functions=(torch.unsqueeze,),
+        methods=("unsqueeze",),
+        entries=_unsqueeze,
+        moves=True,
+        memory="view",
+    )
+)
+register(
+    Operation(
+        name="indexing, or an attribute of a tensor",
+        functions=(operator.getitem, getattr),
+        entries=_pick,
+        takes="anything",
+        moves=True,
+        memory="view",
+    )
+)

@@ -54,7 +54,7 @@ class Call:
         known: What is known of its inputs.
         shapes: The shapes of tensors for one example, as far as known.
         following: What is followed.
-        several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` where there is no example.
+        several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
     """
 
     node: fx.Node
@@ -80,14 +80,12 @@ class Call:
 
     @property
     def source(self) -> fx.Node:
-        """Its first argument, a tensor."""
-        source = self.node.args[0]
-        assert isinstance(source, fx.Node)
-        return source
+        """Its first tensor."""
+        return self.node.all_input_nodes[0]
 
     @property
     def x(self) -> Features:
-        """What is known of its first argument, where something is."""
+        """What is known of its first tensor, where something is."""
         x = self.known[self.source]
         assert x is not None
         return x
@@ -106,12 +104,16 @@ class Call:
         """
         return getattr(self.module, name) if self.module is not None else argument(self.node, name, place, default)
 
-    def run(self, value: Any) -> Any:
-        """What the operation gives of ``value`` in place of its tensor."""
+    def run(self, values: Mapping[fx.Node, Any]) -> Any:
+        """What the operation gives.
+
+        Args:
+            values: What its tensors are.
+        """
+        args = fx.node.map_arg(self.node.args, values.__getitem__)
+        kwargs = fx.node.map_arg(self.node.kwargs, values.__getitem__)
         if self.module is not None:
-            return self.module.forward(value)
-        args = fx.node.map_arg(self.node.args, lambda _: value)
-        kwargs = fx.node.map_arg(self.node.kwargs, lambda _: value)
+            return self.module.forward(*args, **kwargs)
         target: Any = self.node.target
         if self.node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)

@@ -10,13 +10,11 @@ mostly do not.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bayesprune.ops.call import Call, Known
@@ -72,24 +70,6 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
         step.pins = read if shapes else step.pins
         step.reason = step.reason or call.wall().reason
     return step
-
-
-def only_moves(node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> bool:
-    """Whether sizes that a call reads are used by nothing but operations that move entries, which see if they fit.
-
-    Args:
-        node: The call that reads them.
-        shapes: The shapes of all tensors.
-    """
-    waiting = [node]
-    while waiting:
-        for user in waiting.pop().users:
-            number = user not in shapes and not any(source in shapes for source in user.all_input_nodes)
-            if user.op == "call_function" and number:  # one of several sizes, or arithmetic on them
-                waiting.append(user)
-            elif not operation_of(user).moves:
-                return False
-    return True
 
 
 def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:
@@ -325,25 +305,31 @@ def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
         yield classes[torch.randperm(len(classes), generator=generator)[: len(classes) // 2]]
 
 
+VIEWS = (
+    "broadcast_to", "channel_shuffle", "chunk", "diagonal", "expand", "expand_as", "moveaxis", "movedim", "narrow",
+    "ravel", "reshape_as", "select", "split", "t", "tensor_split", "unbind", "unflatten", "unfold", "view_as",
+)  # fmt: skip
+COPIES = (
+    "column_stack", "dstack", "flip", "fliplr", "flipud", "hstack", "repeat", "repeat_interleave", "roll", "rot90",
+    "stack", "tile", "vstack",
+)  # fmt: skip
+for _name in (*VIEWS, *COPIES):
+    register(
+        Operation(
+            name=_name.replace("_", " "),
+            functions=(getattr(torch, _name),) if hasattr(torch, _name) else (),
+            methods=(_name,) if hasattr(Tensor, _name) else (),
+            moves=True,
+            memory="view" if _name in VIEWS else "own",
+        )
+    )
 register(
     Operation(
-        name="moves",
-        modules=(nn.ChannelShuffle, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.Unflatten),
-        functions=(
-            torch.broadcast_to, torch.cat, torch.channel_shuffle, torch.chunk, torch.concat, torch.concatenate,
-            torch.diagonal, torch.flatten, torch.flip, torch.fliplr, torch.flipud, torch.hstack, torch.moveaxis,
-            torch.movedim, torch.narrow, torch.permute, torch.ravel, torch.repeat_interleave, torch.reshape,
-            torch.roll, torch.rot90, torch.select, torch.split, torch.squeeze, torch.stack, torch.swapaxes,
-            torch.swapdims, torch.t, torch.tensor_split, torch.tile, torch.transpose, torch.unbind, torch.unflatten,
-            torch.unsqueeze, torch.vstack, torch.dstack, torch.column_stack, operator.getitem,
-            F.pixel_shuffle, F.pixel_unshuffle,
-        ),
-        methods=(
-            "broadcast_to", "chunk", "diagonal", "expand", "expand_as", "flatten", "flip", "fliplr", "flipud",
-            "moveaxis", "movedim", "narrow", "permute", "ravel", "repeat", "repeat_interleave", "reshape", "reshape_as",
-            "roll", "rot90", "select", "split", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "tile",
-            "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
-        ),
+        name="Unflatten",
+        modules=(nn.Unflatten,),
         moves=True,
+        memory="view",
+        arguments=("dim", "unflattened_size"),
     )
-)  # fmt: skip
+)
+register(Operation(name="ChannelShuffle", modules=(nn.ChannelShuffle,), moves=True, arguments=("groups",)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bayesprune.ops.call import Call
 from bayesprune.ops.features import Step
@@ -61,6 +61,9 @@ class Operation:
         takes: What it can follow: one tensor with known features, and numbers (``"tensor"``); also sizes that are read
             of tensors (``"sizes"``); or ``"anything"``, in which case ``entries`` sees every call of it.
         parts: Of a module, what surgery cuts and what is counted.
+        fold: Adds what constant inputs contribute to a module's bias, given their values (0 where there is none), and
+            gives the names of the attributes that changed; ``None`` if constants cannot go.
+        cut: What else of a module changes with its parts, given which inputs and outputs stay, bool; called first.
         kind: For those operations that need a special case somewhere, which.
         moves: Whether it only moves and copies entries, whatever they are, so that it may be run on their numbers.
         pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
@@ -85,6 +88,8 @@ class Operation:
     entries: Callable[[Call], Step | None] | None = None
     takes: Takes = "tensor"
     parts: Callable[[Any], Parts] | None = None
+    fold: Callable[[Any, Tensor], list[str]] | None = None
+    cut: Callable[[Any, Tensor, Tensor], None] | None = None
     kind: Kind = ""
     moves: bool = False
     pointwise: bool = False

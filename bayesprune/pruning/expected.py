@@ -14,8 +14,7 @@ from bayesprune.graph import trace
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.graph.presence import Event, Presence, both, probability
 from bayesprune.layers import plain_parameters
-from bayesprune.ops import operations as ops
-from bayesprune.ops.calls import is_depthwise
+from bayesprune.ops import Parts, operation_of
 from bayesprune.pruning.meter import count_macs, eval_mode, measure_latency
 
 MEASURES = ("params", "macs", "latency")
@@ -125,13 +124,18 @@ class ExpectedCost:
 
     def _kind(self, node: fx.Node) -> str:
         """What the work of an operation goes with."""
-        if node.target in ops.SUMS:
+        if operation_of(node, self.traced.module(node)).adds:
             return TERMS
         if self.presence.steps[node].out is None:
             return WHOLE
-        if isinstance(self.traced.module(node), (*ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)):
-            return ENTRIES if is_depthwise(self.traced.module(node)) else DENSE  # type: ignore[arg-type]
-        return ENTRIES
+        parts = self._parts(node)
+        return DENSE if parts is not None and parts.dense else ENTRIES
+
+    def _parts(self, node: fx.Node) -> Parts | None:
+        """The parts of the module that a node calls, if it has any."""
+        module = self.traced.module(node)
+        parts = operation_of(module).parts
+        return None if parts is None else parts(module)
 
     def _add(self, node: fx.Node, kind: str, measure: str, amount: float) -> None:
         if measure in self.measures and amount:
@@ -155,13 +159,12 @@ class ExpectedCost:
 
     def _parameter_kind(self, node: fx.Node, p: nn.Parameter) -> str:
         """What the size of a parameter goes with."""
-        module, kind = self.traced.module(node), self._kind(node)
-        if kind == DENSE:
-            return DENSE if p is module.weight else ENTRIES  # type: ignore[union-attr]
-        cut = isinstance(module, (*ops.BATCH_NORMS, *ops.CONVOLUTIONS, *ops.TRANSPOSED)) or (
-            isinstance(module, nn.PReLU) and module.num_parameters > 1
-        )
-        return ENTRIES if kind == ENTRIES and cut else WHOLE
+        parts = self._parts(node)
+        if parts is None or self._kind(node) == WHOLE:
+            return WHOLE
+        module = self.traced.module(node)
+        roles = next((roles for name, roles in parts.tensors.items() if getattr(module, name) is p), ())
+        return DENSE if {"in", "out"} <= set(roles) else ENTRIES if "out" in roles else WHOLE
 
 
 def _inputs(presence: Presence, node: fx.Node, present: Mapping[fx.Node, Event]) -> Event:

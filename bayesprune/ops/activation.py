@@ -1,0 +1,152 @@
+"""Activations and other functions of single numbers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayesprune.ops.call import Call
+from bayesprune.ops.entrywise import pointwise, resolved, same
+from bayesprune.ops.features import Step
+from bayesprune.ops.registry import Memory, Operation, Parts, register
+
+Function = Callable[..., Any]
+IN_PLACE = ("inplace",)
+
+
+def _activation(module: type[nn.Module], *functions: Function, arguments: tuple[str, ...] = IN_PLACE) -> None:
+    """Register an activation.
+
+    Args:
+        module: The class that computes it.
+        functions: Functions that compute it.
+        arguments: Constructor arguments of the class.
+    """
+    name = module.__name__.lower()
+    methods = (name,) if module in (nn.ReLU, nn.Sigmoid, nn.Tanh) else ()
+    register(
+        Operation(
+            name=name,
+            modules=(module,),
+            functions=functions,
+            methods=methods,
+            entries=pointwise,
+            pointwise=True,
+            memory="own",
+            arguments=arguments,
+        )
+    )
+
+
+def _function(*functions: Function, methods: tuple[str, ...] = (), memory: Memory = "own") -> None:
+    """Register a function of single numbers.
+
+    Args:
+        functions: Functions that compute it.
+        methods: Names of methods that do.
+        memory: Where its result lies.
+    """
+    register(
+        Operation(
+            name=functions[0].__name__ if functions else methods[0],
+            functions=functions,
+            methods=methods,
+            entries=pointwise,
+            pointwise=True,
+            memory=memory,
+        )
+    )
+
+
+def _prelu(call: Call) -> Step:
+    """A constant goes through with the slope of its entry."""
+    slopes = call.module.weight.detach().cpu().double()
+
+    def become(value: Tensor) -> Tensor:
+        return torch.where(value > 0, value, value * slopes)
+
+    if len(slopes) == 1:
+        return same(call.source, call.x, become(call.x.value))
+    seen = call.x.along(1)
+    if seen is None:
+        return call.wall(f"has its features along another dimension than {call.name} works along")
+    return resolved(call, seen, len(slopes), become)
+
+
+def _slopes(module: nn.PReLU) -> Parts:
+    if module.num_parameters == 1:
+        return Parts({}, {})
+    return Parts({"weight": ("out",)}, {"num_parameters": "out"})
+
+
+_activation(nn.CELU, F.celu, arguments=("alpha", "inplace"))
+_activation(nn.ELU, F.elu, arguments=("alpha", "inplace"))
+_activation(nn.GELU, F.gelu, arguments=("approximate",))
+_activation(nn.Hardshrink, F.hardshrink, arguments=("lambd",))
+_activation(nn.Hardsigmoid, F.hardsigmoid)
+_activation(nn.Hardswish, F.hardswish)
+_activation(nn.Hardtanh, F.hardtanh, arguments=("min_val", "max_val", "inplace"))
+_activation(nn.LeakyReLU, F.leaky_relu, arguments=("negative_slope", "inplace"))
+_activation(nn.LogSigmoid, F.logsigmoid, arguments=())
+_activation(nn.Mish, F.mish)
+_activation(nn.ReLU, F.relu, torch.relu)
+_activation(nn.ReLU6, F.relu6)
+_activation(nn.SELU, F.selu)
+_activation(nn.SiLU, F.silu)
+_activation(nn.Sigmoid, F.sigmoid, torch.sigmoid, arguments=())
+_activation(nn.Softplus, F.softplus, arguments=("beta", "threshold"))
+_activation(nn.Softshrink, F.softshrink, arguments=("lambd",))
+_activation(nn.Softsign, F.softsign, arguments=())
+_activation(nn.Tanh, F.tanh, torch.tanh, arguments=())
+_activation(nn.Tanhshrink, F.tanhshrink, arguments=())
+
+register(
+    Operation(
+        name="identity",
+        modules=(nn.Identity,),
+        entries=pointwise,
+        pointwise=True,
+        memory="view",
+        arguments=(),
+    )
+)
+register(
+    Operation(
+        name="prelu",
+        modules=(nn.PReLU,),
+        entries=_prelu,
+        parts=_slopes,
+        memory="own",
+        arguments=("num_parameters",),
+    )
+)
+
+_function(operator.pos, methods=("contiguous", "detach"), memory="view")
+_function(methods=("clone",))
+_function(F.threshold)
+_function(torch.neg, operator.neg, methods=("neg",))
+_function(torch.pow, operator.pow, methods=("pow",))
+for _name in [
+    "abs",
+    "exp",
+    "sqrt",
+    "square",
+    "clamp",
+    "sin",
+    "cos",
+    "log",
+    "log1p",
+    "expm1",
+    "erf",
+    "reciprocal",
+    "rsqrt",
+    "sign",
+]:
+    _function(getattr(torch, _name), methods=(_name,))
+for _name in ["log2", "log10", "tan", "atan", "sinh"]:
+    _function(getattr(torch, _name))

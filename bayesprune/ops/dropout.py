@@ -1,0 +1,53 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bayesprune.ops.call import Call
+from bayesprune.ops.entrywise import same, zeros_alone
+from bayesprune.ops.features import Step
+from bayesprune.ops.registry import Operation, register
+
+ARGUMENTS = ("p", "inplace")
+
+
+def _dropout(call: Call) -> Step:
+    """Zeros stay zeros; another constant is a random number while training."""
+    off = call.module is not None and call.module.p == 0
+    return same(call.source, call.x, call.x.value if off else zeros_alone(call.x.value))
+
+
+def _draws(dropout: nn.Dropout) -> bool:
+    return dropout.p > 0
+
+
+register(
+    Operation(
+        name="dropout",
+        modules=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+        entries=_dropout,
+        pointwise=True,
+        memory="view",
+        random=_draws,
+        arguments=ARGUMENTS,
+    )
+)
+register(
+    Operation(
+        name="dropout, as a function",
+        functions=(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout),
+        entries=_dropout,
+        memory="view",
+    )
+)
+register(
+    Operation(
+        name="alpha dropout",
+        modules=(nn.AlphaDropout, nn.FeatureAlphaDropout),
+        random=_draws,
+        arguments=ARGUMENTS,
+    )
+)
