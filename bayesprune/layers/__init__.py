@@ -1,8 +1,8 @@
 """Gates and the layers that carry them. A network built of these runs and tests alone, without Pyro."""
 
-from bayesprune.layers.find import GATED_LAYERS, gates_of, holders_of, plain_parameters
+from bayesprune.layers.find import gates_of, holders_of, plain_parameters
 from bayesprune.layers.gate import Draw, Gate
-from bayesprune.layers.gated import Conv1d, Conv2d, Linear
+from bayesprune.layers.gated import Conv1d, Conv2d, GatedLayer, Linear
 from bayesprune.layers.modes import eval_mode
 from bayesprune.layers.normal import (
     SCALES,
@@ -16,12 +16,12 @@ from bayesprune.layers.normal import (
 from bayesprune.layers.residual import Residual
 
 __all__ = [
-    "GATED_LAYERS",
     "SCALES",
     "Conv1d",
     "Conv2d",
     "Draw",
     "Gate",
+    "GatedLayer",
     "Linear",
     "NormalConv1d",
     "NormalConv2d",
