@@ -14,11 +14,13 @@ from bayesprune.layers.normal import (
     normal_layers,
 )
 from bayesprune.layers.residual import Residual
+from bayesprune.layers.transposed import ConvTranspose2d
 
 __all__ = [
     "SCALES",
     "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "Draw",
     "Gate",
     "GatedLayer",
