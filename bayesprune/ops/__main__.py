@@ -7,8 +7,8 @@ from textwrap import fill
 
 from torch import nn
 
-from bayesprune.ops import OPERATIONS, Operation
 from bayesprune.ops.names import by_name
+from bayesprune.ops.registry import OPERATIONS, Operation
 
 HEAD = """# Operations
 
