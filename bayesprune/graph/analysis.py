@@ -16,6 +16,7 @@ from bayesprune.graph.rules import Rules
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Features, Step
+from bayesprune.ops.ties import joined
 
 
 class Analysis:
@@ -47,7 +48,7 @@ class Analysis:
             self.known[node] = step.out
         self.put_off = rules.following.put_off
         self._shared = rules.shared
-        self._one = _join(rules.following.num_ids, [tie for step in self.steps.values() for tie in step.ties])
+        self._one = joined(rules.following.num_ids, [tie for step in self.steps.values() for tie in step.ties])
         self._keep = torch.zeros(rules.following.num_ids, dtype=torch.bool)
         self._need_backward()
         self.emptied = self._find_emptied()
@@ -125,20 +126,3 @@ class Analysis:
                     for flow in step.flows:
                         kept = self._kept(step.out.ids)[flow.dst]
                         self._pin(self.known[flow.node].ids[flow.src[kept]])  # type: ignore[union-attr]
-
-
-def _join(size: int, ties: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """For each id the smallest id that is tied to it, directly or through others, shape ``(size,)``."""
-    one = torch.arange(size)
-    changed = True
-    while changed:
-        before = one.clone()
-        for a, b in ties:
-            smaller = torch.minimum(one[a], one[b])
-            one.scatter_reduce_(0, one[a].clone(), smaller, "amin")
-            one.scatter_reduce_(0, one[b].clone(), smaller, "amin")
-            one.scatter_reduce_(0, a, smaller, "amin")
-            one.scatter_reduce_(0, b, smaller, "amin")
-        one = one[one]
-        changed = not torch.equal(one, before)
-    return one

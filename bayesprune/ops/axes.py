@@ -188,6 +188,7 @@ register(
         functions=(torch.flatten,),
         methods=("flatten",),
         entries=_flatten,
+        moves=True,
         memory="view",
         arguments=("start_dim", "end_dim"),
         files=True,
@@ -200,6 +201,7 @@ register(
         methods=("reshape", "view"),
         entries=_reshape,
         takes="sizes",
+        moves=True,
         memory="view",
         files=True,
     )
@@ -210,18 +212,31 @@ register(
         functions=(torch.transpose, torch.swapaxes, torch.swapdims),
         methods=("transpose", "swapaxes", "swapdims"),
         entries=_transpose,
+        moves=True,
         memory="view",
         files=True,
     )
 )
 register(
     Operation(
-        name="permute", functions=(torch.permute,), methods=("permute",), entries=_permute, memory="view", files=True
+        name="permute",
+        functions=(torch.permute,),
+        methods=("permute",),
+        entries=_permute,
+        moves=True,
+        memory="view",
+        files=True,
     )
 )
 register(
     Operation(
-        name="squeeze", functions=(torch.squeeze,), methods=("squeeze",), entries=_squeeze, memory="view", files=True
+        name="squeeze",
+        functions=(torch.squeeze,),
+        methods=("squeeze",),
+        entries=_squeeze,
+        moves=True,
+        memory="view",
+        files=True,
     )
 )
 register(
@@ -230,6 +245,7 @@ register(
         functions=(torch.unsqueeze,),
         methods=("unsqueeze",),
         entries=_unsqueeze,
+        moves=True,
         memory="view",
         files=True,
     )
@@ -240,6 +256,7 @@ register(
         functions=(operator.getitem, getattr),
         entries=_pick,
         takes="anything",
+        moves=True,
         memory="view",
         files=True,
     )

@@ -57,6 +57,7 @@ register(
         functions=(torch.cat, torch.concat, torch.concatenate),
         entries=_concatenate,
         takes="anything",
+        moves=True,
         memory="own",
         files=True,
     )

@@ -83,7 +83,6 @@ _layers(nn.CosineSimilarity, arguments=("dim", "eps"))
 _layers(nn.PairwiseDistance, arguments=("norm", "eps", "keepdim"))
 _layers(nn.RReLU, arguments=("lower", "upper", "inplace"))
 _layers(nn.Softmax2d, arguments=())
-_layers(nn.ChannelShuffle, arguments=("groups",))
 
 _calls("and_ floordiv invert mod or_", operator)
 _calls("eq ge gt le lt matmul ne", operator, torch, Tensor)
@@ -100,8 +99,8 @@ _calls(
 )
 _calls("softmax log_softmax", F, torch, Tensor)
 _calls(
-    "addcdiv addcmul arange atan2 cdist dot dstack einsum fmod full full_like hstack isinf isnan logical_xor mv ones "
-    "ones_like stack vstack zeros zeros_like",
+    "addcdiv addcmul arange atan2 cdist dot einsum fmod full full_like isinf isnan logical_xor mv ones "
+    "ones_like zeros zeros_like",
     torch,
 )
 _calls(
@@ -113,9 +112,7 @@ _calls(
 )
 _calls("sort topk", torch, Tensor, gives=["tensor"])
 _calls("where", torch, Tensor, gives=_chosen)
-_calls("channel_shuffle", F, torch)
-_calls("flip repeat_interleave roll tile", torch, Tensor)
-_calls("all any repeat", Tensor)
+_calls("all any", Tensor)
 _calls("bool double half int long", Tensor, memory="view")
 _calls("ndimension numel", Tensor, gives="number")
 _calls(

@@ -69,6 +69,7 @@ class Operation:
             gives the names of the attributes that changed; ``None`` if constants cannot go.
         cut: What else of a module changes with its parts, given which inputs and outputs stay, bool; called first.
         kind: For those operations that need a special case somewhere, which.
+        moves: Whether it only moves and copies entries, whatever they are, so that it may be run on their numbers.
         pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
         linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
         memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
@@ -97,6 +98,7 @@ class Operation:
     fold: Callable[[Any, Tensor], list[str]] | None = None
     cut: Callable[[Any, Tensor, Tensor], None] | None = None
     kind: Kind = ""
+    moves: bool = False
     pointwise: bool = False
     linear: bool = False
     memory: Memory = ""

@@ -105,6 +105,7 @@ register(
         functions=(F.pixel_shuffle,),
         entries=_pixel_shuffle,
         kind="shuffle",
+        moves=True,
         arguments=("upscale_factor",),
         files=True,
     )
@@ -115,6 +116,7 @@ register(
         modules=(nn.PixelUnshuffle,),
         functions=(F.pixel_unshuffle,),
         entries=_pixel_unshuffle,
+        moves=True,
         arguments=("downscale_factor",),
         files=True,
     )
