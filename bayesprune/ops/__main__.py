@@ -22,12 +22,15 @@ Structures are followed from the gate that switches them off to the last layer t
 of these operations that their rules understand. A call that is not understood stops them, as a wall does: where that
 matters, `bp.BayesianNet` and `bayesprune.graph.check_gates` say so with the reason before anything is trained.
 
+Some are followed by running them on numbers of entries, for which shapes must be known: give `bp.BayesianNet` an
+`example_input`. Those that say *yes* here need none in the most common cases, and more is followed with one.
+
 *Cut* says whether the operation has tensors of its own that are cut with the structures; expected parameters and
 multiply-adds go by them. Multiply-adds of all other operations are counted as they run, and go with their outputs.
 *File* says whether `bp.save` writes the operation.
 
-| operation | layers | functions and methods | cut | file |
-| --- | --- | --- | --- | --- |
+| operation | layers | functions and methods | followed | cut | file |
+| --- | --- | --- | --- | --- | --- |
 """
 WALLS = """
 ## Walls
@@ -39,8 +42,8 @@ this page. What is said of a gate before them is in italics.
 
 def page() -> str:
     """The whole page."""
-    rows = [_row(operation) for operation in OPERATIONS if operation.entries is not None]
-    walls = [operation for operation in OPERATIONS if operation.entries is None]
+    rows = [_row(operation) for operation in OPERATIONS if operation.entries is not None or operation.moves]
+    walls = [operation for operation in OPERATIONS if operation.entries is None and not operation.moves]
     lists = []
     for reason in dict.fromkeys(operation.wall for operation in walls):
         for files in (True, False):
@@ -54,7 +57,8 @@ def page() -> str:
 def _row(operation: Operation) -> str:
     """The line of an operation in the table."""
     marks = ["yes" if flag else "no" for flag in (operation.parts is not None, _savable(operation))]
-    cells = [operation.name, _code(map(_layer, operation.modules)), _code(_calls(operation)), *marks]
+    followed = "with an example" if operation.entries is None else "yes"
+    cells = [operation.name, _code(map(_layer, operation.modules)), _code(_calls(operation)), followed, *marks]
     return f"| {' | '.join(cells)} |"
 
 
