@@ -8,7 +8,7 @@ from bayesprune.pruning.meter import measure_latency
 from bayesprune.pruning.modelfile import load, read_run, save, unsavable
 from bayesprune.pruning.price import CostPrice, marginal_cost, prices, relative_cost
 from bayesprune.pruning.removal import RemovalMonitor, gates_left
-from bayesprune.pruning.shrink import kept_gates, shrink
+from bayesprune.pruning.shrinking import kept_gates, shrink
 
 __all__ = [
     "MEASURES",

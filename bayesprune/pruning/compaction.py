@@ -11,11 +11,11 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import leaves_traces
-from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.layers import Gate, GatedLayer
 from bayesprune.pruning.fuse import fold_batch_norms, fuse_linear_maps
 from bayesprune.pruning.lowering import lower_gate, plain_layer
 from bayesprune.pruning.redundant import drop_redundant
-from bayesprune.pruning.shrink import kept_gates, shrink
+from bayesprune.pruning.shrinking import kept_gates, shrink
 
 
 def gated_network(model: nn.Module) -> nn.Module:
@@ -74,7 +74,7 @@ def compact(
     for node, module in [(node, traced.module(node)) for node in traced.graph.nodes]:
         if isinstance(module, Gate):
             lower_gate(traced, node, module)
-        elif isinstance(module, GATED_LAYERS):
+        elif isinstance(module, GatedLayer):
             smaller.set_submodule(str(node.target), plain_layer(module))
     plain = fx.GraphModule(smaller, traced.graph, class_name="CompactNet")
     rest = Traced(plain, plain.graph, traced.fixed)

@@ -10,37 +10,37 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import Traced
 from bayesprune.graph.memory import own_memory
-from bayesprune.layers import GATED_LAYERS, SCALES, Gate
+from bayesprune.layers import SCALES, Gate
 from bayesprune.ops import operation_of
-
-PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    layer: next(base for base in layer.__mro__ if base.__module__.startswith("torch.nn.modules"))
-    for layer in GATED_LAYERS
-}
 
 
 @torch.no_grad()
 def plain_layer(layer: nn.Module) -> nn.Module:
     """The torch layer that a gated layer is at the mode of its gates and the mean of its weights.
 
-    Rows of gates that are off are 0.
+    The weights of gates that are off are 0.
     """
     plain = copy.copy(layer)
     plain.__dict__ = {
         key: copy.copy(value) if isinstance(value, dict) else value for key, value in layer.__dict__.items()
     }
-    plain.__class__ = PLAIN[type(layer)]
+    plain.__class__ = next(base for base in type(layer).__mro__ if base.__module__.startswith("torch.nn.modules"))
     for name in SCALES:
         plain._parameters.pop(name, None)
     for name in ("draw", "_own", "handed"):
         plain.__dict__.pop(name, None)
     gate = plain._modules.pop("gate", plain.__dict__.pop("gate", None))
     if isinstance(gate, Gate) and not bool(gate.mode().all()):
-        xi = gate.mode().to(layer.weight.dtype).expand(len(layer.weight))  # type: ignore[arg-type]
-        for name, parameter in list(plain._parameters.items()):
+        xi = gate.mode().to(layer.weight.dtype)  # type: ignore[arg-type]
+        parts = operation_of(layer).parts
+        assert parts is not None
+        for name, roles in parts(layer).tensors.items():
+            parameter = plain._parameters.get(name)
             if parameter is not None:
-                value = parameter * xi.view(-1, *[1] * (parameter.dim() - 1))
-                plain._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+                shape = [-1 if dim < len(roles) and roles[dim] == "out" else 1 for dim in range(parameter.dim())]
+                plain._parameters[name] = nn.Parameter(
+                    parameter * xi.view(shape), requires_grad=parameter.requires_grad
+                )
     return plain
 
 
@@ -108,7 +108,7 @@ def _buffer(traced: Traced, node: fx.Node, kind: str, value: Tensor) -> fx.Node:
     """
     modules = dict(traced.net.named_modules())
     owner = modules[str(node.target).rpartition(".")[0]]
-    place = f"{node.name}_{kind}" if isinstance(owner, tuple(PLAIN.values())) else str(node.target)
+    place = f"{node.name}_{kind}" if operation_of(owner).parts is not None else str(node.target)
     if place not in modules or isinstance(modules[place], Gate):
         traced.net.set_submodule(place, nn.Module())
     traced.net.get_submodule(place).register_buffer(kind, value.clone())
