@@ -12,7 +12,12 @@ from bayesprune.ops import name_of, operation_of
 
 
 def written(traced: Traced, node: fx.Node) -> fx.Node | None:
-    """The tensor over which a call writes its result, if it does."""
+    """The tensor over which a call writes its result, if it does.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     if node.op == "call_module":
         inplace = bool(getattr(traced.module(node), "inplace", False))
     elif node.op == "call_method":
@@ -30,12 +35,22 @@ def written(traced: Traced, node: fx.Node) -> fx.Node | None:
 
 
 def is_inplace(traced: Traced, node: fx.Node) -> bool:
-    """Whether a call writes its result over a tensor that it is given."""
+    """Whether a call writes its result over a tensor that it is given.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     return written(traced, node) is not None
 
 
 def overwritten(traced: Traced, node: fx.Node) -> bool:
-    """Whether something writes over the output of ``node``, or over a view of it, that something else reads."""
+    """Whether something writes over the output of ``node``, or over a view of it, that something else reads.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     found, views = False, [node]
     several = len(node.users) > 1
     while views:
@@ -50,12 +65,22 @@ def overwritten(traced: Traced, node: fx.Node) -> bool:
 
 
 def is_view(traced: Traced, node: fx.Node) -> bool:
-    """Whether what ``node`` gives may be its input in another shape."""
+    """Whether what ``node`` gives may be its input in another shape.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     return operation_of(node, traced.module(node)).memory == "view"
 
 
 def leaves_traces(traced: Traced, node: fx.Node) -> bool:
-    """Whether what ``node``, whose result is not used, writes over may be read elsewhere: all views count as such."""
+    """Whether what ``node``, whose result is not used, writes over may be read elsewhere: all views count as such.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     if node.is_impure():
         return True
     target = written(traced, node)
@@ -70,12 +95,22 @@ def leaves_traces(traced: Traced, node: fx.Node) -> bool:
 
 
 def is_fresh(traced: Traced, node: fx.Node) -> bool:
-    """Whether what ``node`` gives lies in memory of its own for sure, if it does not work in place."""
+    """Whether what ``node`` gives lies in memory of its own for sure, if it does not work in place.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     return operation_of(node, traced.module(node)).memory == "own"
 
 
 def own_memory(traced: Traced, node: fx.Node) -> None:
-    """Let what reads ``node`` not write over it: without ``node`` it would write over what ``node`` was made of."""
+    """Let what reads ``node`` not write over it: without ``node`` it would write over what ``node`` was made of.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     for user in list(node.users):
         if written(traced, user) is not node:
             continue

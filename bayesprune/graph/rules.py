@@ -109,9 +109,9 @@ class Rules:
             if all(known[i] is None for i in node.all_input_nodes):
                 return Step()
             if not _one_tensor(operation, call):
-                return call.wall()
+                return call.wall(because=operation.wall)
         step = None if operation.entries is None else operation.entries(call)
-        return step or call.wall()
+        return step or call.wall(because=operation.wall)
 
     def _share(self, node: fx.Node, gate: Gate, step: Step, known: Known) -> Step:
         """Let what a gate multiplies in several places be one physical entry a structure.

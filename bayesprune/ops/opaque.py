@@ -61,7 +61,12 @@ def _calls(names: str, *owners: Any, gives: Gives = "tensor", memory: Memory = "
 
 
 def _chosen(node: fx.Node, module: nn.Module | None) -> Any:
-    """``where`` of a condition alone gives the places where it holds."""
+    """``where`` of a condition alone gives the places where it holds.
+
+    Args:
+        node: The call.
+        module: Not used: a function is called.
+    """
     return ["tensor"] if len(node.args) + len(node.kwargs) == 1 else "tensor"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
-from bayesprune.ops.call import Call
+from bayesprune.ops.call import WALL, Call
 from bayesprune.ops.features import Step
 
 Takes = Literal["tensor", "sizes", "anything"]
@@ -61,6 +61,7 @@ class Operation:
         inplace: Functions that write its result over their first argument, by what they do without that.
         entries: What a call does to the entries of its inputs; ``None``, or if it gives ``None``: nothing can be said,
             and every entry before it stays.
+        wall: Why, where that is so.
         takes: What it can follow: one tensor with known features, and numbers (``"tensor"``); also sizes that are read
             of tensors (``"sizes"``); or ``"anything"``, in which case ``entries`` sees every call of it.
         parts: Of a module, what surgery cuts and what is counted.
@@ -91,6 +92,7 @@ class Operation:
     methods: tuple[str, ...] = ()
     inplace: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
     entries: Callable[[Call], Step | None] | None = None
+    wall: str = WALL
     takes: Takes = "tensor"
     parts: Callable[[Any], Parts] | None = None
     fold: Callable[[Any, Tensor], list[str]] | None = None

@@ -94,7 +94,12 @@ def _foreign_call(node: fx.Node) -> str:
 
 
 def _arguments(name: str, module: nn.Module) -> dict[str, Any]:
-    """Constructor arguments that give a module like this one."""
+    """Constructor arguments that give a module like this one.
+
+    Args:
+        name: Where the module is.
+        module: One of torch's own.
+    """
     arguments = {}
     for key, attribute in MODULES[type(module)].items():
         value = attrgetter(attribute)(module)

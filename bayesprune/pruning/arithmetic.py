@@ -47,7 +47,12 @@ def check_arithmetic(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
 
 
 def _kind(value: Any, kinds: Mapping[fx.Node, Kind]) -> Kind:
-    """What kind of value an argument is."""
+    """What kind of value an argument is.
+
+    Args:
+        value: The argument.
+        kinds: What the calls before give.
+    """
     if isinstance(value, fx.Node):
         return kinds[value]
     if isinstance(value, (int, float)):
@@ -61,7 +66,12 @@ def _is_operator(function: Any) -> bool:
 
 
 def _result(node: fx.Node, operands: list[Kind]) -> Kind:
-    """What an operator gives, if it may be applied."""
+    """What an operator gives, if it may be applied.
+
+    Args:
+        node: Its call.
+        operands: What kinds of values it is applied to.
+    """
     target: Any = node.target
     name = f"operator.{target.__name__}"
     if len(operands) != len(signature(target).parameters) or node.kwargs:
@@ -80,7 +90,13 @@ def _are_numbers(kind: Kind) -> bool:
 
 
 def _given(node: fx.Node, modules: Mapping[str, nn.Module], kinds: Mapping[fx.Node, Kind]) -> Kind:
-    """What kind of value anything but an operator gives."""
+    """What kind of value anything but an operator gives.
+
+    Args:
+        node: A call, an input, a parameter or a buffer.
+        modules: The modules by name.
+        kinds: What the calls before give.
+    """
     if node.op == "placeholder":
         return _kind(node.args[0], kinds) if node.args else TENSOR
     if node.target is operator.getitem:
@@ -97,7 +113,12 @@ def _given(node: fx.Node, modules: Mapping[str, nn.Module], kinds: Mapping[fx.No
 
 
 def _item(kind: Kind, key: Any) -> Kind:
-    """What an index or a slice takes out of a value."""
+    """What an index or a slice takes out of a value.
+
+    Args:
+        kind: The kind of the value.
+        key: What it is indexed with.
+    """
     if kind == TENSOR:
         return TENSOR
     if isinstance(kind, list):

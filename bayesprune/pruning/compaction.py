@@ -90,7 +90,13 @@ def compact(
 
 
 def _smaller_posterior(model: Any, smaller: nn.Module, kept: dict[str, Tensor]) -> nn.Module:
-    """A copy of a `BayesianNet` that goes on with the gated network ``smaller``."""
+    """A copy of a `BayesianNet` that goes on with the gated network ``smaller``.
+
+    Args:
+        model: The `BayesianNet`.
+        smaller: What its network is from now on.
+        kept: By gate name, which structures are left.
+    """
     if not hasattr(model, "replace"):
         raise ConfigError(
             f"compact: posterior=True needs a BayesianNet, got a {type(model).__name__}; wrap the network: "

@@ -66,7 +66,12 @@ def fold_batch_norms(traced: Traced) -> None:
 
 
 def _layer(traced: Traced, node: Any) -> Any:
-    """The ``Linear`` or convolution that ``node`` calls, if that may be replaced by another one."""
+    """The ``Linear`` or convolution that ``node`` calls, if that may be replaced by another one.
+
+    Args:
+        traced: The network.
+        node: A call, or what else an argument may be.
+    """
     if not isinstance(node, fx.Node) or sole_input(traced, node) is None or str(node.target) in traced.fixed:
         return None
     layer: Any = traced.module(node)
@@ -74,7 +79,12 @@ def _layer(traced: Traced, node: Any) -> Any:
 
 
 def _average_first(traced: Traced, node: fx.Node) -> bool:
-    """Let an average that does not enlarge maps go before the 1x1 convolution whose output it alone reads."""
+    """Let an average that does not enlarge maps go before the 1x1 convolution whose output it alone reads.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     source: Any = sole_input(traced, node)
     layer = _layer(traced, source)
     if type(layer) not in AVERAGES or len(source.users) != 1 or not _is_pointwise(layer):
@@ -93,7 +103,12 @@ def _average_first(traced: Traced, node: fx.Node) -> bool:
 
 
 def _fuse_with_source(traced: Traced, node: fx.Node) -> bool:
-    """Fuse the layer that ``node`` calls with the one whose output it alone reads, through a flattening or not."""
+    """Fuse the layer that ``node`` calls with the one whose output it alone reads, through a flattening or not.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     later = _layer(traced, node)
     if later is None:
         return False
@@ -115,7 +130,12 @@ def _fuse_with_source(traced: Traced, node: fx.Node) -> bool:
 
 
 def _flattens(traced: Traced, node: Any) -> bool:
-    """Whether ``node`` flattens all dimensions but the first."""
+    """Whether ``node`` flattens all dimensions but the first.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     module: Any = traced.module(node)
     if type(module) is nn.Flatten:
         return sole_input(traced, node) is not None and (module.start_dim, module.end_dim) == (1, -1)
@@ -141,7 +161,13 @@ def _is_pointwise(layer: Any) -> bool:
 
 
 def _exact(first: Any, later: Any, flattened: bool) -> bool:
-    """Whether one layer can compute what two do, borders included."""
+    """Whether one layer can compute what two do, borders included.
+
+    Args:
+        first: The layer whose output the other reads.
+        later: The other.
+        flattened: Whether all dimensions but the first are flattened in between.
+    """
     a, b = first.weight, later.weight
     if (a.dtype, a.device, a.requires_grad) != (b.dtype, b.device, b.requires_grad):
         return False
@@ -158,7 +184,12 @@ def _exact(first: Any, later: Any, flattened: bool) -> bool:
 
 
 def _affordable(first: Any, later: Any) -> bool:
-    """Whether one layer has no more parameters and multiply-adds than two, whatever the size of the maps."""
+    """Whether one layer has no more parameters and multiply-adds than two, whatever the size of the maps.
+
+    Args:
+        first: The layer whose output the other reads.
+        later: The other.
+    """
     middle = len(first.weight)
     weights = (later.weight.numel() // middle) * (first.weight.numel() // middle)
     biases = [0 if layer.bias is None else len(layer.bias) for layer in (first, later)]
@@ -178,7 +209,12 @@ def _enlarges(layer: Any) -> bool:
 
 @torch.no_grad()
 def _fused(first: Any, later: Any) -> nn.Module:
-    """The layer that does what the two do."""
+    """The layer that does what the two do.
+
+    Args:
+        first: The layer whose output the other reads.
+        later: The other.
+    """
     linear, dtype = type(later) is nn.Linear, later.weight.dtype
     inner = first.weight.double().reshape(*first.weight.shape[:2], -1)  # middle, inputs, taps
     outer = later.weight.double().flatten(1)

@@ -45,7 +45,13 @@ def plain_layer(layer: nn.Module) -> nn.Module:
 
 
 def lower_gate(traced: Traced, node: fx.Node, gate: Gate) -> None:
-    """Replace a gate that stands alone by what it does at its mode."""
+    """Replace a gate that stands alone by what it does at its mode.
+
+    Args:
+        traced: The network.
+        node: The call.
+        gate: The gate that it calls.
+    """
     source: Any = node.args[0]
     on = gate.mode().bool()
     with traced.graph.inserting_before(node):
@@ -70,7 +76,12 @@ def lower_gate(traced: Traced, node: fx.Node, gate: Gate) -> None:
 
 
 def _leave_sums(traced: Traced, node: fx.Node) -> bool:
-    """Take a branch that is off out of every sum that it is added in; whether nothing else used it."""
+    """Take a branch that is off out of every sum that it is added in; whether nothing else used it.
+
+    Args:
+        traced: The network.
+        node: The call of the branch's gate.
+    """
     for user in list(node.users):
         operation = operation_of(user)
         if operation.adds and len(user.args) == 2 and not user.kwargs:
@@ -88,6 +99,12 @@ def _buffer(traced: Traced, node: fx.Node, kind: str, value: Tensor) -> fx.Node:
 
     A gate that belongs to a layer, too, gives its place up with it; the empty module then stands beside the network's
     own.
+
+    Args:
+        traced: The network.
+        node: The call of the gate.
+        kind: Name of the buffer.
+        value: The tensor.
     """
     modules = dict(traced.net.named_modules())
     owner = modules[str(node.target).rpartition(".")[0]]

@@ -23,11 +23,23 @@ def drop_redundant(traced: Traced) -> None:
 
 
 def _rectifies_again(traced: Traced, node: fx.Node, source: fx.Node) -> bool:
-    """Whether two calls are a ReLU and, read by it alone, another; not if a copy would be written over without it."""
+    """Whether two calls are a ReLU and, read by it alone, another; not if a copy would be written over without it.
+
+    Args:
+        traced: The network.
+        node: The second call.
+        source: The first one.
+    """
     if not _is_relu(traced, node) or not _is_relu(traced, source) or len(source.users) > 1:
         return False
     return is_inplace(traced, node) or not is_inplace(traced, source)
 
 
 def _is_relu(traced: Traced, node: fx.Node) -> bool:
+    """Whether a call is a ReLU, in place or not.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     return operation_of(node, traced.module(node)).name in ("relu", "relu_")

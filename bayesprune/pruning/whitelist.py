@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
-import operator
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from bayesprune.ops import OPERATIONS
+from bayesprune.ops.names import by_name
 
-OWNERS: dict[str, Any] = {"operator.": operator, "functional.": F, "torch.": torch, "": builtins}
-"""Where functions have names that files hold, the one that is written first, by what is put before it."""
 ATTRIBUTES = {
     "shape": ["number"], "ndim": "number", "mT": "tensor", **dict.fromkeys(("dtype", "device", "values", "indices"))
 }  # fmt: skip
@@ -32,19 +26,8 @@ def _modules() -> dict[type[nn.Module], Mapping[str, str]]:
     return found
 
 
-def _functions() -> dict[str, Callable[..., Any]]:
-    """Functions that files may hold, under all public names that they have in ``OWNERS``."""
-    allowed = {id(f): f for operation in OPERATIONS if operation.files for f in operation.all_functions}
-    return {
-        prefix + name: allowed[id(value)]
-        for prefix, owner in OWNERS.items()
-        for name, value in vars(owner).items()
-        if id(value) in allowed and not name.startswith("_")
-    }
-
-
 MODULES = _modules()
 CLASSES = {cls.__name__: cls for cls in MODULES}
-FUNCTIONS = _functions()
+FUNCTIONS = by_name(function for operation in OPERATIONS if operation.files for function in operation.all_functions)
 FUNCTION_NAMES = {function: name for name, function in reversed(FUNCTIONS.items())}
 METHODS = {name for operation in OPERATIONS if operation.files for name in operation.methods}
