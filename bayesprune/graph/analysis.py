@@ -16,6 +16,7 @@ from bayesprune.graph.rules import Rules
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Features, Step
+from bayesprune.ops.ties import joined
 
 
 class Analysis:
@@ -52,7 +53,7 @@ class Analysis:
         self.put_off = rules.following.put_off
         self.shared, self.num_ids = rules.shared, rules.following.num_ids
         self.ties = [tie for step in self.steps.values() for tie in step.ties]
-        self._one = join(self.num_ids, self.ties)
+        self._one = joined(self.num_ids, self.ties)
         self._keep = torch.zeros(self.num_ids, dtype=torch.bool)
         self._need_backward()
         self.emptied = self._find_emptied()
@@ -127,25 +128,3 @@ class Analysis:
                     for flow in step.flows:
                         kept = self.stay(step.out.ids)[flow.dst]
                         self._pin(self.known[flow.node].ids[flow.src[kept]])  # type: ignore[union-attr]
-
-
-def join(size: int, ties: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """For each id the smallest id that is tied to it, directly or through others, shape ``(size,)``.
-
-    Args:
-        size: How many ids there are.
-        ties: Pairs of equally long ids.
-    """
-    one = torch.arange(size)
-    changed = True
-    while changed:
-        before = one.clone()
-        for a, b in ties:
-            smaller = torch.minimum(one[a], one[b])
-            one.scatter_reduce_(0, one[a].clone(), smaller, "amin")
-            one.scatter_reduce_(0, one[b].clone(), smaller, "amin")
-            one.scatter_reduce_(0, a, smaller, "amin")
-            one.scatter_reduce_(0, b, smaller, "amin")
-        one = one[one]
-        changed = not torch.equal(one, before)
-    return one

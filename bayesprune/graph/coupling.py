@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.graph.analysis import Analysis, join
+from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.group import Group, Slice
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate, Residual, gates_of, holders_of
 from bayesprune.ops import operation_of
+from bayesprune.ops.ties import joined
 
 Lying = tuple[str, str | None, str, int, Tensor]
 """Of a dimension of a tensor that structures lie along: the module that owns it, whether they are its outputs
@@ -81,8 +82,8 @@ class _Axis:
     def _first(self, more: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Join what is tied, by the analysis and by ``more``; gives which ids are of the first structure of a group."""
         plan, ids = self.plan, torch.arange(self.plan.num_ids)
-        self.one = join(plan.num_ids, [*plan.ties, *more])
-        self.group = join(plan.num_ids, [*plan.ties, *more, (self._blocks(), ids)])
+        self.one = joined(plan.num_ids, [*plan.ties, *more])
+        self.group = joined(plan.num_ids, [*plan.ties, *more, (self._blocks(), ids)])
         return self.one == self.group
 
     def _gates(self) -> Iterator[tuple[Gate, Tensor]]:

@@ -13,6 +13,7 @@ from bayesprune.graph.memory import overwritten
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Call, Features, Following, Operation, Step, barrier, name_of, operation_of
+from bayesprune.ops.moving import follow
 from bayesprune.ops.sizes import is_shape
 
 Known = Mapping[fx.Node, Features | None]
@@ -46,6 +47,12 @@ class Rules:
         self.shared = {gate: self.following.fresh(gate.size) for gate in several}
         self._ways: dict[Gate, str] = {}
 
+    def with_off(self, off: Mapping[Gate, Tensor]) -> Rules:
+        """The same rules with other gates switched off; what was found out by running calls is used again."""
+        rules = Rules(self.traced, off, self.following.only)
+        rules.following.moved = self.following.moved
+        return rules
+
     def step(self, node: fx.Node, known: Known) -> Step:
         """What ``node`` does.
 
@@ -61,6 +68,7 @@ class Rules:
         gate = self.traced.gate(node)
         if gate is not None and gate in self.shared:
             step = self._share(node, gate, step, known)
+        self.following.ties += step.ties
         out = step.out
         if out is not None and out.layout == "plain" and node.op != "get_attr":
             rank = self.traced.rank(node) or out.rank
@@ -88,14 +96,22 @@ class Rules:
         if "out" in node.kwargs:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         operation = operation_of(node, self.traced.module(node))
-        call = Call(node, self.traced.net, known, self.traced.shapes, self.following)
+        several = None if self.traced.example is None else lambda: self.traced.shapes_of_several
+        call = Call(node, self.traced.net, known, self.traced.shapes, self.following, several)
+        if operation.moves and not is_shape(node):
+            return follow(call, lambda: self._recorded(operation, call))
+        return self._recorded(operation, call)
+
+    def _recorded(self, operation: Operation, call: Call) -> Step:
+        """What the record of an operation says of a call."""
+        node, known = call.node, call.known
         if operation.takes != "anything":
             if all(known[i] is None for i in node.all_input_nodes):
                 return Step()
             if not _one_tensor(operation, call):
-                return call.wall()
+                return call.wall(because=operation.wall)
         step = None if operation.entries is None else operation.entries(call)
-        return step or call.wall()
+        return step or call.wall(because=operation.wall)
 
     def _share(self, node: fx.Node, gate: Gate, step: Step, known: Known) -> Step:
         """Let what a gate multiplies in several places be one physical entry a structure.

@@ -18,7 +18,7 @@ from bayesprune.data.inputs import Inputs, as_inputs, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
-from bayesprune.layers import GATED_LAYERS, Gate, Residual
+from bayesprune.layers import Gate, GatedLayer, Residual
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -67,7 +67,7 @@ class GateTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
-        return isinstance(m, (Gate, *GATED_LAYERS)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (Gate, GatedLayer)) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -101,12 +101,25 @@ class Traced:
         fixed: Modules that must stay as they are, with the reason: shared ones and those whose parameters are used
             elsewhere.
         shapes: The shapes of tensors, with one example, as far as they are known from an example input.
+        example: That example, if there is one.
     """
 
     net: nn.Module
     graph: fx.Graph
     fixed: dict[str, str]
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
+    example: Inputs | None = None
+
+    @cached_property
+    def shapes_of_several(self) -> dict[fx.Node, torch.Size]:
+        """The shapes of tensors with three examples; none if the example is not known, or the network takes but one."""
+        if self.example is None:
+            return {}
+        try:
+            several = _shapes(self.net, self.graph, self.example, copies=3)
+        except BayesPruneError:
+            return {}
+        return {**several, **{node: shape for node, shape in self.shapes.items() if node.op == "get_attr"}}
 
     @cached_property
     def uses(self) -> dict[Gate, list[fx.Node]]:
@@ -146,7 +159,7 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
             layer, or if the example does not go through it.
         GateError: if the example does not fit a gate.
     """
-    if isinstance(net, (Gate, Residual, *GATED_LAYERS)):
+    if isinstance(net, (Gate, Residual, GatedLayer)):
         raise TraceError(
             f"a lone {type(net).__name__} cannot be followed; wrap it: torch.nn.Sequential({type(net).__name__}(...))"
         )
@@ -156,12 +169,13 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         raise TraceError(
             f"the forward pass of {type(net).__name__} cannot be followed: {error}. {_advice(error)}"
         ) from error
-    shapes = {} if example_input is None else _shapes(net, graph, as_inputs(example_input))
+    example = None if example_input is None else as_inputs(example_input)
+    shapes = {} if example is None else _shapes(net, graph, example)
     for node in graph.nodes:
         held = attrgetter(str(node.target))(net) if node.op == "get_attr" else None
         if isinstance(held, Tensor):
             shapes[node] = held.shape
-    return Traced(net, graph, _fixed_modules(net, graph), shapes)
+    return Traced(net, graph, _fixed_modules(net, graph), shapes, example)
 
 
 def _advice(error: Exception) -> str:
@@ -192,13 +206,14 @@ class _Shapes(Execution):
         return value
 
 
-def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs) -> dict[fx.Node, torch.Size]:
-    """The shapes of all tensors for the first example, in eval mode."""
+def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1) -> dict[fx.Node, torch.Size]:
+    """The shapes of all tensors for so many copies of the first example, in eval mode."""
     like = next(net.parameters(), tensors_of(example)[0])
     modes = {module: module.training for module in net.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            inputs = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
+            one = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
+            inputs = each(one, lambda x: torch.cat([x] * copies))
             return _Shapes(net.eval(), graph).of(inputs)
     except BayesPruneError:
         raise

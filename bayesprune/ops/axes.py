@@ -188,8 +188,10 @@ register(
         functions=(torch.flatten,),
         methods=("flatten",),
         entries=_flatten,
+        moves=True,
         memory="view",
         arguments=("start_dim", "end_dim"),
+        files=True,
     )
 )
 register(
@@ -199,7 +201,9 @@ register(
         methods=("reshape", "view"),
         entries=_reshape,
         takes="sizes",
+        moves=True,
         memory="view",
+        files=True,
     )
 )
 register(
@@ -208,13 +212,43 @@ register(
         functions=(torch.transpose, torch.swapaxes, torch.swapdims),
         methods=("transpose", "swapaxes", "swapdims"),
         entries=_transpose,
+        moves=True,
         memory="view",
+        files=True,
     )
 )
-register(Operation(name="permute", functions=(torch.permute,), methods=("permute",), entries=_permute, memory="view"))
-register(Operation(name="squeeze", functions=(torch.squeeze,), methods=("squeeze",), entries=_squeeze, memory="view"))
 register(
-    Operation(name="unsqueeze", functions=(torch.unsqueeze,), methods=("unsqueeze",), entries=_unsqueeze, memory="view")
+    Operation(
+        name="permute",
+        functions=(torch.permute,),
+        methods=("permute",),
+        entries=_permute,
+        moves=True,
+        memory="view",
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="squeeze",
+        functions=(torch.squeeze,),
+        methods=("squeeze",),
+        entries=_squeeze,
+        moves=True,
+        memory="view",
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="unsqueeze",
+        functions=(torch.unsqueeze,),
+        methods=("unsqueeze",),
+        entries=_unsqueeze,
+        moves=True,
+        memory="view",
+        files=True,
+    )
 )
 register(
     Operation(
@@ -222,6 +256,8 @@ register(
         functions=(operator.getitem, getattr),
         entries=_pick,
         takes="anything",
+        moves=True,
         memory="view",
+        files=True,
     )
 )

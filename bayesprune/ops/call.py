@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from bayesprune.layers import Gate
 from bayesprune.ops.features import Features, Step, barrier
 
 Known = Mapping[fx.Node, Features | None]
+WALL = "through which a removed structure cannot be followed"
 NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
 
 
@@ -27,12 +28,16 @@ class Following:
             the features of layers, and others as far as they are not in conflict.
         put_off: The gates that are left to other readings, with the rank of what they gate.
         num_ids: How many physical entries have an id.
+        ties: Pairs of ids that go together, found so far.
+        moved: What running calls that move entries gave, see `ops.moving`; it is the same whatever is off.
     """
 
     off: Mapping[Gate, Tensor]
     only: Mapping[Gate, int] | None = None
     put_off: dict[Gate, int] = field(default_factory=dict)
     num_ids: int = 0
+    ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    moved: dict[fx.Node, Any] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Tensor:
         """New ids for ``size`` physical entries."""
@@ -50,6 +55,7 @@ class Call:
         known: What is known of its inputs.
         shapes: The shapes of tensors for one example, as far as known.
         following: What is followed.
+        several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
     """
 
     node: fx.Node
@@ -57,6 +63,7 @@ class Call:
     known: Known
     shapes: Mapping[fx.Node, torch.Size]
     following: Following
+    several: Callable[[], Mapping[fx.Node, torch.Size]] | None = None
 
     @cached_property
     def module(self) -> Any:
@@ -113,15 +120,15 @@ class Call:
             return getattr(args[0], target)(*args[1:], **kwargs)
         return target(*args, **kwargs)
 
-    def wall(self, reason: str = "") -> Step:
+    def wall(self, reason: str = "", because: str = WALL) -> Step:
         """Nothing can be followed through it: every entry of its inputs stays.
 
         Args:
             reason: Why, in words that complete "what it gates ...".
+            because: Without a reason, why what reaches it cannot be followed.
         """
         kind = "" if self.module is None else f", a {type(self.module).__name__}"
-        reason = reason or f"reaches {self.name}{kind}, through which a removed structure cannot be followed"
-        return barrier(self.node, reason)
+        return barrier(self.node, reason or f"reaches {self.name}{kind}, {because}")
 
 
 def name_of(node: fx.Node) -> str:

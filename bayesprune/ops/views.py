@@ -2,32 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
 from bayesprune.ops.registry import Operation, register
 
-register(Operation(name="unflatten", modules=(nn.Unflatten,), memory="view", arguments=("dim", "unflattened_size")))
-for _name in [
-    "expand",
-    "expand_as",
-    "broadcast_to",
-    "chunk",
-    "split",
-    "tensor_split",
-    "unbind",
-    "narrow",
-    "select",
-    "movedim",
-    "view_as",
-    "reshape_as",
-    "unflatten",
-    "to",
-    "type_as",
-    "float",
-    "t",
-    "unfold",
-    "diagonal",
-]:
-    _functions = (getattr(torch, _name),) if hasattr(torch, _name) and _name != "float" else ()
-    register(Operation(name=_name, functions=_functions, methods=(_name,), memory="view"))
+for _name in ("to", "type_as", "float"):
+    register(Operation(name=_name, methods=(_name,), memory="view", files=True))

@@ -12,6 +12,7 @@ from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual, holders_of, plain_parameters
 from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.ops import operation_of
 from bayesprune.optim import remap_optimizer
 from bayesprune.pruning import RemovalMonitor, kept_gates, shrink
 from bayesprune.types import IndexMap, Removal
@@ -164,6 +165,8 @@ def _structure_norm(module: nn.Module, size: int) -> Tensor:
         squares = [p.detach().square().sum() for p in plain_parameters(module.body).values()]
         return torch.stack(squares).sum().sqrt().expand(size).cpu()
     weight: Tensor = module.weight.detach()  # type: ignore[operator, assignment, union-attr]
-    if len(weight) != size:
+    parts = operation_of(module).parts
+    place = 0 if parts is None else parts(module).tensors["weight"].index("out")
+    if weight.shape[place] != size:
         return weight.norm().expand(size).cpu()
-    return weight.flatten(1).norm(dim=1).cpu()
+    return weight.transpose(0, place).flatten(1).norm(dim=1).cpu()
