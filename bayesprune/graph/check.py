@@ -6,7 +6,7 @@ from collections import ChainMap
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bayesprune.errors import GateError, TraceError
 from bayesprune.graph.additions import check_additions
@@ -16,6 +16,7 @@ from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.ops import NEEDS_SHAPES, Features, Step, name_of, operation_of
 from bayesprune.ops.moving import tensors_read
+from bayesprune.ops.ties import joined
 
 
 def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
@@ -67,12 +68,12 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
                 if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
                     raise
                 raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
+        one = joined(rules.following.num_ids, rules.following.ties)
         for node in traced.graph.nodes:
             gate, features = _gate_of(traced, node), known[node]
             if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):
                 continue
-            off = torch.zeros(gate.size, dtype=torch.bool)
-            off[0] = True
+            off = _first_off(gate, features, one)
             name = names.pop(gate, str(node.target))
             if gate.size == 1:
                 _check_sums(traced, node, name)
@@ -87,6 +88,13 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     if assumed or example_input is not None:
         for gate, rank in ranks.items():
             gate.rank = rank
+
+
+def _first_off(gate: Gate, features: Features | None, one: Tensor) -> Tensor:
+    """The first entry of a gate off, with all of its entries that go together with it: alone they would stay."""
+    off = torch.zeros(gate.size, dtype=torch.bool)
+    off[0] = True
+    return off if features is None or len(features) != gate.size else one[features.ids] == one[features.ids[0]]
 
 
 def _check_sums(traced: Traced, node: fx.Node, name: str) -> None:
