@@ -103,7 +103,7 @@ FREE: dict[str, Case] = {  # with what goes together, and the parameters behind 
     "view(b, c, -1)": (lambda h: h.view(h.shape[0], h.shape[1], -1).sum(2), lambda: nn.Linear(C, 2), EACH, 2),
     "view(-1, c, 36)": (lambda h: h.view(-1, h.shape[1], 36), lambda: nn.Conv1d(C, 2, 1), EACH, 2),
     "view(b, -1, 36)": (lambda h: h.view(h.shape[0], -1, 36), lambda: nn.Conv1d(C, 2, 1), EACH, 2),
-    "view(*shape[:2], -1)": (lambda h: h.view(h.shape[:2] + (-1,)), lambda: nn.Conv1d(C, 2, 1), EACH, 2),
+    "view(*shape[:2], -1)": (lambda h: h.view((*h.shape[:2], -1)), lambda: nn.Conv1d(C, 2, 1), EACH, 2),
     "flatten(1, 2)": (lambda h: h.flatten(1, 2).mean(2), lambda: nn.Linear(48, 2), EACH, 12),
     "unflatten of space": (lambda h: h.flatten(2).unflatten(2, (6, 6)), conv, EACH, 2),
     "tokens, flattened": (lambda h: tokens(h).flatten(1), lambda: nn.Linear(288, 2), EACH, 72),
@@ -125,7 +125,7 @@ TIED: dict[str, Case] = {
     "channel_shuffle": (lambda h: F.channel_shuffle(h, 4), conv, QUARTERS, 8),
     "two heads": (heads((2, -1)), lambda: nn.Linear(C, 2), HALVES, 4),
     "heads of four": (heads((-1, 4)), lambda: nn.Linear(C, 2), BLOCKS, 8),
-    "three unequal views": (lambda h: h.view(h.shape[0], 2, 2, -1).flatten(1), lambda: nn.Linear(288, 2), QUARTERS, 288),
+    "view(b, 2, 2, -1)": (lambda h: h.view(h.shape[0], 2, 2, -1).flatten(1), lambda: nn.Linear(288, 2), QUARTERS, 288),
     "roll by a half": (lambda h: h.roll(h.shape[1] // 2, 1), conv, HALVES, 4),
 }  # fmt: skip
 
@@ -170,7 +170,7 @@ def test_halves_that_are_multiplied_go_with_either() -> None:
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], int, str]] = {
     "view(-1, 288)": (lambda h: h.view(-1, 288), 288, "reaches view with sizes that are written out"),
     "view(b, 288)": (lambda h: h.view(h.shape[0], 288), 288, "reaches view with sizes that are written out"),
-    "view(b, 2, 4, 6, 6)": (lambda h: h.view(h.shape[0], 2, 4, 36).sum(1).flatten(1), 144, "sizes that are written out"),
+    "view(b, 2, 4, 6, 6)": (lambda h: h.view(h.shape[0], 2, 4, 36).sum(1).flatten(1), 144, "reaches view with"),
     "unflatten, written out": (lambda h: h.unflatten(1, (2, 4)).flatten(1), 288, "reaches unflatten, through which"),
     "a part, written out": (lambda h: h[:, 2:6].flatten(1), 144, "reaches getitem"),
     "narrow": (lambda h: h.narrow(1, 0, 4).flatten(1), 144, "reaches narrow, through which"),
