@@ -47,11 +47,16 @@ class Analysis:
             step = self.steps[node] = rules.step(node, self.known)
             self.known[node] = step.out
         self.put_off = rules.following.put_off
+        self._shared = rules.shared
         self._one = joined(rules.following.num_ids, [tie for step in self.steps.values() for tie in step.ties])
         self._keep = torch.zeros(rules.following.num_ids, dtype=torch.bool)
         self._need_backward()
         self.emptied = self._find_emptied()
         self._complete()
+
+    def shared(self) -> dict[Gate, Tensor]:
+        """For gates of several structures that are used in several places, which structures stay, bool."""
+        return {gate: self._kept(ids) for gate, ids in self._shared.items()}
 
     def kept(self, node: fx.Node, size: int) -> Tensor:
         """Which of the ``size`` entries in the output of ``node`` along its feature axis stay, bool."""

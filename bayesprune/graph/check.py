@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,32 +55,26 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     traced = trace(net, example_input)
     _check_memory(net, traced)
     names = {gate: name for name, gate in gates.items()}
+    called = dict(names)
     only: dict[Gate, int] | None = None
-    ranks: dict[Gate, int] = {}
+    ranks: dict[Gate, int | None] = {}
     assumed = False
     while only is None or only:
         rules = Rules(traced, {}, only)
-        known: dict[fx.Node, Features | None] = {}
-        for node in traced.graph.nodes:
-            try:
-                known[node] = rules.step(node, known).out
-            except TraceError as error:
-                inputs = [known[i] for i in node.all_input_nodes]
-                if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
-                    raise
-                raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
+        known = _known(traced, rules)
         one = joined(rules.following.num_ids, rules.following.ties)
         for node in traced.graph.nodes:
-            gate, features = _gate_of(traced, node), known[node]
+            gate, features = traced.gate(node), known[node]
             if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):
                 continue
             off = _first_off(gate, features, one)
-            name = names.pop(gate, str(node.target))
+            name = called[gate]
             if gate.size == 1:
                 _check_sums(traced, node, name)
-            _follow(traced, node, rules.with_off({gate: off}), known, name, gate.size == 1)
+            if names.pop(gate, None) is not None:  # the first place where it is used; the walk meets the others
+                _follow(traced, gate, rules.with_off({gate: off}), known, name)
             if features is not None and gate.size > 1:
-                ranks[gate] = 2 if features.rank is None else features.rank
+                ranks[gate] = _one_rank(ranks, gate, name, features.rank, assumed or rules.assumed)
         assumed = assumed or rules.assumed
         only = rules.following.put_off
     if names:
@@ -95,6 +90,24 @@ def _first_off(gate: Gate, features: Features | None, one: Tensor) -> Tensor:
     off = torch.zeros(gate.size, dtype=torch.bool)
     off[0] = True
     return off if features is None or len(features) != gate.size else one[features.ids] == one[features.ids[0]]
+
+
+def _known(traced: Traced, rules: Rules) -> dict[fx.Node, Features | None]:
+    """What is known of every tensor with all gates on.
+
+    Raises:
+        TraceError: for a layer that does not fit its input.
+    """
+    known: dict[fx.Node, Features | None] = {}
+    for node in traced.graph.nodes:
+        try:
+            known[node] = rules.step(node, known).out
+        except TraceError as error:
+            inputs = [known[i] for i in node.all_input_nodes]
+            if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
+                raise
+            raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
+    return known
 
 
 def _check_sums(traced: Traced, node: fx.Node, name: str) -> None:
@@ -153,42 +166,48 @@ def _overwrites(user: fx.Node, what: str) -> GateError:
     )
 
 
-def _gate_of(traced: Traced, node: fx.Node) -> Gate | None:
-    """The gate that a node holds."""
-    module = traced.module(node)
-    found = module if isinstance(module, Gate) else getattr(module, "gate", None)
-    return found if isinstance(found, Gate) else None
+def _one_rank(ranks: Mapping[Gate, int | None], gate: Gate, name: str, rank: int | None, assumed: bool) -> int | None:
+    """The rank of what a gate multiplies wherever it does, ``None`` if there are several.
+
+    Args:
+        ranks: Those of gates met so far.
+        gate: The gate.
+        name: Its name, for messages.
+        rank: The one that it meets now; ``None`` if it is unknown, and taken for that of a matrix.
+        assumed: Whether any tensor was taken for a matrix.
+    """
+    rank = 2 if rank is None else rank
+    if gate not in ranks or ranks[gate] == rank:
+        return rank
+    if assumed:
+        raise GateError(f"gate {name!r} multiplies tensors of several ranks, some of them unknown; {NEEDS_SHAPES}")
+    return None
 
 
-def _follow(
-    traced: Traced, start: fx.Node, rules: Rules, known: dict[fx.Node, Features | None], name: str, whole: bool
-) -> None:
-    """Walk on from a gate that is off for as long as something is constant.
+def _follow(traced: Traced, gate: Gate, rules: Rules, known: dict[fx.Node, Features | None], name: str) -> None:
+    """Walk on from where a gate is off for the first time, for as long as something is constant.
 
     Args:
         traced: The network.
-        start: The node that holds the gate.
-        rules: Rules with the gate's first entry off.
+        gate: The gate.
+        rules: Rules with its first entry off, and what goes with it.
         known: What is known of every tensor with all gates on.
         name: The gate's name, for messages.
-        whole: Whether it gates a whole tensor.
     """
-    first = rules.step(start, known)
-    if first.out is None:
-        if first.pins and not whole:
-            raise _refusal(name, first.reason)
-        return
-    changed: dict[fx.Node, Features | None] = {start: first.out}
-    node = start
+    whole, uses = gate.size == 1, traced.uses[gate]
+    changed: dict[fx.Node, Features] = {}
+    node = uses[0].prev
     while node.op != "output":
         node = node.next
         read = node.all_input_nodes if traced.example is None else tensors_read(node, known, traced.shapes)
         touched = [i for i in read if i in changed]
-        if not touched:
+        if not touched and node not in uses:
             continue
         step = rules.step(node, ChainMap({i: changed[i] for i in touched}, known))
         for source in touched:
-            _check_step(traced, node, step, source, changed[source], name, whole)  # type: ignore[arg-type]
+            _check_step(traced, node, step, source, changed[source], name, whole)
+        if node in uses and step.out is None and step.pins and not whole:
+            raise _refusal(name, step.reason)
         if step.out is not None and not bool(step.out.unknown.all()):
             changed[node] = step.out
 

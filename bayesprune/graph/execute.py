@@ -33,7 +33,7 @@ class Execution:
 
     def __init__(self, net: nn.Module, graph: fx.Graph):
         self.net = net
-        self.nodes: Sequence[fx.Node] = list(graph.nodes)
+        self.nodes: list[fx.Node] = list(graph.nodes)
         last = {source: node for node in self.nodes for source in node.all_input_nodes}
         self._done: dict[fx.Node, list[fx.Node]] = {}
         for source, node in last.items():

@@ -21,16 +21,30 @@ class Event(NamedTuple):
     What no gate decides has no gates and no ``own``, and so costs no arithmetic.
 
     Attributes:
-        gates: Names of gates that hold one structure each, on which all entries depend.
+        gates: Names of gates that hold one structure, on which all entries depend, or that are used in several places
+            and hold one structure for each entry, on which that depends.
         own: For every entry, shape ``(n,)``, or for all, shape ``(1,)``, float64; ``None`` where it is certain.
     """
 
     gates: frozenset[str] = frozenset()
     own: Tensor | None = None
 
-    def and_gate(self, name: str, theta: Tensor) -> Event:
-        """This, and that the gate ``name`` is on, or for gates of several structures the one of each entry."""
-        return Event(self.gates | {name}, self.own) if len(theta) == 1 else both([self, Event(own=theta)])
+    def and_gate(self, name: str, theta: Tensor, *, shared: bool = False) -> Event:
+        """This, and that the gate ``name`` is on, or for gates of several structures the one of each entry.
+
+        Args:
+            name: The gate.
+            theta: Its inclusion probabilities.
+            shared: Whether it is used in several places, so that this is to be remembered.
+        """
+        if shared or len(theta) == 1:
+            return Event(self.gates | {name}, self.own)
+        return both([self, Event(own=theta)])
+
+    def without(self, names: frozenset[str], theta: Mapping[str, Tensor]) -> Event:
+        """The same probability for each entry, forgetting that it depends on the gates ``names``."""
+        gone = self.gates & names
+        return Event(self.gates - gone, probability(Event(gone, self.own), theta)) if gone else self
 
 
 @dataclass(frozen=True)
@@ -52,20 +66,22 @@ class Presence:
 
     Attributes:
         steps: What every operation does, see `graph.Analysis`.
+        gates: By node the name of the gate that it multiplies by, if that is followed.
         put_off: Gates along other axes, of which nothing is known here.
+        shared: Names of gates of several structures that are used in several places.
     """
 
     def __init__(self, traced: Traced, only: Mapping[Gate, int] | None = None):
         analysis = Analysis(traced, {}, only)
         self.steps, self.put_off = analysis.steps, analysis.put_off
         names = {gate: name for name, gate in gates_of(traced.net).items()}
-        self._gates: dict[fx.Node, str] = {}
+        self.shared = frozenset(names[gate] for gate in analysis.shared())
+        self.gates: dict[fx.Node, str] = {}
         split: set[fx.Node] = set()
         for node in self.steps:
-            module = traced.module(node)
-            gate = module if isinstance(module, Gate) else getattr(module, "gate", None)
-            if isinstance(gate, Gate) and gate not in self.put_off and (only is None or gate in only):
-                self._gates[node] = names[gate]
+            gate = traced.gate(node)
+            if gate is not None and gate not in self.put_off and (only is None or gate in only):
+                self.gates[node] = names[gate]
                 split |= {node} if gate.size > 1 else set()
         self._sizes = {node: len(step.out) for node, step in self.steps.items() if step.out is not None}
         self._links = {node: [self._link(node, flow) for flow in self.steps[node].flows] for node in self._sizes}
@@ -73,7 +89,7 @@ class Presence:
         self._whole = {node: self._read_whole(node) for node in self.steps}
         self._apart = self._find_apart(split)
         self._sums = {
-            node: frozenset(self._gates[t] for t in node.all_input_nodes if t in self._gates and t not in split)
+            node: frozenset(self.gates[t] for t in node.all_input_nodes if t in self.gates and t not in split)
             for node, step in self.steps.items()
             if step.out is None and operation_of(node).adds
         }
@@ -91,7 +107,7 @@ class Presence:
         present: dict[fx.Node, Event] = {}
         joint = {node: Event(gates) for node, gates in self._sums.items()}
         for node, links in self._links.items():
-            sources = [present[link.flow.node] for link in links]
+            sources = [self._carried(link, present[link.flow.node], theta) for link in links]
             if node in self._reached and all(p.own is None and p.gates == sources[0].gates for p in sources):
                 here = both(sources[:1])
             else:
@@ -99,8 +115,8 @@ class Presence:
                 here = both(parts) if operation_of(node).kind == "product" else either(parts, theta)
                 if operation_of(node).adds:
                     joint[node] = both(parts)
-            gate = self._gates.get(node)
-            present[node] = here if gate is None else here.and_gate(gate, theta[gate])
+            gate = self.gates.get(node)
+            present[node] = here if gate is None else here.and_gate(gate, theta[gate], shared=gate in self.shared)
         return present, joint
 
     def needed(self, theta: Mapping[str, Tensor]) -> tuple[dict[fx.Node, Event], dict[fx.Node, Event]]:
@@ -118,21 +134,26 @@ class Presence:
         anything: dict[fx.Node, Event] = {}
         for node in reversed(list(self.steps)):
             need = needed[node] = Event() if node.op == "output" else either(readers[node], theta)
-            whole = anything[node] = self._any(node, need)
-            through, gate = need, self._gates.get(node)
+            whole = anything[node] = self._any(node, need, theta)
+            through, gate = need, self.gates.get(node)
             if gate is not None:
-                through = need.and_gate(gate, theta[gate])
+                through = need.and_gate(gate, theta[gate], shared=gate in self.shared)
                 if len(theta[gate]) == 1:
                     whole = whole.and_gate(gate, theta[gate])
-                elif need.own is not None:  # otherwise it is taken for granted that one of its entries is on
-                    whole = self._any(node, through)
+                elif need.own is not None or need.gates & self.shared:  # otherwise one of its entries is taken to be on
+                    whole = self._any(node, through, theta)
             for link in self._links.get(node, ()):
-                readers[link.flow.node].append(self._backward(node, link, through))
+                readers[link.flow.node].append(self._backward(node, link, self._carried(link, through, theta)))
             for source in self._whole[node]:
                 readers[source].append(whole)
         return needed, anything
 
-    def _any(self, node: fx.Node, need: Event) -> Event:
+    def _carried(self, link: _Link, event: Event, theta: Mapping[str, Tensor]) -> Event:
+        """An event at one end of a flow: where entries move, what they share with others is forgotten."""
+        return event if link.same else event.without(self.shared, theta)
+
+    def _any(self, node: fx.Node, need: Event, theta: Mapping[str, Tensor]) -> Event:
+        need = need.without(self.shared, theta)
         own = need.own
         if own is None or len(own) == 1:
             return need

@@ -35,6 +35,7 @@ class Rules:
     Attributes:
         following: What is followed, and the gates that are left to other rules.
         assumed: Whether any tensor of unknown rank was taken for a matrix.
+        shared: For gates of several structures that are used in several places, which entry each structure is.
     """
 
     def __init__(self, traced: Traced, off: Mapping[Gate, Tensor], only: Mapping[Gate, int] | None = None):
@@ -42,6 +43,9 @@ class Rules:
         self.following = Following(off, only)
         self.assumed = False
         self._attributes: dict[str, Tensor] = {}
+        several = (gate for gate, uses in traced.uses.items() if len(uses) > 1 and gate.size > 1 and only is None)
+        self.shared = {gate: self.following.fresh(gate.size) for gate in several}
+        self._ways: dict[Gate, str] = {}
 
     def with_off(self, off: Mapping[Gate, Tensor]) -> Rules:
         """The same rules with other gates switched off; what was found out by running calls is used again."""
@@ -61,6 +65,9 @@ class Rules:
             TraceError: for a layer that does not fit its input.
         """
         step = self._step(node, known)
+        gate = self.traced.gate(node)
+        if gate is not None and gate in self.shared:
+            step = self._share(node, gate, step, known)
         self.following.ties += step.ties
         out = step.out
         if out is not None and out.layout == "plain" and node.op != "get_attr":
@@ -102,9 +109,34 @@ class Rules:
             if all(known[i] is None for i in node.all_input_nodes):
                 return Step()
             if not _one_tensor(operation, call):
-                return call.wall()
+                return call.wall(because=operation.wall)
         step = None if operation.entries is None else operation.entries(call)
-        return step or call.wall()
+        return step or call.wall(because=operation.wall)
+
+    def _share(self, node: fx.Node, gate: Gate, step: Step, known: Known) -> Step:
+        """Let what a gate multiplies in several places be one physical entry a structure.
+
+        It then selects nothing of its input, unless nothing is known of what it multiplies, wherever it does.
+
+        Args:
+            node: One of the places.
+            gate: The gate.
+            step: What happens there, taken for its only place.
+            known: What is known of inputs.
+        """
+        ids = self.shared[gate]
+        if self.following.put_off.pop(gate, None) is not None:
+            where = f"dimension {gate.dim}, which is not that of the features, by a gate that is used elsewhere too"
+            step = barrier(node, f"is gated along {where}")
+        way = "fixed" if step.out is None else "selects" if step.selects and not step.flows else "tied"
+        if way == "fixed" or self._ways.setdefault(gate, way) != way:
+            step.holds.append(ids)
+        if step.out is not None:
+            step.ties.append((ids, step.out.ids))
+        if step.selects and way == "tied":
+            step.selects = False
+            step.ties += [(known[flow.node].ids[flow.src], step.out.ids[flow.dst]) for flow in step.flows]  # type: ignore[union-attr]
+        return step
 
     def _attribute(self, node: fx.Node) -> Step:
         """A parameter or buffer that is used directly, if it has one dimension and only scales or shifts."""

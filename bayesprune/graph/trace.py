@@ -18,7 +18,7 @@ from bayesprune.data.inputs import Inputs, as_inputs, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
-from bayesprune.layers import GATED_LAYERS, Gate, Residual
+from bayesprune.layers import Gate, GatedLayer, Residual
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -67,7 +67,7 @@ class GateTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
-        return isinstance(m, (Gate, *GATED_LAYERS)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (Gate, GatedLayer)) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -159,7 +159,7 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
             layer, or if the example does not go through it.
         GateError: if the example does not fit a gate.
     """
-    if isinstance(net, (Gate, Residual, *GATED_LAYERS)):
+    if isinstance(net, (Gate, Residual, GatedLayer)):
         raise TraceError(
             f"a lone {type(net).__name__} cannot be followed; wrap it: torch.nn.Sequential({type(net).__name__}(...))"
         )

@@ -16,7 +16,7 @@ from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.resumption import BlockPass, Resumption
-from bayesprune.layers import Draw, Gate, Residual, normal_layers
+from bayesprune.layers import Draw, Gate, Residual, holders_of, normal_layers
 
 _FLATTENING = threading.Lock()
 """Threads that use a network for the first time since it was copied or moved take turns."""
@@ -188,6 +188,8 @@ class GatedNet(nn.Module):
             followed: A form whose forward pass can be followed, if that of ``net`` cannot.
         """
         self.net = net
+        holders = holders_of(net)
+        self._holders = [list(holders.get(gate, {}).values()) for gate in self.gates()]
         self._followed = () if followed is None else (followed,)  # no submodule: its weights are those of ``net``
         self._norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
         self._resumption: dict[bool, Resumption] = {}
@@ -234,13 +236,17 @@ class GatedNet(nn.Module):
 
     def branches(self, slots: Iterable[int]) -> list[nn.Module]:
         """What passes leave out while the branch gates of these slots are known to be off."""
-        names = self.gate_names
-        blocks = [self.net.get_submodule(names[slot]) for slot in slots]
+        blocks = [block for slot in slots for block in self._holders[slot]]
         return [
             block.body if type(block).forward is Residual.forward else block
             for block in blocks
             if isinstance(block, Residual)
         ]
+
+    def is_branch(self, name: str) -> bool:
+        """Whether what a gate switches has a by-pass around it: all that holds the gate are residual blocks."""
+        holders = self._holders[self.gate_names.index(name)]
+        return bool(holders) and all(isinstance(holder, Residual) for holder in holders)
 
     @property
     def traced(self) -> Traced:

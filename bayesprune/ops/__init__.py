@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 
 from bayesprune.ops.call import NEEDS_SHAPES, Call, Following, name_of
 from bayesprune.ops.features import Features, Flow, Read, Step, barrier
-from bayesprune.ops.registry import OPERATIONS, Operation, Parts, operation_of, register
+from bayesprune.ops.registry import OPERATIONS, Operation, Parts, draws, operation_of, register
 
 for _module in iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -26,6 +26,7 @@ __all__ = [
     "Read",
     "Step",
     "barrier",
+    "draws",
     "name_of",
     "operation_of",
     "register",

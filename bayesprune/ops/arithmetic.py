@@ -110,6 +110,7 @@ register(
         takes="anything",
         kind="sum",
         memory="own",
+        files=True,
     )
 )
 register(
@@ -122,6 +123,7 @@ register(
         takes="anything",
         kind="difference",
         memory="own",
+        files=True,
     )
 )
 register(
@@ -134,16 +136,18 @@ register(
         takes="anything",
         kind="product",
         memory="own",
+        files=True,
     )
 )
 register(
     Operation(
         name="quotient, maximum or minimum of two tensors",
         functions=(operator.truediv, torch.div, torch.maximum, torch.minimum),
-        methods=("div",),
+        methods=("div", "maximum", "minimum"),
         inplace={operator.itruediv: operator.truediv},
         entries=_binary,
         takes="anything",
         memory="own",
+        files=True,
     )
 )

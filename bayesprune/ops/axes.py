@@ -186,6 +186,7 @@ register(
         moves=True,
         memory="view",
         arguments=("start_dim", "end_dim"),
+        files=True,
     )
 )
 register(
@@ -197,6 +198,7 @@ register(
         takes="sizes",
         moves=True,
         memory="view",
+        files=True,
     )
 )
 register(
@@ -207,16 +209,29 @@ register(
         entries=_transpose,
         moves=True,
         memory="view",
+        files=True,
     )
 )
 register(
     Operation(
-        name="permute", functions=(torch.permute,), methods=("permute",), entries=_permute, moves=True, memory="view"
+        name="permute",
+        functions=(torch.permute,),
+        methods=("permute",),
+        entries=_permute,
+        moves=True,
+        memory="view",
+        files=True,
     )
 )
 register(
     Operation(
-        name="squeeze", functions=(torch.squeeze,), methods=("squeeze",), entries=_squeeze, moves=True, memory="view"
+        name="squeeze",
+        functions=(torch.squeeze,),
+        methods=("squeeze",),
+        entries=_squeeze,
+        moves=True,
+        memory="view",
+        files=True,
     )
 )
 register(
@@ -227,6 +242,7 @@ register(
         entries=_unsqueeze,
         moves=True,
         memory="view",
+        files=True,
     )
 )
 register(
@@ -237,5 +253,6 @@ register(
         takes="anything",
         moves=True,
         memory="view",
+        files=True,
     )
 )

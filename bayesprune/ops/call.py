@@ -14,6 +14,7 @@ from bayesprune.layers import Gate
 from bayesprune.ops.features import Features, Step, barrier
 
 Known = Mapping[fx.Node, Features | None]
+WALL = "through which a removed structure cannot be followed"
 NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
 
 
@@ -119,15 +120,15 @@ class Call:
             return getattr(args[0], target)(*args[1:], **kwargs)
         return target(*args, **kwargs)
 
-    def wall(self, reason: str = "") -> Step:
+    def wall(self, reason: str = "", because: str = WALL) -> Step:
         """Nothing can be followed through it: every entry of its inputs stays.
 
         Args:
             reason: Why, in words that complete "what it gates ...".
+            because: Without a reason, why what reaches it cannot be followed.
         """
         kind = "" if self.module is None else f", a {type(self.module).__name__}"
-        reason = reason or f"reaches {self.name}{kind}, through which a removed structure cannot be followed"
-        return barrier(self.node, reason)
+        return barrier(self.node, reason or f"reaches {self.name}{kind}, {because}")
 
 
 def name_of(node: fx.Node) -> str:

@@ -59,5 +59,6 @@ register(
         takes="anything",
         moves=True,
         memory="own",
+        files=True,
     )
 )

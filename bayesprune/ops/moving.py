@@ -324,6 +324,7 @@ COPIES = (
     "column_stack", "dstack", "flip", "fliplr", "flipud", "hstack", "repeat", "repeat_interleave", "roll", "rot90",
     "stack", "tile", "vstack",
 )  # fmt: skip
+PARTS = ("chunk", "split", "tensor_split", "unbind")
 for _name in (*VIEWS, *COPIES):
     register(
         Operation(
@@ -332,6 +333,8 @@ for _name in (*VIEWS, *COPIES):
             methods=(_name,) if hasattr(Tensor, _name) else (),
             moves=True,
             memory="view" if _name in VIEWS else "own",
+            gives=["tensor"] if _name in PARTS else "tensor",
+            files=True,
         )
     )
 register(

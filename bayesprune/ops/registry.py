@@ -8,13 +8,16 @@ from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
-from bayesprune.ops.call import Call
+from bayesprune.ops.call import WALL, Call
 from bayesprune.ops.features import Step
 
 Takes = Literal["tensor", "sizes", "anything"]
 Kind = Literal["sum", "difference", "product", "normalisation", "extremum", ""]
 Memory = Literal["own", "view", ""]
 Role = Literal["in", "out", None]
+Gives = Any
+"""``"tensor"`` or ``"number"``; a list with the kind of each of its items, or a tuple of kinds; or a function that says
+so of a call and the module that it calls."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Operation:
         inplace: Functions that write its result over their first argument, by what they do without that.
         entries: What a call does to the entries of its inputs; ``None``, or if it gives ``None``: nothing can be said,
             and every entry before it stays.
+        wall: Why, where that is so.
         takes: What it can follow: one tensor with known features, and numbers (``"tensor"``); also sizes that are read
             of tensors (``"sizes"``); or ``"anything"``, in which case ``entries`` sees every call of it.
         parts: Of a module, what surgery cuts and what is counted.
@@ -69,10 +73,12 @@ class Operation:
         pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
         linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
         memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
-        random: Of a module, whether it draws random numbers in training mode.
-        arguments: Constructor arguments of its modules that a model file holds, attributes of the module as well;
-            ``None`` if model files do not hold them.
-        files: Whether model files may hold its functions and methods.
+        random: Of a module, whether it draws random numbers in training mode, see `draws`.
+        gives: What kind of value a call gives, where that is not computed from kinds of its arguments.
+        arguments: Constructor arguments of its modules that a model file holds, and the attribute that has the value of
+            each; names alone where they are the same. ``None``: model files, which may be forged, cannot hold them.
+        files: Whether model files may hold its functions and methods: only what computes tensors from its arguments,
+            and neither reads nor writes anything else.
 
     Example:
         >>> from bayesprune.ops import operation_of
@@ -86,6 +92,7 @@ class Operation:
     methods: tuple[str, ...] = ()
     inplace: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
     entries: Callable[[Call], Step | None] | None = None
+    wall: str = WALL
     takes: Takes = "tensor"
     parts: Callable[[Any], Parts] | None = None
     fold: Callable[[Any, Tensor], list[str]] | None = None
@@ -96,8 +103,14 @@ class Operation:
     linear: bool = False
     memory: Memory = ""
     random: Callable[[Any], bool] = _never
-    arguments: tuple[str, ...] | None = None
-    files: bool = True
+    gives: Gives = "tensor"
+    arguments: tuple[str, ...] | Mapping[str, str] | None = None
+    files: bool = False
+
+    @property
+    def all_functions(self) -> tuple[Callable[..., Any], ...]:
+        """Its functions, and those that write over their first argument."""
+        return (*self.functions, *self.inplace)
 
     @property
     def adds(self) -> bool:
@@ -138,3 +151,8 @@ def operation_of(called: fx.Node | nn.Module | None, module: nn.Module | None = 
             return _BY_TARGET.get(called.target, UNKNOWN)
         called = module
     return _BY_TARGET.get(type(called), UNKNOWN)
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a module draws random numbers in training mode; a subclass is taken for what it extends."""
+    return any(_BY_TARGET.get(kind, UNKNOWN).random(module) for kind in type(module).__mro__)

@@ -97,4 +97,19 @@ def _reads_size(node: fx.Node, x: Features) -> bool:
     return x.axis % len(every) in (picked if isinstance(picked, range) else [picked])
 
 
-register(Operation(name="size", methods=("size", "dim"), entries=read_sizes, takes="anything"))
+def _kind_of_sizes(node: fx.Node, module: Any) -> Any:
+    """Several sizes, if none of them is asked for."""
+    whole = node.target == "size" and len(node.args) + len(node.kwargs) == 1
+    return ["number"] if whole else "number"
+
+
+register(
+    Operation(
+        name="size",
+        methods=("size", "dim"),
+        entries=read_sizes,
+        takes="anything",
+        gives=_kind_of_sizes,
+        files=True,
+    )
+)

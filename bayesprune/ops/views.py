@@ -5,4 +5,4 @@ from __future__ import annotations
 from bayesprune.ops.registry import Operation, register
 
 for _name in ("to", "type_as", "float"):
-    register(Operation(name=_name, methods=(_name,), memory="view"))
+    register(Operation(name=_name, methods=(_name,), memory="view", files=True))

@@ -29,6 +29,7 @@ class Cutter:
         self.folded: set[str] = set()
         self._names: dict[nn.Module, str] = {}
         self._done: set[tuple[nn.Module, str]] = set()
+        self._shared: dict[Gate, Tensor] = {}
 
     def cut(self, analysis: Analysis) -> None:
         """Cut every module of the analysed network that the analysis lets become smaller."""
@@ -36,6 +37,7 @@ class Cutter:
         traced = self.analysis.traced
         self._names = {module: name for name, module in traced.net.named_modules()}
         self._done = set()
+        self._shared = analysis.shared()
         for node in traced.graph.nodes:
             module, step = traced.module(node), self.analysis.steps[node]
             if node.op == "get_attr" and step.out is not None:
@@ -43,8 +45,14 @@ class Cutter:
             if module is None or str(node.target) in traced.fixed or (step.out is None and not step.reads):
                 continue
             parts = operation_of(module).parts
-            if parts is not None and (step.selects or not isinstance(module, Gate)):
+            if parts is not None and (not isinstance(module, Gate) or (step.selects and module not in self._shared)):
                 self._module(node, module, parts(module))
+        for gate, stays in self._shared.items():
+            use = traced.uses[gate][0]
+            if self.analysis.steps[use].selects:
+                self._module(use, gate, operation_of(gate).parts(gate))  # type: ignore[misc]
+            else:
+                self._own_gate(gate, stays)
 
     def _module(self, node: fx.Node, module: Any, parts: Parts) -> None:
         """Cut the parts of a module and its gate.
@@ -73,9 +81,18 @@ class Cutter:
             if role in stays:
                 setattr(module, attribute, int(stays[role].sum()))
         gate = getattr(module, "gate", None)
-        if gate is not None and gate.size == sizes.get("out"):
-            self._tensor(gate, "theta", stays["out"])
-            gate.size = gate.in_size = len(gate.theta)
+        if gate is not None and gate not in self._shared and gate.size == sizes.get("out"):
+            self._own_gate(gate, stays["out"])
+
+    def _own_gate(self, gate: Gate, stays: Tensor) -> None:
+        """Cut a gate that multiplies all that what it gates has left.
+
+        Args:
+            gate: The gate.
+            stays: Which of its structures stay, bool.
+        """
+        self._tensor(gate, "theta", stays)
+        gate.size = gate.in_size = len(gate.theta)
 
     @torch.no_grad()
     def _tensor(self, module: nn.Module, attribute: str, *masks: Tensor | None) -> None:

@@ -32,6 +32,9 @@ class ExpectedCost:
     of outputs. With independent gates this is multilinear in θ, so pricing by its derivative keeps the properties of a
     constant price: minima at θ ∈ {0, 1}. A branch whose gate is off costs nothing, whatever it is made of.
 
+    A gate in several places counts once: with one that two layers write to a stream, an entry is there with θ, and a
+    layer that reads and writes the stream costs E[n²].
+
     It is exact for chains whose layers cannot die whole, and for branches, also within each other. It approximates
     where layers can die (surgery keeps one structure of them), and where units and a branch write to one stream (an
     entry stays wherever it is part of the stream as long as anything writes to it).
@@ -103,13 +106,16 @@ class ExpectedCost:
             else:
                 here = joint.get(node) if kind == TERMS else None
                 here = present[node] if here is None else here
-                event = _mean(both([here, needed[node]]))
+                event = both([here, needed[node]])
             inputs = [_inputs(self.presence, node, present)]
+            if kind == DENSE:
+                event, inputs = self._pairs(event, inputs[0], theta), []
+            event = self._mean(event, theta)
             for other, there, read in others:
-                event = both([event, _mean(both([there.get(node, Event()), read[node]]))])
+                event = both([event, self._mean(both([there.get(node, Event()), read[node]]), theta)])
                 inputs.append(_inputs(other, node, there))
             if kind == DENSE:
-                event = both([event, *map(_mean, inputs)])
+                event = both([event, *(self._mean(part, theta) for part in inputs)])
             if event.own is None:
                 by_gates[event.gates] = by_gates[event.gates] + amount if event.gates in by_gates else amount
             else:
@@ -121,6 +127,31 @@ class ExpectedCost:
             shares.append(shares[0] if share is None else share)
         expected = torch.cat(shares) @ torch.stack(amounts)
         return dict(zip(self.measures, expected, strict=True))
+
+    def _mean(self, event: Event, theta: Mapping[str, Tensor]) -> Event:
+        """The mean over entries."""
+        event = event.without(self.presence.shared, theta)
+        return event if event.own is None else Event(event.gates, event.own.mean(0, keepdim=True))
+
+    def _pairs(self, outputs: Event, inputs: Event, theta: Mapping[str, Tensor]) -> Event:
+        """That an output and an input are both there, in the mean over all pairs.
+
+        A pair of which one gate decides both counts with its θ, not with the square.
+
+        Args:
+            outputs: For every output, that it is there.
+            inputs: The same for inputs.
+            theta: By gate name, the inclusion probabilities.
+        """
+        common = outputs.gates & inputs.gates & self.presence.shared
+        mean = both([self._mean(outputs, theta), self._mean(inputs, theta)])
+        if not common:
+            return mean
+        once, rest = probability(Event(common), theta), both([outputs, inputs])
+        own = probability(Event((rest.gates & self.presence.shared) - common, rest.own), theta)
+        more = once - once.square() if own is None else (once - once.square()) * own  # type: ignore[operator, union-attr]
+        assert mean.own is not None
+        return Event(mean.gates, mean.own + more.mean(0, keepdim=True) / len(more))
 
     def _kind(self, node: fx.Node) -> str:
         """What the work of an operation goes with."""
@@ -171,8 +202,3 @@ def _inputs(presence: Presence, node: fx.Node, present: Mapping[fx.Node, Event])
     """That an input of a layer is there."""
     reads = presence.steps[node].reads
     return present[reads[0].node] if reads else Event()
-
-
-def _mean(event: Event) -> Event:
-    """The mean over entries."""
-    return event if event.own is None else Event(event.gates, event.own.mean(0, keepdim=True))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
-from bayesprune.layers import Residual, plain_parameters
+from bayesprune.layers import Residual, holders_of, plain_parameters
 from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.ops import operation_of
 from bayesprune.optim import remap_optimizer
 from bayesprune.pruning import RemovalMonitor, kept_gates, shrink
 from bayesprune.types import IndexMap, Removal
@@ -96,7 +98,7 @@ class Surgeon:
     def _spare_last(self, off: dict[str, Tensor]) -> None:
         """Take the best structure out of ``off`` wherever a whole gate that is no branch's is off."""
         for name, mask in off.items():
-            if bool(mask.all()) and not isinstance(self.net.net.get_submodule(name), Residual):
+            if bool(mask.all()) and not self.net.is_branch(name):
                 self._spare(name, mask)
 
     def _spare(self, name: str, mask: Tensor) -> None:
@@ -129,11 +131,12 @@ class Surgeon:
     def _log(self, step: int, smaller: nn.Module, index: IndexMap) -> None:
         kept = kept_gates(self.net.net, index)
         thetas, gains = self.net.by_gate(self.net.theta.detach().cpu()), self.net.by_gate(self.updates.gain.cpu())
-        for name in self.net.gate_names:
+        holders = holders_of(self.net.net)
+        for name, gate in zip(self.net.gate_names, self.net.gates(), strict=True):
             gone = torch.ones(len(thetas[name]), dtype=torch.bool)
             if name in kept:
                 gone[kept[name]] = False
-            norms = _structure_norms(self.net.net.get_submodule(name), len(gone))
+            norms = _structure_norms(holders[gate].values(), len(gone))
             for s in gone.nonzero()[:, 0].tolist():
                 evidence = float(thetas[name][s]), float(gains[name][s]), float(norms[s])
                 self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence))
@@ -151,14 +154,19 @@ class Surgeon:
         self.origin = {name: self.origin[name][kept[name]] for name in self.origin if name in kept}
 
 
-def _structure_norms(module: nn.Module, size: int) -> Tensor:
-    """‖M_s‖ of each structure of a gated module, shape ``(size,)``: rows of the writing layer, or the branch."""
+def _structure_norms(holders: Iterable[nn.Module], size: int) -> Tensor:
+    """‖M_s‖ of each structure of a gate, shape ``(size,)``: of rows of the writing layers, and of branches."""
+    norms = [_structure_norm(holder, size) for holder in holders]
+    return torch.stack(norms).norm(dim=0) if len(norms) > 1 else norms[0] if norms else torch.zeros(size)
+
+
+def _structure_norm(module: nn.Module, size: int) -> Tensor:
     if isinstance(module, Residual):
         squares = [p.detach().square().sum() for p in plain_parameters(module.body).values()]
         return torch.stack(squares).sum().sqrt().expand(size).cpu()
-    weight = getattr(module, "weight", None)
-    if weight is None:
-        return torch.zeros(size)
-    if len(weight) != size:
-        return weight.detach().norm().expand(size).cpu()
-    return weight.detach().flatten(1).norm(dim=1).cpu()
+    weight: Tensor = module.weight.detach()  # type: ignore[operator, assignment, union-attr]
+    parts = operation_of(module).parts
+    place = 0 if parts is None else parts(module).tensors["weight"].index("out")
+    if weight.shape[place] != size:
+        return weight.norm().expand(size).cpu()
+    return weight.transpose(0, place).flatten(1).norm(dim=1).cpu()

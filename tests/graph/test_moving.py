@@ -103,7 +103,9 @@ FREE: dict[str, Case] = {  # with what goes together, and the parameters behind 
     "view(b, c, -1)": (lambda h: h.view(h.shape[0], h.shape[1], -1).sum(2), lambda: nn.Linear(C, 2), EACH, 2),
     "view(-1, c, 36)": (lambda h: h.view(-1, h.shape[1], 36), lambda: nn.Conv1d(C, 2, 1), EACH, 2),
     "view(b, -1, 36)": (lambda h: h.view(h.shape[0], -1, 36), lambda: nn.Conv1d(C, 2, 1), EACH, 2),
-    "view(*shape[:2], -1)": (lambda h: h.view((*h.shape[:2], -1)), lambda: nn.Conv1d(C, 2, 1), EACH, 2),
+    "view(shape[:2] + (-1,))": (
+        lambda h: h.view(h.shape[:2] + (-1,)), lambda: nn.Conv1d(C, 2, 1), EACH, 2,  # noqa: RUF005
+    ),
     "flatten(1, 2)": (lambda h: h.flatten(1, 2).mean(2), lambda: nn.Linear(48, 2), EACH, 12),
     "unflatten of space": (lambda h: h.flatten(2).unflatten(2, (6, 6)), conv, EACH, 2),
     "tokens, flattened": (lambda h: tokens(h).flatten(1), lambda: nn.Linear(288, 2), EACH, 72),

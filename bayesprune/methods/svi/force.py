@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
-from bayesprune.layers import Residual
 from bayesprune.methods.svi.budget import NEGLIGIBLE
 from bayesprune.pruning import shrink
 
@@ -37,7 +36,7 @@ class Dispensable:
         """
         name = self.net.gate_names[self._gate_of[s]]
         part = self.net.by_gate(on)[name]
-        if isinstance(self.net.net.get_submodule(name), Residual) or int(part.sum()) > 1:
+        if self.net.is_branch(name) or int(part.sum()) > 1:
             return True
         if len(part) > 1:
             return False

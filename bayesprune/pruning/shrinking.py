@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Analysis, gates_of, trace
-from bayesprune.layers import Gate, Residual, normal_layers
+from bayesprune.layers import Gate, Residual, holders_of, normal_layers
 from bayesprune.pruning.cut import Cutter
 from bayesprune.types import IndexMap
 
@@ -83,12 +83,11 @@ def kept_gates(net: nn.Module, index: IndexMap) -> dict[str, Tensor]:
         net: The network that was cut.
         index: What `shrink` gave with the smaller one.
     """
-    kept = {}
-    for name, gate in gates_of(net).items():
-        parameter = f"{name}.theta" if net.get_submodule(name) is gate else f"{name}.gate.theta"
-        if parameter in index.kept:
-            chosen = index.kept[parameter][0]
-            kept[name] = torch.arange(gate.size) if chosen is None else chosen.cpu()
+    kept, names = {}, {gate: name for name, gate in gates_of(net).items()}
+    for place, gate in net.named_modules(remove_duplicate=False):  # the first of a gate's places may have gone
+        if isinstance(gate, Gate) and f"{place}.theta" in index.kept:
+            chosen = index.kept[f"{place}.theta"][0]
+            kept[names[gate]] = torch.arange(gate.size) if chosen is None else chosen.cpu()
     return kept
 
 
@@ -117,17 +116,26 @@ def _checked(net: nn.Module, off: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _drop_branches(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Replace every residual block whose gate is off by its by-pass, which keeps its name ``shortcut``."""
-    for name, mask in masks.items():
+    """Replace every residual block whose gate is off by its by-pass, which keeps its name ``shortcut``.
+
+    Gates keep their names, even if the module that they were called after is gone.
+    """
+    gates, holders = gates_of(net), holders_of(net)
+    off = [gates[name] for name, mask in masks.items() if bool(mask.all())]
+    for name, block in [item for gate in off for item in holders[gate].items()]:
+        if not isinstance(block, Residual) or type(block).forward is not Residual.forward:
+            continue
+        bypass = nn.Sequential(OrderedDict(shortcut=block.shortcut))
+        bypass.training = block.training
         parent, _, last = name.rpartition(".")
         try:
-            block = net.get_submodule(name)
+            net.get_submodule(parent).register_module(last, bypass)
         except AttributeError:  # within a branch that has gone
             continue
-        if isinstance(block, Residual) and type(block).forward is Residual.forward and bool(mask.all()):
-            bypass = nn.Sequential(OrderedDict(shortcut=block.shortcut))
-            bypass.training = block.training
-            net.get_submodule(parent).register_module(last, bypass)
+    now = {gate: name for name, gate in gates_of(net).items()}
+    for name, gate in gates.items():
+        if now.get(gate, name) != name:
+            gate.label = name
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from bayesprune.graph.presence import Event, both, probability
 from bayesprune.layers import NormalLayer, Residual
 from bayesprune.ops.convolution import is_depthwise
 
-Shares = tuple[Tensor | None, Tensor | None]
+WeightShares = tuple[Tensor | None, Tensor | None]
 """With what probability outputs and inputs of a layer are there, shapes ``(n_out,)`` and ``(n_in,)``, or one entry for
 all; ``None`` where that is certain."""
 
@@ -22,7 +22,8 @@ class WeightPresence:
 
     An output that nothing reads is not there either. Never less than the probability that the network's outputs depend
     on the weight; more where they do not because a whole layer on the way is off, and for layers that are called more
-    than once or share parameters, which count in full.
+    than once or share parameters, which count in full. Less, θ² for θ, where one structure of a gate in several places
+    is both the input and the output of a weight.
 
     Args:
         net: The network.
@@ -38,7 +39,7 @@ class WeightPresence:
         self._branches = {name: _branches_around(net, name) for name in layers}
         self._lasting = _lasting_inputs(traced, self._nodes, layers)
 
-    def __call__(self, theta: Mapping[str, Tensor]) -> tuple[list[Shares], list[Shares]]:
+    def __call__(self, theta: Mapping[str, Tensor]) -> tuple[list[WeightShares], list[WeightShares]]:
         """By layer, with what probability its outputs and inputs are there; differentiable.
 
         Args:
@@ -57,9 +58,9 @@ class WeightPresence:
         present: Mapping[fx.Node, Event],
         needed: Mapping[fx.Node, Event],
         branches: Mapping[str, frozenset[str]],
-    ) -> list[Shares]:
+    ) -> list[WeightShares]:
         """The shares, by layer given that the gates ``branches`` are on."""
-        shares: list[Shares] = []
+        shares: list[WeightShares] = []
         for name, layer in self.layers.items():
             node = self._nodes.get(name)
             if node is None:
@@ -68,10 +69,16 @@ class WeightPresence:
             given = branches.get(name, frozenset())
             out = needed[node]
             if is_depthwise(layer) and layer.bias is not None:  # what it makes of an input that is off is its bias
-                out = out.and_gate(name, theta[name]) if name in theta else out
+                gate = self._presence.gates.get(node)
+                if gate is not None:
+                    out = out.and_gate(gate, theta[gate], shared=gate in self._presence.shared)
             elif node in present:
                 out = both([present[node], out])
-            columns = None if is_depthwise(layer) else self._columns(node, present, theta, given | out.gates)
+            columns = (
+                None
+                if is_depthwise(layer)
+                else self._columns(node, present, theta, given | (out.gates - self._presence.shared))
+            )
             shares.append((_probability(out, theta, given), columns))
         return shares
 
@@ -81,9 +88,8 @@ class WeightPresence:
         """With what probability the inputs of the layer that ``node`` calls are there."""
         reads, name = self._presence.steps[node].reads, str(node.target)
         if not reads:  # nothing is known of them, but one gate may hold them all
-            source = node.all_input_nodes[0]
-            whole = theta.get(str(source.target)) if source.op == "call_module" else None
-            return whole if whole is not None and len(whole) == 1 else None
+            gate = self._presence.gates.get(node.all_input_nodes[0])
+            return None if gate is None or len(theta[gate]) > 1 else theta[gate]
         columns = _probability(present[reads[0].node], theta, given)
         features = self._presence.steps[reads[0].node].out
         if columns is not None and len(columns) > 1 and features is not None:
@@ -92,7 +98,7 @@ class WeightPresence:
             columns = torch.where(self._lasting[name], 1.0, columns)
         return columns
 
-    def tables(self, shares: Sequence[Shares]) -> list[Tensor]:
+    def tables(self, shares: Sequence[WeightShares]) -> list[Tensor]:
         """Θ of weight and bias of one layer after another, each broadcastable to it, where it lies."""
         tables = []
         for layer, (rows, columns) in zip(self.layers.values(), shares, strict=True):
@@ -114,9 +120,10 @@ def _probability(event: Event, theta: Mapping[str, Tensor], given: frozenset[str
 
 
 def _branches_around(net: nn.Module, name: str) -> frozenset[str]:
-    """Names of the residual blocks whose branch holds the layer ``name``, which is not computed when one is off."""
+    """Names of the gates of residual blocks whose branch holds the layer ``name``, not computed when one is off."""
+    names = {gate: gate_name for gate_name, gate in gates_of(net).items()}
     return frozenset(
-        block
+        names[module.gate]
         for block, module in net.named_modules()
         if isinstance(module, Residual)
         and type(module).forward is Residual.forward
