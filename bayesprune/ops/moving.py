@@ -62,7 +62,7 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
         picked = all(operation_of(user).moves for user in call.node.users) and call.several()
         return Step() if picked else call.wall()
     step = rule()
-    if step.out is not None and step.out.layout != "plain":
+    if step.out is not None and step.out.layout != "plain" and (step.out.rank or 0) > 2:
         return _written_out(step, call.shapes[call.node])
     if step.out is None and all(tensor in call.shapes for tensor in read):
         shapes = call.several()
@@ -92,7 +92,7 @@ def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:
 
 
 def _written_out(step: Step, shape: torch.Size) -> Step:
-    """The step of a call that flattens, with an entry for every position of its result, whose shape is known."""
+    """The step of a call that flattens some dimensions, with an entry for every position of its result."""
     x = step.out
     assert x is not None
     index = x.entries(shape[x.axis], "a flattened tensor")
