@@ -14,7 +14,7 @@ from bayesprune import layers
 from bayesprune.errors import GateError
 from bayesprune.graph import Analysis, check_gates, gates_of, trace
 from bayesprune.layers import Gate
-from bayesprune.pruning import compact, cost
+from bayesprune.pruning import ExpectedCost, compact, cost
 from tests.graph.test_axes import some_off, verify
 
 C, SIZE = 8, 6
@@ -225,6 +225,21 @@ def test_constants_are_moved_too() -> None:
     for entries, left in (((1,), C), ((1, 5), C - 2)):
         group_off(net, *entries)
         assert verify(net, x, x).get_submodule("out").in_channels == left
+
+
+@pytest.mark.parametrize(
+    "name", ["windows", "stack along channels", "view(b, c * 36)", "tile", "as many parts as channels"]
+)
+def test_expected_cost_is_that_of_what_is_left(name: str) -> None:
+    """Where no entries go together, expected cost is multilinear in θ, and exact at its corners."""
+    function, out, _, _ = FREE[name]
+    net, x = Moved(function, out()), torch.randn(3, 2, SIZE, SIZE)
+    expected = ExpectedCost(net, x)
+    for entries in ((), (0,), (1, 2, 5)):
+        group_off(net, *entries)
+        left = cost(compact(net, example_input=x), x)
+        found = expected({"first": net.first.gate.theta.detach()})
+        assert {key: float(value) for key, value in found.items()} == {"params": left.params, "macs": left.macs}
 
 
 class Excited(nn.Module):
