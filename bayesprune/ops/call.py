@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,7 +50,7 @@ class Call:
 
     Attributes:
         node: The call.
-        net: The network that is traced.
+        modules: The modules that the calls of the network call, as far as they call one.
         known: What is known of its inputs.
         shapes: The shapes of tensors for one example, as far as known.
         following: What is followed.
@@ -59,20 +58,16 @@ class Call:
     """
 
     node: fx.Node
-    net: nn.Module
+    modules: Mapping[fx.Node, nn.Module]
     known: Known
     shapes: Mapping[fx.Node, torch.Size]
     following: Following
     several: Callable[[], Mapping[fx.Node, torch.Size]] | None = None
 
-    @cached_property
+    @property
     def module(self) -> Any:
         """The module that it calls, if it calls one."""
-        return self.module_of(self.node)
-
-    def module_of(self, node: fx.Node) -> Any:
-        """The module that ``node`` calls, if it calls one."""
-        return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return self.modules.get(self.node)
 
     @property
     def name(self) -> str:

@@ -194,7 +194,7 @@ class _Numbers:
             args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
             target: Any = node.target
             if node.op == "call_module":
-                return self.call.module_of(node).forward(*args, **kwargs)
+                return self.call.modules[node].forward(*args, **kwargs)
             if node.op == "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             return target(*args, **kwargs)
