@@ -21,9 +21,7 @@ class Features:
             ``(B, ..., F)``) or another one.
         rank: Number of dimensions of the tensor, if known.
         layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the tensor
-            (``"blocks"``) or for every n-th one (``"tiles"``), r being known once a layer of known size reads it; or
-            for ``inner`` consecutive ones, again and again (``"between"``).
-        inner: See there.
+            (``"blocks"``) or for every n-th one (``"tiles"``), r being known once a layer of known size reads it.
 
     Example:
         >>> x = Features(torch.arange(3), torch.tensor([0.0, torch.nan, torch.nan]), axis=1, layout="blocks")
@@ -36,7 +34,6 @@ class Features:
     axis: int
     rank: int | None = None
     layout: str = "plain"
-    inner: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,8 +72,6 @@ class Features:
                 + (" times the size of the map" if self.layout != "plain" else "")
             )
         index = torch.arange(len(self))
-        if self.layout == "between":
-            return index.repeat_interleave(self.inner).repeat(count // self.inner)
         return index.repeat(count) if self.layout == "tiles" else index.repeat_interleave(count)
 
 

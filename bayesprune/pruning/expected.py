@@ -74,6 +74,7 @@ class ExpectedCost:
         with eval_mode(net), misfits_named(net, example, "ExpectedCost"):
             self.traced = trace(net)
             macs = count_macs(self.traced, example[:1]) if "macs" in measures else {}
+        self.traced.learn_shapes(example)
         if "latency" in measures and seconds is None:
             seconds = measure_latency(net, example)
         calls = [node for node in self.traced.graph.nodes if node.op.startswith("call")]
