@@ -53,7 +53,7 @@ class IndexMap:
     Attributes:
         kept: By name of the tensor in the *new* network (names are those of the old one): for every dimension the
             indices that were kept, or ``None`` for all of them. A name of the old network that is missing here was
-            removed whole.
+            removed whole, or is that of a tensor with another name, too.
         folded: Names of tensors whose values are not a selection of the old ones, because a constant was folded into
             them (their optimiser state is still selected by ``kept``).
     """

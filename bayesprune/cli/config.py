@@ -13,7 +13,7 @@ from bayesprune.checked import real, whole
 from bayesprune.cli.recipes import OPTIMIZERS, recipe_for
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
-from bayesprune.infer.net import SLABS
+from bayesprune.infer.net import WEIGHTS
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.training.devices import PRECISIONS, check_device
 
@@ -108,7 +108,7 @@ class RunConfig:
             raise ConfigError(f"--temperature {self.temperature} needs the weights' posterior: give --slab normal too")
         real("--label-smoothing", self.label_smoothing, 0, 1, "[)")
         self._check_prices()
-        choices = {"optimizer": OPTIMIZERS, "augment": (CROP_FLIP, NO_AUGMENTATION), "slab": SLABS}
+        choices = {"optimizer": OPTIMIZERS, "augment": (CROP_FLIP, NO_AUGMENTATION), "slab": WEIGHTS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{option(name)} {getattr(self, name)}: unknown; known are {', '.join(known)}")

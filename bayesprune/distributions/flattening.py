@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import pyro
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Delta
 from torch import Size, Tensor
 from torch.distributions import constraints
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.distributions.gate_prior import GatePrior
 from bayesprune.errors import ConfigError
 
 _BERNOULLI = (
@@ -99,7 +100,7 @@ def _as_valid(log_gamma: Tensor | float, validate: bool) -> Tensor:
     return tensor
 
 
-class FlatteningPrior(TorchDistribution):
+class FlatteningPrior(GatePrior):
     """Prior p(π | γ) = (γ − 1) / (log γ · (1 + (γ − 1) π)) of an inclusion probability π ∈ [0, 1], γ > 1.
 
     It puts mass near 0, and log γ → 0 gives Uniform(0, 1). Eliminating π turns the KL term of a gate into one that is
@@ -116,24 +117,21 @@ class FlatteningPrior(TorchDistribution):
 
     Raises:
         ConfigError: if ``log_gamma`` is not positive, NaN or infinite.
+
+    Example:
+        >>> prior = FlatteningPrior(4.0)
+        >>> prior.optimum(torch.tensor([-0.1, 0.1]), num_data=100)  # keep the first gate, remove the second
+        tensor([1., 0.])
     """
 
+    decides = True
     arg_constraints = {"log_gamma": constraints.positive}  # noqa: RUF012
     support = constraints.unit_interval
     has_rsample = True
 
     @checked_arguments
     def __init__(self, log_gamma: Tensor | float, validate_args: bool | None = None):
-        self.log_gamma = _as_valid(log_gamma, validate=validate_args is not False)
-        super().__init__(self.log_gamma.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlatteningPrior:
-        """The same law with ``log_gamma`` expanded to ``batch_shape``."""
-        new = self._get_checked_instance(FlatteningPrior, _instance)
-        new.log_gamma = self.log_gamma.expand(Size(batch_shape))
-        super(FlatteningPrior, new).__init__(new.log_gamma.shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        super().__init__(_as_valid(log_gamma, validate=validate_args is not False), validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density log p(value | γ) in nats; ``value`` in [0, 1], broadcast against the batch shape."""
@@ -212,3 +210,35 @@ class FlatteningPrior(TorchDistribution):
             theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.
         """
         return -(1 - theta) * self.log_gamma - _log_density_at_one(self.log_gamma)
+
+    def divergence(self, theta: Tensor) -> Tensor:
+        """−log((γ − 1) / log γ), whatever θ is: the entropy of the gate and that of π cancel."""
+        return -self.log_normalizer.expand(torch.broadcast_shapes(theta.shape, self.log_gamma.shape))
+
+    @staticmethod
+    def slope(theta: Tensor) -> Tensor:
+        """0."""
+        return torch.zeros_like(theta)
+
+    @staticmethod
+    def unit(price: Tensor, num_data: int) -> Tensor:
+        """The price itself."""
+        return price
+
+    @staticmethod
+    def optimum(evidence: Tensor, num_data: int) -> Tensor:
+        """1 where the evidence against a gate is negative, otherwise 0: the objective is linear in θ."""
+        return (evidence < 0).to(evidence.dtype)
+
+    @property
+    def log_odds(self) -> Tensor:
+        """Logit of the mean of π."""
+        return torch.logit(self.mean)
+
+    def pyro_model(self) -> Tensor:
+        """The site ``inclusion``, π."""
+        return pyro.sample("inclusion", self.to_event(1))
+
+    def pyro_guide(self, theta: Tensor) -> None:
+        """π at its optimum given θ."""
+        pyro.sample("inclusion", Delta(self.optimal(theta)).to_event(1))

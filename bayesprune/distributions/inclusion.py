@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log
-from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
+from bayesprune.distributions.gate_prior import EDGE, GatePrior
 from bayesprune.distributions.kl import bernoulli_entropy
 from bayesprune.errors import ConfigError
 
@@ -21,7 +20,7 @@ SSIG_C = 1e-9
 """The constant c in the exponent of the authors' experiments (Jantre, Bhattacharya & Maiti 2021)."""
 
 
-class FixedInclusion(TorchDistribution):
+class FixedInclusion(GatePrior):
     """ξ ~ Bernoulli(λ) with a known prior inclusion probability λ, kept as log γ = −logit λ.
 
     log γ is the price of an inclusion in nats for the whole data set, as that of `FlatteningPrior` is; the two differ
@@ -34,8 +33,14 @@ class FixedInclusion(TorchDistribution):
 
     Raises:
         ConfigError: if not exactly one is given, or a value is out of range.
+
+    Example:
+        >>> prior = FixedInclusion(0.5)
+        >>> prior.optimum(torch.tensor([-0.01, 0.0, 0.01]), num_data=100)  # the data speak of one nat in all
+        tensor([0.7311, 0.5000, 0.2689])
     """
 
+    decides = False
     arg_constraints = {"log_gamma": constraints.real}  # noqa: RUF012
     support = constraints.boolean
 
@@ -58,20 +63,10 @@ class FixedInclusion(TorchDistribution):
                     f"{value.min().item():g} to {value.max().item():g}; for smaller ones than floats can hold give "
                     "log_gamma = -logit(probs)"
                 )
-            self.log_gamma = -torch.logit(value)
-        else:
-            self.log_gamma = value
-            if not bool(torch.isfinite(value).all()):
-                raise ConfigError("FixedInclusion: log_gamma = -logit(probs) must be finite")
-        super().__init__(self.log_gamma.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FixedInclusion:
-        """The same law with ``log_gamma`` expanded to ``batch_shape``."""
-        new = self._get_checked_instance(FixedInclusion, _instance)
-        new.log_gamma = self.log_gamma.expand(Size(batch_shape))
-        super(FixedInclusion, new).__init__(new.log_gamma.shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+            value = -torch.logit(value)
+        elif not bool(torch.isfinite(value).all()):
+            raise ConfigError("FixedInclusion: log_gamma = -logit(probs) must be finite")
+        super().__init__(value, validate_args)
 
     @property
     def probs(self) -> Tensor:
@@ -105,6 +100,42 @@ class FixedInclusion(TorchDistribution):
             theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.
         """
         return theta * self.log_gamma - bernoulli_entropy(theta) + softplus(-self.log_gamma)
+
+    def divergence(self, theta: Tensor) -> Tensor:
+        """−H(θ) − log(1 − λ), nats for the whole data set.
+
+        Args:
+            theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.
+        """
+        return softplus(-self.log_gamma) - bernoulli_entropy(theta)
+
+    @staticmethod
+    def slope(theta: Tensor) -> Tensor:
+        """Logit θ, the derivative of −H(θ); nearer to 0 or 1 than 1e-6 it is that at 1e-6 from it."""
+        return torch.logit(theta, EDGE)
+
+    @staticmethod
+    def unit(price: Tensor, num_data: int) -> Tensor:
+        """|ρ|, at least one nat for the whole data set: a fixed prior may have any price, 0 too."""
+        return price.abs().clamp(min=1 / num_data)
+
+    @staticmethod
+    def optimum(evidence: Tensor, num_data: int) -> Tensor:
+        """sigmoid(−N evidence), 0 or 1 itself where it is within 1e-6 of it."""
+        best = torch.sigmoid(-num_data * evidence)
+        return torch.where(best < EDGE, 0.0, torch.where(best > 1 - EDGE, 1.0, best))
+
+    @property
+    def log_odds(self) -> Tensor:
+        """Logit λ."""
+        return -self.log_gamma
+
+    def pyro_model(self) -> Tensor:
+        """λ; nothing is unknown."""
+        return self.probs
+
+    def pyro_guide(self, theta: Tensor) -> None:
+        """Nothing is unknown."""
 
 
 @checked_arguments

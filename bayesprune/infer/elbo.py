@@ -15,8 +15,12 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer.estimators import Estimator, get_estimator
+from bayesprune.infer.evaluation import ReplayedObjective
 from bayesprune.infer.net import BayesianNet
-from bayesprune.infer.objective import ReplayedObjective
+from bayesprune.infer.objective import TERMS, Price, total
+
+REST = tuple(term for term in TERMS if not isinstance(term, Price))
+"""The terms of the objective that the estimators do not bring."""
 
 
 class GateELBO(ELBO):
@@ -25,7 +29,7 @@ class GateELBO(ELBO):
     L(θ, M) = E_{ξ~Bern(θ)}[C(ξ, M)] + (1/N) Σ_s (θ_s log γ_s + const(γ_s)) + λ/(2N) ‖M‖² (Guenter & Sideris 2024,
     eq. 12 f.): the expectation and its gradient by the estimator, the rest in closed form. On the same gates it differs
     from Pyro's ``Trace_ELBO`` only by Σ_s (ξ_s − θ_s) log γ_s / N, whose mean is 0. With a fixed prior −H(θ_s) is added
-    for every gate, with Gaussian slabs Σ_w Θ_w KL(Normal(μ, σ²) ‖ Normal(0, σ0²)) / N takes the place of the last term,
+    for every gate, with Normal weights Σ_w Θ_w KL(Normal(μ, σ²) ‖ Normal(0, σ0²)) / N takes the place of the last term,
     and the expectation is over one draw of the weights for the batch.
 
     Above log γ ≈ 87 the optimal π of a gate, about e^(−log γ), underflows to 0 in float32 and log π with it: the value
@@ -73,8 +77,7 @@ class GateELBO(ELBO):
         theta, scale = gates["fn"].probs, gates["scale"]
         objective = _TracedObjective(net, model, guide_trace, args, kwargs)
         data = self.estimator(objective, theta, gates["value"], net.log_gamma * scale)
-        divergence = net.gate_divergence(theta) + net.slab_divergence(theta)
-        return data + divergence * scale - objective.slab()
+        return data + total(net, REST) * (scale * net.num_data)
 
 
 def _owner(model: Callable) -> BayesianNet:
@@ -93,18 +96,9 @@ class _TracedObjective(ReplayedObjective):
     def __init__(self, net: BayesianNet, model: Callable, guide_trace: Trace, args: tuple, kwargs: dict):
         super().__init__(net, net.theta.device)
         self.model, self.guide_trace, self.args, self.kwargs = model, guide_trace, args, kwargs
-        self.trace: Trace | None = None
 
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
         conditioned = poutine.condition(poutine.replay(self.model, trace=self.guide_trace), data={"gates": xi})
         trace = poutine.trace(conditioned).get_trace(*self.args, **self.kwargs)
-        if self.trace is None:
-            self.trace = trace
         observed: Any = trace.nodes["obs"]
         return -observed["fn"].log_prob(observed["value"])
-
-    def slab(self) -> Tensor:
-        """Log density of the weights over N."""
-        assert self.trace is not None
-        site: Any = self.trace.nodes["slab"]
-        return site["fn"].log_prob(site["value"]).sum() * site["scale"]

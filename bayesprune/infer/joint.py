@@ -9,20 +9,17 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
-from bayesprune.data.inputs import Inputs
-from bayesprune.distributions import FixedInclusion, FlatteningPrior
+from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import ConfigError
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer.estimators import MAX_ENUMERATED
-from bayesprune.infer.gated import GatedNet
-from bayesprune.infer.likelihoods import Likelihood
-from bayesprune.infer.slabs import NormalSlabs
-from bayesprune.layers import eval_mode
+from bayesprune.infer.model import GatedModel
+from bayesprune.layers import eval_mode, plain_parameters
 
 
 class JointGates(TorchDistribution):
@@ -107,38 +104,30 @@ class Joint:
     """p(ξ) p(w) Π_i p(y_i | x_i, ξ, w), as a Pyro model.
 
     Args:
-        net: The gated network.
-        likelihood: p(y | outputs).
-        prior: Of the gates, batch shape ``(S,)``.
-        weights: By name in ``net.net``, the weights that are drawn.
-        scales: By name, the standard deviation of their prior.
-        slabs: Those that are Normal weights, if any are.
+        net: The model.
 
     Raises:
         ConfigError: for weights without a proper prior.
     """
 
-    def __init__(
-        self,
-        net: GatedNet,
-        likelihood: Likelihood,
-        prior: FlatteningPrior | FixedInclusion,
-        weights: Mapping[str, nn.Parameter],
-        scales: Mapping[str, Tensor],
-        slabs: NormalSlabs | None,
-    ):
-        self.net, self.likelihood, self.prior, self.weights, self.slabs = net, likelihood, prior, weights, slabs
+    def __init__(self, net: GatedModel):
+        self.net, self.likelihood, self.posterior = net, net.likelihood, net.weights_posterior
+        self.weights = plain_parameters(net.net)
+        self.names = {id(p): name for name, p in self.weights.items()}
+        scales = {name: torch.tensor(net.weight_precision).rsqrt() for name in net.point_weights()}
+        pairs = zip(self.posterior.means(), self.posterior.prior_scales(), strict=True)
+        scales |= {self.names[id(mean)]: scale for mean, scale in pairs}
         improper = next((name for name, scale in scales.items() if not bool(torch.isfinite(scale))), None)
         if improper is not None:
             raise ConfigError(
                 f"joint: weight_precision=0 leaves {improper!r} without a proper prior, and there is no joint density; "
                 "build the BayesianNet with weight_precision > 0"
             )
-        self.scale = torch.cat([scales[name].to(p).expand(p.numel()) for name, p in weights.items()])
+        self.scale = torch.cat([scales[name].to(p).expand(p.numel()) for name, p in self.weights.items()])
 
     def __call__(self, x: Inputs, y: Tensor | None) -> Tensor:
         """Sample the sites ``gates``, ``weights`` and ``obs``; returns the network's outputs."""
-        xi = pyro.sample("gates", JointGates(self._logits()))
+        xi = pyro.sample("gates", JointGates(self.net.prior().log_odds))
         values = pyro.sample("weights", dist.Normal(torch.zeros_like(self.scale), self.scale).to_event(1))
         by_name = split_weights(self.weights, values)
         with misfits_named(self.net.net, x, "joint"):
@@ -153,22 +142,17 @@ class Joint:
             pyro.sample("obs", law, obs=None if y is None else self.likelihood.observed(y))
         return outputs[0] if xi.dim() == 1 else outputs
 
-    def _logits(self) -> Tensor:
-        """Log odds of a gate being on, π integrated out."""
-        if isinstance(self.prior, FixedInclusion):
-            return -self.prior.log_gamma
-        return torch.logit(self.prior.mean)
-
     def _outputs(self, x: Inputs, xi: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Outputs of the network with these gates and weights, in eval mode."""
         point = dict(values)
-        with eval_mode(self.net):
-            if self.slabs is None:
-                return functional_call(self.net, _within_net(point), (x, xi))
-            names = {id(p): name for name, p in self.weights.items()}
-            normal = torch.cat([point.pop(names[id(mean)]).flatten() for mean in self.slabs.means()])
-            with self.slabs.drawn(normal):
-                return functional_call(self.net, _within_net(point), (x, xi))
+        normal = [point.pop(self.names[id(mean)]).flatten() for mean in self.posterior.means()]
+        with eval_mode(self.net), self.posterior.drawn(torch.cat([self.scale.new_zeros(0), *normal])):
+            return functional_call(self.net, {f"net.{name}": value for name, value in point.items()}, (x, xi))
+
+
+def sample(net: GatedModel, x: Any, y: Tensor | None) -> Tensor:
+    """See `BayesianNet.joint`."""
+    return Joint(net)(as_inputs(x), y)
 
 
 def split_weights(weights: Mapping[str, Tensor], values: Tensor) -> dict[str, Tensor]:
@@ -177,7 +161,3 @@ def split_weights(weights: Mapping[str, Tensor], values: Tensor) -> dict[str, Te
     return {
         name: part.reshape(*part.shape[:-1], *p.shape) for (name, p), part in zip(weights.items(), parts, strict=True)
     }
-
-
-def _within_net(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"net.{name}": value for name, value in values.items()}

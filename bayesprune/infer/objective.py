@@ -1,147 +1,162 @@
-"""A batch waiting for gate values: what estimators evaluate."""
+"""The objective, written once: the negative ELBO of a `BayesianNet` is a sum of terms, in nats per example.
+
+    E_ξ[C(ξ, M)] + λ/(2N) ‖M‖² + Σ_w Θ_w KL_w / N − log p(φ) / N + Σ_s θ_s log γ_s / N + Σ_s d(θ_s) / N
+
+(Guenter & Sideris 2024, eq. 12 f.) The first term, the mean negative log-likelihood C of a batch under gates ξ ~
+Bern(θ), depends on data; estimators give its value and gradient. Every other one is a `Term`: its ``value`` can be
+differentiated in all that it depends on, which is how `GateELBO` uses it. A step of `fit` takes the derivative by
+whatever costs least, as each term says; tests hold the one against the other.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bayesprune.data.inputs import Inputs
-from bayesprune.infer.net import BayesianNet
-from bayesprune.infer.random_state import RandomState, replaying
-from bayesprune.infer.resumption import BlockPass
-from bayesprune.infer.targets import Targets, losses
+from bayesprune.distributions.gate_prior import EDGE
+from bayesprune.infer.model import GatedModel
 
 
-class ReplayedObjective(ABC):
-    """An `Objective` whose further passes see the random numbers of its first one and leave no trace in the network.
+class Term(ABC):
+    """A summand of the objective that does not depend on data.
 
-    A branch that the first pass left out has no random numbers there. In a further pass it draws new ones: if it took
-    some of the first pass, what follows it would take the same ones, or they would be those of the next step.
-
-    Args:
-        net: The Bayesian network that is evaluated.
-        device: Where the batch lies.
+    Example:
+        >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
+        >>> bnn = BayesianNet(net, "gaussian", num_data=100, prior=FlatteningPrior(4.0))
+        >>> bool(torch.isclose(Price().value(bnn), 4.0 * bnn.theta.sum() / 100))
+        True
     """
-
-    def __init__(self, net: BayesianNet, device: torch.device):
-        self.net = net
-        self.shared = net.num_shared
-        self.generator: torch.Generator | None = None
-        self.device = device
-        self._random: RandomState | None = None
-        self._xi: Tensor | None = None
 
     @abstractmethod
-    def losses(self, xi: Tensor, skip: bool) -> Tensor:
-        """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats."""
-
-    def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
-        """Evaluate, with gradient; what further passes need to know of this one is kept.
+    def value(self, net: GatedModel) -> Tensor:
+        """The term, nats per example, a scalar that can be differentiated in θ and all parameters.
 
         Args:
-            xi: Gate values.
-            skip: Whether branches that are off are left out.
-            watch: Shared gates that `flipped` will be asked for.
+            net: The model.
         """
-        self._remember(xi)
-        return self.losses(xi, skip)
 
-    def _remember(self, xi: Tensor) -> None:
-        self._random, self._xi = RandomState.now(self.device), xi.detach()
+    def add_gradients(self, net: GatedModel) -> None:  # noqa: B027
+        """Before a step of the weights: add to their gradients what no other mechanism brings; by default nothing.
 
-    def again(self, xi: Tensor) -> Tensor:
-        """Evaluate without gradient, with the same dropout masks; running statistics stay as they are."""
-        with torch.no_grad(), self._replaying():
-            self._restore()
-            return self.losses(xi, skip=True)
+        Args:
+            net: The model.
+        """
 
-    def flipped(self, s: int) -> Tensor:
-        """Evaluate as `again`, the gates those of the last call but for the shared gate ``s``."""
-        assert self._xi is not None
-        xi = self._xi.clone()
-        xi[:, s] = (xi[:, s] < 0.5).to(xi.dtype)
-        return self.again(xi)
+    def constant(self, net: GatedModel) -> bool:
+        """Whether the term is the same whatever is learned; by default it is not.
 
-    def _replaying(self, apart: Sequence[nn.Module] = ()) -> ExitStack:
-        """Leave random numbers, but for those of modules ``apart``, and running statistics as they are now."""
-        stack = ExitStack()
-        stack.enter_context(replaying(self.device, apart))
-        stack.enter_context(self.net.frozen_statistics())
-        return stack
-
-    def _restore(self) -> None:
-        """Take up the random numbers of the first pass again, if there was one."""
-        if self._random is not None:
-            self._random.restore()
+        Args:
+            net: The model.
+        """
+        return False
 
 
-class BatchObjective(ReplayedObjective):
-    """The network's own likelihood of a batch, without Pyro in the way: the hot path.
+class Decay(Term):
+    """λ/(2N) ‖M‖² of the point weights M, their negative log prior density up to a constant.
 
-    Args:
-        net: The Bayesian network.
-        x: Inputs, shape ``(B, ...)``.
-        y: Targets, first dimension B, with or without weights.
-        on: For the branch gates, whether they are on in the gates that it will be called with, where the host knows;
-            ``None`` to read them off the gates, which waits for the device.
-        module: What to call instead of ``net`` in the first pass (a wrapper of it).
-        generator: Where estimators draw their own choices; ``None`` for torch's global one.
+    In a step it is the weight decay λ/N of their parameter group.
     """
 
-    def __init__(
-        self,
-        net: BayesianNet,
-        x: Inputs,
-        y: Targets,
-        *,
-        on: Sequence[bool] | None = None,
-        module: Callable[..., Tensor] | None = None,
-        generator: torch.Generator | None = None,
-    ):
-        super().__init__(net, x.device)
-        self.x, self.y, self.on = x, y, on
-        self.generator = generator
-        self.module = net if module is None else module
-        self._seen: dict[int, BlockPass] = {}
+    def value(self, net: GatedModel) -> Tensor:
+        """See above; summed in float32 at least."""
+        total = torch.zeros((), device=net.theta.device)
+        for p in net.point_weights().values():
+            total = total + p.to(torch.promote_types(p.dtype, torch.float32)).square().sum()
+        return total * (net.weight_precision / 2) / net.num_data
 
-    def losses(self, xi: Tensor, skip: bool) -> Tensor:
-        """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats."""
-        return losses(self.net.likelihood, self.net(self.x, xi, skip=skip), self.y)
 
-    def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
-        """Evaluate, with gradient; the blocks of the gates ``watch`` are kept, so that `flipped` can resume there."""
-        self._remember(xi)
-        slots = sorted({self.net.slot_of(s) for s in watch})
-        with ExitStack() as stack:
-            self._seen = stack.enter_context(self.net.resumption.watch(slots, self.device)) if slots else {}
-            outputs = self.module(self.x, xi, skip=skip, on=self.on)
-        return losses(self.net.likelihood, outputs, self.y)
+class WeightDivergence(Term):
+    """Σ_w Θ_w KL(Normal(μ, σ²) ‖ Normal(0, σ0²)) / N of the Normal weights.
 
-    def again(self, xi: Tensor) -> Tensor:
-        """Evaluate without gradient, with the same dropout masks but for branches that the last call left out."""
-        on = self.net.branches_on(xi)
-        joining = [s for s, (now, before) in enumerate(zip(on, self._last_on(), strict=False)) if now and not before]
-        with torch.no_grad(), self._replaying(self.net.branches(joining)):
-            self._restore()
-            return losses(self.net.likelihood, self.net(self.x, xi, skip=True, on=on), self.y)
+    In a step its derivative in μ and log σ is added to their gradients, and that in θ is the part D_s/N of the price
+    that estimators take; both with Θ and σ0 as of the last `refresh`.
+    """
 
-    def flipped(self, s: int) -> Tensor:
-        """Evaluate as `again`, the gates those of the last call but for the shared gate ``s``, from its block on."""
-        seen = self._seen.get(self.net.slot_of(s))
-        if seen is None or not seen.intact:
-            return super().flipped(s)
-        assert self._xi is not None
-        on = self._last_on()
-        joining = [s] if s < len(on) and not on[s] else []
-        with torch.no_grad(), self._replaying(self.net.branches(joining)):
-            return losses(self.net.likelihood, self.net.resume(self.x, self._xi, s, seen, on), self.y)
+    def value(self, net: GatedModel) -> Tensor:
+        """See above."""
+        return net.weights_posterior.divergence(net.by_gate(net.theta)) / net.num_data
 
-    def _last_on(self) -> Sequence[bool]:
-        """Which of the branch gates were on in the last call; none, if there was none."""
-        if self.on is not None or self._xi is None:
-            return self.on or ()
-        return self.net.branches_on(self._xi)
+    def add_gradients(self, net: GatedModel) -> None:
+        """In closed form."""
+        net.weights_posterior.add_gradients()
+
+
+class LikelihoodPrior(Term):
+    """−log p(φ) / N of the likelihood's own parameters φ, such as a noise scale. In a step by a backward of its own."""
+
+    def value(self, net: GatedModel) -> Tensor:
+        """See above."""
+        return torch.as_tensor(net.likelihood.penalty()) / net.num_data
+
+    def add_gradients(self, net: GatedModel) -> None:
+        """By autograd; nothing for a likelihood without parameters."""
+        penalty = net.likelihood.penalty()
+        if isinstance(penalty, Tensor) and penalty.requires_grad:
+            (penalty / net.num_data).backward()  # type: ignore[no-untyped-call]
+
+
+class Price(Term):
+    """Σ_s θ_s log γ_s / N, what the gates cost.
+
+    In a step the estimator takes it along, as part of `GatedModel.price`.
+    """
+
+    def value(self, net: GatedModel) -> Tensor:
+        """See above."""
+        return (net.log_gamma * net.theta).sum() / net.num_data
+
+
+class GateDivergence(Term):
+    """Σ_s d(θ_s) / N, what the prior of the gates adds besides their price, see `GatePrior.divergence`.
+
+    −H(θ_s) − log(1 − λ_s) under a fixed prior, whose `slope` is added to the gradient of θ in a step of it. A constant
+    under the flattening prior.
+    """
+
+    def value(self, net: GatedModel) -> Tensor:
+        """See above, with the slope of the entropy at 0 and 1 that at 1e-6 and 1 − 1e-6."""
+        theta = net.theta + (1 - 2 * net.theta) * EDGE
+        return net.prior().divergence(theta).sum() / net.num_data
+
+    def constant(self, net: GatedModel) -> bool:
+        """Under a prior that decides."""
+        return net.prior_type.decides
+
+
+WEIGHT_TERMS: tuple[Term, ...] = (Decay(), WeightDivergence(), LikelihoodPrior())
+"""Those of weights and likelihood."""
+TERMS: tuple[Term, ...] = (*WEIGHT_TERMS, Price(), GateDivergence())
+"""All that do not depend on data."""
+
+
+def total(net: GatedModel, terms: Iterable[Term] = TERMS) -> Tensor:
+    """The sum of some terms, nats per example, to be differentiated.
+
+    Args:
+        net: The model.
+        terms: Which terms.
+    """
+    return sum((term.value(net) for term in terms), torch.zeros((), device=net.theta.device))
+
+
+@torch.no_grad()
+def penalty(net: GatedModel) -> float:
+    """What training records as its loss besides the data term: all terms but constants; waits for the device.
+
+    Args:
+        net: The model.
+    """
+    return float(total(net, (term for term in TERMS if not term.constant(net))))
+
+
+def add_gradients(net: GatedModel) -> None:
+    """Before a step of the weights: add what the terms ask of them beyond the data term and the optimiser's decay.
+
+    Args:
+        net: The model.
+    """
+    for term in TERMS:
+        term.add_gradients(net)

@@ -51,7 +51,6 @@ def shrink(
     """
     masks = _checked(net, off)
     smaller = copy.deepcopy(net)
-    places = _places(smaller)
     _drop_branches(smaller, masks)
     gates = gates_of(smaller)
     for gate in gates.values():
@@ -60,7 +59,7 @@ def shrink(
         layer.draw = None
     silent = {gates[name]: mask for name, mask in masks.items() if name in gates and bool(mask.any())}
     if masks and not silent:  # whole branches alone have gone: nothing is constant, so nothing else can go
-        return smaller, IndexMap(_renamed({}, smaller, places))
+        return smaller, IndexMap({name: (None,) * tensor.dim() for name, tensor in _tensors(smaller).items()})
     _silence(silent)
     cutter, only = Cutter(), None
     while only is None or only:  # one axis after the other
@@ -72,7 +71,8 @@ def shrink(
             )
         cutter.cut(analysis)
         only = analysis.put_off
-    return smaller, IndexMap(_renamed(cutter.kept, smaller, places), cutter.folded)
+    kept = {name: cutter.kept.get(name, (None,) * tensor.dim()) for name, tensor in _tensors(smaller).items()}
+    return smaller, IndexMap(kept, cutter.folded)
 
 
 @checked_arguments
@@ -83,34 +83,12 @@ def kept_gates(net: nn.Module, index: IndexMap) -> dict[str, Tensor]:
         net: The network that was cut.
         index: What `shrink` gave with the smaller one.
     """
-    kept, places = {}, _places(net)
-    for name, gate in gates_of(net).items():
-        parameter = f"{places[gate]}.theta"
-        if parameter in index.kept:
-            chosen = index.kept[parameter][0]
-            kept[name] = torch.arange(gate.size) if chosen is None else chosen.cpu()
+    kept, names = {}, {gate: name for name, gate in gates_of(net).items()}
+    for place, gate in net.named_modules(remove_duplicate=False):  # the first of a gate's places may have gone
+        if isinstance(gate, Gate) and f"{place}.theta" in index.kept:
+            chosen = index.kept[f"{place}.theta"][0]
+            kept[names[gate]] = torch.arange(gate.size) if chosen is None else chosen.cpu()
     return kept
-
-
-def _places(net: nn.Module) -> dict[nn.Module, str]:
-    """Under what name a network lists the parameters of each of its gates."""
-    return {module: name for name, module in net.named_modules() if isinstance(module, Gate)}
-
-
-def _renamed(
-    kept: Mapping[str, tuple[Tensor | None, ...]], smaller: nn.Module, before: Mapping[nn.Module, str]
-) -> dict[str, tuple[Tensor | None, ...]]:
-    """What was kept of every tensor of a smaller network, by its name in the network before.
-
-    They differ for a gate in several places, the first of which has gone.
-
-    Args:
-        kept: What was kept of those that became smaller, by their names now.
-        smaller: The smaller network.
-        before: Where its gates were before.
-    """
-    old = {f"{now}.theta": f"{before[gate]}.theta" for gate, now in _places(smaller).items()}
-    return {old.get(name, name): kept.get(name, (None,) * tensor.dim()) for name, tensor in _tensors(smaller).items()}
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:

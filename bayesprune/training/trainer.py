@@ -16,6 +16,7 @@ from bayesprune.data.inputs import Inputs, each, joined, shapes_of
 from bayesprune.data.shards import Span
 from bayesprune.errors import ConfigError, NonFiniteLossError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
+from bayesprune.infer.objective import penalty
 from bayesprune.infer.targets import Targets, joined_targets
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.prices import Prices
@@ -145,12 +146,11 @@ class Trainer:
 
     @contextmanager
     def _variances_handed_out(self) -> Iterator[None]:
-        """Within the context layers may be handed the variances of their weights, see `NormalSlabs.hand_out`."""
+        """Within the context layers may be handed the variances of their weights, see `Normal.cache_variances`."""
         try:
             yield
         finally:
-            if self.net.slabs is not None:
-                self.net.slabs.take_back()
+            self.net.weights_posterior.drop_variances()
 
     def _refresh(self) -> None:
         """Let what Normal weights cost follow θ, μ and σ."""
@@ -186,8 +186,7 @@ class Trainer:
         objective = BatchObjective(net, x, y, on=on, module=self.module, generator=self.sampler.generator)
         due = self.step % self.settings.every == 0
         moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and due
-        if net.slabs is not None:
-            net.slabs.hand_out(learn=schedule.scales_due(self.step, self.settings.every))
+        net.weights_posterior.cache_variances(learn=schedule.scales_due(self.step, self.settings.every))
         with engine.autocast():
             loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
         self.optimizer.zero_grad()
@@ -197,7 +196,7 @@ class Trainer:
         for parameter in net.likelihood.parameters():  # not part of the module that averages gradients
             if parameter.grad is not None:
                 parameter.grad = engine.mean(parameter.grad)
-        net.pull()
+        net.add_gradients()
         self.optimizer.step()
         data = loss.detach()
         if moves:
@@ -275,7 +274,7 @@ class Trainer:
         return EpochRow(
             epoch=self.epoch,
             phase=self.schedule.phase(self.step - 1),
-            loss=nll + _penalty(net),
+            loss=nll + penalty(net),
             nll=nll,
             val_nll=score.nll,
             val_accuracy=score.accuracy,
@@ -294,11 +293,3 @@ class Trainer:
         if self._counted_cost is None or self._counted_cost[0] != (self.net.num_gates, on):
             self._counted_cost = (self.net.num_gates, on), cost(self.net, self.example)
         return self._counted_cost[1]
-
-
-@torch.no_grad()
-def _penalty(net: BayesianNet) -> float:
-    """What the loss has besides the data term, up to a constant, nats per example."""
-    theta = net.theta.detach()
-    gates = (net.log_gamma * theta).sum() + (net.gate_divergence(theta) if net.fixed_prior else 0.0)
-    return float(gates / net.num_data + net.slab_penalty())

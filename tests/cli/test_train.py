@@ -196,7 +196,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torc
     def spoiled(likelihood: Likelihood, outputs: torch.Tensor, y: Targets) -> torch.Tensor:
         return losses(likelihood, change(outputs), y)
 
-    monkeypatch.setattr("bayesprune.infer.objective.losses", spoiled)
+    monkeypatch.setattr("bayesprune.infer.evaluation.losses", spoiled)
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, after: int) -> None:

@@ -10,10 +10,16 @@ from torch import Tensor, nn
 from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.infer import BatchObjective, BayesianNet
+from bayesprune.infer.objective import WEIGHT_TERMS, total
 from bayesprune.layers import Gate, Residual
 
 ROWS = 6
 NUM_DATA = 50
+
+
+def weight_penalty(net: BayesianNet) -> Tensor:
+    """What weights and the likelihood's parameters add to the negative ELBO, nats per example."""
+    return total(net, WEIGHT_TERMS)
 
 
 def units() -> nn.Module:

@@ -14,7 +14,7 @@ from bayesprune.distributions import bernoulli_kl
 from bayesprune.errors import ConfigError
 from bayesprune.infer import GateELBO, get_estimator
 from tests.infer import nets
-from tests.infer.nets import Case
+from tests.infer.nets import Case, weight_penalty
 from tests.infer.verify import all_gates, probabilities, verify_mean
 
 NETS = {name: getattr(nets, name) for name in ("units", "branches", "mixed", "linear_units")}
@@ -110,7 +110,7 @@ def test_the_fast_path_is_the_same_loss_with_the_same_gradients(name: str, estim
     expected = torch.autograd.grad(ours, parameters, materialize_grads=True)
     pyro.set_rng_seed(7)
     xi = net.sample_gates(case.x)
-    fast = get_estimator(estimator)(case.objective, net.theta, xi, net.price) + net.slab_penalty()
+    fast = get_estimator(estimator)(case.objective, net.theta, xi, net.price) + weight_penalty(net)
     fast = fast - net.prior().log_normalizer.sum() / net.num_data
     assert float(fast.detach()) == pytest.approx(float(ours.detach()), rel=1e-5)
     for actual, wanted in zip(torch.autograd.grad(fast, parameters, materialize_grads=True), expected, strict=True):

@@ -8,6 +8,7 @@ import torch
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.infer import BatchObjective, BayesianNet, GateELBO, GateSampler, get_estimator
 from bayesprune.networks import build
+from tests.infer.nets import weight_penalty
 
 
 def network(name: str) -> BayesianNet:
@@ -42,7 +43,7 @@ def test_a_resnet_step_equals_that_of_pyro(estimator: str) -> None:
         loss = get_estimator(estimator)(BatchObjective(net, x, y, on=on), net.theta, xi, net.price)
         loss.backward()
         actual = gradients(net)
-        weights = net.slab_penalty()
+        weights = weight_penalty(net)
         weights.backward()
         slab = gradients_of_weights(net)
         constant = -net.prior().log_normalizer.sum() / net.num_data

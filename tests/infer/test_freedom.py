@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
-from bayesprune.infer import BayesianNet, LearnedGaussian, Weighted, freedom
-from bayesprune.infer.freedom import degrees_of_freedom
+from bayesprune.infer import BayesianNet, LearnedGaussian, Weighted, effective_parameters
+from bayesprune.infer.effective_parameters import degrees_of_freedom
 from bayesprune.training import Settings, fit
 from tests.training.problems import Batches
 
@@ -130,10 +130,10 @@ def test_nothing_is_left_out_at_temperature_1_with_known_noise_or_in_too_large_a
     x, y = torch.randn(100, 3), torch.zeros(100, 1)
     bnn = learner(LearnedGaussian(0.5), num_data=100)
     assert bnn.uncounted_parameters(x, y, 1.0) == 0 and bnn.uncounted_parameters(x, y, 0.5) > 0.5
-    monkeypatch.setattr(freedom, "ENTRIES", 3 * 64)
+    monkeypatch.setattr(effective_parameters, "ENTRIES", 3 * 64)
     first = learner(LearnedGaussian(0.5), num_data=64).uncounted_parameters(x[:64], y[:64], 0.5)
     assert bnn.uncounted_parameters(x, y, 0.5) == pytest.approx(first, rel=0.01)
-    monkeypatch.setattr(freedom, "ENTRIES", 3 * 63)
+    monkeypatch.setattr(effective_parameters, "ENTRIES", 3 * 63)
     assert bnn.uncounted_parameters(x, y, 0.5) == 0
     known = BayesianNet(bnn.net, "gaussian", num_data=100, slab="normal")
     monkeypatch.undo()

@@ -225,8 +225,9 @@ def test_every_weight_is_drawn_and_only_from_its_prior(slab: str) -> None:
     scales = bnn.joint_weights(trace.nodes["weights"]["fn"].base_dist.scale)
     for name, scale in scales.items():
         normal = slab == "normal" and not name.startswith("3.body.1")
-        layer = list(bnn.slabs.layers).index(name.rpartition(".")[0]) if normal else 0
-        assert torch.equal(scale, (bnn.slabs.scales[layer] if normal else torch.tensor(0.5)).expand(scale.shape))
+        posterior = bnn.weights_posterior
+        layer = list(posterior.layers).index(name.rpartition(".")[0]) if normal else 0
+        assert torch.equal(scale, (posterior.scales[layer] if normal else torch.tensor(0.5)).expand(scale.shape))
 
 
 def test_weights_without_a_prior_have_no_joint_density() -> None:

@@ -17,7 +17,7 @@ from bayesprune.errors import ConfigError, DataError, GateError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Gate, Residual, gates_of
 from tests.infer import nets
-from tests.infer.nets import Case
+from tests.infer.nets import Case, weight_penalty
 from tests.infer.verify import all_gates, probabilities, verify_mean
 
 # θ as one vector ------------------------------------------------------------------------------------------------------
@@ -106,14 +106,14 @@ def test_price_and_slab() -> None:
     net = Case(nets.units).net
     torch.testing.assert_close(net.price, net.log_gamma / nets.NUM_DATA)
     squares = sum(float(p.detach().square().sum()) for p in net.weights().values())
-    assert float(net.slab_penalty().detach()) == pytest.approx(0.1 / (2 * nets.NUM_DATA) * squares, rel=1e-6)
+    assert float(weight_penalty(net).detach()) == pytest.approx(0.1 / (2 * nets.NUM_DATA) * squares, rel=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
 def test_the_slab_is_summed_in_single_precision_at_least(dtype: torch.dtype, expected: torch.dtype) -> None:
     net = Case(nets.units).net.to(dtype)
     squares = sum((p.detach().double().square().sum() for p in net.weights().values()), torch.zeros(()).double())
-    penalty = net.slab_penalty().detach()
+    penalty = weight_penalty(net).detach()
     assert penalty.dtype == expected
     exact = float(0.1 / (2 * nets.NUM_DATA) * squares)
     assert float(penalty) == pytest.approx(exact, rel=4 * torch.finfo(expected).eps)

@@ -41,7 +41,7 @@ def bayesian(build, prior: str = "flattening", **options: object) -> BayesianNet
     ).double()  # fmt: skip
     with torch.no_grad():
         net.theta.copy_(torch.linspace(0.2, 0.9, net.num_gates))
-        for log_scale in net.slabs.log_scales():
+        for log_scale in net.weights_posterior.log_scales():
             log_scale.add_(0.5 * torch.randn_like(log_scale))
     net.refresh()
     return net
@@ -76,12 +76,12 @@ def test_one_site_for_all_weights_however_deep(depth: int, prior: str) -> None:
 def test_weights_are_a_site_like_any_other(name: str) -> None:
     """Predictive gives them, condition takes them, and the network computes with them."""
     net, (x, y) = bayesian(getattr(nets, name)), batch()
-    count = sum(p.numel() for p in net.slabs.means())
+    count = sum(p.numel() for p in net.weights_posterior.means())
     drawn = Predictive(net.guide, num_samples=4)(x)["weights"]
     assert drawn.shape == (4, count) and len(drawn.unique()) == 4 * count
     xi = (torch.arange(net.num_gates) % 2).double()
     conditioned = poutine.condition(net.model, data={"gates": xi, "weights": drawn[0]})
-    with net.slabs.drawn(drawn[0]):
+    with net.weights_posterior.drawn(drawn[0]):
         expected = net(x, xi)
     torch.testing.assert_close(conditioned(x, y), expected)
     assert Predictive(net.model, guide=net.guide, num_samples=3)(x)["obs"].shape == (3, 6)
@@ -112,17 +112,18 @@ def parts(net: BayesianNet, x: Tensor, y: Tensor, xi: Tensor, w: Tensor) -> dict
     pi = net.prior().probs if fixed else net.prior().optimal(theta)
     gates = (Bernoulli(theta).log_prob(xi) - Bernoulli(pi).log_prob(xi)).mean(0).sum()
     gates = gates if fixed else gates - net.prior().log_prob(pi).sum()
-    mean, scale = net.slabs.posterior()
-    there = net.slabs.presence(net.by_gate(theta))
-    ratio = Normal(mean, scale).log_prob(w) - Normal(torch.zeros_like(mean), net.slabs.prior()).log_prob(w)
+    mean, scale = net.weights_posterior.moments()
+    prior_scale = net.weights_posterior.prior_scale_vector()
+    there = net.weights_posterior.presence(net.by_gate(theta))
+    ratio = Normal(mean, scale).log_prob(w) - Normal(torch.zeros_like(mean), prior_scale).log_prob(w)
     point = sum((p.square().sum() for p in net.point_weights().values()), torch.zeros(()))
-    with net.slabs.drawn(w):
+    with net.weights_posterior.drawn(w):
         data = net.likelihood.nll(net(x, xi), y).mean()
     return {
         "data": data,
         "gates": gates / NUM_DATA,
         "weights": (there * ratio).sum() / NUM_DATA,
-        "divergence": net.slab_divergence(theta) / NUM_DATA,
+        "divergence": net.weights_posterior.divergence(net.by_gate(theta)) / NUM_DATA,
         "point": net.weight_precision / (2 * NUM_DATA) * point,
     }
 
@@ -181,7 +182,7 @@ def test_the_gates_share_of_the_exact_gradient(prior: str) -> None:
     theta = net.theta.detach()
 
     def mean_loss(*xi: float) -> Tensor:
-        with net.slabs.drawn(w), torch.no_grad():
+        with net.weights_posterior.drawn(w), torch.no_grad():
             return net.likelihood.nll(net(x, torch.tensor([xi], dtype=torch.float64)), y).mean()
 
     q = theta[1]
@@ -281,7 +282,7 @@ def test_exact_differences_are_of_one_draw_of_the_weights(name: str) -> None:
             torch.testing.assert_close(found[s], expected)
     again, _ = paired_differences(net, x, y, xi)
     assert not torch.equal(again, found)
-    assert all(layer.drawn is None for layer in net.slabs.layers.values())
+    assert all(layer.drawn is None for layer in net.weights_posterior.layers.values())
 
 
 # a posterior that is known --------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ class Regression:
         self.net.refresh()
 
     def posterior(self) -> tuple[Tensor, Tensor]:
-        mean, scale = self.net.slabs.posterior()
+        mean, scale = self.net.weights_posterior.moments()
         return mean.detach(), scale.detach()
 
 
@@ -322,19 +323,19 @@ def test_gradients_have_the_exact_ones_as_their_mean(path: str) -> None:
     problem = Regression()
     net, x, y = problem.net, problem.x, problem.y
     with torch.no_grad():
-        net.slabs.means()[0].copy_(torch.tensor([[0.2, 0.4, -0.3]]))
-        net.slabs.log_scales()[0].copy_(torch.tensor([[-2.0, -1.0, -1.5]]))
+        net.weights_posterior.means()[0].copy_(torch.tensor([[0.2, 0.4, -0.3]]))
+        net.weights_posterior.log_scales()[0].copy_(torch.tensor([[-2.0, -1.0, -1.5]]))
     mean, scale = problem.posterior()
     slope = (problem.precision @ mean - problem.design.T @ y[:, 0] / NOISE**2) / EXAMPLES
     expected = torch.cat([slope, (scale.square() * problem.precision.diagonal() - 1) / EXAMPLES])
-    parameters = [*net.slabs.means(), *net.slabs.log_scales()]
+    parameters = [*net.weights_posterior.means(), *net.weights_posterior.log_scales()]
     xi, draws = torch.ones(1, 3), []
     for _ in range(400 if path == "fit" else 150):
         for p in parameters:
             p.grad = None
         if path == "fit":
             BatchObjective(net, x, y)(xi, skip=True).mean().backward()
-            net.pull()
+            net.add_gradients()
         else:
             GateELBO("straight_through").differentiable_loss(net.model, net.guide, x, y).backward()
         draws.append(torch.cat([p.grad.flatten() for p in parameters]))
@@ -388,7 +389,7 @@ def test_a_learned_noise_scale_is_pulled_by_its_prior_once() -> None:
         log_scale.add_(0.5)  # at its prior's mode there is no pull
     BatchObjective(net, problem.x, problem.y)(torch.ones(1, 3), skip=True).mean().backward()
     before = log_scale.grad.clone()
-    net.pull()
+    net.add_gradients()
     (expected,) = torch.autograd.grad(net.likelihood.penalty() / EXAMPLES, log_scale)
     torch.testing.assert_close(log_scale.grad - before, expected)
     assert float(expected) > 0.01
@@ -396,7 +397,7 @@ def test_a_learned_noise_scale_is_pulled_by_its_prior_once() -> None:
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     factors = {id(p): group["lr_factor"] for group in groups for p in group["params"]}
     assert decays[id(log_scale)] == 0 and factors[id(log_scale)] == 1
-    assert all(decays[id(p)] == 0 and factors[id(p)] == 1 for p in net.slabs.means())
-    assert all(decays[id(p)] == 0 and factors[id(p)] == 10 for p in net.slabs.log_scales())
+    assert all(decays[id(p)] == 0 and factors[id(p)] == 1 for p in net.weights_posterior.means())
+    assert all(decays[id(p)] == 0 and factors[id(p)] == 10 for p in net.weights_posterior.log_scales())
     assert set(decays) == {id(p) for p in net.trained().values()}
     assert sum(len(group["params"]) for group in groups) == len(decays)

@@ -17,7 +17,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import Likelihood
 from bayesprune.infer.likelihoods import Bernoulli, Categorical, Gaussian
 from tests.infer import nets
-from tests.infer.nets import Case
+from tests.infer.nets import Case, weight_penalty
 
 
 def contract_net(*between: nn.Module) -> nn.Module:
@@ -134,7 +134,7 @@ def test_poutine_trace_holds_every_term_of_the_joint_density() -> None:
     trace = poutine.trace(net.model).get_trace(case.x, case.y)
     xi, pi = trace.nodes["gates"]["value"], trace.nodes["inclusion"]["value"]
     gates = torch.distributions.Bernoulli(pi).log_prob(xi).sum(1).mean()
-    expected = (net.prior().log_prob(pi).sum() + gates) / net.num_data - net.slab_penalty() - case.mean_loss(xi)
+    expected = (net.prior().log_prob(pi).sum() + gates) / net.num_data - weight_penalty(net) - case.mean_loss(xi)
     torch.testing.assert_close(trace.log_prob_sum(), expected)
 
 

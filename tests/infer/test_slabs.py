@@ -18,9 +18,10 @@ from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.infer import BatchObjective, BayesianNet
-from bayesprune.infer.slabs import LEAST_SCALE
+from bayesprune.infer.normal import LEAST_SCALE
 from bayesprune.layers import Gate, Residual, gates_of, give_normal_slabs
 from bayesprune.pruning import kept_gates, shrink
+from tests.infer.nets import weight_penalty
 from tests.infer.verify import all_gates, probabilities
 from tests.pruning.nets import NETS as LARGER
 
@@ -140,10 +141,10 @@ def bayesian(name: str, slab_scale: float | None = 0.7) -> BayesianNet:
     net = BayesianNet(
         build(), "gaussian", num_data=NUM_DATA, prior=FlatteningPrior(4.0), slab="normal", slab_scale=slab_scale
     ).double()
-    assert net.slabs is not None
+    assert net.weights_posterior.name == "normal"
     with torch.no_grad():
         net.theta.copy_(torch.linspace(0.2, 0.85, net.num_gates))
-        for log_scale in net.slabs.log_scales():
+        for log_scale in net.weights_posterior.log_scales():
             log_scale.add_(torch.randn_like(log_scale))
     net.refresh()
     return net.eval()
@@ -155,7 +156,7 @@ def inputs(name: str, rows: int = 4) -> Tensor:
 
 def matters(net: BayesianNet, x: Tensor, xi: Tensor) -> Tensor:
     """Whether the outputs depend on each Normal weight with these gates, shape ``(D,)``."""
-    means = net.slabs.means()
+    means = net.weights_posterior.means()
     with net.draw.use(xi):
         outputs = net.net(x)
     mixed = (outputs * torch.linspace(1, 9, outputs.numel()).view_as(outputs).sin()).sum()
@@ -165,15 +166,25 @@ def matters(net: BayesianNet, x: Tensor, xi: Tensor) -> Tensor:
     return torch.cat([slope.flatten() for slope in slopes]).abs() > 1e-14
 
 
+def tables_by_mean(net: BayesianNet) -> dict[int, Tensor]:
+    """Θ of every mean, by its id."""
+    posterior = net.weights_posterior
+    return dict(zip(map(id, posterior.means()), posterior._tables(net.by_gate(net.theta)), strict=True))
+
+
+def divergence_at(net: BayesianNet, theta: Tensor) -> Tensor:
+    return net.weights_posterior.divergence(net.by_gate(theta))
+
+
 def presence(net: BayesianNet, theta: Tensor | None = None) -> Tensor:
-    return net.slabs.presence(net.by_gate(net.theta if theta is None else theta))
+    return net.weights_posterior.presence(net.by_gate(net.theta if theta is None else theta))
 
 
 def used(net: BayesianNet) -> Tensor:
     """Which weights belong to layers that the forward pass calls, shape ``(D,)``."""
     return torch.cat([
         torch.full((p.numel(),), "idle" not in name) for name, p in net.net.named_parameters()
-        if any(p is mean for mean in net.slabs.means())
+        if any(p is mean for mean in net.weights_posterior.means())
     ])  # fmt: skip
 
 
@@ -213,7 +224,7 @@ def test_a_bias_of_a_depthwise_convolution_stays_where_its_channel_is_off() -> N
     deep = nn.Conv1d(3, 3, 2, groups=3)
     net = nn.Sequential(layers.Conv1d(1, 3, 2, gate="unit"), nn.Tanh(), deep, nn.Flatten(), nn.Linear(3, 2))
     bnn = BayesianNet(net, "gaussian", num_data=9, slab="normal")
-    tables = dict(zip([id(p) for p in bnn.slabs.means()], bnn.slabs._tables(bnn.by_gate(bnn.theta)), strict=True))
+    tables = tables_by_mean(bnn)
     assert bool((tables[id(deep.bias)] == 1).all()) and bool((tables[id(net[4].weight)] == 1).all())
     assert bool((tables[id(net[0].weight)] == bnn.theta.view(3, 1, 1)).all())
 
@@ -231,7 +242,7 @@ class Named(nn.Module):
 
 def test_a_layer_called_by_keyword() -> None:
     net = BayesianNet(Named(), "gaussian", num_data=9, slab="normal")
-    weight, bias = net.slabs._tables(net.by_gate(net.theta))[:2]
+    weight, bias = net.weights_posterior._tables(net.by_gate(net.theta))[:2]
     assert bool((weight == 1).all()) and bool((bias == 1).all())
 
 
@@ -249,16 +260,16 @@ class Twice(nn.Module):
 
 def test_a_layer_that_is_called_twice_counts_in_full_and_is_drawn_once() -> None:
     net = BayesianNet(Twice(), "gaussian", num_data=9, slab="normal").double()
-    first, again = net.slabs.layers["first"], net.slabs.layers["again"]
-    tables = dict(zip([id(p) for p in net.slabs.means()], net.slabs._tables(net.by_gate(net.theta)), strict=True))
+    first, again = net.weights_posterior.layers["first"], net.weights_posterior.layers["again"]
+    tables = tables_by_mean(net)
     assert bool((tables[id(again.weight)] == 1).all())
     assert torch.equal(tables[id(first.weight)][0], net.theta)
     x = torch.randn(4, 3).double()
-    with net.slabs.drawn():
+    with net.weights_posterior.drawn():
         weight, bias = again.drawn
         y = F.linear(x * net.theta.detach(), *first.drawn).tanh()
         y = F.linear(F.linear(y, weight, bias).tanh(), weight, bias).tanh()
-        expected = F.linear(y, *net.slabs.layers["last"].drawn)
+        expected = F.linear(y, *net.weights_posterior.layers["last"].drawn)
         torch.testing.assert_close(net(x, net.theta.detach()), expected)
 
 
@@ -270,16 +281,16 @@ def test_divergence_is_the_sum_over_weights(name: str) -> None:
     """Θ times torch's own divergence, weight by weight; by the vectors that Pyro's site is made of, too."""
     net = bayesian(name, 0.7)
     theta = presence(net).detach()
-    means, log_scales = net.slabs.means(), net.slabs.log_scales()
+    means, log_scales = net.weights_posterior.means(), net.weights_posterior.log_scales()
     mean, log_scale = (torch.cat([p.detach().flatten() for p in ps]) for ps in (means, log_scales))
     each = kl_divergence(Normal(mean, log_scale.exp()), Normal(torch.zeros_like(mean), torch.full_like(mean, 0.7)))
-    torch.testing.assert_close(net.slab_divergence(net.theta).detach(), (theta * each).sum(), rtol=1e-12, atol=0)
-    posterior, prior = net.slabs.posterior(), net.slabs.prior()
+    torch.testing.assert_close(divergence_at(net, net.theta).detach(), (theta * each).sum(), rtol=1e-12, atol=0)
+    posterior, prior = net.weights_posterior.moments(), net.weights_posterior.prior_scale_vector()
     assert torch.equal(posterior[0], mean) and torch.equal(posterior[1], log_scale.exp())
     torch.testing.assert_close(prior, torch.full_like(mean, 0.7), rtol=1e-15, atol=0)
     point = sum(float(p.detach().square().sum()) for p in net.point_weights().values())
     expected = float((theta * each).sum()) / NUM_DATA + point / (2 * NUM_DATA)
-    assert float(net.slab_penalty().detach()) == pytest.approx(expected, rel=1e-7)
+    assert float(weight_penalty(net).detach()) == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("slab_scale", [0.7, None])
@@ -288,8 +299,8 @@ def test_what_a_structure_costs_is_the_slope_of_the_divergence(name: str, slab_s
     """Of all gates, by the derivative and by differences; the learned scale is at its optimum, so it does not count."""
     net = bayesian(name, slab_scale)
     theta = net.theta.detach().clone().requires_grad_()
-    (slope,) = torch.autograd.grad(net.slab_divergence(theta), theta)
-    torch.testing.assert_close(net.slab_cost, slope, rtol=1e-10, atol=1e-10)
+    (slope,) = torch.autograd.grad(divergence_at(net, theta), theta)
+    torch.testing.assert_close(net.weights_cost, slope, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(net.price, (net.log_gamma + slope) / NUM_DATA, rtol=1e-10, atol=1e-12)
     for s in range(net.num_gates):
         ends = []
@@ -297,7 +308,7 @@ def test_what_a_structure_costs_is_the_slope_of_the_divergence(name: str, slab_s
             moved = net.theta.detach().clone()
             moved[s] += step
             with torch.no_grad():
-                ends.append(float(net.slab_divergence(moved).detach()))
+                ends.append(float(divergence_at(net, moved).detach()))
         assert (ends[0] - ends[1]) / 2e-4 == pytest.approx(float(slope[s]), rel=1e-6, abs=1e-6)
 
 
@@ -311,28 +322,28 @@ def test_the_divergence_is_multilinear_so_its_slope_is_known_at_the_ends_too(nam
             theta[s] = end
             other, between = theta.clone(), theta.clone()
             other[s], between[s] = 1 - end, 0.5
-            a, b, c = (float(net.slab_divergence(t).detach()) for t in (theta, between, other))
+            a, b, c = (float(divergence_at(net, t).detach()) for t in (theta, between, other))
             assert b == pytest.approx((a + c) / 2, rel=1e-12)
     with torch.no_grad():
         net.theta.fill_(end)
     net.refresh()
-    assert bool(net.slab_cost.isfinite().all())
+    assert bool(net.weights_cost.isfinite().all())
     if end == 1.0:
         one = torch.ones(net.num_gates).double()
         for s in range(net.num_gates):
             off = one.clone()
             off[s] = 0
             with torch.no_grad():
-                gap = float((net.slab_divergence(one) - net.slab_divergence(off)).detach())
-            assert float(net.slab_cost[s]) == pytest.approx(gap, rel=1e-9, abs=1e-9)
+                gap = float((divergence_at(net, one) - divergence_at(net, off)).detach())
+            assert float(net.weights_cost[s]) == pytest.approx(gap, rel=1e-9, abs=1e-9)
 
 
 def test_a_share_of_the_divergence_counts_for_gates_and_weights_alike() -> None:
     net = bayesian("branches")
-    cost, pulls = net.slab_cost.clone(), [share.clone() for _, share in net.slabs._pulls]
+    cost, pulls = net.weights_cost.clone(), [share.clone() for _, share in net.weights_posterior._mean_slopes]
     net.refresh(0.25)
-    torch.testing.assert_close(net.slab_cost, 0.25 * cost)
-    for (_, share), whole in zip(net.slabs._pulls, pulls, strict=True):
+    torch.testing.assert_close(net.weights_cost, 0.25 * cost)
+    for (_, share), whole in zip(net.weights_posterior._mean_slopes, pulls, strict=True):
         torch.testing.assert_close(share, 0.25 * whole)
 
 
@@ -342,15 +353,15 @@ def test_a_share_of_the_divergence_counts_for_gates_and_weights_alike() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_the_learned_scale_is_where_the_divergence_is_least(name: str) -> None:
     net = bayesian(name, None)
-    best = [scale.clone() for scale in net.slabs.scales]
-    net.slabs.scales = [scale.clone().requires_grad_() for scale in best]
-    divergence = net.slab_divergence(net.theta.detach())
-    slopes = torch.autograd.grad(divergence, net.slabs.scales)
+    best = [scale.clone() for scale in net.weights_posterior.scales]
+    net.weights_posterior.scales = [scale.clone().requires_grad_() for scale in best]
+    divergence = divergence_at(net, net.theta.detach())
+    slopes = torch.autograd.grad(divergence, net.weights_posterior.scales)
     assert all(abs(float(slope)) < 1e-6 for slope in slopes)
     for layer in range(len(best)):
         for factor in (0.9, 1.1):
-            net.slabs.scales = [scale * (factor if i == layer else 1) for i, scale in enumerate(best)]
-            assert float(net.slab_divergence(net.theta.detach()).detach()) > float(divergence.detach())
+            net.weights_posterior.scales = [scale * (factor if i == layer else 1) for i, scale in enumerate(best)]
+            assert float(divergence_at(net, net.theta.detach()).detach()) > float(divergence.detach())
 
 
 def test_a_layer_that_is_off_as_a_whole_keeps_the_scale_of_its_weights() -> None:
@@ -362,8 +373,8 @@ def test_a_layer_that_is_off_as_a_whole_keeps_the_scale_of_its_weights() -> None
         with torch.no_grad():
             net.theta[names.index("3")] = theta
         net.refresh()
-        scales.append(float(net.slabs.scales[-2]))
-        costs.append(float(net.slab_cost[names.index("3")]))
+        scales.append(float(net.weights_posterior.scales[-2]))
+        costs.append(float(net.weights_cost[names.index("3")]))
     assert scales == pytest.approx([scales[0]] * 4, rel=1e-6) and scales[0] > 0.1
     assert costs == pytest.approx([costs[0]] * 4, rel=1e-6)
 
@@ -371,11 +382,11 @@ def test_a_layer_that_is_off_as_a_whole_keeps_the_scale_of_its_weights() -> None
 def test_the_least_scale() -> None:
     net = bayesian("dense", None)
     with torch.no_grad():
-        for mean, log_scale in zip(net.slabs.means(), net.slabs.log_scales(), strict=True):
+        for mean, log_scale in zip(net.weights_posterior.means(), net.weights_posterior.log_scales(), strict=True):
             mean.zero_()
             log_scale.fill_(-100.0)
     net.refresh()
-    assert [float(scale) for scale in net.slabs.scales] == pytest.approx([LEAST_SCALE] * 2)
+    assert [float(scale) for scale in net.weights_posterior.scales] == pytest.approx([LEAST_SCALE] * 2)
 
 
 # pulls ----------------------------------------------------------------------------------------------------------------
@@ -393,15 +404,15 @@ def backward(net: BayesianNet, x: Tensor, xi: Tensor) -> None:
 def test_pulls_add_up_to_the_slope_of_the_divergence(name: str, slab_scale: float | None) -> None:
     """In the mean over which branches are on, and so which weights are computed. What is not used is not pulled."""
     net, x = bayesian(name, slab_scale), inputs(name)
-    parameters = [*net.slabs.means(), *net.slabs.log_scales()]
-    slopes = torch.autograd.grad(net.slab_divergence(net.theta.detach()) / NUM_DATA, parameters)
+    parameters = [*net.weights_posterior.means(), *net.weights_posterior.log_scales()]
+    slopes = torch.autograd.grad(divergence_at(net, net.theta.detach()) / NUM_DATA, parameters)
     theta = net.theta.detach()
     vectors = all_gates(net.num_branches)
     found = [torch.zeros_like(p) for p in parameters]
     for xi, weight in zip(vectors, probabilities(theta[: net.num_branches], vectors), strict=True):
         backward(net, x, torch.cat([xi, torch.ones(net.num_gates - len(xi)).double()])[None])
         before = [None if p.grad is None else p.grad.clone() for p in parameters]
-        net.pull()
+        net.add_gradients()
         for total, p, grad in zip(found, parameters, before, strict=True):
             assert (p.grad is None) == (grad is None)
             if grad is not None:
@@ -416,9 +427,9 @@ def test_a_point_network_is_not_pulled() -> None:
     net = BayesianNet(branches(), "gaussian", num_data=NUM_DATA).double()
     backward(net, inputs("branches"), torch.ones(1, net.num_gates).double())
     before = {name: p.grad.clone() for name, p in net.weights().items()}
-    net.pull()
+    net.add_gradients()
     assert all(torch.equal(p.grad, before[name]) for name, p in net.weights().items())
-    assert net.slabs is None and torch.equal(net.price, net.log_gamma / NUM_DATA)
+    assert net.weights_posterior.name == "point" and torch.equal(net.price, net.log_gamma / NUM_DATA)
 
 
 class Forbidden(TorchDispatchMode):
@@ -441,11 +452,11 @@ def test_a_step_reads_no_number_back() -> None:
         for p in net.trained().values():
             p.grad = None
         with Forbidden():
-            net.slabs.hand_out(learn)
+            net.weights_posterior.cache_variances(learn)
             loss = BatchObjective(net, x, y, on=[])(xi, skip=True).mean()
             loss.backward()
-            net.pull()
-        assert (net.slabs.log_scales()[0].grad is not None) == learn
+            net.add_gradients()
+        assert (net.weights_posterior.log_scales()[0].grad is not None) == learn
     with pytest.raises(AssertionError), Forbidden():
         float(loss)
 
@@ -456,7 +467,7 @@ def test_a_step_reads_no_number_back() -> None:
 def noisy_gradients(net: BayesianNet, x: Tensor, seed: int) -> dict[str, Tensor | None]:
     torch.manual_seed(seed)
     backward(net, x, torch.ones(1, net.num_gates).to(x))
-    net.pull()
+    net.add_gradients()
     return {name: None if p.grad is None else p.grad.clone() for name, p in net.weights().items()}
 
 
@@ -464,9 +475,9 @@ def test_variances_handed_out_change_no_gradient() -> None:
     """Steps in which log σ is learned have all gradients, others all but those of log σ; both follow its steps."""
     net, x = bayesian("branches"), inputs("branches")
     for seed, learn in enumerate([True, False, False, True, True, False]):
-        net.slabs.take_back()
+        net.weights_posterior.drop_variances()
         expected = noisy_gradients(net, x, seed)
-        net.slabs.hand_out(learn)
+        net.weights_posterior.cache_variances(learn)
         found = noisy_gradients(net, x, seed)
         for name, gradient in found.items():
             if "log_scale" in name and not learn:
@@ -475,7 +486,7 @@ def test_variances_handed_out_change_no_gradient() -> None:
                 torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-14, msg=name)
         if learn:
             with torch.no_grad():
-                for log_scale in net.slabs.log_scales():
+                for log_scale in net.weights_posterior.log_scales():
                     log_scale.sub_(log_scale.grad)
 
 
@@ -492,9 +503,9 @@ def test_large_layers_get_variances_in_bfloat16_where_products_in_it_are_fast(
     bnn = BayesianNet(net, "gaussian", num_data=100, slab="normal")
     x = torch.randn(16, 1, 8, 8)
     expected = noisy_gradients(bnn, x, 0)
-    bnn.slabs.hand_out(learn=True)
+    bnn.weights_posterior.cache_variances(learn=True)
     short = torch.bfloat16 if fast else torch.float32
-    assert [layer.handed[0].dtype for layer in bnn.slabs.layers.values()] == [short, short, torch.float32]
+    assert [layer.handed[0].dtype for layer in bnn.weights_posterior.layers.values()] == [short, short, torch.float32]
     found = noisy_gradients(bnn, x, 0)
     for name, gradient in expected.items():
         assert found[name].dtype == torch.float32
@@ -504,22 +515,22 @@ def test_large_layers_get_variances_in_bfloat16_where_products_in_it_are_fast(
 
 def test_variances_are_computed_once_between_two_steps_of_their_own() -> None:
     net, x = bayesian("branches"), inputs("branches")
-    layer = net.slabs.layers["0"]
-    net.slabs.hand_out(learn=True)
-    net.slabs.hand_out(learn=False)
+    layer = net.weights_posterior.layers["0"]
+    net.weights_posterior.cache_variances(learn=True)
+    net.weights_posterior.cache_variances(learn=False)
     first = layer.handed
-    net.slabs.hand_out(learn=False)
+    net.weights_posterior.cache_variances(learn=False)
     assert layer.handed is first and first is not None
     before = first[0].clone()
-    net.slabs.hand_out(learn=True)
+    net.weights_posterior.cache_variances(learn=True)
     assert layer.handed[0].requires_grad and torch.equal(layer.handed[0], before)
     backward(net, x, torch.ones(1, net.num_gates).to(x))
     with torch.no_grad():
         layer.weight_log_scale.add_(1)
-    net.slabs.hand_out(learn=False)
+    net.weights_posterior.cache_variances(learn=False)
     torch.testing.assert_close(layer.handed[0], before * torch.tensor(2.0).double().exp())
-    net.slabs.take_back()
-    assert all(layer.handed is None for layer in net.slabs.layers.values())
+    net.weights_posterior.drop_variances()
+    assert all(layer.handed is None for layer in net.weights_posterior.layers.values())
 
 
 # draws ----------------------------------------------------------------------------------------------------------------
@@ -528,12 +539,12 @@ def test_variances_are_computed_once_between_two_steps_of_their_own() -> None:
 def test_weights_are_handed_in_as_one_vector_in_the_order_of_the_means() -> None:
     net, x = bayesian("depthwise"), inputs("depthwise")
     xi = torch.ones(1, net.num_gates).double()
-    weights = torch.randn(len(net.slabs.posterior()[0])).double()
-    with net.slabs.drawn(weights):
+    weights = torch.randn(len(net.weights_posterior.moments()[0])).double()
+    with net.weights_posterior.drawn(weights):
         found = net(x, xi)
     with torch.no_grad():
         start = 0
-        for mean in net.slabs.means():
+        for mean in net.weights_posterior.means():
             mean.copy_(weights[start : start + mean.numel()].view_as(mean))
             start += mean.numel()
     with net.draw.use(xi):
@@ -544,9 +555,9 @@ def test_weights_are_handed_in_as_one_vector_in_the_order_of_the_means() -> None
 def test_drawn_weights_are_forgotten_after_an_error() -> None:
     net = bayesian("dense")
     with pytest.raises(GateError), net.drawn_weights():
-        assert all(layer.drawn is not None for layer in net.slabs.layers.values())
+        assert all(layer.drawn is not None for layer in net.weights_posterior.layers.values())
         net(torch.randn(2, 7).double())
-    assert all(layer.drawn is None for layer in net.slabs.layers.values())
+    assert all(layer.drawn is None for layer in net.weights_posterior.layers.values())
 
 
 # surgery --------------------------------------------------------------------------------------------------------------
@@ -579,15 +590,15 @@ def test_what_is_off_for_good_changes_no_divergence_and_no_price_when_it_goes(
         with torch.no_grad():
             gate.theta[off[gate_name]] = 0.0
     net.refresh()
-    divergence = float(net.slab_divergence(net.theta.detach()).detach())
-    costs = {n: part.clone() for n, part in net.by_gate(net.slab_cost).items()}
+    divergence = float(divergence_at(net, net.theta.detach()).detach())
+    costs = {n: part.clone() for n, part in net.by_gate(net.weights_cost).items()}
     smaller, index = shrink(net.net, off)
     kept = kept_gates(net.net, index)
-    size = sum(net.slabs._sizes)
+    size = sum(net.weights_posterior._sizes)
     net.replace(smaller, kept)
-    assert sum(net.slabs._sizes) < size
-    assert float(net.slab_divergence(net.theta.detach()).detach()) == pytest.approx(divergence, rel=1e-9)
-    for gate_name, part in net.by_gate(net.slab_cost).items():
+    assert sum(net.weights_posterior._sizes) < size
+    assert float(divergence_at(net, net.theta.detach()).detach()) == pytest.approx(divergence, rel=1e-9)
+    for gate_name, part in net.by_gate(net.weights_cost).items():
         on = net.gate_probs()[gate_name] > 0
         torch.testing.assert_close(part[on], costs[gate_name][kept[gate_name]][on], rtol=1e-8, atol=1e-8)
 
@@ -604,8 +615,8 @@ def sent(net: BayesianNet) -> BayesianNet:
 def test_a_copy_goes_on_alone(copied: Callable[[BayesianNet], BayesianNet], name: str) -> None:
     net, x = bayesian(name, None), inputs(name)
     other = copied(net)
-    assert all(other.slabs.layers[n] is other.net.get_submodule(n) for n in net.slabs.layers)
-    assert all(layer.draw is other.draw for layer in other.slabs.layers.values())
+    assert all(other.weights_posterior.layers[n] is other.net.get_submodule(n) for n in net.weights_posterior.layers)
+    assert all(layer.draw is other.draw for layer in other.weights_posterior.layers.values())
     assert torch.equal(other.price, net.price)
     torch.manual_seed(0)
     expected = net.predict(x, 5).samples
@@ -616,7 +627,7 @@ def test_a_copy_goes_on_alone(copied: Callable[[BayesianNet], BayesianNet], name
     price = net.price.clone()
     with torch.no_grad():
         other.theta.fill_(0.5)
-        for mean in other.slabs.means():
+        for mean in other.weights_posterior.means():
             mean.mul_(3)
     other.refresh()
     net.refresh()
@@ -641,20 +652,23 @@ def test_what_is_kept_beside_the_weights_moves_with_them() -> None:
     """To a device that computes nothing: prices, and what Pyro's sites are made of, before the next refresh."""
     net = bayesian("branches").to("meta")
     assert net.price.device.type == "meta"
-    assert {tensor.device.type for tensor in (*net.slabs.posterior(), net.slabs.prior())} == {"meta"}
+    assert {
+        tensor.device.type for tensor in (*net.weights_posterior.moments(), net.weights_posterior.prior_scale_vector())
+    } == {"meta"}
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match="slab='normal' needs a linear or convolution layer with weights of its own"):
+    needs = "weights='normal' needs a linear or convolution layer with weights of its own"
+    with pytest.raises(ConfigError, match=needs):
         BayesianNet(nn.Sequential(Residual(nn.PReLU(3))), num_data=5, slab="normal")
     net = nn.Sequential(Gate(3), nn.Linear(3, 2))
     give_normal_slabs(net, 0.5)
-    with pytest.raises(ConfigError, match="weights are Normal already; pass slab='normal'"):
+    with pytest.raises(ConfigError, match="weights are Normal already; pass weights='normal'"):
         BayesianNet(net, num_data=5)
     for value in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match=r"slab_scale must be positive and finite, got .*; None learns it"):
             BayesianNet(dense(), num_data=5, slab="normal", slab_scale=value)
-    with pytest.raises(ConfigError, match="unknown slab 'cauchy'; known are point, normal"):
+    with pytest.raises(ConfigError, match="unknown weights 'cauchy'; known are point, normal"):
         BayesianNet(dense(), num_data=5, slab="cauchy")
 
 
@@ -663,11 +677,11 @@ def test_when_the_last_layer_with_normal_weights_goes_the_rest_goes_on() -> None
     smaller, index = shrink(net.net, {"1": torch.tensor([True])})
     net.replace(smaller, kept_gates(net.net, index))
     net.refresh()
-    net.pull()
+    net.add_gradients()
     x = torch.randn(4, 3)
-    assert net.slabs is None and net.price.shape == (0,)
+    assert net.weights_posterior.name == "point" and net.price.shape == (0,)
     assert torch.equal(net.predict(x, 2).samples, smaller(x).detach().expand(2, 4, 3))
-    assert float(net.slab_penalty().detach()) == pytest.approx(float(3 * 0.25**2) / 10)
+    assert float(weight_penalty(net).detach()) == pytest.approx(float(3 * 0.25**2) / 10)
 
 
 def test_effective_parameters_count_what_the_data_determine() -> None:

@@ -219,7 +219,7 @@ def test_a_point_network_has_a_smaller_posterior_too() -> None:
     small = compact(net, posterior=True)
     x = torch.randn(3, 2, 3, 4)
     torch.testing.assert_close(small(x), net(x))
-    assert small.slabs is None and small.num_gates < net.num_gates
+    assert small.weights_posterior.name == "point" and small.num_gates < net.num_gates
 
 
 def test_the_posterior_of_no_bayesian_network_is_refused() -> None:
@@ -242,15 +242,15 @@ def train_step(net: BayesianNet, optimizer: torch.optim.Optimizer, x: Tensor, no
     """With weights μ + σ ε for the ε of ``noise``, the same before and after a removal; and the pull of the prior."""
     optimizer.zero_grad()
     parts = []
-    for name, layer in net.slabs.layers.items():
+    for name, layer in net.weights_posterior.layers.items():
         parts.append(noise[f"{name}.weight"].flatten())
         if layer.bias is not None:
             parts.append(noise[f"{name}.bias"])
-    mean, scale = net.slabs.posterior()
-    with net.slabs.drawn(mean + scale * torch.cat(parts)):
+    mean, scale = net.weights_posterior.moments()
+    with net.weights_posterior.drawn(mean + scale * torch.cat(parts)):
         net(x, net.theta.detach()).square().mean().backward()
     net.refresh()
-    net.pull()
+    net.add_gradients()
     optimizer.step()
 
 
@@ -271,10 +271,10 @@ def test_a_step_commutes_with_a_removal(name: str) -> None:
     assert not index.folded
     remap_optimizer(remapped, old, small.trained(), index)
     assert [group["lr_factor"] for group in remapped.param_groups] == [g["lr_factor"] for g in optimizer.param_groups]
-    scales = {id(p) for p in small.slabs.log_scales()}
+    scales = {id(p) for p in small.weights_posterior.log_scales()}
     assert {id(p) for group in remapped.param_groups if group["lr_factor"] == 10 for p in group["params"]} == scales
     survivors = {key: index.select(key, noise[key]) for key in small.weights()}
-    assert sum(net.slabs._sizes) > sum(small.slabs._sizes)
+    assert sum(net.weights_posterior._sizes) > sum(small.weights_posterior._sizes)
     for _ in range(2):
         train_step(net, optimizer, x, noise)
         train_step(small, remapped, x, survivors)

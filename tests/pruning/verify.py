@@ -77,7 +77,7 @@ def verify_compaction(net: nn.Module, x: Tensor, dtype: torch.dtype = torch.floa
 
 def verify_index_map(net: nn.Module, smaller: nn.Module, index: object) -> None:
     """Selecting from the old tensors gives the new ones, but for folded constants and gates that were set to 0."""
-    old = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    old = {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers())}
     for name, tensor in [*smaller.named_parameters(), *smaller.named_buffers()]:
         if name.endswith(".index"):
             continue

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from bayesprune import layers
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
+from bayesprune.infer.objective import WEIGHT_TERMS, total
 from bayesprune.layers import Residual
 from bayesprune.optim import remap_optimizer
 from bayesprune.pruning import kept_gates, shrink
@@ -101,7 +102,7 @@ def steps(engine: Engine, name: str, x: Tensor, y: Tensor, patterns: list[str]) 
         for pattern in patterns[:2]:
             step(pattern)
         with engine.whole(read_only=True):
-            penalty = net.slab_penalty().detach().item()
+            penalty = total(net, WEIGHT_TERMS).detach().item()
         with engine.whole():
             smaller, index = shrink(net.net, {"4": torch.tensor([True])})
             old = net.weights()

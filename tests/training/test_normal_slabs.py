@@ -131,7 +131,7 @@ def test_settling_ends_at_the_optimum_under_a_fixed_prior(log_gamma: float) -> N
     with torch.no_grad():
         weight.fill_(0.3)
         bias.fill_(0.1)
-        for log_scale in net.slabs.log_scales():
+        for log_scale in net.weights_posterior.log_scales():
             log_scale.fill_(-30.0)
     loader = DataLoader(TensorDataset(x, y), batch_sampler=[list(range(60))] * 20)
     how = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 8.0, "slab_by": 1e-9}
@@ -171,7 +171,7 @@ def test_an_evaluation_under_a_fixed_prior(slab: str) -> None:
     """θ moves to the optimum, by ``size`` at most; there ∂L/∂θ is 0; beyond 1e-6 it is 0 or 1 itself."""
     net, moves = fixed(torch.linspace(-30.0, 30.0, 14), slab=slab)
     nats = torch.linspace(1.0, -1.0, 14)
-    best = torch.sigmoid(-nats - net.log_gamma - net.slab_cost)
+    best = torch.sigmoid(-nats - net.log_gamma - net.weights_cost)
     for size in (0.02, 1.0):
         moves._sum += nats / EXAMPLES
         moves._count += 1
@@ -236,17 +236,17 @@ def test_log_scales_take_every_so_many_th_step() -> None:
 
 def test_the_divergence_rises_to_its_temperature() -> None:
     net = regression(FlatteningPrior(1e-3), 0.5)
-    whole = net.slab_cost.clone()
+    whole = net.weights_cost.clone()
     run = trainer(net, targets(), schedule=REST | {"slab_by": 0.5}, temperature=0.4)
     steps = 4 * 12
     for step, share in ((0, 1 / (0.5 * steps)), (11, 0.5), (23, 1.0), (40, 1.0)):
         run.prices.update(step)
-        torch.testing.assert_close(net.slab_cost, 0.4 * share * whole)
+        torch.testing.assert_close(net.weights_cost, 0.4 * share * whole)
         run.step = step
         net.refresh()
         run._after_step(*next(iter(targets())), run._part(0, 40))
         if run.schedule.refresh_due(step):
-            torch.testing.assert_close(net.slab_cost, 0.4 * share * whole)
+            torch.testing.assert_close(net.weights_cost, 0.4 * share * whole)
 
 
 def test_a_budget_weighs_the_divergence_of_weights_like_what_the_data_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,8 +267,8 @@ def test_a_budget_weighs_the_divergence_of_weights_like_what_the_data_say(monkey
     run = trainer(net, targets(), budget=Budget("macs", 0.5), schedule=QUICK | {"slab_by": 1e-9})
     differences = -torch.linspace(0.0, 30.0, net.num_gates) / EXAMPLES
     run.prices.update(30, differences)
-    both = differences + net.slab_cost / EXAMPLES
-    assert bool((both > 0).any()) and bool((both < 0).any()) and float(net.slab_cost.min()) > 0.5
+    both = differences + net.weights_cost / EXAMPLES
+    assert bool((both > 0).any()) and bool((both < 0).any()) and float(net.weights_cost.min()) > 0.5
     torch.testing.assert_close(seen["dual_maximiser"], both)
     with pytest.warns(UserWarning, match="had to be switched off"):
         assert run.prices.enforce(differences)
@@ -339,9 +339,9 @@ def test_nothing_that_was_handed_out_stays_behind() -> None:
     with pytest.raises(Stopped):
         fit(other, Torn(whole.x, whole.y), epochs=1, settings=Settings(schedule=REST))
     for bnn in (net, other):
-        assert all(layer.handed is None for layer in bnn.slabs.layers.values())
+        assert all(layer.handed is None for layer in bnn.weights_posterior.layers.values())
         BatchObjective(bnn, whole.x, whole.y)(torch.ones(1, bnn.num_gates), skip=True).mean().backward()
-        assert all(p.grad is not None for p in bnn.slabs.log_scales())
+        assert all(p.grad is not None for p in bnn.weights_posterior.log_scales())
 
 
 def test_the_loss_of_a_row_is_the_negative_elbo_but_for_constants() -> None:
@@ -351,7 +351,7 @@ def test_the_loss_of_a_row_is_the_negative_elbo_but_for_constants() -> None:
     history = fit(net, targets(), epochs=1, prune=False, settings=Settings(schedule=REST))
     theta = net.theta.detach()
     gates = FixedInclusion(0.3).penalty(theta).sum()
-    rest = (gates + net.slab_divergence(theta) + net.likelihood.penalty()).detach() / EXAMPLES
+    rest = (gates + net.weights_posterior.divergence(net.by_gate(theta)) + net.likelihood.penalty()).detach() / EXAMPLES
     row = history.rows[0]
     assert row.loss - row.nll == pytest.approx(float(rest), rel=1e-4)
 

@@ -85,7 +85,7 @@ def test_gradients_of_normal_weights(results, rank: int, pattern: str) -> None:
     """Means and log scales, pulled by their prior: those of one process with the whole batch, up to 1e-8 of noise."""
     net = worker.quiet()
     worker.mean_loss(net, net, *worker.batch(), worker.gates(pattern)).backward()
-    net.pull()
+    net.add_gradients()
     expected = worker.gradients(net)
     assert sum(value is None for value in expected.values()) == 4 + 4 * worker.PATTERNS[pattern].count(0.0)
     assert_same(results[rank]["normal_weights"]["quiet"][pattern], expected, 1e-6)

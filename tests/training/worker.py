@@ -45,7 +45,7 @@ def quiet() -> BayesianNet:
     """With Normal weights that hardly vary, so that every process has the same noise: none."""
     net = network(slab="normal")
     with torch.no_grad():
-        for log_scale in net.slabs.log_scales():  # type: ignore[union-attr]
+        for log_scale in net.weights_posterior.log_scales():  # type: ignore[union-attr]
             log_scale.fill_(-40.0)
     net.refresh()
     return net
@@ -138,9 +138,9 @@ class Process:
         found: dict[str, Any] = {"quiet": {}}
         for pattern in PATTERNS:
             net = quiet()
-            net.slabs.hand_out(learn=True)  # type: ignore[union-attr]
+            net.weights_posterior.cache_variances(learn=True)  # type: ignore[union-attr]
             self.step(net, self.engine.wrap(net), gates(pattern))
-            net.pull()
+            net.add_gradients()
             found["quiet"][pattern] = gradients(net)
         net = network(slab="normal")
         optimizer, call = torch.optim.Adam(net.parameter_groups(), lr=0.1), self.engine.wrap(net)
@@ -153,10 +153,10 @@ class Process:
                 net.replace(smaller, kept_gates(net.net, index))
                 remap_optimizer(optimizer, old, net.trained(), index)
                 call = self.engine.wrap(net)
-            net.slabs.hand_out(learn=number % 2 == 1)  # type: ignore[union-attr]
+            net.weights_posterior.cache_variances(learn=number % 2 == 1)  # type: ignore[union-attr]
             self.step(net, call, gates(SEQUENCE[number % 4])[:, : net.num_gates])
             net.refresh()
-            net.pull()
+            net.add_gradients()
             optimizer.step()
         end = {key: value.clone() for key, value in net.net.state_dict().items()}
         return {**found, "start": start, "end": end, "price": net.price, "noise": torch.randn(3)}

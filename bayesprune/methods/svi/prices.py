@@ -108,7 +108,7 @@ class Prices:
 
     def _unpriced(self, differences: Tensor) -> Tensor:
         """What keeping structures costs besides their price: what the data say, and the divergence of their weights."""
-        return (differences + self.net.slab_cost / self.net.num_data).cpu()
+        return (differences + self.net.weights_cost / self.net.num_data).cpu()
 
     def _ascend(self, step: int, differences: Tensor, savings: Tensor) -> None:
         """One step of dual ascent."""

@@ -1,4 +1,4 @@
-"""How many parameters a fit has effectively spent."""
+"""How many parameters a fit has taken from its data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from bayesprune.data.inputs import Inputs
 from bayesprune.infer.chosen import LossOn, chosen
+from bayesprune.infer.model import GatedModel
+from bayesprune.infer.targets import Targets, weights_of
+from bayesprune.layers import eval_mode
 
+MOST_TAKEN = 0.9
+"""Which share of the residuals a fit may take from the noise at most."""
+FEWEST_ROWS = 64
+"""Of how few examples the degrees of freedom are not worth counting, unless they are all."""
 ENTRIES = 2**25
 """How many entries a table of derivatives may have."""
 
@@ -68,3 +75,30 @@ def degrees_of_freedom(
     gram = table @ table.T if len(table) <= table.shape[1] else table.T @ table
     eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0) * ((num_data or len(x)) / len(x))
     return float((eigenvalues / (eigenvalues + ridge)).sum())
+
+
+@torch.no_grad()
+def uncounted_parameters(net: GatedModel, x: Inputs, y: Targets, share: float) -> float:
+    """How many more parameters the fit takes than a cold posterior counts, see `BayesianNet.uncounted_parameters`.
+
+    Args:
+        net: The model.
+        x: Training inputs, shape ``(B, ...)``.
+        y: Their targets.
+        share: T, how much of the divergence of Normal weights counts.
+    """
+    noise, posterior = net.likelihood.learned_noise, net.weights_posterior
+    if noise is None or not posterior.means() or share >= 1:
+        return 0.0
+    names = {id(p): name for name, p in net.net.named_parameters()}
+    theta = net.by_gate(net.theta.detach())
+    spreads = posterior.prior_spreads(theta)
+    scales = {names[id(p)]: spread for p, spread in zip(posterior.means(), spreads, strict=True)}
+    with eval_mode(net):
+        outputs = net(x[:1]).numel()
+        rows = fitting_rows(outputs * sum(p.numel() for p in posterior.means()))
+        if rows < min(len(x), FEWEST_ROWS):
+            return 0.0
+        weights = weights_of(net.likelihood, y[:rows])
+        d = degrees_of_freedom(net.net, x[:rows], scales, noise, share, net.num_data, weights, net.loss_on)
+    return min(d, MOST_TAKEN * net.num_data * outputs) - share * posterior.effective_parameters(theta)

@@ -1,4 +1,4 @@
-"""Gaussian slabs: the prior of Normal weights and their divergence from it, each weight counted while it is there.
+"""Normal weights: their prior and their divergence from it, each weight counted while it is there.
 
 A weight has q(w) = Normal(μ, σ²) while all gates are on that it needs, and the prior Normal(0, σ0²) otherwise, so its
 Kullback-Leibler term is Θ_w KL(Normal(μ, σ²) ‖ Normal(0, σ0²)), Θ_w the probability that it is there: θ of the unit
@@ -8,33 +8,42 @@ Bhattacharya & Maiti 2021, counts the first of the three alone; the bound holds 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
 from bayesprune.distributions import normal_kl
-from bayesprune.infer.shares import Shares, WeightPresence
+from bayesprune.infer.posterior import WeightPosterior
+from bayesprune.infer.presence_of_weights import WeightPresence, WeightShares
+from bayesprune.infer.variances import Variances
+from bayesprune.infer.weights import WeightDraws
 from bayesprune.layers import NormalLayer, normal_layers
 
 ABSENT = 1e-12
 """What a weight counts in the scale of its layer that is never there: a layer that is off as a whole has one too."""
 LEAST_SCALE = 1e-6
 """Smallest σ0 that is learned."""
-MANY_WEIGHTS = 2**14
-"""From how many weights on the products of a linear layer are faster in bfloat16, where the processor has it."""
 
 
-class NormalSlabs:
+class Normal(WeightPosterior):
     """The Normal weights of a network as one vector, its prior and the divergence of the one from the other.
 
     Args:
         net: The network, with at least one layer of Normal weights.
         prior_scale: σ0; ``None`` for one a layer at its optimum, σ0² = Σ Θ(μ² + σ²) / Σ Θ (empirical Bayes).
+
+    Example:
+        >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
+        >>> weights = BayesianNet(net, "gaussian", num_data=10, weights="normal").weights_posterior
+        >>> [tuple(mean.shape) for mean in weights.means()]
+        [(3, 2), (3,), (1, 3), (1,)]
     """
+
+    name = "normal"
 
     def __init__(self, net: nn.Module, prior_scale: float | None):
         self.layers = normal_layers(net)
@@ -42,10 +51,9 @@ class NormalSlabs:
         self._presence = WeightPresence(net, self.layers)
         self._sizes = [p.numel() for p in self._parameters()[0]]
         self._learn_scales([torch.ones_like(p) for p in self._parameters()[0]])
-        self._variances: list[Tensor] = []
-        self._learnt = False
-        self._pulls: list[tuple[nn.Parameter, Tensor]] = []
-        self._spreads: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        self._variances = Variances(self.layers.values())
+        self._mean_slopes: list[tuple[nn.Parameter, Tensor]] = []
+        self._scale_slopes: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
     def means(self) -> list[nn.Parameter]:
         """μ of all Normal weights."""
@@ -67,41 +75,13 @@ class NormalSlabs:
                 log_scales.append(layer.bias_log_scale)
         return means, log_scales
 
-    def hand_out(self, learn: bool) -> None:
-        """Before a pass of training: hand the layers their variances, which change only after a step of log σ.
+    def cache_variances(self, learn: bool) -> None:
+        """Before a pass of training: give the layers their variances, see `Variances.give`."""
+        self._variances.give(self.log_scales(), learn)
 
-        Args:
-            learn: Whether log σ takes a step after this pass; otherwise it gets no gradient.
-        """
-        if not learn and not self._learnt and self._variances:
-            return  # they have them
-        log_scales = self.log_scales()
-        if self._learnt or not self._variances:
-            with torch.no_grad():
-                binary = [log_scale * (2 / math.log(2)) for log_scale in log_scales]  # exp takes thrice as long as exp2
-                self._variances = [exponent.exp2_() for exponent in binary]
-        given = [v.to(f) for v, f in zip(self._variances, self._formats(), strict=True)]
-        if learn:
-            given = [_Variance.apply(*three) for three in zip(log_scales, self._variances, given, strict=True)]
-        self._learnt = learn
-        parts = iter(given)
-        for layer in self.layers.values():
-            layer.handed = next(parts), None if layer.bias is None else next(parts)
-
-    def _formats(self) -> list[torch.dtype]:
-        """In which format each variance is handed out: how much noise an output gets need not be known to 24 bits."""
-        formats = []
-        for layer in self.layers.values():
-            large = not isinstance(layer, nn.Linear) or layer.weight.numel() >= MANY_WEIGHTS
-            short = large and layer.weight.dtype == torch.float32 and _fast_bfloat16(layer.weight.device)
-            formats += [torch.bfloat16 if short else layer.weight.dtype] * (1 if layer.bias is None else 2)
-        return formats
-
-    def take_back(self) -> None:
-        """Let the layers compute their variances in every pass."""
-        self._variances, self._learnt = [], False
-        for layer in self.layers.values():
-            layer.handed = None
+    def drop_variances(self) -> None:
+        """Let the layers compute their variances in every pass again."""
+        self._variances.drop()
 
     # the divergence ------------------------------------------------------------------------------------------------
 
@@ -114,7 +94,7 @@ class NormalSlabs:
         means, log_scales = self._parameters()
         tables = self._tables(theta)
         total = torch.zeros((), device=means[0].device)
-        for mean, log_scale, table, scale in zip(means, log_scales, tables, self.scale_of_each(), strict=True):
+        for mean, log_scale, table, scale in zip(means, log_scales, tables, self.prior_scales(), strict=True):
             total = total + (table * normal_kl(mean, log_scale, scale)).sum()
         return total
 
@@ -123,7 +103,7 @@ class NormalSlabs:
         shares, _ = self._presence({name: t.to("cpu", torch.float64) for name, t in theta.items()})
         return self._presence.tables(shares)
 
-    def scale_of_each(self) -> list[Tensor]:
+    def prior_scales(self) -> list[Tensor]:
         """σ0 of every mean."""
         each = []
         for layer, scale in zip(self.layers.values(), self.scales, strict=True):
@@ -146,7 +126,7 @@ class NormalSlabs:
         total = torch.zeros((), dtype=torch.float64)
         for layer, (rows, columns), scale in zip(self.layers.values(), shares, self.scales, strict=True):
             total = total + _weighed(layer, rows, columns, scale)
-        self._set_pulls(computed, num_data)
+        self._set_slopes(computed, num_data)
         if not total.requires_grad:
             return {name: torch.zeros_like(t) for name, t in leaves.items()}
         gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
@@ -173,38 +153,38 @@ class NormalSlabs:
             at = stop
 
     @torch.no_grad()
-    def _set_pulls(self, shares: Sequence[Shares], num_data: float) -> None:
-        """Of branches only the share while they are on: weights of one that is skipped are not pulled in that step."""
+    def _set_slopes(self, shares: Sequence[WeightShares], num_data: float) -> None:
+        """Of branches only the share while they are on: weights of one that is skipped get no gradient in that step."""
         means, log_scales = self._parameters()
         tables = self._presence.tables(shares)
-        self._pulls, self._spreads = [], []
-        for mean, log_scale, table, scale in zip(means, log_scales, tables, self.scale_of_each(), strict=True):
+        self._mean_slopes, self._scale_slopes = [], []
+        for mean, log_scale, table, scale in zip(means, log_scales, tables, self.prior_scales(), strict=True):
             share = (table / num_data).expand_as(mean).contiguous()
-            self._pulls.append((mean, share / scale.square()))
-            self._spreads.append((log_scale, share, self._pulls[-1][1]))
+            self._mean_slopes.append((mean, share / scale.square()))
+            self._scale_slopes.append((log_scale, share, self._mean_slopes[-1][1]))
 
     @torch.no_grad()
-    def pull(self) -> None:
+    def add_gradients(self) -> None:
         """Add the derivative of the divergence over N to the gradients of all means and log scales that have one."""
-        pulls = [(mean.grad, mean, share) for mean, share in self._pulls if mean.grad is not None]
-        if pulls:
-            gradients, means, shares = zip(*pulls, strict=True)
+        slopes = [(mean.grad, mean, share) for mean, share in self._mean_slopes if mean.grad is not None]
+        if slopes:
+            gradients, means, shares = zip(*slopes, strict=True)
             torch._foreach_addcmul_(gradients, means, shares)
-        for index, (log_scale, share, scaled) in enumerate(self._spreads):
+        for index, (log_scale, share, scaled) in enumerate(self._scale_slopes):
             if log_scale.grad is not None:
-                variance = self._variances[index] if self._variances else (2 * log_scale).exp()
+                variance = self._variances.values[index] if self._variances.values else (2 * log_scale).exp()
                 log_scale.grad.addcmul_(variance, scaled).sub_(share)
 
     # draws ---------------------------------------------------------------------------------------------------------
 
-    def posterior(self) -> tuple[Tensor, Tensor]:
+    def moments(self) -> tuple[Tensor, Tensor]:
         """μ and σ of all Normal weights as vectors of shape ``(D,)``, differentiable."""
         means, log_scales = self._parameters()
         return torch.cat([p.flatten() for p in means]), torch.cat([p.flatten() for p in log_scales]).exp()
 
-    def prior(self) -> Tensor:
+    def prior_scale_vector(self) -> Tensor:
         """σ0 of all Normal weights, shape ``(D,)``."""
-        return torch.cat([scale.expand(size) for scale, size in zip(self.scale_of_each(), self._sizes, strict=True)])
+        return torch.cat([scale.expand(size) for scale, size in zip(self.prior_scales(), self._sizes, strict=True)])
 
     def presence(self, theta: Mapping[str, Tensor]) -> Tensor:
         """Θ of all Normal weights, shape ``(D,)``, differentiable in θ."""
@@ -212,18 +192,30 @@ class NormalSlabs:
         return torch.cat([table.expand_as(mean).flatten() for table, mean in pairs])
 
     @torch.no_grad()
-    def effective(self, theta: Mapping[str, Tensor]) -> float:
+    def effective_parameters(self, theta: Mapping[str, Tensor]) -> float:
         """Σ_w Θ_w (1 − σ_w²/σ0²), terms below 0 left out."""
-        known = (1 - (self.posterior()[1] / self.prior()).square()).clamp(min=0)
+        known = (1 - (self.moments()[1] / self.prior_scale_vector()).square()).clamp(min=0)
         return float((self.presence(theta) * known).sum())
 
     @torch.no_grad()
-    def spreads(self, theta: Mapping[str, Tensor]) -> list[Tensor]:
+    def prior_spreads(self, theta: Mapping[str, Tensor]) -> list[Tensor]:
         """σ0 √Θ of every mean, in the order of `means`, each broadcastable to it."""
         return [
             scale * table.sqrt().to(scale)
-            for scale, table in zip(self.scale_of_each(), self._tables(theta), strict=True)
+            for scale, table in zip(self.prior_scales(), self._tables(theta), strict=True)
         ]
+
+    @contextmanager
+    def pyro_model(self, theta: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the context passes compute with the weights of the site ``weights``, drawn from the prior."""
+        zero = torch.zeros_like(self.moments()[0])
+        weights = pyro.sample("weights", WeightDraws(zero, self.prior_scale_vector(), self.presence(theta)))
+        with self.drawn(weights):
+            yield
+
+    def pyro_guide(self, theta: Mapping[str, Tensor]) -> None:
+        """Sample the site ``weights`` from the posterior."""
+        pyro.sample("weights", WeightDraws(*self.moments(), self.presence(theta)))
 
     @contextmanager
     def drawn(self, weights: Tensor | None = None) -> Iterator[None]:
@@ -244,25 +236,6 @@ class NormalSlabs:
         finally:
             for layer in self.layers.values():
                 layer.drop_weights()
-
-
-class _Variance(torch.autograd.Function):
-    """σ² that is known already, as a function of log σ; ``given`` is the same in the format of the result."""
-
-    @staticmethod
-    def forward(ctx: Any, log_scale: Tensor, variance: Tensor, given: Tensor) -> Tensor:
-        ctx.save_for_backward(variance)
-        return given.view_as(given)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (variance,) = ctx.saved_tensors
-        return (grad * variance).mul_(2), None, None
-
-
-def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 take half the time of those in float32 (measured for processors that have them)."""
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def _weighed(layer: NormalLayer, rows: Tensor | None, columns: Tensor | None, scale: Tensor) -> Tensor:

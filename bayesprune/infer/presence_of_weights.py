@@ -12,7 +12,7 @@ from bayesprune.graph.presence import Event, both, probability
 from bayesprune.layers import NormalLayer, Residual
 from bayesprune.ops.convolution import is_depthwise
 
-Shares = tuple[Tensor | None, Tensor | None]
+WeightShares = tuple[Tensor | None, Tensor | None]
 """With what probability outputs and inputs of a layer are there, shapes ``(n_out,)`` and ``(n_in,)``, or one entry for
 all; ``None`` where that is certain."""
 
@@ -22,7 +22,8 @@ class WeightPresence:
 
     An output that nothing reads is not there either. Never less than the probability that the network's outputs depend
     on the weight; more where they do not because a whole layer on the way is off, and for layers that are called more
-    than once or share parameters, which count in full.
+    than once or share parameters, which count in full. Less, θ² for θ, where one structure of a gate in several places
+    is both the input and the output of a weight.
 
     Args:
         net: The network.
@@ -38,7 +39,7 @@ class WeightPresence:
         self._branches = {name: _branches_around(net, name) for name in layers}
         self._lasting = _lasting_inputs(traced, self._nodes, layers)
 
-    def __call__(self, theta: Mapping[str, Tensor]) -> tuple[list[Shares], list[Shares]]:
+    def __call__(self, theta: Mapping[str, Tensor]) -> tuple[list[WeightShares], list[WeightShares]]:
         """By layer, with what probability its outputs and inputs are there; differentiable.
 
         Args:
@@ -57,9 +58,9 @@ class WeightPresence:
         present: Mapping[fx.Node, Event],
         needed: Mapping[fx.Node, Event],
         branches: Mapping[str, frozenset[str]],
-    ) -> list[Shares]:
+    ) -> list[WeightShares]:
         """The shares, by layer given that the gates ``branches`` are on."""
-        shares: list[Shares] = []
+        shares: list[WeightShares] = []
         for name, layer in self.layers.items():
             node = self._nodes.get(name)
             if node is None:
@@ -73,7 +74,11 @@ class WeightPresence:
                     out = out.and_gate(gate, theta[gate], shared=gate in self._presence.shared)
             elif node in present:
                 out = both([present[node], out])
-            columns = None if is_depthwise(layer) else self._columns(node, present, theta, given | out.gates)
+            columns = (
+                None
+                if is_depthwise(layer)
+                else self._columns(node, present, theta, given | (out.gates - self._presence.shared))
+            )
             shares.append((_probability(out, theta, given), columns))
         return shares
 
@@ -93,7 +98,7 @@ class WeightPresence:
             columns = torch.where(self._lasting[name], 1.0, columns)
         return columns
 
-    def tables(self, shares: Sequence[Shares]) -> list[Tensor]:
+    def tables(self, shares: Sequence[WeightShares]) -> list[Tensor]:
         """Θ of weight and bias of one layer after another, each broadcastable to it, where it lies."""
         tables = []
         for layer, (rows, columns) in zip(self.layers.values(), shares, strict=True):
