@@ -3,7 +3,7 @@
 from bayesprune.distributions.flattening import FlatteningPrior
 from bayesprune.distributions.gate_prior import GatePrior
 from bayesprune.distributions.inclusion import FixedInclusion, layer_adaptive_log_gamma
-from bayesprune.distributions.kl import bernoulli_entropy, bernoulli_kl, normal_kl
+from bayesprune.distributions.kl import bernoulli_kl, normal_kl
 from bayesprune.distributions.spike_and_slab import SpikeAndSlab
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "FlatteningPrior",
     "GatePrior",
     "SpikeAndSlab",
-    "bernoulli_entropy",
     "bernoulli_kl",
     "layer_adaptive_log_gamma",
     "normal_kl",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bayesprune.errors import GateError, TraceError
 from bayesprune.graph.additions import check_additions
@@ -17,6 +17,7 @@ from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.ops import NEEDS_SHAPES, Features, Step, name_of, operation_of
 from bayesprune.ops.moving import tensors_read
+from bayesprune.ops.ties import joined
 
 
 def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
@@ -61,12 +62,12 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     while only is None or only:
         rules = Rules(traced, {}, only)
         known = _known(traced, rules)
+        one = joined(rules.following.num_ids, rules.following.ties)
         for node in traced.graph.nodes:
             gate, features = traced.gate(node), known[node]
             if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):
                 continue
-            off = torch.zeros(gate.size, dtype=torch.bool)
-            off[0] = True
+            off = _first_off(gate, features, one)
             name = called[gate]
             if gate.size == 1:
                 _check_sums(traced, node, name)
@@ -82,6 +83,13 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     if assumed or example_input is not None:
         for gate, rank in ranks.items():
             gate.rank = rank
+
+
+def _first_off(gate: Gate, features: Features | None, one: Tensor) -> Tensor:
+    """The first entry of a gate off, with all of its entries that go together with it: alone they would stay."""
+    off = torch.zeros(gate.size, dtype=torch.bool)
+    off[0] = True
+    return off if features is None or len(features) != gate.size else one[features.ids] == one[features.ids[0]]
 
 
 def _known(traced: Traced, rules: Rules) -> dict[fx.Node, Features | None]:
@@ -182,7 +190,7 @@ def _follow(traced: Traced, gate: Gate, rules: Rules, known: dict[fx.Node, Featu
     Args:
         traced: The network.
         gate: The gate.
-        rules: Rules with its first entry off.
+        rules: Rules with its first entry off, and what goes with it.
         known: What is known of every tensor with all gates on.
         name: The gate's name, for messages.
     """

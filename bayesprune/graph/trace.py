@@ -110,6 +110,16 @@ class Traced:
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
     example: Inputs | None = None
 
+    def learn_shapes(self, example: Inputs) -> None:
+        """Note the shapes of all tensors for the first of these examples.
+
+        Raises:
+            TraceError: if they do not go through the network.
+            GateError: if they do not fit a gate.
+        """
+        self.shapes |= _shapes(self.net, self.graph, example)
+        self.example = example[:1]
+
     @cached_property
     def shapes_of_several(self) -> dict[fx.Node, torch.Size]:
         """The shapes of tensors with three examples; none if the example is not known, or the network takes but one."""
@@ -143,7 +153,12 @@ class Traced:
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that ``node`` calls, if it calls one."""
-        return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if node.op != "call_module":
+            return None
+        module: Any = self.net
+        for part in str(node.target).split("."):  # get_submodule takes several times as long, and this is asked often
+            module = module._modules[part]
+        return module  # type: ignore[no-any-return]
 
 
 def trace(net: nn.Module, example_input: Any = None) -> Traced:
@@ -169,13 +184,14 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         raise TraceError(
             f"the forward pass of {type(net).__name__} cannot be followed: {error}. {_advice(error)}"
         ) from error
-    example = None if example_input is None else as_inputs(example_input)
-    shapes = {} if example is None else _shapes(net, graph, example)
+    traced = Traced(net, graph, _fixed_modules(net, graph))
     for node in graph.nodes:
         held = attrgetter(str(node.target))(net) if node.op == "get_attr" else None
         if isinstance(held, Tensor):
-            shapes[node] = held.shape
-    return Traced(net, graph, _fixed_modules(net, graph), shapes, example)
+            traced.shapes[node] = held.shape
+    if example_input is not None:
+        traced.learn_shapes(as_inputs(example_input))
+    return traced
 
 
 def _advice(error: Exception) -> str:

@@ -3,19 +3,21 @@
 from bayesprune.infer.differences import paired_differences, shared_differences
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.elbo import GateELBO
-from bayesprune.infer.estimators import ESTIMATORS, get_estimator
+from bayesprune.infer.estimators import get_estimator
 from bayesprune.infer.evaluation import BatchObjective
-from bayesprune.infer.likelihoods import LIKELIHOODS, Bernoulli, Categorical, Gaussian, Likelihood
+from bayesprune.infer.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    LearnedGaussian,
+    Likelihood,
+)
 from bayesprune.infer.net import BayesianNet
-from bayesprune.infer.noise import LearnedGaussian
-from bayesprune.infer.prediction import ClassPrediction, Prediction, RealPrediction, summarize
+from bayesprune.infer.prediction import ClassPrediction, Prediction, RealPrediction
 from bayesprune.infer.random_state import RandomState
 from bayesprune.infer.sampler import GateSample, GateSampler
-from bayesprune.infer.weighted import Weighted
 
 __all__ = [
-    "ESTIMATORS",
-    "LIKELIHOODS",
     "BatchObjective",
     "BayesianNet",
     "Bernoulli",
@@ -31,9 +33,7 @@ __all__ = [
     "Prediction",
     "RandomState",
     "RealPrediction",
-    "Weighted",
     "get_estimator",
     "paired_differences",
     "shared_differences",
-    "summarize",
 ]

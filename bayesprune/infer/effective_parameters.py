@@ -99,6 +99,6 @@ def uncounted_parameters(net: GatedModel, x: Inputs, y: Targets, share: float) -
         rows = fitting_rows(outputs * sum(p.numel() for p in posterior.means()))
         if rows < min(len(x), FEWEST_ROWS):
             return 0.0
-        weights = weights_of(net.likelihood, y[:rows])
+        weights = weights_of(y[:rows])
         d = degrees_of_freedom(net.net, x[:rows], scales, noise, share, net.num_data, weights, net.loss_on)
     return min(d, MOST_TAKEN * net.num_data * outputs) - share * posterior.effective_parameters(theta)

@@ -101,4 +101,4 @@ class _TracedObjective(ReplayedObjective):
         conditioned = poutine.condition(poutine.replay(self.model, trace=self.guide_trace), data={"gates": xi})
         trace = poutine.trace(conditioned).get_trace(*self.args, **self.kwargs)
         observed: Any = trace.nodes["obs"]
-        return -observed["fn"].log_prob(observed["value"])
+        return -observed["fn"].log_prob(observed["value"]) * (observed["scale"] * len(observed["value"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.draws import GateDraws
+from bayesprune.infer.random_state import frozen_statistics
 from bayesprune.infer.resumption import BlockPass, Resumption
 from bayesprune.layers import Draw, Gate, Residual, holders_of, normal_layers
 
@@ -72,9 +73,8 @@ class GatedNet(nn.Module):
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
         with _FLATTENING, torch.inference_mode(False):
             thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
-            flat = (
-                torch.cat(thetas).clamp_(0, 1) if thetas else next(self.net.parameters()).new_zeros(0)
-            )  # all branches may be gone
+            thetas = thetas or [next(self.net.parameters()).new_zeros(0)]  # all branches may be gone
+            flat = torch.cat(thetas).clamp_(0, 1)
             for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
                 gate.theta.data = part
             if len(self._theta) != len(flat):
@@ -91,9 +91,8 @@ class GatedNet(nn.Module):
         """All parameters by name, in place of each gate's own θ the one vector `theta`, on which gradients arrive.
 
         So a plain torch optimiser of ``parameters()`` moves the gates, too. It may leave [0, 1]; before θ is read
-        again, it is projected there. After a cut θ and weights are others, and an optimiser has to be built anew. A
-        module that holds this one lists the gates' own θ, on which no gradients arrive: optimise ``parameters()`` of
-        this one, and let what averages weights (``AveragedModel``) average those of `net`.
+        again, it is projected there. After a cut an optimiser has to be built anew. A module that holds this one lists
+        the gates' own θ, without gradients: optimise ``parameters()`` of this one, and average weights of `net`.
         """
         thetas = {id(gate.theta) for gate in self._gates.values()}
         for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
@@ -236,12 +235,8 @@ class GatedNet(nn.Module):
 
     def branches(self, slots: Iterable[int]) -> list[nn.Module]:
         """What passes leave out while the branch gates of these slots are known to be off."""
-        blocks = [block for slot in slots for block in self._holders[slot]]
-        return [
-            block.body if type(block).forward is Residual.forward else block
-            for block in blocks
-            if isinstance(block, Residual)
-        ]
+        blocks = [block for slot in slots for block in self._holders[slot] if isinstance(block, Residual)]
+        return [block.body if type(block).forward is Residual.forward else block for block in blocks]
 
     def is_branch(self, name: str) -> bool:
         """Whether what a gate switches has a by-pass around it: all that holds the gate are residual blocks."""
@@ -299,16 +294,6 @@ class GatedNet(nn.Module):
         """Gate values drawn from the guide for a batch, shape ``(rows, S)``."""
         return GateDraws(self.theta.detach(), self.rows(x), self.num_shared, validate_args=False).sample()
 
-    @contextmanager
-    def frozen_statistics(self) -> Iterator[None]:
+    def frozen_statistics(self) -> AbstractContextManager[None]:
         """Let passes within the context leave the running statistics of normalisations in training mode as they are."""
-        # Without them, a normalisation in training mode computes the same. To write old values back instead would
-        # invalidate the autograd graph of earlier passes.
-        live = [(m._buffers, dict(m._buffers)) for m in self._norms if m.training]
-        for buffers, _ in live:
-            buffers.update(dict.fromkeys(buffers))
-        try:
-            yield
-        finally:
-            for buffers, kept in live:
-                buffers.update(kept)
+        return frozen_statistics(self._norms)

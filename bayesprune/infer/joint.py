@@ -151,7 +151,13 @@ class Joint:
 
 
 def sample(net: GatedModel, x: Any, y: Tensor | None) -> Tensor:
-    """See `BayesianNet.joint`."""
+    """Sample from the joint density, see `BayesianNet.joint`.
+
+    Args:
+        net: Whose network, likelihood and priors they are.
+        x: Inputs of the data set, shape ``(N, ...)``.
+        y: Targets, first dimension N; ``None`` to sample them.
+    """
     return Joint(net)(as_inputs(x), y)
 
 

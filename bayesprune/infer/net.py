@@ -20,15 +20,14 @@ from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.model import GatedModel
+from bayesprune.infer.normal import give_weights
 from bayesprune.infer.passes import Passes
 from bayesprune.infer.posterior import WeightPosterior
-from bayesprune.infer.prediction import Prediction, summarize
+from bayesprune.infer.prediction import Prediction
 from bayesprune.infer.targets import Targets
-from bayesprune.layers import eval_mode, give_normal_slabs, normal_layers, plain_parameters
+from bayesprune.layers import eval_mode, plain_parameters
 
 WEIGHTS = ("point", "normal")
-INITIAL_SCALE = 0.5
-"""σ of Normal weights at the start, relative to the root mean square of their layer's weights."""
 
 
 class BayesianNet(GatedModel):
@@ -72,6 +71,7 @@ class BayesianNet(GatedModel):
         TraceError: for a network whose forward pass cannot be followed.
 
     Example:
+        >>> from bayesprune import layers
         >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
         >>> bnn = BayesianNet(net, "gaussian", num_data=100, prior=FlatteningPrior(4.0))
         >>> bnn(torch.zeros(5, 2)).shape, bnn.gate_names
@@ -103,7 +103,7 @@ class BayesianNet(GatedModel):
         prior = _one_a_gate(
             FlatteningPrior(18.0) if prior is None else prior, sum(gate.size for gate in gates_of(net).values())
         )
-        _give_weights(net, weights, slab_scale)
+        give_weights(net, weights, slab_scale)
         super().__init__(
             net,
             likelihood,
@@ -164,7 +164,7 @@ class BayesianNet(GatedModel):
 
     # Pyro ----------------------------------------------------------------------------------------------------------
 
-    def model(self, x: Any, y: Tensor | None = None) -> Tensor:
+    def model(self, x: Any, y: Targets | None = None) -> Tensor:
         """Pyro model with sample sites ``gates`` (ξ) and ``obs`` (y), and the factor ``slab``.
 
         Under the flattening prior also ``inclusion`` (π), and with Normal weights ``weights`` (w). For `SVI` with
@@ -179,7 +179,7 @@ class BayesianNet(GatedModel):
         """
         return pyro_model.model(self, x, y)
 
-    def guide(self, x: Any, y: Tensor | None = None) -> None:
+    def guide(self, x: Any, y: Targets | None = None) -> None:
         """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). `ProjectedSGD` keeps the param ``theta`` in [0, 1].
 
         Raises:
@@ -265,7 +265,7 @@ class BayesianNet(GatedModel):
         passes = Passes(self, self._sample, num_samples, batch_size)
         with eval_mode(self):
             outputs = passes(x)
-        return summarize(self.likelihood, outputs)
+        return self.likelihood.summarize(outputs)
 
     def _sample(self, parts: Sequence[Inputs]) -> Tensor:
         """Outputs of one network drawn from the posterior, for parts of the inputs, one after the other."""
@@ -282,21 +282,6 @@ def _asked_for(weights: str | None, slab: str | None) -> str:
     if asked not in WEIGHTS:
         raise ConfigError(f"BayesianNet: unknown weights {asked!r}; known are {', '.join(WEIGHTS)}")
     return asked
-
-
-def _give_weights(net: nn.Module, weights: str, slab_scale: float | None) -> None:
-    """Let the layers of ``net`` have weights of this posterior."""
-    if weights == "point" and slab_scale is not None:
-        raise ConfigError("BayesianNet: slab_scale is the scale of Normal weights; pass weights='normal' with it")
-    if weights == "point" and normal_layers(net):
-        raise ConfigError("BayesianNet: the network's weights are Normal already; pass weights='normal'")
-    if weights == "normal":
-        give_normal_slabs(net, INITIAL_SCALE)
-        if not normal_layers(net):
-            raise ConfigError(
-                "BayesianNet: weights='normal' needs a linear or convolution layer with weights of its own, and the "
-                "network has none; take weights='point'"
-            )
 
 
 def _one_a_gate(prior: GatePrior, gates: int) -> GatePrior:

@@ -24,6 +24,9 @@ class Term(ABC):
     """A summand of the objective that does not depend on data.
 
     Example:
+        >>> from torch import nn
+        >>> from bayesprune import BayesianNet, layers
+        >>> from bayesprune.distributions import FlatteningPrior
         >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
         >>> bnn = BayesianNet(net, "gaussian", num_data=100, prior=FlatteningPrior(4.0))
         >>> bool(torch.isclose(Price().value(bnn), 4.0 * bnn.theta.sum() / 100))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import singledispatch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bayesprune.checked import real
 from bayesprune.errors import DataError
-from bayesprune.infer.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, per_example
-from bayesprune.infer.weighted import Weighted
 
 
 @dataclass(frozen=True)
@@ -134,48 +130,9 @@ class RealPrediction(Prediction):
         return _log_mean_exp(per_entry.flatten(2).sum(2) if per_entry.dim() > 2 else per_entry)
 
 
-@singledispatch
-def summarize(likelihood: Likelihood, outputs: Tensor) -> Prediction:
-    """What posterior samples of the outputs predict, in the terms of the likelihood.
-
-    A likelihood of one's own gets mean and samples; to give it more, register a function for its class:
-    ``@summarize.register(Poisson)``.
-
-    Args:
-        likelihood: `ClassPrediction` for a `Categorical` or a `Bernoulli`, `RealPrediction` for a `Gaussian`; for a
-            `Weighted` one that of the likelihood within.
-        outputs: The network's outputs for each posterior sample, shape ``(num_samples, B, ...)``.
-    """
-    samples = _means(likelihood, outputs)
-    return Prediction(samples.mean(0), samples)
-
-
-@summarize.register(Categorical)
-def _classes(likelihood: Categorical, outputs: Tensor) -> ClassPrediction:
-    samples = _means(likelihood, outputs)
-    return ClassPrediction(samples.mean(0), samples, outputs.log_softmax(2).movedim(2, -1))
-
-
-@summarize.register(Bernoulli)
-def _binary(likelihood: Bernoulli, outputs: Tensor) -> ClassPrediction:
-    samples = _means(likelihood, outputs)
-    return ClassPrediction(samples.mean(0), samples, torch.stack((F.logsigmoid(-outputs), F.logsigmoid(outputs)), -1))
-
-
-@summarize.register(Gaussian)
-def _real(likelihood: Gaussian, outputs: Tensor) -> RealPrediction:
-    samples = _means(likelihood, outputs)
-    scale = torch.as_tensor(likelihood.noise_scale, dtype=samples.dtype, device=samples.device)
-    return RealPrediction(samples.mean(0), samples, scale)
-
-
-@summarize.register(Weighted)
-def _weighted(likelihood: Weighted, outputs: Tensor) -> Prediction:
-    return summarize(likelihood.base, outputs)
-
-
-def _means(likelihood: Likelihood, outputs: Tensor) -> Tensor:
-    return torch.stack([likelihood.mean(sample) for sample in outputs])
+def per_example(per_entry: Tensor) -> Tensor:
+    """Sums over all dimensions but the first, shape ``(B,)``."""
+    return per_entry.flatten(1).sum(1) if per_entry.dim() > 1 else per_entry
 
 
 def _log_mean_exp(values: Tensor) -> Tensor:

@@ -87,3 +87,22 @@ class _Apart:
     def _swap(self) -> None:
         other, self.state = self.state, RandomState.now(self.state.device)
         other.restore()
+
+
+@contextmanager
+def frozen_statistics(norms: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the context normalisations in training mode leave their running statistics as they are.
+
+    Args:
+        norms: The normalisations of a network.
+    """
+    # Without them, a normalisation in training mode computes the same. To write old values back instead would
+    # invalidate the autograd graph of earlier passes.
+    live = [(m._buffers, dict(m._buffers)) for m in norms if m.training]
+    for buffers, _ in live:
+        buffers.update(dict.fromkeys(buffers))
+    try:
+        yield
+    finally:
+        for buffers, kept in live:
+            buffers.update(kept)

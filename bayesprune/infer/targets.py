@@ -43,12 +43,9 @@ def losses(likelihood: Likelihood, outputs: Tensor, y: Targets) -> Tensor:
     return y.weight * likelihood.nll(outputs, y.values)
 
 
-def weights_of(likelihood: Likelihood, y: Targets) -> Tensor | None:
+def weights_of(y: Targets) -> Tensor | None:
     """How much each example counts, shape ``(B,)``; ``None`` for all alike."""
-    if isinstance(y, Tensor):
-        return likelihood.weights(y)
-    own = likelihood.weights(y.values)
-    return y.weight if own is None else y.weight * own
+    return None if isinstance(y, Tensor) else y.weight
 
 
 def values_of(y: Targets) -> Tensor:

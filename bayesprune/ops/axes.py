@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from dataclasses import replace
 from typing import Any
@@ -34,14 +33,12 @@ def _moved(call: Call, x: Features, axis: int, rank: int | None) -> Step:
 def _merge(call: Call, start: Any, end: Any) -> Step:
     """Several dimensions into one: if the axis is one of them, every entry becomes r entries.
 
-    Between the first and the last of them the shape of the input must be known.
-
     Args:
         call: The call.
         start: The first dimension.
         end: The last one.
     """
-    x, shape = call.x, call.shapes.get(call.source)
+    x = call.x
     if x.layout != "plain" or x.rank is None:
         if (start, end) != (1, -1):
             return call.wall(f"reaches {call.name}, which does not flatten all dimensions but the first")
@@ -60,9 +57,7 @@ def _merge(call: Call, start: Any, end: Any) -> Step:
         return _moved(call, x, axis - (last - first), rank)
     if axis in (first, last):
         return _moved(call, replace(x, layout="blocks" if axis == first else "tiles"), first, rank)
-    if shape is None:
-        return call.wall(f"has its features along dimension {x.axis}, and is flattened; {NEEDS_SHAPES}")
-    return _moved(call, replace(x, layout="between", inner=math.prod(shape[axis + 1 : last + 1])), first, rank)
+    return call.wall(f"has its features along dimension {x.axis}, and is flattened; {NEEDS_SHAPES}")
 
 
 def _flatten(call: Call) -> Step:

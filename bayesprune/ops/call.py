@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,6 +29,11 @@ class Following:
         num_ids: How many physical entries have an id.
         ties: Pairs of ids that go together, found so far.
         moved: What running calls that move entries gave, see `ops.moving`; it is the same whatever is off.
+
+    Example:
+        >>> following = Following(off={})
+        >>> following.fresh(2).tolist(), following.fresh(1).tolist()
+        ([0, 1], [2])
     """
 
     off: Mapping[Gate, Tensor]
@@ -51,28 +55,31 @@ class Call:
 
     Attributes:
         node: The call.
-        net: The network that is traced.
+        modules: The modules that the calls of the network call, as far as they call one.
         known: What is known of its inputs.
         shapes: The shapes of tensors for one example, as far as known.
         following: What is followed.
         several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> relu = graph.call_function(torch.relu, (graph.placeholder("x"),))
+        >>> call = Call(relu, {}, {}, {}, Following(off={}))
+        >>> call.name, call.run({call.source: torch.tensor([-1.0, 2.0])}).tolist()
+        ('relu', [0.0, 2.0])
     """
 
     node: fx.Node
-    net: nn.Module
+    modules: Mapping[fx.Node, nn.Module]
     known: Known
     shapes: Mapping[fx.Node, torch.Size]
     following: Following
     several: Callable[[], Mapping[fx.Node, torch.Size]] | None = None
 
-    @cached_property
+    @property
     def module(self) -> Any:
         """The module that it calls, if it calls one."""
-        return self.module_of(self.node)
-
-    def module_of(self, node: fx.Node) -> Any:
-        """The module that ``node`` calls, if it calls one."""
-        return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return self.modules.get(self.node)
 
     @property
     def name(self) -> str:

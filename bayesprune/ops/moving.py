@@ -62,6 +62,8 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
         picked = all(operation_of(user).moves for user in call.node.users) and call.several()
         return Step() if picked else call.wall()
     step = rule()
+    if step.out is not None and step.out.layout != "plain" and (step.out.rank or 0) > 2:
+        return _written_out(step, call.shapes[call.node])
     if step.out is None and all(tensor in call.shapes for tensor in read):
         shapes = call.several()
         moved = move(call, shapes) if shapes else None
@@ -87,6 +89,15 @@ def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:
     if call.node not in moved:
         moved[call.node] = numbers.run_with_fewer()
     return None if moved[call.node] is None else numbers.step(*moved[call.node])
+
+
+def _written_out(step: Step, shape: torch.Size) -> Step:
+    """The step of a call that flattens some dimensions, with an entry for every position of its result."""
+    x = step.out
+    assert x is not None
+    index = x.entries(shape[x.axis], "a flattened tensor")
+    flows = [Flow(flow.node, flow.src[index], torch.arange(len(index))) for flow in step.flows]
+    return Step(Features(x.ids[index], x.value[index], x.axis, x.rank), flows=flows)
 
 
 @dataclass(frozen=True)
@@ -183,7 +194,7 @@ class _Numbers:
             args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
             target: Any = node.target
             if node.op == "call_module":
-                return self.call.module_of(node).forward(*args, **kwargs)
+                return self.call.modules[node].forward(*args, **kwargs)
             if node.op == "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             return target(*args, **kwargs)

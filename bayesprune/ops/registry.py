@@ -12,7 +12,7 @@ from bayesprune.ops.call import WALL, Call
 from bayesprune.ops.features import Step
 
 Takes = Literal["tensor", "sizes", "anything"]
-Kind = Literal["sum", "difference", "product", "normalisation", "shuffle", "extremum", ""]
+Kind = Literal["sum", "difference", "product", "normalisation", "extremum", ""]
 Memory = Literal["own", "view", ""]
 Role = Literal["in", "out", None]
 Gives = Any

@@ -104,7 +104,6 @@ register(
         modules=(nn.PixelShuffle,),
         functions=(F.pixel_shuffle,),
         entries=_pixel_shuffle,
-        kind="shuffle",
         moves=True,
         arguments=("upscale_factor",),
         files=True,

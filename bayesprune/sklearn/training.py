@@ -16,7 +16,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.data.batches import ShuffledBatches
 from bayesprune.data.shards import cut_epoch
 from bayesprune.distributions import FixedInclusion
-from bayesprune.infer import BayesianNet, Likelihood, Weighted
+from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.layers import gates_of
 from bayesprune.sklearn.network import INPUTS
 from bayesprune.training import History, Settings, fit
@@ -67,8 +67,6 @@ class Recipe:
             y: Targets, as ``likelihood`` takes them.
             weights: Weights of the rows, shape ``(n,)``, of mean 1.
         """
-        if bool((weights != 1).any()):
-            likelihood, y = Weighted(likelihood), torch.cat((weights[:, None], y.view(len(y), -1).float()), 1)
         normal = self.slab == "normal"
         bnn = BayesianNet(
             net,
@@ -80,7 +78,8 @@ class Recipe:
             slab_scale=SLAB_SCALE if normal else None,
         )
         batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))
-        loader = DataLoader(TensorDataset(x, y), sampler=batches, batch_size=None, generator=torch.Generator())
+        data = TensorDataset(x, y, weights) if bool((weights != 1).any()) else TensorDataset(x, y)
+        loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
         temperature = self.temperature if normal else 1.0
         settings = Settings(lr=self.learning_rate, temperature=temperature, schedule=PHASES)
         # Under a fixed prior gates end between 0 and 1: all of them stay, and predictions are averages over them.

@@ -71,7 +71,7 @@ def evaluate(
             y = each_target(given, lambda t: t.to(device))
             nll = nll + losses(likelihood, outputs, y).sum()
             hits = likelihood.right(outputs, values_of(y))
-            weight = weights_of(likelihood, y)
+            weight = weights_of(y)
             if hits is not None:
                 right = right + (hits if weight is None else weight * hits).sum()
                 counted = counted + (len(y) if weight is None else weight.sum())

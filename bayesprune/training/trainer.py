@@ -59,7 +59,7 @@ class Trainer:
         check_net(net)
         engine.place(net)
         net.theta.requires_grad_()
-        net.likelihood.spend(0.0)
+        net.likelihood.set_fitted_parameters(0.0)
         first = check_data(net, loader)
         self.example, self.outputs = first.example, first.outputs
         self.reader = Reader(net, first.outputs, loader, engine.input)
@@ -166,7 +166,7 @@ class Trainer:
         alike = [pair for pair in examples if shapes_of(pair[0]) == shapes_of(examples[0][0])]
         x, y = joined([x for x, _ in alike]), joined_targets([y for _, y in alike])
         count = torch.tensor(self.net.uncounted_parameters(x, y, self.settings.temperature), device=self.engine.device)
-        self.net.likelihood.spend(float(self.engine.mean(count)))
+        self.net.likelihood.set_fitted_parameters(float(self.engine.mean(count)))
 
     def _part(self, number: int, size: int) -> Span:
         """Which examples of batch ``number`` this process holds, ``size`` in all."""

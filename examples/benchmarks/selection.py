@@ -87,7 +87,7 @@ def trained(net: nn.Module, x: Tensor, y: Tensor, setting: Setting, epochs: int,
         Gaussian(setting.noise_scale),
         num_data=len(x),
         prior=bp.distributions.FixedInclusion(setting.inclusion),
-        slab="normal",
+        weights="normal",
         slab_scale=setting.slab_scale,
     )
     data = TensorDataset(x, y[:, None])

@@ -200,7 +200,7 @@ def train_bayesian(recipe: Recipe, splits: Splits, seed: int, epochs: int) -> tu
     net = recipe.build(splits.input_shape)
     loader, _ = bp.data.loaders(splits, recipe.batch, seed)
     bnn = bp.BayesianNet(
-        net, num_data=len(splits.train), prior=prior(recipe, splits), slab="normal", slab_scale=recipe.slab_scale
+        net, num_data=len(splits.train), prior=prior(recipe, splits), weights="normal", slab_scale=recipe.slab_scale
     )
     history = bp.fit(bnn, loader, epochs=epochs, settings=Settings(temperature=recipe.temperature, **recipe.settings))
     return bnn.eval(), history.rows[-1].gates_converged

@@ -92,7 +92,7 @@ def compare(
         loss.backward()
         plain_optimizer.step()
 
-    bnn = bp.BayesianNet(net, num_data=60_000, prior=bp.distributions.FlatteningPrior(18.0), slab=slab)
+    bnn = bp.BayesianNet(net, num_data=60_000, prior=bp.distributions.FlatteningPrior(18.0), weights=slab)
     endless = Repeat(x, y, 10**9)  # so long a run that θ rests
     settings = bp.training.Settings(lr=1e-9, every=every, schedule={"sample_from": 0.0})
     trainer = Trainer(bnn, endless, epochs=1, prune=False, settings=settings, engine=Engine())

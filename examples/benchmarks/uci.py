@@ -98,7 +98,7 @@ def train(split: Split, seed: int, temperature: float, epochs: int) -> bp.Bayesi
         nn.Linear(HIDDEN, 1),
     )
     prior = bp.distributions.FlatteningPrior(1.0)
-    bnn = bp.BayesianNet(net, LearnedGaussian(0.5), num_data=len(split.x), prior=prior, slab="normal")
+    bnn = bp.BayesianNet(net, LearnedGaussian(0.5), num_data=len(split.x), prior=prior, weights="normal")
     settings = Settings(lr=1e-2, temperature=temperature, schedule=SCHEDULE)
     bp.fit(bnn, Batches(split.x, split.y, seed), epochs=epochs, settings=settings)
     return bnn

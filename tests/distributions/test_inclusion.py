@@ -10,12 +10,12 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from bayesprune.distributions import (
     FixedInclusion,
-    bernoulli_entropy,
     bernoulli_kl,
     layer_adaptive_log_gamma,
     normal_kl,
 )
 from bayesprune.distributions.inclusion import SSIG_C
+from bayesprune.distributions.kl import bernoulli_entropy
 from bayesprune.errors import ConfigError
 from tests.distributions.verify import verify_batching, verify_close, verify_pyro_site, verify_share
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.errors import ConfigError, DataError
-from bayesprune.infer import BayesianNet, Bernoulli, Categorical, Gaussian, Weighted
+from bayesprune.infer import BayesianNet, Bernoulli, Categorical, Gaussian
+from bayesprune.infer.targets import WeightedTargets, losses
 from bayesprune.training import Settings, fit
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -55,8 +56,8 @@ def test_smoothing_and_weights_together(outputs: Tensor, y: Tensor) -> None:
 
 
 def test_weights_of_classes_and_of_examples_multiply() -> None:
-    rows = torch.stack([torch.arange(6.0), LABELS.float()], 1)
-    found = Weighted(Categorical(class_weight=WEIGHTS)).nll(LOGITS, rows)
+    weighted = WeightedTargets(LABELS, torch.arange(6.0))
+    found = losses(Categorical(class_weight=WEIGHTS), LOGITS, weighted)
     torch.testing.assert_close(
         found, torch.arange(6.0) * F.cross_entropy(LOGITS, LABELS, torch.tensor(WEIGHTS), reduction="none")
     )
@@ -96,8 +97,6 @@ def test_fractions_right_by_hand() -> None:
     assert Bernoulli().right(torch.tensor([1.0, -1.0, 2.0]), torch.tensor([1, 1, 0])).tolist() == [1, 0, 0]
     assert Bernoulli().right(torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, 1.0]])).tolist() == [0.5]
     assert Gaussian().right(LOGITS, LOGITS) is None
-    rows = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    assert Weighted(Categorical()).right(torch.eye(2), rows).tolist() == [1, 1]
 
 
 def test_which_targets_can_be() -> None:
@@ -111,8 +110,6 @@ def test_which_targets_can_be() -> None:
         1,
         1,
     ]
-    rows = torch.tensor([[1.0, 2.0], [-1.0, 0.0], [math.inf, 1.0], [1.0, 3.0], [1.0, math.nan], [0.0, 1.0]])
-    assert Weighted(Categorical()).possible(LOGITS, rows).all(1).tolist() == [1, 0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [math.nan, 1.0], [0.0, 0.0], [[1.0, 2.0]], []])

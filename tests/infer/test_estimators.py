@@ -13,8 +13,7 @@ from scipy import integrate
 
 from bayesprune import layers
 from bayesprune.errors import ConfigError
-from bayesprune.infer import ESTIMATORS, get_estimator
-from bayesprune.infer.estimators import FLOOR, TEMPERATURE, _trapezoid
+from bayesprune.infer.estimators import ESTIMATORS, FLOOR, TEMPERATURE, _trapezoid, get_estimator
 from bayesprune.optim import ProjectedGateSGD
 from tests.infer import nets
 from tests.infer.nets import Case

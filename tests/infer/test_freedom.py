@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
-from bayesprune.infer import BayesianNet, LearnedGaussian, Weighted, effective_parameters
+from bayesprune.infer import BayesianNet, LearnedGaussian, effective_parameters
 from bayesprune.infer.effective_parameters import degrees_of_freedom
+from bayesprune.infer.targets import WeightedTargets
 from bayesprune.training import Settings, fit
 from tests.training.problems import Batches
 
@@ -96,7 +97,7 @@ def test_a_network_is_linear_in_its_weights_where_it_is() -> None:
     assert degrees_of_freedom(net, x, dict.fromkeys(names, one), one, 0.25) == pytest.approx(float(expected), rel=1e-6)
 
 
-def learner(likelihood: LearnedGaussian | Weighted, num_data: int = 40) -> BayesianNet:
+def learner(likelihood: LearnedGaussian, num_data: int = 40) -> BayesianNet:
     """Three inputs, one of them with θ = ¼; σ0 = 2 and σ half of that."""
     net = nn.Sequential(layers.Gate(3, theta=1.0), nn.Linear(3, 1, bias=False))
     bnn = BayesianNet(net, likelihood, num_data=num_data, slab="normal", slab_scale=2.0)
@@ -120,10 +121,9 @@ def test_a_cold_posterior_leaves_out_what_the_objective_does_not_count(share: fl
     y = torch.zeros(40, 1)
     found = bnn.uncounted_parameters(x, y, share)
     assert found == pytest.approx(ridge(x, share) - share * 2.25 * 0.75, rel=1e-4) and bnn.training
-    weighted = learner(Weighted(LearnedGaussian(0.5)))
-    rows = torch.cat([torch.tensor([[2.0], [0.0]]).repeat(20, 1), y], 1)
+    weighted = WeightedTargets(y, torch.tensor([2.0, 0.0]).repeat(20))
     twice = ridge(x[::2].repeat(2, 1), share) - share * 2.25 * 0.75
-    assert weighted.uncounted_parameters(x, rows, share) == pytest.approx(twice, rel=1e-4)
+    assert bnn.uncounted_parameters(x, weighted, share) == pytest.approx(twice, rel=1e-4)
 
 
 def test_nothing_is_left_out_at_temperature_1_with_known_noise_or_in_too_large_a_network(monkeypatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 
+import pyro
 import pytest
 import torch
 from pyro import poutine
@@ -15,8 +16,17 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.errors import ConfigError, DataError
-from bayesprune.infer import LIKELIHOODS, BayesianNet, LearnedGaussian, Likelihood, Weighted
-from bayesprune.infer.likelihoods import Bernoulli, Categorical, Gaussian, get_likelihood
+from bayesprune.infer import (
+    BatchObjective,
+    BayesianNet,
+    GateELBO,
+    LearnedGaussian,
+    Likelihood,
+    get_estimator,
+)
+from bayesprune.infer.likelihoods import LIKELIHOODS, Bernoulli, Categorical, Gaussian, get_likelihood
+from bayesprune.infer.objective import Price, total
+from bayesprune.infer.targets import WeightedTargets, losses
 
 B = 5
 MATRIX = torch.linspace(-3, 3, B * 4).view(B, 4).double()
@@ -32,11 +42,6 @@ def learned(scales: list | float, **arguments: float) -> LearnedGaussian:
     return likelihood
 
 
-def rows(y: Tensor, weights: Tensor = WEIGHTS) -> Tensor:
-    """Targets with weights, as `Weighted` takes them."""
-    return torch.cat((weights[:, None], y.reshape(len(y), -1).to(weights)), 1)
-
-
 CASES = {
     "categorical": (Categorical(), MATRIX, LABELS),
     "categorical, smoothed": (Categorical(label_smoothing=0.1), MATRIX, LABELS),
@@ -48,9 +53,6 @@ CASES = {
     "learned, one scale an entry": (learned([0.2, 0.5, 1.0, 3.0]), MATRIX, MATRIX.flip(0)),
     "bernoulli": (Bernoulli(), MATRIX, (MATRIX.flip(1) > 0.5).double()),
     "bernoulli, one target": (Bernoulli(), MATRIX[:, 0], torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]).double()),
-    "weighted labels": (Weighted(Categorical()), MATRIX, rows(LABELS)),
-    "weighted numbers": (Weighted(Gaussian(0.5)), MATRIX[:, 0], rows(MATRIX[:, 1])),
-    "weighted images": (Weighted(learned(0.5)), MATRIX.view(B, 2, 2), rows(MATRIX.flip(0))),
 }
 
 
@@ -65,7 +67,7 @@ def test_nll_is_minus_the_log_probability_of_each_example(name: str) -> None:
     likelihood.check(outputs, y)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "smoothed" not in name and "weighted" not in name])
+@pytest.mark.parametrize("name", [name for name in CASES if "smoothed" not in name])
 def test_mean_is_that_of_the_distribution(name: str) -> None:
     likelihood, outputs, _ = CASES[name]
     law = likelihood.distribution(outputs)
@@ -100,23 +102,6 @@ REFUSED = {
     "targets of another shape": (Bernoulli(), MATRIX[:, :1], torch.ones(B), r"for one target an example: y\[:, None\]"),
     "targets between 0 and 1": (Bernoulli(), MATRIX[:, 0], torch.full((B,), 0.5), "must be 0 or 1"),
     "scales of other entries": (learned([1.0, 2.0]), MATRIX, MATRIX, r"scales have shape \(2,\), .* shape \(4,\)"),
-    "negative weights": (Weighted(Gaussian()), MATRIX, rows(MATRIX, WEIGHTS - 0.25), r"found -0.25 for example 1"),
-    "weights that are not finite": (
-        Weighted(Gaussian()),
-        MATRIX,
-        rows(MATRIX, 1 / WEIGHTS),
-        r"found inf for example 1",
-    ),
-    "labels without weights": (Weighted(Categorical()), MATRIX, LABELS, r"shape \(batch, 2\), .* got torch.int64 of"),
-    "targets without weights": (Weighted(Gaussian()), MATRIX, MATRIX, r"shape \(batch, 5\), .* of shape \(5, 4\)"),
-    "weighted labels between": (Weighted(Categorical()), MATRIX, rows(LABELS + 0.5), "must be whole numbers"),
-    "weighted labels missing": (Weighted(Categorical()), MATRIX, rows(LABELS * math.nan), "must be whole numbers"),
-    "a weighted label too high": (
-        Weighted(Categorical()),
-        MATRIX,
-        rows(LABELS + 1),
-        r"run from 1 to 4, but .* \[0, 3\]",
-    ),
 }
 
 
@@ -146,6 +131,7 @@ def test_a_label_smoothing_that_cannot_be_is_refused(smoothing: float) -> None:
 def test_names() -> None:
     for name, kind in LIKELIHOODS.items():
         assert type(get_likelihood(name)) is kind
+    assert {"bernoulli": Bernoulli, "categorical": Categorical, "gaussian": Gaussian} == LIKELIHOODS
     own = Gaussian(0.1)
     assert get_likelihood(own) is own
     with pytest.raises(ConfigError, match=r"unknown likelihood 'poisson'; known are bernoulli, categorical, gaussian"):
@@ -184,14 +170,13 @@ def test_settings_tell_likelihoods_apart() -> None:
     assert Bernoulli().settings() == {}
     assert LearnedGaussian(0.3, (2,), 4.0).settings() == {"scale": 0.3, "shape": (2,), "prior_count": 4.0}
     assert learned(0.7).settings() == learned(0.8).settings()  # where learning has come to is no setting
-    assert Weighted(Gaussian(0.3)).settings() == {"base": "Gaussian", "scale": 0.3}
 
 
 # learned noise --------------------------------------------------------------------------------------------------------
 
 
 def test_without_parameters_there_is_no_penalty() -> None:
-    for likelihood in (Categorical(), Gaussian(), Bernoulli(), Weighted(Gaussian())):
+    for likelihood in (Categorical(), Gaussian(), Bernoulli()):
         assert likelihood.penalty() == 0 and not likelihood.state_dict()
 
 
@@ -282,7 +267,7 @@ def test_a_weight_counts_like_repeating_the_example(name: str) -> None:
     likelihood, outputs, y = CASES[name]
     times = torch.tensor([1, 0, 2, 5, 3])
     outputs = outputs.clone().requires_grad_(True)
-    weighted = Weighted(likelihood).nll(outputs, rows(y, times.double())).sum()
+    weighted = losses(likelihood, outputs, WeightedTargets(y, times.double())).sum()
     again = likelihood.nll(outputs.repeat_interleave(times, 0), y.repeat_interleave(times, 0)).sum()
     torch.testing.assert_close(weighted, again)
     torch.testing.assert_close(*(torch.autograd.grad(loss, outputs)[0] for loss in (weighted, again)))
@@ -291,51 +276,42 @@ def test_a_weight_counts_like_repeating_the_example(name: str) -> None:
 def test_weights_move_the_noise_scale_as_repeated_examples_do() -> None:
     weights = torch.arange(8.0).double()
     best = ((weights[:, None] * RESIDUALS.square()).sum(0) + 4 * 0.7**2) / (weights.sum() + 4)
-    likelihood = Weighted(learned(best.sqrt().tolist(), scale=0.7, prior_count=4.0))
-    nll = likelihood.nll(torch.zeros_like(RESIDUALS), rows(RESIDUALS, weights))
-    (gradient,) = torch.autograd.grad(nll.mean() + likelihood.penalty() / 8, likelihood.base.log_scale)
+    likelihood = learned(best.sqrt().tolist(), scale=0.7, prior_count=4.0)
+    nll = losses(likelihood, torch.zeros_like(RESIDUALS), WeightedTargets(RESIDUALS, weights))
+    (gradient,) = torch.autograd.grad(nll.mean() + likelihood.penalty() / 8, likelihood.log_scale)
     torch.testing.assert_close(gradient, torch.zeros(3).double(), atol=1e-14, rtol=0)
 
 
-def test_mean_of_a_weighted_likelihood() -> None:
-    torch.testing.assert_close(Weighted(Categorical()).mean(MATRIX), MATRIX.softmax(-1))
-
-
-@pytest.mark.parametrize("name", ["weighted labels", "weighted numbers", "weighted images"])
+@pytest.mark.parametrize("name", ["categorical", "gaussian, one target", "learned"])
 def test_weighted_targets_as_a_site_in_its_plate(name: str) -> None:
+    """Pyro's loss and ours hold each example's loss as often as its weight says; samples have no weights."""
     likelihood, outputs, y = CASES[name]
-    inputs = torch.ones(B, 1).double()
-    body = nn.Sequential(layers.Gate(1), nn.Linear(1, outputs[0].numel()), nn.Unflatten(1, outputs.shape[1:] or (1,)))
+    inputs, weighted = torch.ones(B, 1).double(), WeightedTargets(y, WEIGHTS.double())
+    body = nn.Sequential(layers.Gate(1), nn.Linear(1, outputs[0].numel()))
     net = BayesianNet(body if outputs.dim() > 1 else body.append(nn.Flatten(0)), likelihood, num_data=10).double()
-    trace = poutine.trace(net.model).get_trace(inputs, y)
-    site = trace.nodes["obs"]
-    expected = -likelihood.nll(net(inputs, trace.nodes["gates"]["value"]), y)
-    torch.testing.assert_close(site["fn"].log_prob(site["value"]), expected)
+    trace = poutine.trace(net.model).get_trace(inputs, weighted)
+    trace.compute_log_prob()
+    xi = trace.nodes["gates"]["value"]
+    expected = (WEIGHTS * likelihood.nll(net(inputs, xi), y)).mean()
+    torch.testing.assert_close(-trace.nodes["obs"]["log_prob_sum"], expected)
     drawn = poutine.trace(net.model).get_trace(inputs).nodes["obs"]["value"]
-    assert drawn.shape == y.shape and bool((drawn[:, 0] == 1).all())
+    assert drawn.shape == y.shape
     likelihood.check(outputs, drawn)
+    pyro.clear_param_store()
+    rest = total(net).detach() - Price().value(net).detach()
+    exact = get_estimator("exact")(BatchObjective(net, inputs, weighted), net.theta, xi, net.price).detach()
+    found = GateELBO("exact").loss(net.model, net.guide, inputs, weighted)
+    assert found == pytest.approx(float(exact + rest), rel=1e-6)
 
 
-def test_rows_of_another_batch_shape() -> None:
-    """Drawn targets have the law of the base, and an expanded law gives each row its own."""
-    law = Weighted(Categorical()).distribution(torch.tensor([[0.0, math.log(3)]]))
-    wider = law.expand((4,))
-    assert wider.batch_shape == (4,) and wider.event_shape == (2,)
-    y = torch.tensor([[1.0, 0.0], [1.0, 1.0], [2.0, 0.0], [0.0, 1.0]])
-    assert wider.log_prob(y).tolist() == pytest.approx([math.log(0.25), math.log(0.75), 2 * math.log(0.25), 0])
-    share = float(wider.sample((5000,))[..., 1].mean())
-    assert abs(share - 0.75) < 5 * math.sqrt(0.75 * 0.25 / 20_000)  # fails once in 1.7 million, seed fixed
-
-
-def test_spent_parameters_leave_as_many_residuals_to_the_noise() -> None:
-    """σ² = (R + ν s²)/(n + ν − spent) is where the derivative of the objective vanishes."""
+def test_fitted_parameters_leave_as_many_residuals_to_the_noise() -> None:
+    """σ² = (R + ν s²)/(n + ν − d) is where the derivative of the objective vanishes."""
     likelihood = LearnedGaussian(scale=0.5, prior_count=3.0).double()
     residuals = torch.linspace(-1, 2, 40, dtype=torch.float64)[:, None]
     best = (residuals.square().sum() + 3 * 0.25) / (40 + 3 - 12)
     with torch.no_grad():
         likelihood.log_scale.copy_(0.5 * best.log())
-    Weighted(likelihood).spend(12)
+    likelihood.set_fitted_parameters(12)
     loss = likelihood.nll(torch.zeros_like(residuals), residuals).sum() + likelihood.penalty()
     (slope,) = torch.autograd.grad(loss, likelihood.log_scale)
     assert float(slope) == pytest.approx(0, abs=1e-10)
-    assert Weighted(likelihood).penalty() == likelihood.penalty()

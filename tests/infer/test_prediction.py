@@ -20,8 +20,6 @@ from bayesprune.infer import (
     Likelihood,
     Prediction,
     RealPrediction,
-    Weighted,
-    summarize,
 )
 
 
@@ -31,13 +29,13 @@ def entropy(*p: float) -> float:
 
 def classes(probabilities: list, likelihood: Likelihood | None = None) -> ClassPrediction:
     """From class probabilities, shape (num_samples, B, K)."""
-    prediction = summarize(likelihood or Categorical(), torch.tensor(probabilities, dtype=torch.float64).log())
+    prediction = (likelihood or Categorical()).summarize(torch.tensor(probabilities, dtype=torch.float64).log())
     assert isinstance(prediction, ClassPrediction)
     return prediction
 
 
 def real(outputs: Tensor, likelihood: Likelihood) -> RealPrediction:
-    prediction = summarize(likelihood, outputs)
+    prediction = likelihood.summarize(outputs)
     assert isinstance(prediction, RealPrediction)
     return prediction
 
@@ -58,7 +56,7 @@ def test_two_samples_of_classes_by_hand() -> None:
 
 
 def test_one_sample_knows_nothing_of_the_network() -> None:
-    prediction = summarize(Categorical(), 3 * torch.randn(1, 50, 7))
+    prediction = Categorical().summarize(3 * torch.randn(1, 50, 7))
     assert isinstance(prediction, ClassPrediction)
     assert torch.equal(prediction.mean, prediction.samples[0])
     assert torch.equal(prediction.mutual_information, torch.zeros(50))
@@ -68,14 +66,14 @@ def test_one_sample_knows_nothing_of_the_network() -> None:
 
 @pytest.mark.parametrize("num_samples", [2, 7, 32])
 def test_equal_samples_have_no_mutual_information(num_samples: int) -> None:
-    prediction = summarize(Categorical(), torch.randn(1, 200, 10).expand(num_samples, -1, -1))
+    prediction = Categorical().summarize(torch.randn(1, 200, 10).expand(num_samples, -1, -1))
     assert isinstance(prediction, ClassPrediction)
     information = prediction.mutual_information
     assert float(information.min()) >= 0 and float(information.max()) < 1e-6
 
 
 def test_mutual_information_is_the_mean_divergence_from_the_mean() -> None:
-    prediction = summarize(Categorical(), torch.randn(5, 20, 4).double())
+    prediction = Categorical().summarize(torch.randn(5, 20, 4).double())
     assert isinstance(prediction, ClassPrediction)
     p, mean = prediction.samples, prediction.mean
     divergence = (p * (p.log() - mean.log())).sum(-1).mean(0)
@@ -85,12 +83,12 @@ def test_mutual_information_is_the_mean_divergence_from_the_mean() -> None:
 
 def test_probabilities_of_exactly_0_and_1() -> None:
     for logits in ([[0.0, -math.inf, -math.inf]], [[1e4, 0.0, -1e4]]):
-        prediction = summarize(Categorical(), torch.tensor([logits, logits]))
+        prediction = Categorical().summarize(torch.tensor([logits, logits]))
         assert isinstance(prediction, ClassPrediction)
         assert prediction.entropy.tolist() == [0] and prediction.mutual_information.tolist() == [0]
         assert prediction.log_prob(torch.tensor([0])).tolist() == [0]
         assert prediction.log_prob(torch.tensor([2])).tolist() == [logits[0][2] - logits[0][0]]
-    sure = summarize(Bernoulli(), torch.tensor([[[-math.inf, 1e4]]]))
+    sure = Bernoulli().summarize(torch.tensor([[[-math.inf, 1e4]]]))
     assert isinstance(sure, ClassPrediction)
     assert sure.mean.tolist() == [[0, 1]] and sure.entropy.tolist() == [0] and sure.mutual_information.tolist() == [0]
     assert sure.log_prob(torch.tensor([[0, 1]])).tolist() == [0]
@@ -105,7 +103,7 @@ def test_probabilities_of_labels_are_not_smoothed() -> None:
 def test_binary_targets_by_hand() -> None:
     """Two entries a target: entropies add up, and the probability of a target is joint within a sample."""
     p = torch.tensor([[[0.9, 0.2]], [[0.5, 0.6]]], dtype=torch.float64)
-    prediction = summarize(Bernoulli(), p.logit())
+    prediction = Bernoulli().summarize(p.logit())
     assert isinstance(prediction, ClassPrediction)
     torch.testing.assert_close(prediction.mean, torch.tensor([[0.7, 0.4]]).double())
     total = entropy(0.7, 0.3) + entropy(0.4, 0.6)
@@ -119,8 +117,8 @@ def test_binary_targets_by_hand() -> None:
 
 def test_one_binary_target_is_one_of_two_classes() -> None:
     outputs = torch.randn(6, 9).double()
-    binary = summarize(Bernoulli(), outputs)
-    both = summarize(Categorical(), torch.stack((torch.zeros_like(outputs), outputs), -1))
+    binary = Bernoulli().summarize(outputs)
+    both = Categorical().summarize(torch.stack((torch.zeros_like(outputs), outputs), -1))
     assert isinstance(binary, ClassPrediction) and isinstance(both, ClassPrediction)
     y = torch.arange(9) % 2
     torch.testing.assert_close(binary.mean, both.mean[:, 1])
@@ -216,21 +214,12 @@ LIKELIHOODS = {
 def test_log_prob_of_one_sample_is_that_of_the_likelihood(name: str) -> None:
     likelihood, outputs, y = LIKELIHOODS[name]
     with torch.no_grad():
-        prediction = summarize(likelihood, outputs)
+        prediction = likelihood.summarize(outputs)
         assert isinstance(prediction, ClassPrediction | RealPrediction)
         torch.testing.assert_close(prediction.log_prob(y), -likelihood.nll(outputs[0], y))
 
 
 # which summary a likelihood gets --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_a_weighted_likelihood_predicts_as_the_one_within(name: str) -> None:
-    likelihood, outputs, y = LIKELIHOODS[name]
-    with torch.no_grad():
-        plain, weighted = summarize(likelihood, outputs), summarize(Weighted(likelihood), outputs)
-    assert type(weighted) is type(plain) and torch.equal(weighted.mean, plain.mean)
-    assert isinstance(weighted, ClassPrediction | RealPrediction) and torch.isfinite(weighted.log_prob(y)).all()
 
 
 def test_the_noise_of_a_prediction_stays_as_it_was() -> None:
@@ -255,16 +244,16 @@ def test_a_likelihood_of_ones_own_gets_mean_and_samples() -> None:
             return outputs[:, 0]
 
     outputs = torch.arange(12.0).view(3, 2, 2)
-    prediction = summarize(TwoHeads(), outputs)
+    prediction = TwoHeads().summarize(outputs)
     assert type(prediction) is Prediction
     assert prediction.samples.tolist() == [[0, 2], [4, 6], [8, 10]] and prediction.mean.tolist() == [4, 6]
 
-    @summarize.register(TwoHeads)
-    def two_heads(likelihood: TwoHeads, outputs: Tensor) -> RealPrediction:
-        samples = outputs[..., 0]
-        return RealPrediction(samples.mean(0), samples, outputs[..., 1].exp())
+    class Summed(TwoHeads):
+        def summarize(self, outputs: Tensor) -> RealPrediction:
+            samples = outputs[..., 0]
+            return RealPrediction(samples.mean(0), samples, outputs[..., 1].exp())
 
-    aleatoric = real(outputs, TwoHeads()).aleatoric
+    aleatoric = real(outputs, Summed()).aleatoric
     torch.testing.assert_close(aleatoric, (2 * outputs[..., 1]).exp().mean(0))
 
 

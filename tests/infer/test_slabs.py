@@ -668,6 +668,8 @@ def test_refused() -> None:
     for value in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match=r"slab_scale must be positive and finite, got .*; None learns it"):
             BayesianNet(dense(), num_data=5, slab="normal", slab_scale=value)
+    with pytest.raises(ConfigError, match="slab is another name of weights, and they differ: 'point' and 'normal'"):
+        BayesianNet(nn.Sequential(Gate(3)), num_data=5, weights="point", slab="normal")
     with pytest.raises(ConfigError, match="unknown weights 'cauchy'; known are point, normal"):
         BayesianNet(dense(), num_data=5, slab="cauchy")
 

@@ -90,7 +90,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(
     assert [replace(row, seconds=0.0) for row in found.rows] == [replace(row, seconds=0.0) for row in expected.rows]
     assert found.removals == expected.removals
     assert any(min(r.step for r in found.removals) <= 12 * e < max(r.step for r in found.removals) for e in stops)
-    assert (float(net.likelihood.spent) != 0) == (temperature < 1)
+    assert (float(net.likelihood.fitted_parameters) != 0) == (temperature < 1)
     mine, theirs = net.state_dict(), whole.state_dict()
     assert mine.keys() == theirs.keys() and any("log_scale" in key for key in mine)
     assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
@@ -319,9 +319,9 @@ def test_examples_need_not_all_have_one_shape() -> None:
     bnn = BayesianNet(net, LearnedGaussian(), num_data=EXAMPLES, prior=FlatteningPrior(1e-3), slab="normal")
     whole = targets()
     fit(bnn, Sequences(whole.x, whole.y), epochs=3, settings=Settings(schedule=REST, temperature=0.5))
-    assert float(bnn.likelihood.spent) != 0
+    assert float(bnn.likelihood.fitted_parameters) != 0
     fit(bnn, Sequences(whole.x, whole.y), epochs=1, settings=Settings(schedule=REST))
-    assert float(bnn.likelihood.spent) == 0, "at temperature 1 nothing is left out, whatever was before"
+    assert float(bnn.likelihood.fitted_parameters) == 0, "at temperature 1 nothing is left out, whatever was before"
 
 
 class Torn(Batches):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.errors import DataError
-from bayesprune.infer.likelihoods import Gaussian, per_example
+from bayesprune.infer.likelihoods.gaussian import Gaussian
+from bayesprune.infer.prediction import per_example
 
 
 class LearnedGaussian(Gaussian):
@@ -30,10 +31,15 @@ class LearnedGaussian(Gaussian):
 
     Attributes:
         log_scale: log σ, a parameter of shape ``shape``.
-        spent: How many residuals say nothing of the noise, because a fit has taken as many parameters.
+        fitted_parameters: How many residuals say nothing of the noise, because a fit has taken as many parameters.
 
     Raises:
         ConfigError: for a scale or a count that is not positive and finite.
+
+    Example:
+        >>> likelihood = LearnedGaussian(2.0)
+        >>> torch.isclose(likelihood.noise_scale, torch.tensor(2.0)), likelihood.penalty().requires_grad
+        (tensor(True), True)
     """
 
     @checked_arguments
@@ -43,9 +49,9 @@ class LearnedGaussian(Gaussian):
         hint = "so many residuals the guess of the noise scale counts for"
         self.prior_count = real("gaussian likelihood: prior_count", prior_count, 0, hint=hint)
         self.log_scale = nn.Parameter(torch.full(self.shape, math.log(self.scale)))
-        self.register_buffer("spent", torch.zeros(()))
+        self.register_buffer("fitted_parameters", torch.zeros(()))
 
-    spent: Tensor
+    fitted_parameters: Tensor
 
     @property
     def noise_scale(self) -> Tensor:
@@ -62,20 +68,20 @@ class LearnedGaussian(Gaussian):
         standardised = (y - outputs) * (-self.log_scale).exp()
         return per_example(0.5 * standardised.square() + self.log_scale + 0.5 * math.log(2 * math.pi))
 
-    def spend(self, count: float) -> None:
+    def set_fitted_parameters(self, count: float) -> None:
         """With one scale σ² becomes (R + ν s²)/(n + ν − count), with several each is told of its part."""
-        self.spent.fill_(count)
+        self.fitted_parameters.fill_(count)
 
     def penalty(self) -> Tensor:
         """Minus the prior log density of log σ, summed over scales, nats for the whole data set.
 
-        With a = ν/2 and d = log(σ/s): a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each scale, less ``spent`` times
-        the mean of log σ.
+        With a = ν/2 and d = log(σ/s): a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each scale, less
+        ``fitted_parameters`` times the mean of log σ.
         """
         a = self.prior_count / 2
         d = self.log_scale - math.log(self.scale)
         constant = math.lgamma(a) - a * math.log(a) - math.log(2)
-        return (a * (2 * d + (-2 * d).exp()) + constant).sum() - self.spent * self.log_scale.mean()
+        return (a * (2 * d + (-2 * d).exp()) + constant).sum() - self.fitted_parameters * self.log_scale.mean()
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Targets must have the outputs' shape, and the scales that of one target if there is one an entry."""
