@@ -131,7 +131,7 @@ _calls(
 _calls("sort topk", torch, Tensor, gives=["tensor"])
 _calls("where", torch, Tensor, gives=_chosen)
 _calls("all any", Tensor)
-_calls("bool double half int long", Tensor, memory="view")
+_calls("bool double float half int long to type_as", Tensor, memory="view")
 _calls("ndimension numel", Tensor, gives="number")
 _calls(
     "abs_ add_ clamp_ div_ exp_ masked_fill_ mul_ neg_ sigmoid_ sqrt_ squeeze_ sub_ tanh_ unsqueeze_ zero_",
