@@ -59,19 +59,17 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
     if all(call.known[tensor] is None for tensor in read):
         return Step()
     if call.node not in call.shapes:  # it gives several tensors; whoever picks from them is followed from here on
-        picked = all(operation_of(user).moves for user in call.node.users) and call.several()
-        return Step() if picked else call.wall()
+        followed = call.several() and all(operation_of(user).moves for user in call.node.users)
+        return Step() if followed else Step(pins=read, reason=call.wall().reason)
     step = rule()
     if step.out is not None and step.out.layout != "plain" and (step.out.rank or 0) > 2:
         return _written_out(step, call.shapes[call.node])
-    if step.out is None and all(tensor in call.shapes for tensor in read):
-        shapes = call.several()
-        moved = move(call, shapes) if shapes else None
-        if moved is not None:
-            return moved
-        step.pins = read if shapes else step.pins
-        step.reason = step.reason or call.wall().reason
-    return step
+    shapes = call.several() if step.out is None and all(tensor in call.shapes for tensor in read) else {}
+    if not shapes:
+        return step
+    reason = f"reaches {call.name}, which mixes entries, or would do something else to fewer (sizes written in forward)"
+    unknown = step.reason in ("", call.wall().reason)
+    return move(call, shapes) or Step(pins=read, reason=reason if unknown else step.reason)
 
 
 def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:
