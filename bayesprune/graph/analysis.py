@@ -37,6 +37,14 @@ class Analysis:
         emptied: Layers that would be left without a single input, although something depends on them; one entry is
             kept for each.
 
+    Example:
+        >>> from bayesprune.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), Gate(3), torch.nn.Linear(3, 1))
+        >>> plan = Analysis(trace(net), {net[1]: torch.tensor([False, True, False])})
+        >>> first = next(node for node in plan.steps if node.target == "0")
+        >>> plan.kept(first, 3).tolist()
+        [True, False, True]
+
     Raises:
         GateError: for a gate that does not fit what it gates.
         TraceError: for a layer that does not fit its input.
@@ -60,14 +68,24 @@ class Analysis:
         self._complete()
 
     def kept(self, node: fx.Node, size: int) -> Tensor:
-        """Which of the ``size`` entries in the output of ``node`` along its feature axis stay, bool."""
+        """Which entries in the output of an operation along its feature axis stay, shape ``(size,)``, bool.
+
+        Args:
+            node: The operation.
+            size: How many entries there are.
+        """
         features = self.known[node]
         if features is None:
             return torch.ones(size, dtype=torch.bool)
         return self.stay(features.ids)[features.entries(size, node.name)]
 
     def constants(self, node: fx.Node, size: int) -> Tensor:
-        """The constants in the output of ``node``, shape ``(size,)``, float64; 0 where entries are not constant."""
+        """The constants in the output of an operation, shape ``(size,)``, float64; 0 where entries are not constant.
+
+        Args:
+            node: The operation.
+            size: How many entries there are.
+        """
         features = self.known[node]
         if features is None:
             return torch.zeros(size, dtype=torch.float64)

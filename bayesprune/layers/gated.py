@@ -81,8 +81,21 @@ class Linear(GatedLayer, nn.Linear):
 
     A `Gate` instead is shared with whatever else it is handed to; it brings its own ``theta``.
 
+    Args:
+        in_features: Number of inputs.
+        out_features: Number of outputs.
+        bias: Whether the layer has a bias.
+        gate: ``"unit"``, ``"layer"``, a `Gate` to share, or ``None``.
+        theta: Initial inclusion probability.
+        kwargs: Further arguments of `torch.nn.Linear`.
+
     Shape:
         input ``(B, ..., in_features)``, output ``(B, ..., out_features)``.
+
+    Example:
+        >>> layer = Linear(3, 2, gate="unit")
+        >>> layer.gate.size
+        2
 
     Raises:
         ConfigError: for an unknown ``gate`` or one of another size, and for sizes that torch cannot build the layer of.
@@ -111,8 +124,19 @@ class Conv1d(GatedLayer, nn.Conv1d):
 
     A `Gate` instead is shared with whatever else it is handed to; it brings its own ``theta``.
 
+    Args:
+        args: Those of `torch.nn.Conv1d`.
+        gate: ``"unit"``, ``"layer"``, a `Gate` to share, or ``None``.
+        theta: Initial inclusion probability.
+        kwargs: Those of `torch.nn.Conv1d`.
+
     Shape:
         input ``(B, in_channels, L)``, output ``(B, out_channels, L')``.
+
+    Example:
+        >>> import torch
+        >>> Conv1d(2, 4, 3, gate="unit")(torch.zeros(1, 2, 8)).shape
+        torch.Size([1, 4, 6])
 
     Raises:
         ConfigError: for an unknown ``gate`` or one of another size, and for sizes that torch cannot build the layer of.
@@ -130,8 +154,19 @@ class Conv2d(GatedLayer, nn.Conv2d):
 
     A `Gate` instead is shared with whatever else it is handed to; it brings its own ``theta``.
 
+    Args:
+        args: Those of `torch.nn.Conv2d`.
+        gate: ``"unit"``, ``"layer"``, a `Gate` to share, or ``None``.
+        theta: Initial inclusion probability.
+        kwargs: Those of `torch.nn.Conv2d`.
+
     Shape:
         input ``(B, in_channels, H, W)``, output ``(B, out_channels, H', W')``.
+
+    Example:
+        >>> import torch
+        >>> Conv2d(2, 4, 3, gate="layer")(torch.zeros(1, 2, 8, 8)).shape
+        torch.Size([1, 4, 6, 6])
 
     Raises:
         ConfigError: for an unknown ``gate`` or one of another size, and for sizes that torch cannot build the layer of.

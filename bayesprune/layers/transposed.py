@@ -17,6 +17,12 @@ class ConvTranspose2d(GatedLayer, nn.ConvTranspose2d):  # type: ignore[misc]
 
     A `Gate` instead is shared with whatever else it is handed to; it brings its own ``theta``.
 
+    Args:
+        args: Those of `torch.nn.ConvTranspose2d`.
+        gate: ``"unit"``, ``"layer"``, a `Gate` to share, or ``None``.
+        theta: Initial inclusion probability.
+        kwargs: Those of `torch.nn.ConvTranspose2d`.
+
     Shape:
         input ``(B, in_channels, H, W)``, output ``(B, out_channels, H', W')``.
 

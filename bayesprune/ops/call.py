@@ -29,6 +29,11 @@ class Following:
         num_ids: How many physical entries have an id.
         ties: Pairs of ids that go together, found so far.
         moved: What running calls that move entries gave, see `ops.moving`; it is the same whatever is off.
+
+    Example:
+        >>> following = Following(off={})
+        >>> following.fresh(2).tolist(), following.fresh(1).tolist()
+        ([0, 1], [2])
     """
 
     off: Mapping[Gate, Tensor]
@@ -55,6 +60,13 @@ class Call:
         shapes: The shapes of tensors for one example, as far as known.
         following: What is followed.
         several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> relu = graph.call_function(torch.relu, (graph.placeholder("x"),))
+        >>> call = Call(relu, {}, {}, {}, Following(off={}))
+        >>> call.name, call.run({call.source: torch.tensor([-1.0, 2.0])}).tolist()
+        ('relu', [0.0, 2.0])
     """
 
     node: fx.Node

@@ -51,6 +51,13 @@ class ExpectedCost:
     Attributes:
         total: By measure, the cost with all gates on.
 
+    Example:
+        >>> from bayesprune import layers
+        >>> net = nn.Sequential(layers.Linear(2, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 1))
+        >>> expected = ExpectedCost(net, torch.zeros(1, 2), ("params",))
+        >>> expected.total["params"], expected({"0": torch.full((4,), 0.5)})["params"].item()
+        (17.0, 9.0)
+
     Raises:
         TraceError: if the forward pass cannot be followed.
     """
