@@ -174,7 +174,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], int, str]] = {
     "view(-1, 288)": (lambda h: h.view(-1, 288), 288, "reaches view with sizes that are written out"),
     "view(b, 288)": (lambda h: h.view(h.shape[0], 288), 288, "reaches view with sizes that are written out"),
     "view(b, 2, 4, 6, 6)": (lambda h: h.view(h.shape[0], 2, 4, 36).sum(1).flatten(1), 144, "reaches view with"),
-    "unflatten, written out": (lambda h: h.unflatten(1, (2, 4)).flatten(1), 288, "reaches unflatten, which mixes entries, or"),
+    "unflatten, written out": (lambda h: h.unflatten(1, (2, 4)).flatten(1), 288, "reaches unflatten, which mixes"),
     "a part, written out": (lambda h: h[:, 2:6].flatten(1), 144, "reaches getitem, which mixes entries, or"),
     "narrow": (lambda h: h.narrow(1, 0, 4).flatten(1), 144, "reaches narrow, which mixes entries, or would"),
     "select": (lambda h: h.select(1, 0).flatten(1), 36, "reaches select, which mixes"),
