@@ -11,11 +11,17 @@ from torch import fx, nn
 
 from bayesprune.errors import CheckpointError
 from bayesprune.ops import operation_of
-from bayesprune.pruning.whitelist import ATTRIBUTES
+from bayesprune.pruning.whitelist import ATTRIBUTES, FUNCTIONS
 
 TENSOR, NUMBER = "tensor", "number"
 LONGEST = 16
 """How many operations on numbers may follow one another: every one at most doubles the digits."""
+
+OPERANDS = {  # of what Python applies to numbers and lists as to tensors
+    function: len(signature(function).parameters)
+    for function in FUNCTIONS.values()
+    if getattr(operator, function.__name__, None) is function and function is not operator.getitem
+}
 
 Kind = Any
 """What `Operation.gives` may be, or ``None`` for all else."""
@@ -35,7 +41,7 @@ def check_arithmetic(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
     kinds: dict[fx.Node, Kind] = {}
     lengths: dict[fx.Node, int] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and _is_operator(node.target):
+        if node.target in OPERANDS:
             kinds[node] = _result(node, [_kind(a, kinds) for a in node.args])
             length = max((lengths.get(i, 0) for i in node.all_input_nodes), default=0) + 1
             lengths[node] = 0 if kinds[node] == TENSOR else length
@@ -60,11 +66,6 @@ def _kind(value: Any, kinds: Mapping[fx.Node, Kind]) -> Kind:
     return tuple(_kind(v, kinds) for v in value) if isinstance(value, (tuple, list)) else None
 
 
-def _is_operator(function: Any) -> bool:
-    """Whether Python applies a function to numbers and lists as to tensors."""
-    return getattr(operator, function.__name__, None) is function and function is not operator.getitem
-
-
 def _result(node: fx.Node, operands: list[Kind]) -> Kind:
     """What an operator gives, if it may be applied.
 
@@ -74,7 +75,7 @@ def _result(node: fx.Node, operands: list[Kind]) -> Kind:
     """
     target: Any = node.target
     name = f"operator.{target.__name__}"
-    if len(operands) != len(signature(target).parameters) or node.kwargs:
+    if len(operands) != OPERANDS[target] or node.kwargs:
         raise CheckpointError(f"{name} has {len(operands)} operands")
     if TENSOR in operands and all(kind in (TENSOR, NUMBER) for kind in operands):
         return TENSOR

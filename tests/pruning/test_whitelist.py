@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from bayesprune import layers
 from bayesprune.ops import OPERATIONS, Operation, operation_of
 from bayesprune.ops.__main__ import page
 from bayesprune.ops.names import by_name
+from bayesprune.pruning.arithmetic import OPERANDS, _given
 from bayesprune.pruning.whitelist import ATTRIBUTES, CLASSES, FUNCTION_NAMES, FUNCTIONS, METHODS, MODULES
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -76,3 +78,45 @@ def test_what_reads_or_writes_elsewhere_is_not_in_files() -> None:
 def test_names_of_a_function() -> None:
     assert list(by_name([torch.conv1d])) == ["functional.conv1d", "torch.conv1d"]
     assert by_name([getattr, operator.add]) == {"getattr": getattr, "operator.add": operator.add}
+
+
+ARGUMENTS: list[tuple[object, ...]] = [
+    (), (0,), (1,), (2, 0), (0, 1), (0, 0, 1), (None, 0), (torch.ones(4, 4),), (torch.ones(4, 4), torch.ones(4, 4)),
+    (2, 1, 0, 1, False, True), (2, 2, 0, 1, False, False), (2, True), (torch.tensor(0), 1.0), (0, torch.tensor([0])),
+    (torch.ones(1, 1, 2, 2),), ("shape",), ("ndim",), ("dtype",), ("mT",), (slice(2),),
+]  # fmt: skip
+TENSORS = [torch.ones(4, 4), torch.ones(1, 1, 4, 4), torch.ones(1, 4, 4), torch.ones(3), torch.zeros(2, 2).bool()]
+
+
+def kind_of(value: object) -> object:
+    """What kind of value ``check_arithmetic`` should take this for."""
+    if isinstance(value, (tuple, list)):
+        return [kind_of(value[0])]
+    return "tensor" if isinstance(value, torch.Tensor) else "number" if isinstance(value, (int, float)) else None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_records_say_what_kind_of_value_calls_give() -> None:
+    """A tuple that is taken for a tensor could be multiplied by a million."""
+    several, seen = set(), set()
+    for target in [*{id(f): f for f in FUNCTIONS.values()}.values(), *METHODS]:
+        if target in OPERANDS:
+            continue
+        for x in TENSORS:
+            for args in ARGUMENTS:
+                try:
+                    call = getattr(x.clone(), target) if isinstance(target, str) else partial(target, x.clone())
+                    value = call(*args)
+                except Exception:
+                    continue
+                graph = fx.Graph()
+                source = graph.placeholder("x")
+                kind = graph.call_method if isinstance(target, str) else graph.call_function
+                given = [graph.placeholder(f"y{i}") if isinstance(a, torch.Tensor) else a for i, a in enumerate(args)]
+                found = _given(kind(target, (source, *given)), {}, dict.fromkeys(graph.nodes, "tensor"))
+                cautious = found == ["tensor"] and kind_of(value) == "tensor"  # no arithmetic is allowed on it
+                assert cautious or found == kind_of(value), (target, x.shape, args)
+                seen.add(target)
+                several |= {target} if isinstance(found, list) else set()
+    assert several >= {"chunk", "size", "topk", torch.split, torch.sort, torch.max, F.max_pool2d, getattr, "unbind"}
+    assert len(seen) > 250
