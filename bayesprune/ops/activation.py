@@ -28,7 +28,7 @@ def _activation(module: type[nn.Module], *functions: Function, arguments: tuple[
         arguments: Constructor arguments of the class.
     """
     name = module.__name__.lower()
-    methods = (name,) if module in (nn.ReLU, nn.Sigmoid, nn.Tanh) else ()
+    methods = (name, f"{name}_") if module in (nn.ReLU, nn.Sigmoid, nn.Tanh) else ()
     register(
         Operation(
             name=name,
@@ -96,7 +96,7 @@ _activation(nn.Hardtanh, F.hardtanh, arguments=("min_val", "max_val", "inplace")
 _activation(nn.LeakyReLU, F.leaky_relu, arguments=("negative_slope", "inplace"))
 _activation(nn.LogSigmoid, F.logsigmoid, arguments=())
 _activation(nn.Mish, F.mish)
-_activation(nn.ReLU, F.relu, torch.relu)
+_activation(nn.ReLU, F.relu, torch.relu, torch.relu_)
 _activation(nn.ReLU6, F.relu6)
 _activation(nn.SELU, F.selu, torch.selu)
 _activation(nn.SiLU, F.silu)
@@ -131,13 +131,13 @@ register(
 
 _function(operator.pos, methods=("contiguous", "detach"), memory="view")
 _function(methods=("clone",))
-_function(torch.neg, operator.neg, methods=("neg",))
-_function(torch.pow, operator.pow, methods=("pow",))
+_function(torch.neg, operator.neg, methods=("neg", "neg_"))
+_function(torch.pow, operator.pow, methods=("pow", "pow_"))
 BOTH = """
     abs ceil clamp clamp_max clamp_min cos erf exp expm1 floor log log10 log1p log2 nan_to_num reciprocal round rsqrt
     sign sin sqrt square tan trunc
 """
 for _name in BOTH.split():
-    _function(getattr(torch, _name), methods=(_name,))
+    _function(getattr(torch, _name), methods=(_name, f"{_name}_"))
 for _name in ("acos", "acosh", "asin", "asinh", "atan", "atanh", "cosh", "erfc", "exp2", "frac", "sinh"):
     _function(getattr(torch, _name))

@@ -25,7 +25,7 @@ def calls() -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
             numbers = NUMBERS.get(function.__name__, ())
             yield f"{function.__module__}.{function.__name__}", lambda y, f=function, n=numbers: f(y, *n)
         for method in operation.methods:
-            numbers = NUMBERS.get(method, ())
+            numbers = NUMBERS.get(method.removesuffix("_"), ())
             yield f".{method}", lambda y, m=method, n=numbers: getattr(y, m)(*n)
 
 
