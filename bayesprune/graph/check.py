@@ -16,7 +16,7 @@ from bayesprune.graph.rules import OVERWRITTEN, Rules
 from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.ops import NEEDS_SHAPES, Features, Step, name_of, operation_of
-from bayesprune.ops.moving import tensors_read
+from bayesprune.ops.call import tensors_read
 from bayesprune.ops.ties import joined
 
 

@@ -142,7 +142,8 @@ def _pick(call: Call) -> Step | None:
         return read_sizes(call)
     if all(call.known[i] is None for i in node.all_input_nodes):
         return Step()
-    if len(node.all_input_nodes) > 1 or not isinstance(source, fx.Node) or operation_of(source).kind == "extremum":
+    plain = len(node.all_input_nodes) == 1 and isinstance(source, fx.Node) and node.target is operator.getitem
+    if not plain or operation_of(source).kind == "extremum":  # type: ignore[arg-type]
         return None
     return _index(call)
 

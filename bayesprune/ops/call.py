@@ -153,3 +153,22 @@ def argument(node: fx.Node, name: str, place: int, default: Any = None) -> Any:
         default: What it is if it is not given.
     """
     return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+
+
+def tensors_read(node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size]) -> list[fx.Node]:
+    """The tensors that a call depends on: its arguments, those whose sizes it is given, and those it gets parts of.
+
+    Args:
+        node: The call.
+        known: What is known of them.
+        shapes: The shapes of all tensors.
+    """
+    found: dict[fx.Node, None] = {}
+    waiting = list(reversed(node.all_input_nodes))
+    while waiting:
+        source = waiting.pop()
+        if source in shapes or known[source] is not None:
+            found[source] = None
+        else:
+            waiting += reversed(source.all_input_nodes)
+    return list(found)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from bayesprune.ops.registry import Gives, Memory, Operation, register
+from bayesprune.ops.registry import Gives, Memory, Operation, never, register
 
 RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
 CELL = ("input_size", "hidden_size", "bias")
@@ -33,16 +34,28 @@ TRANSFORMER = {
 }
 
 
-def _layers(*modules: type[nn.Module], arguments: Any, gives: Gives = "tensor") -> None:
+def _always(module: nn.Module) -> bool:
+    return True
+
+
+def _drops(module: Any) -> bool:
+    """Whether a layer has dropout within."""
+    return bool(module.dropout > 0)
+
+
+def _layers(
+    *modules: type[nn.Module], arguments: Any, gives: Gives = "tensor", random: Callable[[Any], bool] = never
+) -> None:
     """Register layers, each as an operation of its own.
 
     Args:
         modules: Their classes.
         arguments: Constructor arguments of all of them.
         gives: What a call of them gives.
+        random: Whether one of them draws random numbers in training mode.
     """
     for module in modules:
-        register(Operation(name=module.__name__, modules=(module,), arguments=arguments, gives=gives))
+        register(Operation(name=module.__name__, modules=(module,), arguments=arguments, gives=gives, random=random))
 
 
 def _calls(names: str, *owners: Any, gives: Gives = "tensor", memory: Memory = "") -> None:
@@ -73,20 +86,20 @@ def _chosen(node: fx.Node, module: nn.Module | None) -> Any:
 _layers(nn.Bilinear, arguments=("in1_features", "in2_features", "out_features", "bias"))
 _layers(nn.Embedding, arguments=EMBEDDING)
 _layers(nn.EmbeddingBag, arguments=(*EMBEDDING, "mode", "include_last_offset"))
-_layers(nn.LSTM, arguments=(*RECURRENT, "proj_size"), gives=("tensor", ["tensor"]))
-_layers(nn.GRU, arguments=RECURRENT, gives=("tensor", "tensor"))
-_layers(nn.RNN, arguments=(*RECURRENT, "nonlinearity"), gives=("tensor", "tensor"))
+_layers(nn.LSTM, arguments=(*RECURRENT, "proj_size"), gives=("tensor", ["tensor"]), random=_drops)
+_layers(nn.GRU, arguments=RECURRENT, gives=("tensor", "tensor"), random=_drops)
+_layers(nn.RNN, arguments=(*RECURRENT, "nonlinearity"), gives=("tensor", "tensor"), random=_drops)
 _layers(nn.LSTMCell, arguments=CELL, gives=["tensor"])
 _layers(nn.GRUCell, arguments=CELL)
 _layers(nn.RNNCell, arguments=(*CELL, "nonlinearity"))
-_layers(nn.MultiheadAttention, arguments=ATTENTION, gives=["tensor"])
+_layers(nn.MultiheadAttention, arguments=ATTENTION, gives=["tensor"], random=_drops)
 _layers(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, arguments=TRANSFORMER)
 _layers(nn.LPPool1d, nn.LPPool2d, arguments=LP_POOL)
 _layers(nn.Fold, arguments=("output_size", "kernel_size", "dilation", "padding", "stride"))
 _layers(nn.Unfold, arguments=("kernel_size", "dilation", "padding", "stride"))
 _layers(nn.CosineSimilarity, arguments=("dim", "eps"))
 _layers(nn.PairwiseDistance, arguments=("norm", "eps", "keepdim"))
-_layers(nn.RReLU, arguments=("lower", "upper", "inplace"))
+_layers(nn.RReLU, arguments=("lower", "upper", "inplace"), random=_always)
 _layers(nn.Softmax2d, arguments=())
 
 _calls("and_ floordiv invert mod or_", operator)

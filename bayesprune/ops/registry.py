@@ -45,7 +45,8 @@ class Parts:
         return any({"in", "out"} <= set(roles) for roles in self.tensors.values())
 
 
-def _never(module: Any) -> bool:
+def never(module: Any) -> bool:
+    """That a module does not draw, whatever it is."""
     return False
 
 
@@ -102,7 +103,7 @@ class Operation:
     pointwise: bool = False
     linear: bool = False
     memory: Memory = ""
-    random: Callable[[Any], bool] = _never
+    random: Callable[[Any], bool] = never
     gives: Gives = "tensor"
     arguments: tuple[str, ...] | Mapping[str, str] | None = None
     files: bool = False

@@ -13,13 +13,16 @@ from bayesprune.ops.call import Call, argument
 from bayesprune.ops.features import Features, Step
 from bayesprune.ops.registry import Operation, operation_of, register
 
+TRANSPOSED = ("T", "H", "mT", "mH")
+"""Attributes of a tensor that are tensors, with its entries in other places."""
+
 
 def is_shape(node: fx.Node) -> bool:
     """Whether a call gives (part of) a shape, a dtype or a device, not a tensor."""
     if node.op == "call_method":
         return node.target in ("size", "dim")
     if node.target is getattr:
-        return True
+        return node.args[1] not in TRANSPOSED
     return node.target is operator.getitem and isinstance(node.args[0], fx.Node) and is_shape(node.args[0])
 
 
