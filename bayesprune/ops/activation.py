@@ -19,6 +19,17 @@ Function = Callable[..., Any]
 IN_PLACE = ("inplace",)
 
 
+def _in_place(methods: tuple[str, ...], functions: tuple[Function, ...]) -> dict[Function | str, Function | str]:
+    """Methods of torch, and ``relu_``, that write over their tensor: those whose names end in an underscore.
+
+    Args:
+        methods: What they are called without it.
+        functions: Functions that do the same.
+    """
+    found: dict[Function | str, Function | str] = {f"{name}_": name for name in methods if hasattr(Tensor, f"{name}_")}
+    return found | ({torch.relu_: torch.relu} if torch.relu in functions else {})
+
+
 def _activation(module: type[nn.Module], *functions: Function, arguments: tuple[str, ...] = IN_PLACE) -> None:
     """Register an activation.
 
@@ -28,13 +39,14 @@ def _activation(module: type[nn.Module], *functions: Function, arguments: tuple[
         arguments: Constructor arguments of the class.
     """
     name = module.__name__.lower()
-    methods = (name, f"{name}_") if module in (nn.ReLU, nn.Sigmoid, nn.Tanh) else ()
+    methods = (name,) if module in (nn.ReLU, nn.Sigmoid, nn.Tanh) else ()
     register(
         Operation(
             name=name,
             modules=(module,),
             functions=functions,
             methods=methods,
+            inplace=_in_place(methods, functions),
             entries=pointwise,
             pointwise=True,
             memory="own",
@@ -57,6 +69,7 @@ def _function(*functions: Function, methods: tuple[str, ...] = (), memory: Memor
             name=functions[0].__name__ if functions else methods[0],
             functions=functions,
             methods=methods,
+            inplace=_in_place(methods, functions) if memory == "own" else {},
             entries=pointwise,
             pointwise=True,
             memory=memory,
@@ -96,7 +109,7 @@ _activation(nn.Hardtanh, F.hardtanh, arguments=("min_val", "max_val", "inplace")
 _activation(nn.LeakyReLU, F.leaky_relu, arguments=("negative_slope", "inplace"))
 _activation(nn.LogSigmoid, F.logsigmoid, arguments=())
 _activation(nn.Mish, F.mish)
-_activation(nn.ReLU, F.relu, torch.relu, torch.relu_)
+_activation(nn.ReLU, F.relu, torch.relu)
 _activation(nn.ReLU6, F.relu6)
 _activation(nn.SELU, F.selu, torch.selu)
 _activation(nn.SiLU, F.silu)
@@ -131,13 +144,13 @@ register(
 
 _function(operator.pos, methods=("contiguous", "detach"), memory="view")
 _function(methods=("clone",))
-_function(torch.neg, operator.neg, methods=("neg", "neg_"))
-_function(torch.pow, operator.pow, methods=("pow", "pow_"))
+_function(torch.neg, operator.neg, methods=("neg",))
+_function(torch.pow, operator.pow, methods=("pow",))
 BOTH = """
     abs ceil clamp clamp_max clamp_min cos erf exp expm1 floor log log10 log1p log2 nan_to_num reciprocal round rsqrt
     sign sin sqrt square tan trunc
 """
 for _name in BOTH.split():
-    _function(getattr(torch, _name), methods=(_name, f"{_name}_"))
+    _function(getattr(torch, _name), methods=(_name,))
 for _name in ("acos", "acosh", "asin", "asinh", "atan", "atanh", "cosh", "erfc", "exp2", "frac", "sinh"):
     _function(getattr(torch, _name))
