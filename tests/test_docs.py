@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -53,6 +55,17 @@ def test_python_on_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, mo
     for line, block in python_blocks(page):
         code = compile("\n" * line + block, str(page), "exec")  # so that an error names the page's own line
         exec(code, namespace)
+
+
+FILES = [(page, m[2]) for page in PAGES for m in FENCE.finditer(page.read_text()) if m[1] == "py"]
+
+
+def test_files_that_a_page_asks_for_serve_as_it_says(tmp_path: Path) -> None:
+    """What a page has the reader save in the package runs in a process of its own, as it changes what is registered."""
+    assert {page.name for page, _ in FILES} == {"flow.md"}
+    script = tmp_path / "script.py"
+    script.write_text("\n\n".join(block for _, block in FILES))
+    subprocess.run([sys.executable, script], check=True)
 
 
 def test_there_is_python_to_run() -> None:
