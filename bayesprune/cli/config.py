@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,10 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**options)
 
 
+@cache
 def _recipe_for(net: str, slab: str) -> Recipe:
-    """What is recommended for the network of a name, which is built without weights for that."""
-    with torch.device("meta"):
+    """What is recommended for the network of a name, built for that; torch's random numbers go on as before."""
+    with torch.random.fork_rng(devices=[]):
         return recommended(build(net, ANY_IMAGES, num_classes=10), weights="normal" if slab == "normal" else "point")
 
 

@@ -37,7 +37,7 @@ def new_net(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, n
     prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
     precision = 1.0 if config.weight_decay is None else config.weight_decay * num_data
     return BayesianNet(
-        network, likelihood, num_data=num_data, prior=prior, weight_precision=precision, slab=config.slab
+        network, likelihood, num_data=num_data, prior=prior, weight_precision=precision, weights=config.slab
     )
 
 

@@ -31,6 +31,7 @@ def gates_of(net: nn.Module) -> dict[str, Gate]:
     return gates
 
 
+@checked_arguments
 def holders_of(net: nn.Module) -> dict[Gate, dict[str, nn.Module]]:
     """For each gate of ``net`` the gated layers and residual blocks that hold it, by name; none if it stands alone."""
     holders: dict[Gate, dict[str, nn.Module]] = {gate: {} for gate in gates_of(net).values()}

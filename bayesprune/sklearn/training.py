@@ -74,7 +74,7 @@ class Training:
             num_data=len(x),
             prior=self.prior(net, len(x)),
             weight_precision=SLAB_SCALE**-2,
-            slab=self.slab,
+            weights=self.slab,
             slab_scale=SLAB_SCALE if normal else None,
         )
         batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))

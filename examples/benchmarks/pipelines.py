@@ -16,7 +16,7 @@ from typing import Any
 
 import peer as torch_pruning
 import torch
-from recipe import Deadline, Recipe, example, peak_memory
+from experiment import Deadline, Experiment, example, peak_memory
 from report import write_json
 from timing import Pair, latency
 from torch import nn
@@ -35,14 +35,14 @@ class Run:
     """What one pipeline is given.
 
     Attributes:
-        recipe: How to train.
+        experiment: How to train.
         splits: On what.
         seed: Of initial weights, order and augmentation.
         folder: Where the folders of the pipelines of this seed are.
         deadline: When to stop.
     """
 
-    recipe: Recipe
+    experiment: Experiment
     splits: Splits
     seed: int
     folder: Path
@@ -131,11 +131,11 @@ class Row:
 def dense(run: Run) -> Row:
     """Train the network without gates, plainly."""
     folder = _begin(run, "dense")
-    start = run.recipe.gated(run.splits)
+    start = run.experiment.gated(run.splits)
     branches = sum(isinstance(module, Residual) for module in start.modules())
     net = bp.compact(start.train())
     progress = Progress(folder, run.deadline)
-    history = train_plainly(run, net, folder, run.recipe.epochs, run.recipe.lr, progress)
+    history = train_plainly(run, net, folder, run.experiment.epochs, run.experiment.lr, progress)
     return _finish(run, "dense", net, history, progress, seconds=_seconds(history), branches=(branches, branches))
 
 
@@ -161,10 +161,10 @@ def peer(run: Run) -> Row:
         write_json(folder / "pruning.json", {"seconds": time.perf_counter() - began})
         bp.save(net, start)
     pruning = json.loads((folder / "pruning.json").read_text())["seconds"]
-    net = bp.load(start).to(run.recipe.device, memory_format=run.recipe.memory_format)
+    net = bp.load(start).to(run.experiment.device, memory_format=run.experiment.memory_format)
     progress = Progress(folder, run.deadline)
-    epochs = max(1, run.recipe.epochs // 2)
-    history = train_plainly(run, net, folder, epochs, FINE_TUNING * run.recipe.lr, progress)
+    epochs = max(1, run.experiment.epochs // 2)
+    history = train_plainly(run, net, folder, epochs, FINE_TUNING * run.experiment.lr, progress)
     seconds = whole.seconds + pruning + _seconds(history)
     return _finish(run, "peer", net, history, progress, seconds=seconds, branches=whole.branches)
 
@@ -176,21 +176,21 @@ def gated(run: Run) -> Row:
         SystemExit: if compaction changes the accuracy.
     """
     folder = _begin(run, "gated")
-    bnn = run.recipe.bayesian(run.splits)
+    bnn = run.experiment.bayesian(run.splits)
     branches = bnn.num_branches
-    train = run.recipe.loaders(run.splits, run.seed)[0]
+    train = run.experiment.loaders(run.splits, run.seed)[0]
     progress = Progress(folder, run.deadline)
     history = bp.fit(
         bnn,
         train,
-        epochs=run.recipe.epochs,
-        settings=run.recipe.settings(run.splits),
-        engine=run.recipe.engine(),
+        epochs=run.experiment.epochs,
+        settings=run.experiment.settings(run.splits),
+        engine=run.experiment.engine(),
         out=folder,
         on_epoch=progress,
     )
     net = bp.compact(bnn)
-    test = run.recipe.loaders(run.splits, run.seed)[1]
+    test = run.experiment.loaders(run.splits, run.seed)[1]
     before, after = (bp.training.evaluate(model, test).accuracy for model in (bnn, net))
     if abs(before - after) > 5 / len(run.splits.test):  # kernels may round differently for other shapes
         raise SystemExit(f"compaction changed the accuracy from {before} to {after}")
@@ -205,11 +205,11 @@ PIPELINES = {"dense": dense, "gated": gated, "peer": peer}
 
 def _begin(run: Run, name: str) -> Path:
     """Make ready for a pipeline; returns its folder."""
-    print(f"{run.recipe.net}, seed {run.seed}: {name}", flush=True)
+    print(f"{run.experiment.net}, seed {run.seed}: {name}", flush=True)
     folder = run.folder / name
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.seed)
-    if run.recipe.compile:
+    if run.experiment.compile:
         torch.compiler.reset()  # what is compiled keeps the network of the pipeline before
     gc.collect()
     if torch.cuda.is_available():
@@ -223,7 +223,7 @@ def train_plainly(run: Run, net: nn.Module, folder: Path, epochs: int, lr: float
 
     Args:
         run: What the pipeline was given.
-        net: The network, on the recipe's device.
+        net: The network, on the experiment's device.
         folder: Of the pipeline.
         epochs: Length of the run.
         lr: Peak learning rate.
@@ -234,12 +234,12 @@ def train_plainly(run: Run, net: nn.Module, folder: Path, epochs: int, lr: float
     """
     return bp.fit(
         net,
-        run.recipe.loaders(run.splits, run.seed)[0],
+        run.experiment.loaders(run.splits, run.seed)[0],
         epochs=epochs,
         method="none",
-        likelihood=run.recipe.likelihood(),
-        settings=run.recipe.plain_settings(lr),
-        engine=run.recipe.engine(),
+        likelihood=run.experiment.likelihood(),
+        settings=run.experiment.plain_settings(lr),
+        engine=run.experiment.engine(),
         out=folder,
         on_epoch=progress,
     )
@@ -261,13 +261,13 @@ def _finish(run: Run, name: str, net: nn.Module, history: History, progress: Pro
         progress: What was noted in it.
         known: Other fields of the row.
     """
-    test = run.recipe.loaders(run.splits, run.seed)[1]
+    test = run.experiment.loaders(run.splits, run.seed)[1]
     size = bp.cost(net, example(run.splits))
-    whole = run.recipe.plain(run.splits)
-    batches = {count: example(run.splits).expand(count, -1, -1, -1) for count in (1, run.recipe.batch_size)}
+    whole = run.experiment.plain(run.splits)
+    batches = {count: example(run.splits).expand(count, -1, -1, -1) for count in (1, run.experiment.batch_size)}
     row = Row(
         pipeline=name,
-        net=run.recipe.net,
+        net=run.experiment.net,
         seed=run.seed,
         accuracy=bp.training.evaluate(net, test).accuracy,
         macs=size.macs,
@@ -275,7 +275,7 @@ def _finish(run: Run, name: str, net: nn.Module, history: History, progress: Pro
         layers=sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in net.modules()),
         epochs=[row.seconds for row in history.rows],
         peak=progress.peak,
-        latency={count: latency(net, whole, x, run.recipe) for count, x in batches.items()},
+        latency={count: latency(net, whole, x, run.experiment) for count, x in batches.items()},
         **known,
     )
     bp.save(net, run.folder / name / "model.safetensors")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import astuple, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from bayesprune import layers
@@ -40,9 +41,9 @@ TABLE = {  # batch size, lr, optimiser, weight decay, price, label smoothing, ev
 }
 
 
+@cache
 def named(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return build(name, (3, 32, 32), 10)
+    return build(name, (3, 32, 32), 10)
 
 
 def units(**options: Any) -> BayesianNet:
@@ -92,3 +93,24 @@ def test_changes_of_a_recipe_s_settings_are_taken_and_a_budget_takes_the_place_o
     assert (settings.budget, settings.price, settings.lr, settings.every) == (budget, None, 0.5, 16)
     assert recipe.settings(price=CostPrice(2.0)).price == CostPrice(2.0)
     assert recipe.settings(price=None).price is None
+
+
+def test_the_documentation_has_the_same_table():
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    rows = page.split("### Recipes")[1].split("\n\n")[1].splitlines()[2:]
+    told = {}
+    for row in rows:
+        names, batch, lr, optimizer, decay, price, smoothing, every, crops, gpu = row.strip("| ").split(" | ")
+        recipe = Recipe(
+            batch_size=int(batch),
+            lr=float(lr),
+            optimizer=optimizer.strip("`"),
+            weight_decay=None if decay == "1/N" else float(decay),
+            price=float(price),
+            label_smoothing=float(smoothing),
+            every=int(every),
+            augment=crops != "no",
+            accelerate=gpu == "yes",
+        )
+        told |= dict.fromkeys((name.strip("`") for name in names.split(", ")), recipe)
+    assert {name: told[name] for name in NETWORKS} == {name: Recipe(*TABLE[name]) for name in NETWORKS}

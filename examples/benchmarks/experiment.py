@@ -56,7 +56,7 @@ class Deadline:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Experiment:
     """How networks are trained, the same for all pipelines.
 
     Attributes:
@@ -118,7 +118,7 @@ class Recipe:
         return bp.compact(self.gated(splits).train())
 
     def bayesian(self, splits: Splits) -> bp.BayesianNet:
-        """The gated network as a Bayesian one; the slab's precision is what makes its weight decay the recipe's."""
+        """The gated network as a Bayesian one; the slab's precision is what makes its weight decay the experiment's."""
         count = len(splits.train)
         return bp.BayesianNet(
             self.gated(splits), self.likelihood(), num_data=count, weight_precision=self.weight_decay * count
