@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, selection, training
+    from bayesprune.graph.groups import groups
     from bayesprune.infer import BayesianNet
     from bayesprune.pruning import compact, cost, load, save
     from bayesprune.training import fit, recommended
@@ -21,6 +22,7 @@ __all__ = [
     "data",
     "distributions",
     "fit",
+    "groups",
     "infer",
     "layers",
     "load",
@@ -39,6 +41,7 @@ _ROOMS = {
     "compact": "pruning",
     "cost": "pruning",
     "fit": "training",
+    "groups": "graph.groups",
     "load": "pruning",
     "recommended": "training",
     "save": "pruning",

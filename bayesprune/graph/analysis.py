@@ -16,6 +16,7 @@ from bayesprune.graph.rules import Rules
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Features, Step
+from bayesprune.ops.ties import joined
 
 
 class Analysis:
@@ -28,9 +29,21 @@ class Analysis:
 
     Attributes:
         steps: What every operation does.
+        known: What is known of every tensor.
+        ties: Pairs of equally long ids that are one physical entry each.
+        num_ids: How many ids there are.
+        shared: For gates of several structures that are used in several places, the ids of these.
         put_off: Gates along other axes, which another plan must follow on its own: ``only`` of that.
         emptied: Layers that would be left without a single input, although something depends on them; one entry is
             kept for each.
+
+    Example:
+        >>> from bayesprune.graph import trace
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), Gate(3), torch.nn.Linear(3, 1))
+        >>> plan = Analysis(trace(net), {net[1]: torch.tensor([False, True, False])})
+        >>> first = next(node for node in plan.steps if node.target == "0")
+        >>> plan.kept(first, 3).tolist()
+        [True, False, True]
 
     Raises:
         GateError: for a gate that does not fit what it gates.
@@ -46,32 +59,40 @@ class Analysis:
             step = self.steps[node] = rules.step(node, self.known)
             self.known[node] = step.out
         self.put_off = rules.following.put_off
-        self._shared = rules.shared
-        self._one = _join(rules.following.num_ids, [tie for step in self.steps.values() for tie in step.ties])
-        self._keep = torch.zeros(rules.following.num_ids, dtype=torch.bool)
+        self.shared, self.num_ids = rules.shared, rules.following.num_ids
+        self.ties = [tie for step in self.steps.values() for tie in step.ties]
+        self._one = joined(self.num_ids, self.ties)
+        self._keep = torch.zeros(self.num_ids, dtype=torch.bool)
         self._need_backward()
         self.emptied = self._find_emptied()
         self._complete()
 
-    def shared(self) -> dict[Gate, Tensor]:
-        """For gates of several structures that are used in several places, which structures stay, bool."""
-        return {gate: self._kept(ids) for gate, ids in self._shared.items()}
-
     def kept(self, node: fx.Node, size: int) -> Tensor:
-        """Which of the ``size`` entries in the output of ``node`` along its feature axis stay, bool."""
+        """Which entries in the output of an operation along its feature axis stay, shape ``(size,)``, bool.
+
+        Args:
+            node: The operation.
+            size: How many entries there are.
+        """
         features = self.known[node]
         if features is None:
             return torch.ones(size, dtype=torch.bool)
-        return self._kept(features.ids)[features.entries(size, node.name)]
+        return self.stay(features.ids)[features.entries(size, node.name)]
 
     def constants(self, node: fx.Node, size: int) -> Tensor:
-        """The constants in the output of ``node``, shape ``(size,)``, float64; 0 where entries are not constant."""
+        """The constants in the output of an operation, shape ``(size,)``, float64; 0 where entries are not constant.
+
+        Args:
+            node: The operation.
+            size: How many entries there are.
+        """
         features = self.known[node]
         if features is None:
             return torch.zeros(size, dtype=torch.float64)
         return features.value[features.entries(size, node.name)].nan_to_num()
 
-    def _kept(self, ids: Tensor) -> Tensor:
+    def stay(self, ids: Tensor) -> Tensor:
+        """Which of these entries stay, bool."""
         return self._keep[self._one[ids]]
 
     def _pin(self, ids: Tensor) -> None:
@@ -106,7 +127,7 @@ class Analysis:
             for read in step.reads:
                 source = self.known[read.node]
                 live = node not in self._live or bool(self._live[node].any())
-                if source is not None and live and not bool(self._kept(source.ids).any()):
+                if source is not None and live and not bool(self.stay(source.ids).any()):
                     emptied.append(str(node.target))
         return emptied
 
@@ -119,26 +140,9 @@ class Analysis:
                 step = self.steps[node]
                 if step.out is None:
                     continue
-                if not bool(self._kept(step.out.ids).any()):
+                if not bool(self.stay(step.out.ids).any()):
                     self._pin(step.out.ids[:1])
                 if step.selects:
                     for flow in step.flows:
-                        kept = self._kept(step.out.ids)[flow.dst]
+                        kept = self.stay(step.out.ids)[flow.dst]
                         self._pin(self.known[flow.node].ids[flow.src[kept]])  # type: ignore[union-attr]
-
-
-def _join(size: int, ties: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """For each id the smallest id that is tied to it, directly or through others, shape ``(size,)``."""
-    one = torch.arange(size)
-    changed = True
-    while changed:
-        before = one.clone()
-        for a, b in ties:
-            smaller = torch.minimum(one[a], one[b])
-            one.scatter_reduce_(0, one[a].clone(), smaller, "amin")
-            one.scatter_reduce_(0, one[b].clone(), smaller, "amin")
-            one.scatter_reduce_(0, a, smaller, "amin")
-            one.scatter_reduce_(0, b, smaller, "amin")
-        one = one[one]
-        changed = not torch.equal(one, before)
-    return one

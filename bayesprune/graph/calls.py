@@ -8,7 +8,12 @@ from bayesprune.graph.trace import Traced
 
 
 def sole_input(traced: Traced, node: fx.Node) -> fx.Node | None:
-    """The tensor that a module is called with, if it is called with nothing else."""
+    """The tensor that a module is called with, if it is called with nothing else.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     module = traced.module(node)
     if module is None or len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node):
         return None

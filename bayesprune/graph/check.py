@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bayesprune.errors import GateError, TraceError
 from bayesprune.graph.additions import check_additions
@@ -15,6 +16,8 @@ from bayesprune.graph.rules import OVERWRITTEN, Rules
 from bayesprune.graph.trace import GateTracer, Traced, block_graph, trace
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.ops import NEEDS_SHAPES, Features, Step, name_of, operation_of
+from bayesprune.ops.call import tensors_read
+from bayesprune.ops.ties import joined
 
 
 def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
@@ -58,26 +61,18 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     assumed = False
     while only is None or only:
         rules = Rules(traced, {}, only)
-        known: dict[fx.Node, Features | None] = {}
-        for node in traced.graph.nodes:
-            try:
-                known[node] = rules.step(node, known).out
-            except TraceError as error:
-                inputs = [known[i] for i in node.all_input_nodes]
-                if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
-                    raise
-                raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
+        known = _known(traced, rules)
+        one = joined(rules.following.num_ids, rules.following.ties)
         for node in traced.graph.nodes:
             gate, features = traced.gate(node), known[node]
             if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):
                 continue
-            off = torch.zeros(gate.size, dtype=torch.bool)
-            off[0] = True
+            off = _first_off(gate, features, one)
             name = called[gate]
             if gate.size == 1:
                 _check_sums(traced, node, name)
             if names.pop(gate, None) is not None:  # the first place where it is used; the walk meets the others
-                _follow(traced, gate, Rules(traced, {gate: off}, only), known, name)
+                _follow(traced, gate, rules.with_off({gate: off}), known, name)
             if features is not None and gate.size > 1:
                 ranks[gate] = _one_rank(ranks, gate, name, features.rank, assumed or rules.assumed)
         assumed = assumed or rules.assumed
@@ -88,6 +83,31 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     if assumed or example_input is not None:
         for gate, rank in ranks.items():
             gate.rank = rank
+
+
+def _first_off(gate: Gate, features: Features | None, one: Tensor) -> Tensor:
+    """The first entry of a gate off, with all of its entries that go together with it: alone they would stay."""
+    off = torch.zeros(gate.size, dtype=torch.bool)
+    off[0] = True
+    return off if features is None or len(features) != gate.size else one[features.ids] == one[features.ids[0]]
+
+
+def _known(traced: Traced, rules: Rules) -> dict[fx.Node, Features | None]:
+    """What is known of every tensor with all gates on.
+
+    Raises:
+        TraceError: for a layer that does not fit its input.
+    """
+    known: dict[fx.Node, Features | None] = {}
+    for node in traced.graph.nodes:
+        try:
+            known[node] = rules.step(node, known).out
+        except TraceError as error:
+            inputs = [known[i] for i in node.all_input_nodes]
+            if not rules.assumed and all(x is None or x.rank is not None for x in inputs):
+                raise
+            raise TraceError(f"{error}; inputs were taken for (B, F): if they are not, {NEEDS_SHAPES}") from None
+    return known
 
 
 def _check_sums(traced: Traced, node: fx.Node, name: str) -> None:
@@ -164,13 +184,13 @@ def _one_rank(ranks: Mapping[Gate, int | None], gate: Gate, name: str, rank: int
     return None
 
 
-def _follow(traced: Traced, gate: Gate, rules: Rules, known: Mapping[fx.Node, Features | None], name: str) -> None:
+def _follow(traced: Traced, gate: Gate, rules: Rules, known: dict[fx.Node, Features | None], name: str) -> None:
     """Walk on from where a gate is off for the first time, for as long as something is constant.
 
     Args:
         traced: The network.
         gate: The gate.
-        rules: Rules with its first entry off.
+        rules: Rules with its first entry off, and what goes with it.
         known: What is known of every tensor with all gates on.
         name: The gate's name, for messages.
     """
@@ -179,10 +199,11 @@ def _follow(traced: Traced, gate: Gate, rules: Rules, known: Mapping[fx.Node, Fe
     node = uses[0].prev
     while node.op != "output":
         node = node.next
-        touched = [i for i in node.all_input_nodes if i in changed]
+        read = node.all_input_nodes if traced.example is None else tensors_read(node, known, traced.shapes)
+        touched = [i for i in read if i in changed]
         if not touched and node not in uses:
             continue
-        step = rules.step(node, {i: changed.get(i, known[i]) for i in node.all_input_nodes})
+        step = rules.step(node, ChainMap({i: changed[i] for i in touched}, known))
         for source in touched:
             _check_step(traced, node, step, source, changed[source], name, whole)
         if node in uses and step.out is None and step.pins and not whole:
@@ -218,7 +239,8 @@ def _check_step(
         if not bool(lost.any()):
             continue
         zeros = not bool((x.value[flow.src][lost] != 0).any())
-        if not operation.adds and not (zeros and operation.kind == "shuffle"):
+        merges = sum(other.node is source for other in step.flows) > 1  # zeros stay in place among what becomes one
+        if not operation.adds and not (zeros and merges):
             raise _refusal(name, f"leaves a constant that is not carried through {name_of(node)}")
         if not zeros:
             raise _refusal(name, "leaves a constant other than 0 in a sum with a tensor that it does not silence")

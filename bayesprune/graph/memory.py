@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from bayesprune.graph.trace import Traced
-from bayesprune.ops import operations as ops
-from bayesprune.ops.calls import calls, name_of
-
-FRESH_MODULES = (
-    *ops.LINEARS, *ops.CONVOLUTIONS, *ops.TRANSPOSED, *ops.BATCH_NORMS, *ops.POOLS,
-    *set(ops.POINTWISE) - {nn.Identity}, nn.PReLU,
-)  # fmt: skip
-FRESH: set[object] = {  # their results lie in memory of their own
-    *ops.POINTWISE_FUNCTIONS - {operator.pos}, *ops.BINARY_FUNCTIONS, *ops.POOL_FUNCTIONS,
-    *ops.CONCATENATIONS, *ops.POINTWISE_METHODS - {"contiguous", "detach"}, *ops.BINARY_METHODS,
-}  # fmt: skip
+from bayesprune.ops import name_of, operation_of
 
 
 def written(traced: Traced, node: fx.Node) -> fx.Node | None:
-    """The tensor over which a call writes its result, if it does."""
+    """The tensor over which a call writes its result, if it does.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     if node.op == "call_module":
         inplace = bool(getattr(traced.module(node), "inplace", False))
     elif node.op == "call_method":
@@ -33,7 +27,7 @@ def written(traced: Traced, node: fx.Node) -> fx.Node | None:
         if isinstance(out, fx.Node):
             return out
         name = name_of(node)
-        inplace = node.target in ops.INPLACE_OPERATORS or node.kwargs.get("inplace") is True
+        inplace = node.target in operation_of(node).inplace or node.kwargs.get("inplace") is True
         inplace = inplace or (name.endswith("_") and not name.endswith("__"))
     else:
         inplace = False
@@ -41,12 +35,22 @@ def written(traced: Traced, node: fx.Node) -> fx.Node | None:
 
 
 def is_inplace(traced: Traced, node: fx.Node) -> bool:
-    """Whether a call writes its result over a tensor that it is given."""
+    """Whether a call writes its result over a tensor that it is given.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     return written(traced, node) is not None
 
 
 def overwritten(traced: Traced, node: fx.Node) -> bool:
-    """Whether something writes over the output of ``node``, or over a view of it, that something else reads."""
+    """Whether something writes over the output of ``node``, or over a view of it, that something else reads.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     found, views = False, [node]
     several = len(node.users) > 1
     while views:
@@ -61,14 +65,22 @@ def overwritten(traced: Traced, node: fx.Node) -> bool:
 
 
 def is_view(traced: Traced, node: fx.Node) -> bool:
-    """Whether what ``node`` gives may be its input in another shape."""
-    if node.op == "call_module":
-        return type(traced.module(node)) in ops.VIEWS
-    return node.op != "output" and (node.target in ops.VIEWS or name_of(node) in ops.VIEW_NAMES)
+    """Whether what ``node`` gives may be its input in another shape.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    return operation_of(node, traced.module(node)).memory == "view"
 
 
 def leaves_traces(traced: Traced, node: fx.Node) -> bool:
-    """Whether what ``node``, whose result is not used, writes over may be read elsewhere: all views count as such."""
+    """Whether what ``node``, whose result is not used, writes over may be read elsewhere: all views count as such.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     if node.is_impure():
         return True
     target = written(traced, node)
@@ -83,58 +95,35 @@ def leaves_traces(traced: Traced, node: fx.Node) -> bool:
 
 
 def is_fresh(traced: Traced, node: fx.Node) -> bool:
-    """Whether what ``node`` gives lies in memory of its own for sure, if it does not work in place."""
-    return type(traced.module(node)) in FRESH_MODULES or calls(node, FRESH)
-
-
-class Memory:
-    """Which tensors may share memory, and which operations write over it.
+    """Whether what ``node`` gives lies in memory of its own for sure, if it does not work in place.
 
     Args:
-        traced: The network. Operations that are not known may return a view of any of their inputs.
+        traced: The network.
+        node: The call.
     """
-
-    def __init__(self, traced: Traced):
-        self.position = {node: i for i, node in enumerate(traced.graph.nodes)}
-        self._owners: dict[fx.Node, set[fx.Node]] = {}
-        self._writes: dict[fx.Node, list[fx.Node]] = {}
-        for node in traced.graph.nodes:
-            target = written(traced, node)
-            if target is not None:
-                self._owners[node] = self._owners[target]
-                for owner in self._owners[target]:
-                    self._writes.setdefault(owner, []).append(node)
-            elif is_fresh(traced, node):
-                self._owners[node] = {node}
-            else:
-                self._owners[node] = set().union(*(self._owners[i] for i in node.all_input_nodes)) or {node}
-
-    def written_after(self, node: fx.Node, tensor: fx.Node) -> list[fx.Node]:
-        """The operations behind ``node`` that may write over ``tensor``."""
-        writes = [w for owner in self._owners[tensor] for w in self._writes.get(owner, ())]
-        return [w for w in writes if self.position[w] > self.position[node]]
-
-    def forget(self, write: fx.Node) -> None:
-        """Take an operation that no longer writes out of account."""
-        for owner in self._owners[write]:
-            self._writes[owner].remove(write)
+    return operation_of(node, traced.module(node)).memory == "own"
 
 
 def own_memory(traced: Traced, node: fx.Node) -> None:
-    """Let what reads ``node`` not write over it: without ``node`` it would write over what ``node`` was made of."""
+    """Let what reads ``node`` not write over it: without ``node`` it would write over what ``node`` was made of.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     for user in list(node.users):
         if written(traced, user) is not node:
             continue
         module: Any = traced.module(user)
+        plain: Any = operation_of(user).inplace.get(user.target)  # type: ignore[arg-type]
         name = name_of(user)
         if module is not None:
             module.inplace = False
-        elif user.target in ops.INPLACE_OPERATORS:
-            user.target = ops.INPLACE_OPERATORS[user.target]
+        elif plain is not None:
+            user.target = plain
         elif user.op == "call_method":
             user.target = name.rstrip("_")
         elif name.endswith("_"):
-            plain = name.rstrip("_")
-            user.target = getattr(torch, plain, None) or getattr(torch.nn.functional, plain)
+            user.target = getattr(torch, name.rstrip("_"), None) or getattr(torch.nn.functional, name.rstrip("_"))
         else:
             user.kwargs = {key: value for key, value in user.kwargs.items() if key not in ("inplace", "out")}

@@ -75,7 +75,7 @@ class Presence:
         analysis = Analysis(traced, {}, only)
         self.steps, self.put_off = analysis.steps, analysis.put_off
         names = {gate: name for name, gate in gates_of(traced.net).items()}
-        self.shared = frozenset(names[gate] for gate in analysis.shared())
+        self.shared = frozenset(names[gate] for gate in analysis.shared)
         self.gates: dict[fx.Node, str] = {}
         split: set[fx.Node] = set()
         for node in self.steps:

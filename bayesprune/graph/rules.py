@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from operator import attrgetter
 
@@ -13,6 +14,7 @@ from bayesprune.graph.memory import overwritten
 from bayesprune.graph.trace import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Call, Features, Following, Operation, Step, barrier, name_of, operation_of
+from bayesprune.ops.moving import follow
 from bayesprune.ops.sizes import is_shape
 
 Known = Mapping[fx.Node, Features | None]
@@ -39,12 +41,24 @@ class Rules:
 
     def __init__(self, traced: Traced, off: Mapping[Gate, Tensor], only: Mapping[Gate, int] | None = None):
         self.traced = traced
-        self.following = Following(off, only)
+        found = ((node, traced.module(node)) for node in traced.graph.nodes)
+        self._modules = {node: module for node, module in found if module is not None}
+        several = [gate for gate, uses in traced.uses.items() if len(uses) > 1 and gate.size > 1 and only is None]
+        self._shared_at = {node: gate for gate in several for node in traced.uses[gate]}
+        self._start(Following(off, only))
+
+    def _start(self, following: Following) -> None:
+        self.following = following
         self.assumed = False
+        self.shared = {gate: following.fresh(gate.size) for gate in dict.fromkeys(self._shared_at.values())}
         self._attributes: dict[str, Tensor] = {}
-        several = (gate for gate, uses in traced.uses.items() if len(uses) > 1 and gate.size > 1 and only is None)
-        self.shared = {gate: self.following.fresh(gate.size) for gate in several}
         self._ways: dict[Gate, str] = {}
+
+    def with_off(self, off: Mapping[Gate, Tensor]) -> Rules:
+        """The same rules with other gates switched off; what was found out by running calls is used again."""
+        rules = copy(self)
+        rules._start(Following(off, self.following.only, moved=self.following.moved))
+        return rules
 
     def step(self, node: fx.Node, known: Known) -> Step:
         """What ``node`` does.
@@ -58,9 +72,9 @@ class Rules:
             TraceError: for a layer that does not fit its input.
         """
         step = self._step(node, known)
-        gate = self.traced.gate(node)
-        if gate is not None and gate in self.shared:
-            step = self._share(node, gate, step, known)
+        if node in self._shared_at:
+            step = self._share(node, self._shared_at[node], step, known)
+        self.following.ties += step.ties
         out = step.out
         if out is not None and out.layout == "plain" and node.op != "get_attr":
             rank = self.traced.rank(node) or out.rank
@@ -87,15 +101,23 @@ class Rules:
             return barrier(node, f"reaches {node.target}, which is not called with one tensor")
         if "out" in node.kwargs:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
-        operation = operation_of(node, self.traced.module(node))
-        call = Call(node, self.traced.net, known, self.traced.shapes, self.following)
+        operation = operation_of(node, self._modules.get(node))
+        several = None if self.traced.example is None else lambda: self.traced.shapes_of_several
+        call = Call(node, self._modules, known, self.traced.shapes, self.following, several)
+        if operation.moves and not is_shape(node):
+            return follow(call, lambda: self._recorded(operation, call))
+        return self._recorded(operation, call)
+
+    def _recorded(self, operation: Operation, call: Call) -> Step:
+        """What the record of an operation says of a call."""
+        node, known = call.node, call.known
         if operation.takes != "anything":
             if all(known[i] is None for i in node.all_input_nodes):
                 return Step()
             if not _one_tensor(operation, call):
-                return call.wall()
+                return call.wall(because=operation.wall)
         step = None if operation.entries is None else operation.entries(call)
-        return step or call.wall()
+        return step or call.wall(because=operation.wall)
 
     def _share(self, node: fx.Node, gate: Gate, step: Step, known: Known) -> Step:
         """Let what a gate multiplies in several places be one physical entry a structure.

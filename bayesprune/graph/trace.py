@@ -18,7 +18,7 @@ from bayesprune.data.inputs import Inputs, as_inputs, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
-from bayesprune.layers import GATED_LAYERS, Gate, Residual
+from bayesprune.layers import Gate, GatedLayer, Residual
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -67,7 +67,7 @@ class GateTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
-        return isinstance(m, (Gate, *GATED_LAYERS)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (Gate, GatedLayer)) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -101,12 +101,35 @@ class Traced:
         fixed: Modules that must stay as they are, with the reason: shared ones and those whose parameters are used
             elsewhere.
         shapes: The shapes of tensors, with one example, as far as they are known from an example input.
+        example: That example, if there is one.
     """
 
     net: nn.Module
     graph: fx.Graph
     fixed: dict[str, str]
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
+    example: Inputs | None = None
+
+    def learn_shapes(self, example: Inputs) -> None:
+        """Note the shapes of all tensors for the first of these examples.
+
+        Raises:
+            TraceError: if they do not go through the network.
+            GateError: if they do not fit a gate.
+        """
+        self.shapes |= _shapes(self.net, self.graph, example)
+        self.example = example[:1]
+
+    @cached_property
+    def shapes_of_several(self) -> dict[fx.Node, torch.Size]:
+        """The shapes of tensors with three examples; none if the example is not known, or the network takes but one."""
+        if self.example is None:
+            return {}
+        try:
+            several = _shapes(self.net, self.graph, self.example, copies=3)
+        except BayesPruneError:
+            return {}
+        return {**several, **{node: shape for node, shape in self.shapes.items() if node.op == "get_attr"}}
 
     @cached_property
     def uses(self) -> dict[Gate, list[fx.Node]]:
@@ -130,7 +153,12 @@ class Traced:
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that ``node`` calls, if it calls one."""
-        return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if node.op != "call_module":
+            return None
+        module: Any = self.net
+        for part in str(node.target).split("."):  # get_submodule takes several times as long, and this is asked often
+            module = module._modules[part]
+        return module  # type: ignore[no-any-return]
 
 
 def trace(net: nn.Module, example_input: Any = None) -> Traced:
@@ -146,7 +174,7 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
             layer, or if the example does not go through it.
         GateError: if the example does not fit a gate.
     """
-    if isinstance(net, (Gate, Residual, *GATED_LAYERS)):
+    if isinstance(net, (Gate, Residual, GatedLayer)):
         raise TraceError(
             f"a lone {type(net).__name__} cannot be followed; wrap it: torch.nn.Sequential({type(net).__name__}(...))"
         )
@@ -156,12 +184,14 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         raise TraceError(
             f"the forward pass of {type(net).__name__} cannot be followed: {error}. {_advice(error)}"
         ) from error
-    shapes = {} if example_input is None else _shapes(net, graph, as_inputs(example_input))
+    traced = Traced(net, graph, _fixed_modules(net, graph))
     for node in graph.nodes:
         held = attrgetter(str(node.target))(net) if node.op == "get_attr" else None
         if isinstance(held, Tensor):
-            shapes[node] = held.shape
-    return Traced(net, graph, _fixed_modules(net, graph), shapes)
+            traced.shapes[node] = held.shape
+    if example_input is not None:
+        traced.learn_shapes(as_inputs(example_input))
+    return traced
 
 
 def _advice(error: Exception) -> str:
@@ -192,13 +222,14 @@ class _Shapes(Execution):
         return value
 
 
-def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs) -> dict[fx.Node, torch.Size]:
-    """The shapes of all tensors for the first example, in eval mode."""
+def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1) -> dict[fx.Node, torch.Size]:
+    """The shapes of all tensors for so many copies of the first example, in eval mode."""
     like = next(net.parameters(), tensors_of(example)[0])
     modes = {module: module.training for module in net.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            inputs = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
+            one = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
+            inputs = each(one, lambda x: torch.cat([x] * copies))
             return _Shapes(net.eval(), graph).of(inputs)
     except BayesPruneError:
         raise

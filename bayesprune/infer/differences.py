@@ -18,7 +18,7 @@ from bayesprune.infer.chosen import chosen as chosen_output
 from bayesprune.infer.evaluation import BatchObjective
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.targets import Targets, losses, repeated
-from bayesprune.layers import GATED_LAYERS, Gate, eval_mode
+from bayesprune.layers import Gate, GatedLayer, eval_mode
 from bayesprune.ops import operation_of
 from bayesprune.ops.sizes import is_batch_size, is_shape
 
@@ -218,7 +218,7 @@ class _UnitFlips:
         module = self.traced.module(node)
         assert isinstance(node.args[0], fx.Node) and module is not None
         source = self.values[node.args[0]]
-        if isinstance(module, GATED_LAYERS):
+        if isinstance(module, GatedLayer):
             return module.ungated(source)
         return gate.select(source)
 

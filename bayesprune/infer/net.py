@@ -22,7 +22,6 @@ from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.model import GatedModel
 from bayesprune.infer.normal import give_weights
 from bayesprune.infer.passes import Passes
-from bayesprune.infer.posterior import WeightPosterior
 from bayesprune.infer.prediction import Prediction
 from bayesprune.infer.targets import Targets
 from bayesprune.layers import eval_mode, plain_parameters
@@ -117,22 +116,6 @@ class BayesianNet(GatedModel):
             loss_on=loss_on,
         )
         self.prior_given = given
-
-    # what the merge still needs
-    @property
-    def fixed_prior(self) -> bool:
-        """Whether θ ends at a probability rather than at a decision."""
-        return not self.prior_type.decides
-
-    @property
-    def slab(self) -> str:
-        """The name of the posterior of the weights."""
-        return self.weights_posterior.name
-
-    @property
-    def slabs(self) -> WeightPosterior | None:
-        """The Normal weights."""
-        return self.weights_posterior if self.slab == "normal" else None
 
     # training ------------------------------------------------------------------------------------------------------
 

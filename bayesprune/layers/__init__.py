@@ -1,8 +1,8 @@
 """Gates and the layers that carry them. A network built of these runs and tests alone, without Pyro."""
 
-from bayesprune.layers.find import GATED_LAYERS, gates_of, holders_of, plain_parameters
+from bayesprune.layers.find import gates_of, holders_of, plain_parameters
 from bayesprune.layers.gate import Draw, Gate
-from bayesprune.layers.gated import Conv1d, Conv2d, Linear
+from bayesprune.layers.gated import Conv1d, Conv2d, GatedLayer, Linear
 from bayesprune.layers.modes import eval_mode
 from bayesprune.layers.normal import (
     SCALES,
@@ -14,14 +14,16 @@ from bayesprune.layers.normal import (
     normal_layers,
 )
 from bayesprune.layers.residual import Residual
+from bayesprune.layers.transposed import ConvTranspose2d
 
 __all__ = [
-    "GATED_LAYERS",
     "SCALES",
     "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "Draw",
     "Gate",
+    "GatedLayer",
     "Linear",
     "NormalConv1d",
     "NormalConv2d",

@@ -6,12 +6,11 @@ from torch import nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.layers.gate import Gate
-from bayesprune.layers.gated import Conv1d, Conv2d, Linear
-from bayesprune.layers.normal import SCALES, NormalConv1d, NormalConv2d, NormalLayer, NormalLinear
+from bayesprune.layers.gated import GatedLayer
+from bayesprune.layers.normal import SCALES, NormalLayer
 from bayesprune.layers.residual import Residual
 
-GATED_LAYERS = (Linear, Conv1d, Conv2d, NormalLinear, NormalConv1d, NormalConv2d)
-OWNERS = (*GATED_LAYERS, Residual)
+OWNERS = (GatedLayer, Residual)
 
 
 @checked_arguments

@@ -109,7 +109,7 @@ class Gate(nn.Module):
         >>> first, second = Linear(3, 2, gate=stream), Linear(2, 2, gate=stream)
         >>> stream.theta.data = torch.tensor([0.9, 0.1])
         >>> x = first(torch.ones(1, 3))
-        >>> bool((x + second(x))[0, 1] == 0)
+        >>> (x + second(x))[0, 1].item() == 0
         True
 
     Shape:

@@ -19,6 +19,17 @@ Function = Callable[..., Any]
 IN_PLACE = ("inplace",)
 
 
+def _in_place(methods: tuple[str, ...], functions: tuple[Function, ...]) -> dict[Function | str, Function | str]:
+    """Methods of torch, and ``relu_``, that write over their tensor: those whose names end in an underscore.
+
+    Args:
+        methods: What they are called without it.
+        functions: Functions that do the same.
+    """
+    found: dict[Function | str, Function | str] = {f"{name}_": name for name in methods if hasattr(Tensor, f"{name}_")}
+    return found | ({torch.relu_: torch.relu} if torch.relu in functions else {})
+
+
 def _activation(module: type[nn.Module], *functions: Function, arguments: tuple[str, ...] = IN_PLACE) -> None:
     """Register an activation.
 
@@ -35,10 +46,12 @@ def _activation(module: type[nn.Module], *functions: Function, arguments: tuple[
             modules=(module,),
             functions=functions,
             methods=methods,
+            inplace=_in_place(methods, functions),
             entries=pointwise,
             pointwise=True,
             memory="own",
             arguments=arguments,
+            files=True,
         )
     )
 
@@ -56,9 +69,11 @@ def _function(*functions: Function, methods: tuple[str, ...] = (), memory: Memor
             name=functions[0].__name__ if functions else methods[0],
             functions=functions,
             methods=methods,
+            inplace=_in_place(methods, functions) if memory == "own" else {},
             entries=pointwise,
             pointwise=True,
             memory=memory,
+            files=True,
         )
     )
 
@@ -84,7 +99,7 @@ def _slopes(module: nn.PReLU) -> Parts:
     return Parts({"weight": ("out",)}, {"num_parameters": "out"})
 
 
-_activation(nn.CELU, F.celu, arguments=("alpha", "inplace"))
+_activation(nn.CELU, F.celu, torch.celu, arguments=("alpha", "inplace"))
 _activation(nn.ELU, F.elu, arguments=("alpha", "inplace"))
 _activation(nn.GELU, F.gelu, arguments=("approximate",))
 _activation(nn.Hardshrink, F.hardshrink, arguments=("lambd",))
@@ -96,7 +111,7 @@ _activation(nn.LogSigmoid, F.logsigmoid, arguments=())
 _activation(nn.Mish, F.mish)
 _activation(nn.ReLU, F.relu, torch.relu)
 _activation(nn.ReLU6, F.relu6)
-_activation(nn.SELU, F.selu)
+_activation(nn.SELU, F.selu, torch.selu)
 _activation(nn.SiLU, F.silu)
 _activation(nn.Sigmoid, F.sigmoid, torch.sigmoid, arguments=())
 _activation(nn.Softplus, F.softplus, arguments=("beta", "threshold"))
@@ -104,6 +119,7 @@ _activation(nn.Softshrink, F.softshrink, arguments=("lambd",))
 _activation(nn.Softsign, F.softsign, arguments=())
 _activation(nn.Tanh, F.tanh, torch.tanh, arguments=())
 _activation(nn.Tanhshrink, F.tanhshrink, arguments=())
+_activation(nn.Threshold, F.threshold, arguments=("threshold", "value", "inplace"))
 
 register(
     Operation(
@@ -128,25 +144,13 @@ register(
 
 _function(operator.pos, methods=("contiguous", "detach"), memory="view")
 _function(methods=("clone",))
-_function(F.threshold)
 _function(torch.neg, operator.neg, methods=("neg",))
 _function(torch.pow, operator.pow, methods=("pow",))
-for _name in [
-    "abs",
-    "exp",
-    "sqrt",
-    "square",
-    "clamp",
-    "sin",
-    "cos",
-    "log",
-    "log1p",
-    "expm1",
-    "erf",
-    "reciprocal",
-    "rsqrt",
-    "sign",
-]:
+BOTH = """
+    abs ceil clamp clamp_max clamp_min cos erf exp expm1 floor log log10 log1p log2 nan_to_num reciprocal round rsqrt
+    sign sin sqrt square tan trunc
+"""
+for _name in BOTH.split():
     _function(getattr(torch, _name), methods=(_name,))
-for _name in ["log2", "log10", "tan", "atan", "sinh"]:
+for _name in ("acos", "acosh", "asin", "asinh", "atan", "atanh", "cosh", "erfc", "exp2", "frac", "sinh"):
     _function(getattr(torch, _name))

@@ -46,8 +46,7 @@ def _binary(call: Call) -> Step | None:
 def _aligned(a: Features, b: Features) -> bool:
     """Whether two tensors have the same entries along the same axis."""
     same_axis = a.axis == b.axis or (a.along(b.axis) is not None and b.along(a.axis) is not None)
-    same_layout = a.layout == b.layout and a.inner == b.inner
-    return len(a) == len(b) and same_layout and same_axis and (a.rank == b.rank or None in (a.rank, b.rank))
+    return len(a) == len(b) and a.layout == b.layout and same_axis and (a.rank == b.rank or None in (a.rank, b.rank))
 
 
 def _combined(call: Call, value: Tensor) -> Tensor | None:
@@ -111,6 +110,7 @@ register(
         takes="anything",
         kind="sum",
         memory="own",
+        files=True,
     )
 )
 register(
@@ -123,6 +123,7 @@ register(
         takes="anything",
         kind="difference",
         memory="own",
+        files=True,
     )
 )
 register(
@@ -135,16 +136,18 @@ register(
         takes="anything",
         kind="product",
         memory="own",
+        files=True,
     )
 )
 register(
     Operation(
         name="quotient, maximum or minimum of two tensors",
         functions=(operator.truediv, torch.div, torch.maximum, torch.minimum),
-        methods=("div",),
+        methods=("div", "maximum", "minimum"),
         inplace={operator.itruediv: operator.truediv},
         entries=_binary,
         takes="anything",
         memory="own",
+        files=True,
     )
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from dataclasses import replace
 from typing import Any
@@ -34,14 +33,12 @@ def _moved(call: Call, x: Features, axis: int, rank: int | None) -> Step:
 def _merge(call: Call, start: Any, end: Any) -> Step:
     """Several dimensions into one: if the axis is one of them, every entry becomes r entries.
 
-    Between the first and the last of them the shape of the input must be known.
-
     Args:
         call: The call.
         start: The first dimension.
         end: The last one.
     """
-    x, shape = call.x, call.shapes.get(call.source)
+    x = call.x
     if x.layout != "plain" or x.rank is None:
         if (start, end) != (1, -1):
             return call.wall(f"reaches {call.name}, which does not flatten all dimensions but the first")
@@ -60,9 +57,7 @@ def _merge(call: Call, start: Any, end: Any) -> Step:
         return _moved(call, x, axis - (last - first), rank)
     if axis in (first, last):
         return _moved(call, replace(x, layout="blocks" if axis == first else "tiles"), first, rank)
-    if shape is None:
-        return call.wall(f"has its features along dimension {x.axis}, and is flattened; {NEEDS_SHAPES}")
-    return _moved(call, replace(x, layout="between", inner=math.prod(shape[axis + 1 : last + 1])), first, rank)
+    return call.wall(f"has its features along dimension {x.axis}, and is flattened; {NEEDS_SHAPES}")
 
 
 def _flatten(call: Call) -> Step:
@@ -147,7 +142,8 @@ def _pick(call: Call) -> Step | None:
         return read_sizes(call)
     if all(call.known[i] is None for i in node.all_input_nodes):
         return Step()
-    if len(node.all_input_nodes) > 1 or not isinstance(source, fx.Node) or operation_of(source).kind == "extremum":
+    plain = len(node.all_input_nodes) == 1 and isinstance(source, fx.Node) and node.target is operator.getitem
+    if not plain or operation_of(source).kind == "extremum":  # type: ignore[arg-type]
         return None
     return _index(call)
 
@@ -188,8 +184,10 @@ register(
         functions=(torch.flatten,),
         methods=("flatten",),
         entries=_flatten,
+        moves=True,
         memory="view",
         arguments=("start_dim", "end_dim"),
+        files=True,
     )
 )
 register(
@@ -199,7 +197,9 @@ register(
         methods=("reshape", "view"),
         entries=_reshape,
         takes="sizes",
+        moves=True,
         memory="view",
+        files=True,
     )
 )
 register(
@@ -208,13 +208,43 @@ register(
         functions=(torch.transpose, torch.swapaxes, torch.swapdims),
         methods=("transpose", "swapaxes", "swapdims"),
         entries=_transpose,
+        moves=True,
         memory="view",
+        files=True,
     )
 )
-register(Operation(name="permute", functions=(torch.permute,), methods=("permute",), entries=_permute, memory="view"))
-register(Operation(name="squeeze", functions=(torch.squeeze,), methods=("squeeze",), entries=_squeeze, memory="view"))
 register(
-    Operation(name="unsqueeze", functions=(torch.unsqueeze,), methods=("unsqueeze",), entries=_unsqueeze, memory="view")
+    Operation(
+        name="permute",
+        functions=(torch.permute,),
+        methods=("permute",),
+        entries=_permute,
+        moves=True,
+        memory="view",
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="squeeze",
+        functions=(torch.squeeze,),
+        methods=("squeeze",),
+        entries=_squeeze,
+        moves=True,
+        memory="view",
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="unsqueeze",
+        functions=(torch.unsqueeze,),
+        methods=("unsqueeze",),
+        entries=_unsqueeze,
+        moves=True,
+        memory="view",
+        files=True,
+    )
 )
 register(
     Operation(
@@ -222,6 +252,8 @@ register(
         functions=(operator.getitem, getattr),
         entries=_pick,
         takes="anything",
+        moves=True,
         memory="view",
+        files=True,
     )
 )

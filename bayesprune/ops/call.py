@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from bayesprune.layers import Gate
 from bayesprune.ops.features import Features, Step, barrier
 
 Known = Mapping[fx.Node, Features | None]
+WALL = "through which a removed structure cannot be followed"
 NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
 
 
@@ -27,12 +27,21 @@ class Following:
             the features of layers, and others as far as they are not in conflict.
         put_off: The gates that are left to other readings, with the rank of what they gate.
         num_ids: How many physical entries have an id.
+        ties: Pairs of ids that go together, found so far.
+        moved: What running calls that move entries gave, see `ops.moving`; it is the same whatever is off.
+
+    Example:
+        >>> following = Following(off={})
+        >>> following.fresh(2).tolist(), following.fresh(1).tolist()
+        ([0, 1], [2])
     """
 
     off: Mapping[Gate, Tensor]
     only: Mapping[Gate, int] | None = None
     put_off: dict[Gate, int] = field(default_factory=dict)
     num_ids: int = 0
+    ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    moved: dict[fx.Node, Any] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Tensor:
         """New ids for ``size`` physical entries."""
@@ -46,26 +55,31 @@ class Call:
 
     Attributes:
         node: The call.
-        net: The network that is traced.
+        modules: The modules that the calls of the network call, as far as they call one.
         known: What is known of its inputs.
         shapes: The shapes of tensors for one example, as far as known.
         following: What is followed.
+        several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> relu = graph.call_function(torch.relu, (graph.placeholder("x"),))
+        >>> call = Call(relu, {}, {}, {}, Following(off={}))
+        >>> call.name, call.run({call.source: torch.tensor([-1.0, 2.0])}).tolist()
+        ('relu', [0.0, 2.0])
     """
 
     node: fx.Node
-    net: nn.Module
+    modules: Mapping[fx.Node, nn.Module]
     known: Known
     shapes: Mapping[fx.Node, torch.Size]
     following: Following
+    several: Callable[[], Mapping[fx.Node, torch.Size]] | None = None
 
-    @cached_property
+    @property
     def module(self) -> Any:
         """The module that it calls, if it calls one."""
-        return self.module_of(self.node)
-
-    def module_of(self, node: fx.Node) -> Any:
-        """The module that ``node`` calls, if it calls one."""
-        return self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return self.modules.get(self.node)
 
     @property
     def name(self) -> str:
@@ -113,15 +127,15 @@ class Call:
             return getattr(args[0], target)(*args[1:], **kwargs)
         return target(*args, **kwargs)
 
-    def wall(self, reason: str = "") -> Step:
+    def wall(self, reason: str = "", because: str = WALL) -> Step:
         """Nothing can be followed through it: every entry of its inputs stays.
 
         Args:
             reason: Why, in words that complete "what it gates ...".
+            because: Without a reason, why what reaches it cannot be followed.
         """
         kind = "" if self.module is None else f", a {type(self.module).__name__}"
-        reason = reason or f"reaches {self.name}{kind}, through which a removed structure cannot be followed"
-        return barrier(self.node, reason)
+        return barrier(self.node, reason or f"reaches {self.name}{kind}, {because}")
 
 
 def name_of(node: fx.Node) -> str:
@@ -139,3 +153,22 @@ def argument(node: fx.Node, name: str, place: int, default: Any = None) -> Any:
         default: What it is if it is not given.
     """
     return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+
+
+def tensors_read(node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size]) -> list[fx.Node]:
+    """The tensors that a call depends on: its arguments, those whose sizes it is given, and those it gets parts of.
+
+    Args:
+        node: The call.
+        known: What is known of them.
+        shapes: The shapes of all tensors.
+    """
+    found: dict[fx.Node, None] = {}
+    waiting = list(reversed(node.all_input_nodes))
+    while waiting:
+        source = waiting.pop()
+        if source in shapes or known[source] is not None:
+            found[source] = None
+        else:
+            waiting += reversed(source.all_input_nodes)
+    return list(found)

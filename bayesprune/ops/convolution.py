@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprune.layers import Conv1d, Conv2d, NormalConv1d, NormalConv2d
+from bayesprune.layers import Conv1d, Conv2d, ConvTranspose2d, NormalConv1d, NormalConv2d
 from bayesprune.ops.call import Call
 from bayesprune.ops.dense import dense, fold, is_normal, layer, weighted
 from bayesprune.ops.entrywise import resolved
@@ -97,7 +97,7 @@ register(
 register(
     Operation(
         name="transposed convolution",
-        modules=(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        modules=(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, ConvTranspose2d),
         entries=_convolution,
         takes="anything",
         parts=_parts,

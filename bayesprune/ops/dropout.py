@@ -41,6 +41,7 @@ register(
         functions=(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout),
         entries=_dropout,
         memory="view",
+        files=True,
     )
 )
 register(

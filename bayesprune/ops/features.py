@@ -21,9 +21,12 @@ class Features:
             ``(B, ..., F)``) or another one.
         rank: Number of dimensions of the tensor, if known.
         layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the tensor
-            (``"blocks"``) or for every n-th one (``"tiles"``), r being known once a layer of known size reads it; or
-            for ``inner`` consecutive ones, again and again (``"between"``).
-        inner: See there.
+            (``"blocks"``) or for every n-th one (``"tiles"``), r being known once a layer of known size reads it.
+
+    Example:
+        >>> x = Features(torch.arange(3), torch.tensor([0.0, torch.nan, torch.nan]), axis=1, layout="blocks")
+        >>> x.unknown.tolist(), x.entries(6, "a linear layer").tolist()
+        ([False, True, True], [0, 0, 1, 1, 2, 2])
     """
 
     ids: Tensor
@@ -31,7 +34,6 @@ class Features:
     axis: int
     rank: int | None = None
     layout: str = "plain"
-    inner: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +56,11 @@ class Features:
         return replace(self, axis=axis, rank=2) if {self.axis, axis} == {1, -1} else None
 
     def entries(self, size: int, where: str) -> Tensor:
-        """Which of the n entries each of the ``size`` entries of the tensor is, shape ``(size,)``.
+        """Which of the n entries each entry of the tensor is, shape ``(size,)``.
+
+        Args:
+            size: How many entries the tensor has.
+            where: What reads them, for messages.
 
         Raises:
             TraceError: if the tensor cannot have ``size`` entries.
@@ -66,14 +72,24 @@ class Features:
                 + (" times the size of the map" if self.layout != "plain" else "")
             )
         index = torch.arange(len(self))
-        if self.layout == "between":
-            return index.repeat_interleave(self.inner).repeat(count // self.inner)
         return index.repeat(count) if self.layout == "tiles" else index.repeat_interleave(count)
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Entry ``dst[k]`` of the output is computed from entry ``src[k]`` of input ``node``, and from no other of it."""
+    """Entry ``dst[k]`` of the output is computed from entry ``src[k]`` of an input, and from no other of it.
+
+    Attributes:
+        node: The input.
+        src: Its entries.
+        dst: Those of the output, as many.
+
+    Example:
+        >>> x = fx.Graph().placeholder("x")
+        >>> flow = Flow(x, src=torch.tensor([2, 0]), dst=torch.arange(2))  # of three entries the last and the first
+        >>> flow.node.name
+        'x'
+    """
 
     node: fx.Node
     src: Tensor
@@ -82,7 +98,18 @@ class Flow:
 
 @dataclass(frozen=True)
 class Read:
-    """Every output depends on every entry of input ``node``; those in ``must``, bool, stay even if constant."""
+    """Every output depends on every entry of an input.
+
+    Attributes:
+        node: The input.
+        must: Which of its entries stay even if they are constant, shape ``(n,)``, bool.
+        reason: Why, in words that complete "it leaves a constant, and ...".
+
+    Example:
+        >>> x = fx.Graph().placeholder("x")
+        >>> bool(Read(x, must=torch.zeros(3, dtype=torch.bool)).must.any())  # a linear layer with a bias
+        False
+    """
 
     node: fx.Node
     must: Tensor
@@ -102,6 +129,11 @@ class Step:
         holds: Ids of entries that stay in any case.
         selects: Whether it may keep fewer entries of its output than of its input (a gate that stands alone).
         reason: Why it pins, in words that complete "it ...".
+
+    Example:
+        >>> x = fx.Graph().placeholder("x")
+        >>> barrier(x, "is the first") == Step(reason="is the first")
+        True
     """
 
     out: Features | None = None
@@ -115,5 +147,10 @@ class Step:
 
 
 def barrier(node: fx.Node, reason: str) -> Step:
-    """The step of an operation of which nothing is known: every input entry stays."""
+    """The step of an operation of which nothing is known: every input entry stays.
+
+    Args:
+        node: The operation.
+        reason: Why, in words that complete "it ...".
+    """
     return Step(pins=list(node.all_input_nodes), reason=reason)

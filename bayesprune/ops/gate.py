@@ -55,11 +55,11 @@ def _background(call: Call, x: Features) -> Step:
 def _other_axis(call: Call, source: fx.Node) -> bool:
     """Whether features of a tensor of unknown rank, gated along their own axis before, are not a gate's."""
     while len(source.all_input_nodes) == 1:
-        module = call.module_of(source)
+        module = call.modules.get(source)
         if isinstance(module, Gate) or operation_of(source, module).linear:
             break
         source = source.all_input_nodes[0]
-    return isinstance(call.module_of(source), Gate)
+    return isinstance(call.modules.get(source), Gate)
 
 
 def _gated_entries(call: Call, x: Features, assumed: bool) -> Tensor:

@@ -57,6 +57,8 @@ register(
         functions=(torch.cat, torch.concat, torch.concatenate),
         entries=_concatenate,
         takes="anything",
+        moves=True,
         memory="own",
+        files=True,
     )
 )

@@ -13,6 +13,7 @@ from bayesprune.ops.features import Step
 from bayesprune.ops.registry import Operation, Parts, register
 
 BATCH_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+STATISTICS = "which takes its zeros into statistics of others"
 
 
 @torch.no_grad()
@@ -42,11 +43,6 @@ def _channels(norm: nn.Module) -> Parts:
     return Parts(dict.fromkeys(tensors, ("out",)), {"num_features": "out"})
 
 
-def _statistics(call: Call) -> Step:
-    kind = type(call.module).__name__
-    return call.wall(f"reaches {call.name}, a {kind}, which takes its zeros into statistics of others")
-
-
 register(
     Operation(
         name="batch norm",
@@ -67,4 +63,4 @@ for _modules, _arguments in (
     ((nn.Softmax, nn.LogSoftmax, nn.Softmin), ("dim",)),
 ):
     _name = _modules[0].__name__.removesuffix("1d")
-    register(Operation(name=_name, modules=_modules, entries=_statistics, arguments=_arguments))
+    register(Operation(name=_name, modules=_modules, wall=STATISTICS, arguments=_arguments))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from bayesprune.ops.call import Call
 from bayesprune.ops.entrywise import same, zeros_alone
@@ -45,6 +45,16 @@ def _options(call: Call) -> Mapping[str, Any]:
     return {**padded, **call.node.kwargs}
 
 
+def _places(count: int) -> Callable[[fx.Node, Any], Any]:
+    """What maxima give: also their places if they are asked for, as one more than ``count`` arguments or by name."""
+
+    def gives(node: fx.Node, module: Any) -> Any:
+        asked = len(node.args) > count or "return_indices" in node.kwargs if module is None else module.return_indices
+        return ["tensor"] if asked else "tensor"
+
+    return gives
+
+
 def _register(kind: str, dims: int, arguments: tuple[str, ...], *functions: Callable[..., Any]) -> None:
     """Register the pools of one kind over so many dimensions.
 
@@ -58,13 +68,22 @@ def _register(kind: str, dims: int, arguments: tuple[str, ...], *functions: Call
     module = getattr(nn, name)
     entries = _pool(dims + 2)
     register(
-        Operation(name=name, modules=(module,), functions=functions, entries=entries, memory="own", arguments=arguments)
+        Operation(
+            name=name,
+            modules=(module,),
+            functions=functions,
+            entries=entries,
+            memory="own",
+            gives=_places(len(arguments)) if "return_indices" in arguments else "tensor",
+            arguments=arguments,
+            files=True,
+        )
     )
 
 
 _register("MaxPool", 1, MAXIMUM, F.max_pool1d, torch.max_pool1d)
 _register("MaxPool", 2, MAXIMUM, F.max_pool2d, torch.max_pool2d)
-_register("MaxPool", 3, MAXIMUM, F.max_pool3d)
+_register("MaxPool", 3, MAXIMUM, F.max_pool3d, torch.max_pool3d)
 _register("AvgPool", 1, AVERAGE, F.avg_pool1d)
 _register("AvgPool", 2, (*AVERAGE, "divisor_override"), F.avg_pool2d)
 _register("AvgPool", 3, (*AVERAGE, "divisor_override"), F.avg_pool3d)

@@ -35,13 +35,14 @@ def _reduce(call: Call) -> Step:
 
 TOTALS: set[object] = {torch.sum, "sum"}
 
-register(Operation(name="sum over dimensions", functions=(torch.sum,), methods=("sum",), entries=_reduce))
+register(Operation(name="sum over dimensions", functions=(torch.sum,), methods=("sum",), entries=_reduce, files=True))
 register(
     Operation(
         name="mean or extremum over dimensions",
         functions=(torch.mean, torch.amax, torch.amin),
         methods=("mean", "amax", "amin"),
         entries=_reduce,
+        files=True,
     )
 )
 register(
@@ -51,5 +52,6 @@ register(
         methods=("max", "min"),
         entries=_reduce,
         kind="extremum",
+        files=True,
     )
 )

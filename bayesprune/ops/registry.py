@@ -8,13 +8,16 @@ from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
-from bayesprune.ops.call import Call
+from bayesprune.ops.call import WALL, Call
 from bayesprune.ops.features import Step
 
 Takes = Literal["tensor", "sizes", "anything"]
-Kind = Literal["sum", "difference", "product", "normalisation", "shuffle", "extremum", ""]
+Kind = Literal["sum", "difference", "product", "normalisation", "extremum", ""]
 Memory = Literal["own", "view", ""]
 Role = Literal["in", "out", None]
+Gives = Any
+"""``"tensor"`` or ``"number"``; a list with the kind of each of its items, or a tuple of kinds; or a function that says
+so of a call and the module that it calls."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Parts:
         return any({"in", "out"} <= set(roles) for roles in self.tensors.values())
 
 
-def _never(module: Any) -> bool:
+def never(module: Any) -> bool:
+    """That a module does not draw, whatever it is."""
     return False
 
 
@@ -55,9 +59,10 @@ class Operation:
         modules: Classes of modules that compute it; subclasses are other operations.
         functions: Functions that do.
         methods: Names of methods of tensors that do.
-        inplace: Functions that write its result over their first argument, by what they do without that.
+        inplace: Functions and methods that write its result over their first argument, by those that do not.
         entries: What a call does to the entries of its inputs; ``None``, or if it gives ``None``: nothing can be said,
             and every entry before it stays.
+        wall: Why, where that is so.
         takes: What it can follow: one tensor with known features, and numbers (``"tensor"``); also sizes that are read
             of tensors (``"sizes"``); or ``"anything"``, in which case ``entries`` sees every call of it.
         parts: Of a module, what surgery cuts and what is counted.
@@ -65,13 +70,16 @@ class Operation:
             gives the names of the attributes that changed; ``None`` if constants cannot go.
         cut: What else of a module changes with its parts, given which inputs and outputs stay, bool; called first.
         kind: For those operations that need a special case somewhere, which.
+        moves: Whether it only moves and copies entries, whatever they are, so that it may be run on their numbers.
         pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
         linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
         memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
-        random: Of a module, whether it draws random numbers in training mode.
-        arguments: Constructor arguments of its modules that a model file holds, attributes of the module as well;
-            ``None`` if model files do not hold them.
-        files: Whether model files may hold its functions and methods.
+        random: Of a module, whether it draws random numbers in training mode, see `draws`.
+        gives: What kind of value a call gives, where that is not computed from kinds of its arguments.
+        arguments: Constructor arguments of its modules that a model file holds, and the attribute that has the value of
+            each; names alone where they are the same. ``None``: model files, which may be forged, cannot hold them.
+        files: Whether model files may hold its functions and methods: only what computes tensors from its arguments,
+            and neither reads nor writes anything else.
 
     Example:
         >>> from bayesprune.ops import operation_of
@@ -83,19 +91,32 @@ class Operation:
     modules: tuple[type[nn.Module], ...] = ()
     functions: tuple[Callable[..., Any], ...] = ()
     methods: tuple[str, ...] = ()
-    inplace: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    inplace: Mapping[Callable[..., Any] | str, Callable[..., Any] | str] = field(default_factory=dict)
     entries: Callable[[Call], Step | None] | None = None
+    wall: str = WALL
     takes: Takes = "tensor"
     parts: Callable[[Any], Parts] | None = None
     fold: Callable[[Any, Tensor], list[str]] | None = None
     cut: Callable[[Any, Tensor, Tensor], None] | None = None
     kind: Kind = ""
+    moves: bool = False
     pointwise: bool = False
     linear: bool = False
     memory: Memory = ""
-    random: Callable[[Any], bool] = _never
-    arguments: tuple[str, ...] | None = None
-    files: bool = True
+    random: Callable[[Any], bool] = never
+    gives: Gives = "tensor"
+    arguments: tuple[str, ...] | Mapping[str, str] | None = None
+    files: bool = False
+
+    @property
+    def all_functions(self) -> tuple[Callable[..., Any], ...]:
+        """Its functions, and those that write over their first argument."""
+        return (*self.functions, *(target for target in self.inplace if not isinstance(target, str)))
+
+    @property
+    def all_methods(self) -> tuple[str, ...]:
+        """Its methods, and those that write over their tensor."""
+        return (*self.methods, *(target for target in self.inplace if isinstance(target, str)))
 
     @property
     def adds(self) -> bool:
@@ -136,3 +157,8 @@ def operation_of(called: fx.Node | nn.Module | None, module: nn.Module | None = 
             return _BY_TARGET.get(called.target, UNKNOWN)
         called = module
     return _BY_TARGET.get(type(called), UNKNOWN)
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a module draws random numbers in training mode; a subclass is taken for what it extends."""
+    return any(_BY_TARGET.get(kind, UNKNOWN).random(module) for kind in type(module).__mro__)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 from bayesprune.ops.call import Call, argument
 from bayesprune.ops.features import Features, Step
-from bayesprune.ops.registry import Operation, register
+from bayesprune.ops.registry import Operation, operation_of, register
+
+TRANSPOSED = ("T", "H", "mT", "mH")
+"""Attributes of a tensor that are tensors, with its entries in other places."""
 
 
 def is_shape(node: fx.Node) -> bool:
@@ -17,7 +22,7 @@ def is_shape(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in ("size", "dim")
     if node.target is getattr:
-        return True
+        return node.args[1] not in TRANSPOSED
     return node.target is operator.getitem and isinstance(node.args[0], fx.Node) and is_shape(node.args[0])
 
 
@@ -32,7 +37,26 @@ def read_sizes(call: Call) -> Step:
     """What reads a shape may read sizes that removal leaves alone."""
     node, inputs = call.node, call.node.all_input_nodes
     free = not inputs or _keeps_shape_free(node) or _keeps_sizes(node, call.known[inputs[0]])
+    free = free or bool(call.several and _only_moves(node, call.shapes) and call.several())
     return Step() if free else call.wall("has its shape read in forward")
+
+
+def _only_moves(node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> bool:
+    """Whether sizes that a call reads are used by nothing but operations that move entries, which see if they fit.
+
+    Args:
+        node: The call that reads them.
+        shapes: The shapes of all tensors.
+    """
+    waiting = [node]
+    while waiting:
+        for user in waiting.pop().users:
+            number = user not in shapes and not any(source in shapes for source in user.all_input_nodes)
+            if user.op == "call_function" and number:  # one of several sizes, or arithmetic on them
+                waiting.append(user)
+            elif not operation_of(user).moves:
+                return False
+    return True
 
 
 def _keeps_shape_free(node: fx.Node) -> bool:
@@ -76,4 +100,19 @@ def _reads_size(node: fx.Node, x: Features) -> bool:
     return x.axis % len(every) in (picked if isinstance(picked, range) else [picked])
 
 
-register(Operation(name="size", methods=("size", "dim"), entries=read_sizes, takes="anything"))
+def _kind_of_sizes(node: fx.Node, module: Any) -> Any:
+    """Several sizes, if none of them is asked for."""
+    whole = node.target == "size" and len(node.args) + len(node.kwargs) == 1
+    return ["number"] if whole else "number"
+
+
+register(
+    Operation(
+        name="size",
+        methods=("size", "dim"),
+        entries=read_sizes,
+        takes="anything",
+        gives=_kind_of_sizes,
+        files=True,
+    )
+)

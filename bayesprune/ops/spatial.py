@@ -77,6 +77,7 @@ register(
         entries=_resample,
         takes="sizes",
         arguments=("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
+        files=True,
     )
 )
 register(
@@ -96,15 +97,16 @@ for _mode, _modules, _arguments in (
 ):
     _name = _modules[0].__name__.removesuffix("1d")
     register(Operation(name=_name, modules=_modules, entries=_pad_module(_mode), arguments=_arguments))
-register(Operation(name="pad", functions=(F.pad,), entries=_pad_function))
+register(Operation(name="pad", functions=(F.pad,), entries=_pad_function, files=True))
 register(
     Operation(
         name="pixel shuffle",
         modules=(nn.PixelShuffle,),
         functions=(F.pixel_shuffle,),
         entries=_pixel_shuffle,
-        kind="shuffle",
+        moves=True,
         arguments=("upscale_factor",),
+        files=True,
     )
 )
 register(
@@ -113,6 +115,8 @@ register(
         modules=(nn.PixelUnshuffle,),
         functions=(F.pixel_unshuffle,),
         entries=_pixel_unshuffle,
+        moves=True,
         arguments=("downscale_factor",),
+        files=True,
     )
 )

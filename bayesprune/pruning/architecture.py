@@ -8,13 +8,14 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced
-from bayesprune.ops.calls import calls, is_shape
+from bayesprune.ops.sizes import is_shape
 from bayesprune.pruning.codec import encode
-from bayesprune.pruning.whitelist import ACTIVATIONS, ATTRIBUTES, ELSEWHERE, FUNCTION_NAMES, METHODS, MODULES, PRESENCE
+from bayesprune.pruning.whitelist import ATTRIBUTES, FUNCTION_NAMES, METHODS, MODULES
 
 COMPARISONS: set[object] = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
 
@@ -78,7 +79,7 @@ def _drop_idle(graph: fx.Graph) -> None:
             continue
         inputs = node.all_input_nodes
         graph.erase_node(node)
-        idle += [i for i in inputs if is_shape(i) or calls(i, COMPARISONS)]
+        idle += [i for i in inputs if is_shape(i) or i.target in COMPARISONS]
 
 
 def _foreign_call(node: fx.Node) -> str:
@@ -93,15 +94,19 @@ def _foreign_call(node: fx.Node) -> str:
 
 
 def _arguments(name: str, module: nn.Module) -> dict[str, Any]:
-    """Constructor arguments that give a module like this one."""
-    elsewhere = ELSEWHERE.get(type(module), {})
+    """Constructor arguments that give a module like this one.
+
+    Args:
+        name: Where the module is.
+        module: One of torch's own.
+    """
     arguments = {}
-    for key in MODULES[type(module)]:
-        value = attrgetter(elsewhere.get(key, key))(module)
-        if key in PRESENCE and not isinstance(value, bool):
-            value = value is not None
-        elif callable(value):
-            value = ACTIVATIONS.get(value, value)
+    for key, attribute in MODULES[type(module)].items():
+        value = attrgetter(attribute)(module)
+        if "bias" in key and not isinstance(value, bool):
+            value = value is not None  # whether there is one
+        elif callable(value) and value in (F.relu, F.gelu):
+            value = value.__name__  # what torch's transformer layers are given
         arguments[key] = encode(value, name)
     return arguments
 

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.errors import CheckpointError
+from bayesprune.ops import operation_of
+from bayesprune.pruning.whitelist import ATTRIBUTES, FUNCTIONS
 
 TENSOR, NUMBER = "tensor", "number"
 LONGEST = 16
 """How many operations on numbers may follow one another: every one at most doubles the digits."""
-UNARY = {operator.neg, operator.pos, operator.invert}
-ARITHMETIC: set[object] = UNARY | {
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow,
-    operator.matmul, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.eq, operator.ne,
-    operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_,
-}  # fmt: skip
-LISTS: set[object] = {
-    torch.chunk, torch.split, torch.tensor_split, torch.unbind, torch.topk, torch.sort,
-    "chunk", "split", "tensor_split", "unbind", "topk", "sort",
-}  # fmt: skip
-EXTREMES: set[object] = {torch.max, torch.min, "max", "min"}
-POOLS: dict[object, int] = {  # by how many arguments there are before return_indices
-    F.max_pool1d: 6, F.max_pool2d: 6, F.max_pool3d: 6, F.adaptive_max_pool1d: 2, F.adaptive_max_pool2d: 2,
-    F.adaptive_max_pool3d: 2,
-}  # fmt: skip
-RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
-CELLS = (nn.LSTMCell, nn.MultiheadAttention)
-ATTRIBUTES = {"shape": [NUMBER], "ndim": NUMBER, "mT": TENSOR}
+
+OPERANDS = {  # of what Python applies to numbers and lists as to tensors
+    function: len(signature(function).parameters)
+    for function in FUNCTIONS.values()
+    if getattr(operator, function.__name__, None) is function and function is not operator.getitem
+}
 
 Kind = Any
-"""`TENSOR`, `NUMBER`, a list with the kind of its items, a tuple of kinds, or ``None`` for all else."""
+"""What `Operation.gives` may be, or ``None`` for all else."""
 
 
 def check_arithmetic(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
@@ -52,7 +41,7 @@ def check_arithmetic(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
     kinds: dict[fx.Node, Kind] = {}
     lengths: dict[fx.Node, int] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and node.target in ARITHMETIC:
+        if node.target in OPERANDS:
             kinds[node] = _result(node, [_kind(a, kinds) for a in node.args])
             length = max((lengths.get(i, 0) for i in node.all_input_nodes), default=0) + 1
             lengths[node] = 0 if kinds[node] == TENSOR else length
@@ -64,7 +53,12 @@ def check_arithmetic(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
 
 
 def _kind(value: Any, kinds: Mapping[fx.Node, Kind]) -> Kind:
-    """What kind of value an argument is."""
+    """What kind of value an argument is.
+
+    Args:
+        value: The argument.
+        kinds: What the calls before give.
+    """
     if isinstance(value, fx.Node):
         return kinds[value]
     if isinstance(value, (int, float)):
@@ -73,9 +67,15 @@ def _kind(value: Any, kinds: Mapping[fx.Node, Kind]) -> Kind:
 
 
 def _result(node: fx.Node, operands: list[Kind]) -> Kind:
-    """What an operator gives, if it may be applied."""
-    name = f"operator.{getattr(node.target, '__name__', node.target)}"
-    if len(operands) != (1 if node.target in UNARY else 2) or node.kwargs:
+    """What an operator gives, if it may be applied.
+
+    Args:
+        node: Its call.
+        operands: What kinds of values it is applied to.
+    """
+    target: Any = node.target
+    name = f"operator.{target.__name__}"
+    if len(operands) != OPERANDS[target] or node.kwargs:
         raise CheckpointError(f"{name} has {len(operands)} operands")
     if TENSOR in operands and all(kind in (TENSOR, NUMBER) for kind in operands):
         return TENSOR
@@ -91,43 +91,35 @@ def _are_numbers(kind: Kind) -> bool:
 
 
 def _given(node: fx.Node, modules: Mapping[str, nn.Module], kinds: Mapping[fx.Node, Kind]) -> Kind:
-    """What kind of value anything but an operator gives."""
+    """What kind of value anything but an operator gives.
+
+    Args:
+        node: A call, an input, a parameter or a buffer.
+        modules: The modules by name.
+        kinds: What the calls before give.
+    """
     if node.op == "placeholder":
         return _kind(node.args[0], kinds) if node.args else TENSOR
-    if node.op == "call_module":
-        return _of_module(modules[str(node.target)])
     if node.target is operator.getitem:
         return _item(_kind(node.args[0], kinds), node.args[1])
     if node.target is getattr:
         several = isinstance(kinds[node.all_input_nodes[0]], list)
         return TENSOR if several else ATTRIBUTES.get(str(node.args[1]))
-    if node.target == "size":
-        return NUMBER if len(node.args) + len(node.kwargs) > 1 else [NUMBER]
-    if node.target in ("dim", "ndimension", "numel", len):
-        return NUMBER
-    return [TENSOR] if _gives_list(node, kinds) else TENSOR
-
-
-def _gives_list(node: fx.Node, kinds: Mapping[fx.Node, Kind]) -> bool:
-    """Whether a function or method gives several tensors."""
-    if node.target in EXTREMES:
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    operation = operation_of(node, module)
+    if operation.kind == "extremum":  # over a dimension, unless it is of two tensors, or of all that one holds
         others = [*node.args[1:], *node.kwargs.values()]
-        return bool(others) and any(_kind(other, kinds) != TENSOR for other in others)
-    if node.target in POOLS:
-        return "return_indices" in node.kwargs or len(node.args) > POOLS[node.target]
-    return node.target in LISTS or (node.target is torch.where and len(node.args) + len(node.kwargs) == 1)
-
-
-def _of_module(module: nn.Module) -> Kind:
-    if isinstance(module, RECURRENT):
-        return (TENSOR, [TENSOR] if isinstance(module, nn.LSTM) else TENSOR)
-    if isinstance(module, CELLS) or getattr(module, "return_indices", False):
-        return [TENSOR]
-    return TENSOR
+        return [TENSOR] if any(_kind(other, kinds) != TENSOR for other in others) else TENSOR
+    return operation.gives(node, module) if callable(operation.gives) else operation.gives
 
 
 def _item(kind: Kind, key: Any) -> Kind:
-    """What an index or a slice takes out of a value."""
+    """What an index or a slice takes out of a value.
+
+    Args:
+        kind: The kind of the value.
+        key: What it is indexed with.
+    """
     if kind == TENSOR:
         return TENSOR
     if isinstance(kind, list):

@@ -20,7 +20,12 @@ DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).valu
 
 
 def encode(value: Any, where: str) -> Any:
-    """An argument as data; what JSON does not know is marked by its kind."""
+    """An argument as data; what JSON does not know is marked by its kind.
+
+    Args:
+        value: The argument.
+        where: Whose it is, for the message.
+    """
     if isinstance(value, fx.Node):
         return {"node": value.name}
     if isinstance(value, (tuple, torch.Size)):
@@ -46,6 +51,10 @@ class Decoder:
     Args:
         nodes: The operations so far, by the names that the file has for them.
         largest: The largest integer that an argument may be.
+
+    Example:
+        >>> Decoder({}, largest=2**24)(encode((1, None, 2.5), "pad"))
+        (1, None, 2.5)
     """
 
     def __init__(self, nodes: Mapping[str, fx.Node], largest: int):
@@ -79,6 +88,12 @@ class Decoder:
 
     @staticmethod
     def _plain(value: Any, largest: int) -> Any:
+        """A value as it is, if it is not too large.
+
+        Args:
+            value: A number, a string, or nothing.
+            largest: The largest integer that there may be.
+        """
         if isinstance(value, int) and abs(value) > largest:
             raise CheckpointError(f"an argument is larger than {largest:,}")
         return value

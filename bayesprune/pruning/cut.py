@@ -37,7 +37,7 @@ class Cutter:
         traced = self.analysis.traced
         self._names = {module: name for name, module in traced.net.named_modules()}
         self._done = set()
-        self._shared = analysis.shared()
+        self._shared = analysis.shared
         for node in traced.graph.nodes:
             module, step = traced.module(node), self.analysis.steps[node]
             if node.op == "get_attr" and step.out is not None:
@@ -47,12 +47,12 @@ class Cutter:
             parts = operation_of(module).parts
             if parts is not None and (not isinstance(module, Gate) or (step.selects and module not in self._shared)):
                 self._module(node, module, parts(module))
-        for gate, stays in self._shared.items():
+        for gate, ids in self._shared.items():
             use = traced.uses[gate][0]
             if self.analysis.steps[use].selects:
                 self._module(use, gate, operation_of(gate).parts(gate))  # type: ignore[misc]
             else:
-                self._own_gate(gate, stays)
+                self._own_gate(gate, analysis.stay(ids))
 
     def _module(self, node: fx.Node, module: Any, parts: Parts) -> None:
         """Cut the parts of a module and its gate.

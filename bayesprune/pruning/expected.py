@@ -36,8 +36,9 @@ class ExpectedCost:
     layer that reads and writes the stream costs E[n²].
 
     It is exact for chains whose layers cannot die whole, and for branches, also within each other. It approximates
-    where layers can die (surgery keeps one structure of them), and where units and a branch write to one stream (an
-    entry stays wherever it is part of the stream as long as anything writes to it).
+    where layers can die (surgery keeps one structure of them), where units and a branch write to one stream (an entry
+    stays wherever it is part of the stream as long as anything writes to it), and where a gate in several places cannot
+    go from all of them (it then stays in all).
 
     Seconds are measured operation by operation at the present widths and attributed as multiply-adds are: exact when a
     branch goes, proportional to widths when units go. Measure a network that has become smaller anew.
@@ -50,6 +51,13 @@ class ExpectedCost:
 
     Attributes:
         total: By measure, the cost with all gates on.
+
+    Example:
+        >>> from bayesprune import layers
+        >>> net = nn.Sequential(layers.Linear(2, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 1))
+        >>> expected = ExpectedCost(net, torch.zeros(1, 2), ("params",))
+        >>> expected.total["params"], expected({"0": torch.full((4,), 0.5)})["params"].item()
+        (17.0, 9.0)
 
     Raises:
         TraceError: if the forward pass cannot be followed.
@@ -67,6 +75,7 @@ class ExpectedCost:
         with eval_mode(net), misfits_named(net, example, "ExpectedCost"):
             self.traced = trace(net)
             macs = count_macs(self.traced, example[:1]) if "macs" in measures else {}
+        self.traced.learn_shapes(example)
         if "latency" in measures and seconds is None:
             seconds = measure_latency(net, example)
         calls = [node for node in self.traced.graph.nodes if node.op.startswith("call")]

@@ -74,6 +74,13 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | os.PathLike
 
 
 def _check(example_input: Tensor, path: str | os.PathLike[str], ending: str) -> None:
+    """Refuse what no exporter could work with.
+
+    Args:
+        example_input: Inputs.
+        path: The file.
+        ending: How its name must end.
+    """
     if example_input.dim() == 0 or len(example_input) < 2:
         raise ConfigError(
             f"export: give an example_input of at least two examples, got shape {tuple(example_input.shape)}"

@@ -10,9 +10,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bayesprune.graph import Traced
 from bayesprune.graph.calls import sole_input
-from bayesprune.ops import operations as ops
+from bayesprune.ops import operation_of
 from bayesprune.ops.axes import flatten_dims
-from bayesprune.ops.calls import folds_constants
+from bayesprune.ops.convolution import folds_constants
 
 NORMS = {nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 AVERAGES: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {  # over the space of their maps
@@ -20,6 +20,8 @@ AVERAGES: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {  # 
     nn.Conv2d: (nn.AvgPool2d, nn.AdaptiveAvgPool2d),
     nn.Conv3d: (nn.AvgPool3d, nn.AdaptiveAvgPool3d),
 }
+
+FLATTEN = operation_of(nn.Flatten())
 
 
 def fuse_linear_maps(traced: Traced) -> None:
@@ -49,7 +51,7 @@ def fold_batch_norms(traced: Traced) -> None:
     for node in list(traced.graph.nodes):
         norm: Any = traced.module(node)
         source = sole_input(traced, node)
-        if type(norm) not in ops.BATCH_NORMS or source is None or str(node.target) in traced.fixed:
+        if type(norm) not in NORMS.values() or source is None or str(node.target) in traced.fixed:
             continue
         layer = _layer(traced, source)
         fits = layer is not None and len(source.users) == 1 and NORMS[type(layer)] is type(norm)
@@ -64,7 +66,12 @@ def fold_batch_norms(traced: Traced) -> None:
 
 
 def _layer(traced: Traced, node: Any) -> Any:
-    """The ``Linear`` or convolution that ``node`` calls, if that may be replaced by another one."""
+    """The ``Linear`` or convolution that ``node`` calls, if that may be replaced by another one.
+
+    Args:
+        traced: The network.
+        node: A call, or what else an argument may be.
+    """
     if not isinstance(node, fx.Node) or sole_input(traced, node) is None or str(node.target) in traced.fixed:
         return None
     layer: Any = traced.module(node)
@@ -72,7 +79,12 @@ def _layer(traced: Traced, node: Any) -> Any:
 
 
 def _average_first(traced: Traced, node: fx.Node) -> bool:
-    """Let an average that does not enlarge maps go before the 1x1 convolution whose output it alone reads."""
+    """Let an average that does not enlarge maps go before the 1x1 convolution whose output it alone reads.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     source: Any = sole_input(traced, node)
     layer = _layer(traced, source)
     if type(layer) not in AVERAGES or len(source.users) != 1 or not _is_pointwise(layer):
@@ -91,7 +103,12 @@ def _average_first(traced: Traced, node: fx.Node) -> bool:
 
 
 def _fuse_with_source(traced: Traced, node: fx.Node) -> bool:
-    """Fuse the layer that ``node`` calls with the one whose output it alone reads, through a flattening or not."""
+    """Fuse the layer that ``node`` calls with the one whose output it alone reads, through a flattening or not.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     later = _layer(traced, node)
     if later is None:
         return False
@@ -113,13 +130,16 @@ def _fuse_with_source(traced: Traced, node: fx.Node) -> bool:
 
 
 def _flattens(traced: Traced, node: Any) -> bool:
-    """Whether ``node`` flattens all dimensions but the first."""
+    """Whether ``node`` flattens all dimensions but the first.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
     module: Any = traced.module(node)
     if type(module) is nn.Flatten:
         return sole_input(traced, node) is not None and (module.start_dim, module.end_dim) == (1, -1)
-    if node.op == "call_module" or node.target not in ops.FLATTENS or not node.args:
-        return False
-    return flatten_dims(node) == (1, -1)
+    return operation_of(node) is FLATTEN and bool(node.args) and flatten_dims(node) == (1, -1)
 
 
 # the algebra --------------------------------------------------------------------------------------------------------
@@ -141,7 +161,13 @@ def _is_pointwise(layer: Any) -> bool:
 
 
 def _exact(first: Any, later: Any, flattened: bool) -> bool:
-    """Whether one layer can compute what two do, borders included."""
+    """Whether one layer can compute what two do, borders included.
+
+    Args:
+        first: The layer whose output the other reads.
+        later: The other.
+        flattened: Whether all dimensions but the first are flattened in between.
+    """
     a, b = first.weight, later.weight
     if (a.dtype, a.device, a.requires_grad) != (b.dtype, b.device, b.requires_grad):
         return False
@@ -158,7 +184,12 @@ def _exact(first: Any, later: Any, flattened: bool) -> bool:
 
 
 def _affordable(first: Any, later: Any) -> bool:
-    """Whether one layer has no more parameters and multiply-adds than two, whatever the size of the maps."""
+    """Whether one layer has no more parameters and multiply-adds than two, whatever the size of the maps.
+
+    Args:
+        first: The layer whose output the other reads.
+        later: The other.
+    """
     middle = len(first.weight)
     weights = (later.weight.numel() // middle) * (first.weight.numel() // middle)
     biases = [0 if layer.bias is None else len(layer.bias) for layer in (first, later)]
@@ -178,7 +209,12 @@ def _enlarges(layer: Any) -> bool:
 
 @torch.no_grad()
 def _fused(first: Any, later: Any) -> nn.Module:
-    """The layer that does what the two do."""
+    """The layer that does what the two do.
+
+    Args:
+        first: The layer whose output the other reads.
+        later: The other.
+    """
     linear, dtype = type(later) is nn.Linear, later.weight.dtype
     inner = first.weight.double().reshape(*first.weight.shape[:2], -1)  # middle, inputs, taps
     outer = later.weight.double().flatten(1)

@@ -17,7 +17,7 @@ from bayesprune.graph import Traced, trace
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.graph.misfit import misfits_named
-from bayesprune.layers import GATED_LAYERS, Gate
+from bayesprune.layers import Gate, GatedLayer
 from bayesprune.layers import eval_mode as evaluating
 from bayesprune.pruning.counter import counted
 
@@ -93,7 +93,7 @@ class _Pass(Execution):
         before = self.read()
         if isinstance(module, Gate):
             result = module.select(*args, **kwargs)
-        elif isinstance(module, GATED_LAYERS):
+        elif isinstance(module, GatedLayer):
             result = module.ungated(*args, **kwargs)
         else:
             result = super().call(node, args, kwargs)

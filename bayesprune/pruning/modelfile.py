@@ -22,7 +22,7 @@ from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.errors import BayesPruneError, CheckpointError, ConfigError
 from bayesprune.graph import check_additions, gates_of, trace
 from bayesprune.pruning.architecture import describe
-from bayesprune.pruning.compact import compact, gated_network
+from bayesprune.pruning.compaction import compact, gated_network
 from bayesprune.pruning.rebuild import rebuild
 
 FORMAT = "bayesprune.model"
@@ -181,7 +181,13 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
 
 
 def _check_identity(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a file that is newer, or not what was written."""
+    """Refuse a file that is newer, or not what was written.
+
+    Args:
+        path: The file.
+        metadata: What its head says.
+        tensors: What it holds.
+    """
     version = metadata.get("version", "")
     if version != str(VERSION):
         raise CheckpointError(
@@ -194,7 +200,14 @@ def _check_identity(path: Path, metadata: Mapping[str, str], tensors: Mapping[st
 
 
 def _digest(version: str, architecture: str, tensors: Mapping[str, Tensor], run: str | None = None) -> str:
-    """SHA-256 over version, architecture, run and every tensor with its name, dtype and shape."""
+    """SHA-256 over version, architecture, run and every tensor with its name, dtype and shape.
+
+    Args:
+        version: Of the format.
+        architecture: As JSON.
+        tensors: By name.
+        run: The name of the run, if there is one.
+    """
     digest = hashlib.sha256()
     fields: list[Any] = [FORMAT, version, architecture, *([] if run is None else ["run", run])]
     for name in sorted(tensors):

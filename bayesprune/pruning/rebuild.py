@@ -1,15 +1,11 @@
 """A network from its description in a model file, which may be forged: it can name nothing but tensor arithmetic.
 
-torch generates Python code from a graph. What of a file gets into that code are literals, names of inputs and keyword
-arguments, and paths of modules and tensors. Variables are named here, functions and methods are looked up in
-`whitelist`, and every path must lead to the module or tensor that the file declares under it.
+Every path must lead to the module or tensor that the file declares under it, for code will read it (`rebuild_graph`).
 """
 
 from __future__ import annotations
 
-import keyword
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -21,24 +17,23 @@ from bayesprune.errors import CheckpointError
 from bayesprune.graph.additions import is_plain_name
 from bayesprune.pruning.arithmetic import check_arithmetic
 from bayesprune.pruning.codec import Decoder
-from bayesprune.pruning.whitelist import ATTRIBUTES, CLASSES, FUNCTIONS, METHODS, MODULES
+from bayesprune.pruning.rebuild_graph import inputs_of, rebuild_graph
+from bayesprune.pruning.whitelist import CLASSES, MODULES
 
 MOST_NODES = 10_000
 MOST_MODULES = 10_000
 MOST_PARTS = 100_000
 """How many parts the names of all modules and tensors may have together."""
-MOST_CHARACTERS = 200
-LARGEST = 2**24
-"""Up to where numbers are arguments of operations; slices may have larger ones."""
 LARGEST_OPTION = 2**16
 """Up to where integers are arguments of modules, unless a tensor in the file has such a size."""
-_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-RESERVED = {"self", "getattr", "slice", "len"}
-"""What generated code reads besides its variables and the names of functions."""
 
 
 def rebuild(architecture: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     """The network that `describe` described, with these tensors.
+
+    Args:
+        architecture: What `describe` gave, or what somebody made look like it.
+        tensors: Parameters and buffers by name.
 
     Raises:
         CheckpointError: for anything that `describe` could not have written, or tensors that do not fit.
@@ -57,9 +52,9 @@ def rebuild(architecture: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
             modules[entry["name"]] = module
         for name, kind in kinds.items():
             _place_tensor(root, name, kind, torch.empty_like(tensors[name], device="meta"))
-    graph = _graph(architecture["nodes"], modules, kinds)
+    graph = rebuild_graph(architecture["nodes"], modules, kinds)
     check_arithmetic(graph, modules)
-    taken = sorted(graph.python_code("self").globals.keys() & _inputs(graph))
+    taken = sorted(graph.python_code("self").globals.keys() & inputs_of(graph))
     if taken:
         raise CheckpointError(f"{taken[0]!r} is not allowed as the name of an input in a model file")
     network = fx.GraphModule(root, graph, class_name="CompactNet")
@@ -73,7 +68,13 @@ def rebuild(architecture: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
 
 
 def _check_sizes(entries: Any, kinds: Any, nodes: Any) -> None:
-    """Refuse what would take long to build before any of it is built."""
+    """Refuse what would take long to build before any of it is built.
+
+    Args:
+        entries: The modules.
+        kinds: The tensors that operations read.
+        nodes: The operations.
+    """
     for what, content, kind, most in (
         ("modules", entries, list, MOST_MODULES),
         ("tensors", kinds, dict, MOST_MODULES),
@@ -99,6 +100,13 @@ class _Unfilled(TorchFunctionMode):
 
 
 def _build(entry: Mapping[str, Any], decode: Decoder, num_tensors: int) -> nn.Module:
+    """The module that an entry names, of a class and with arguments that are allowed.
+
+    Args:
+        entry: What the file says of it.
+        decode: Gives its arguments back.
+        num_tensors: How many tensors the file has.
+    """
     cls = CLASSES.get(entry["class"])
     if cls is None:
         raise CheckpointError(f"module class {entry['class']!r} is not allowed in a model file")
@@ -111,7 +119,13 @@ def _build(entry: Mapping[str, Any], decode: Decoder, num_tensors: int) -> nn.Mo
 
 
 def _compare(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a module whose tensors are not those of the file."""
+    """Refuse a module whose tensors are not those of the file.
+
+    Args:
+        name: Where the module is.
+        module: The module, without values.
+        tensors: The tensors of the file.
+    """
     for key, value in module.state_dict(prefix=f"{name}.").items():
         if key not in tensors or tensors[key].shape != value.shape:
             there = f"of shape {tuple(tensors[key].shape)}" if key in tensors else "not there"
@@ -119,7 +133,12 @@ def _compare(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> Non
 
 
 def _parent(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds ``name``, made where it does not exist, and the last part of the name."""
+    """The module that holds ``name``, made where it does not exist, and the last part of the name.
+
+    Args:
+        root: The network.
+        name: A path.
+    """
     *parents, last = name.split(".")
     for part in parents:
         if part not in root._modules:
@@ -129,6 +148,13 @@ def _parent(root: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module where it belongs.
+
+    Args:
+        root: The network.
+        name: Where the module belongs.
+        module: The module.
+    """
     holder, last = _parent(root, name)
     if last in holder._modules:
         raise CheckpointError(f"two modules are called {name!r}")
@@ -136,6 +162,14 @@ def _place(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _place_tensor(root: nn.Module, name: str, kind: str, tensor: Tensor) -> None:
+    """Put a tensor that operations read where it belongs, unless a module has it.
+
+    Args:
+        root: The network.
+        name: Where the tensor belongs.
+        kind: Whether it is a ``"parameter"``.
+        tensor: The tensor, without values.
+    """
     holder, last = _parent(root, name)
     if last in holder.state_dict():
         return
@@ -146,73 +180,19 @@ def _place_tensor(root: nn.Module, name: str, kind: str, tensor: Tensor) -> None
 
 
 def _check_paths(network: nn.Module, modules: Mapping[str, nn.Module], kinds: Iterable[str]) -> None:
-    """Refuse names that lead elsewhere when code reads them, as attributes that every module has do."""
+    """Refuse names that lead elsewhere when code reads them, as attributes that every module has do.
+
+    Args:
+        network: The whole network.
+        modules: Its modules by the names that the file has for them.
+        kinds: The names of tensors that operations read.
+    """
     declared = {**modules, **{name: network.state_dict(keep_vars=True)[name] for name in kinds}}
     for name, part in declared.items():
         if attrgetter(name)(network) is not part:
             raise CheckpointError(
                 f"{name!r} is not allowed as a name in a model file: all modules have such an attribute"
             )
-
-
-# the graph ------------------------------------------------------------------------------------------------------------
-
-
-def _graph(entries: list[Mapping[str, Any]], modules: Mapping[str, nn.Module], kinds: Mapping[str, str]) -> fx.Graph:
-    """The graph, its nodes named n0, n1, ...: the names in the file say which is meant, and no more."""
-    graph = fx.Graph()
-    nodes: dict[str, fx.Node] = {}
-    decode = Decoder(nodes, LARGEST)
-    for entry in entries:
-        if entry["name"] in nodes:
-            raise CheckpointError(f"two operations are called {entry['name']!r}")
-        op, target = entry["op"], entry["target"]
-        args = tuple(decode(entry["args"]))
-        kwargs = {_check_identifier(key): decode(value) for key, value in entry["kwargs"].items()}
-        call = _target(op, target, args, modules, kinds)
-        nodes[entry["name"]] = graph.create_node(op, call, args, kwargs, name=f"n{len(nodes)}")
-    ends = [i for i, entry in enumerate(entries) if entry["op"] == "output"]
-    if ends != [len(entries) - 1]:
-        raise CheckpointError("the architecture does not end in an output")
-    return graph
-
-
-def _target(op: str, target: str, args: tuple[Any, ...], modules: Any, kinds: Any) -> str | Callable[..., Any]:
-    """What a node calls or names, if it may."""
-    if op == "call_function":
-        call = FUNCTIONS.get(target)
-        reads = call is getattr and not (len(args) == 2 and isinstance(args[0], fx.Node) and args[1] in ATTRIBUTES)
-        if call is None or reads:
-            raise CheckpointError(f"function {target!r} is not allowed in a model file")
-        return call
-    if op == "call_method":
-        if target not in METHODS or not args or not isinstance(args[0], fx.Node):
-            raise CheckpointError(f"method {target!r} is not allowed in a model file")
-    elif op == "call_module":
-        if target not in modules:
-            raise CheckpointError(f"module {target!r} is not in the file")
-    elif op == "get_attr":
-        if target not in kinds:
-            raise CheckpointError(f"tensor {target!r} is not in the file")
-    elif op == "placeholder":
-        if _check_identifier(target) in RESERVED or len(args) > 1 or any(isinstance(a, fx.Node) for a in args):
-            raise CheckpointError(f"{target!r} is not allowed as an input in a model file")
-    elif op != "output":
-        raise CheckpointError(f"operation {op!r} is not allowed in a model file")
-    return target
-
-
-def _inputs(graph: fx.Graph) -> set[str]:
-    return {str(node.target) for node in graph.nodes if node.op == "placeholder"}
-
-
-def _check_identifier(name: Any) -> str:
-    """``name`` if it is one that no code can hide in."""
-    if not isinstance(name, str) or len(name) > MOST_CHARACTERS or not _IDENTIFIER.fullmatch(name):
-        raise CheckpointError(f"{str(name)[:80]!r} is not allowed as a name in a model file")
-    if keyword.iskeyword(name):
-        raise CheckpointError(f"{name!r} is a word of Python, so it is not allowed as a name in a model file")
-    return name
 
 
 def _check_path(name: Any) -> str:

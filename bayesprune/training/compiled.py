@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.infer.plain import PlainNet
-from bayesprune.layers import NormalLayer, Residual
+from bayesprune.layers import Residual
+from bayesprune.ops import draws
 
 
 class BranchCompiler:
@@ -58,10 +59,7 @@ class BranchCompiler:
 
 def _draws(body: nn.Module) -> bool:
     """Whether a body draws random numbers: compiled, it would draw others than the passes that repeat it."""
-    return any(
-        isinstance(module, NormalLayer) or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
-        for module in body.modules()
-    )
+    return any(map(draws, body.modules()))
 
 
 class CompiledBranch:

@@ -109,4 +109,4 @@ def verify_code(network: fx.GraphModule) -> None:
             assert ".".join(path) in declared, path
         elif owner.id != "torch":
             assert owner.id[0] == "n" and owner.id[1:].isdigit(), owner.id
-            assert len(path) == 1 and path[0] in METHODS | ATTRIBUTES, path
+            assert len(path) == 1 and path[0] in METHODS | set(ATTRIBUTES), path

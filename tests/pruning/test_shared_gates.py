@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -10,13 +11,17 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune import layers
+from bayesprune.graph import check_gates, trace
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.pruning import ExpectedCost, cost, kept_gates, shrink
 from tests.layers.shared import MAPS, VECTORS, Inputs, Stage, Twice, example, separable, stream, together
 from tests.pruning.costed import enumerated
+from tests.pruning.random_nets import random_network
 from tests.pruning.verify import draw_thetas, off_by_mode, randomise_statistics, verify_compaction
 
 NETS = {**VECTORS, **MAPS}
+SHARING = (0, 6, 10, 16, 21, 28, 33, 39, 50, 51, 53, 63)
+"""Of random networks in which gates are made one those that can be pruned."""
 
 
 def built(name: str) -> nn.Module:
@@ -202,3 +207,34 @@ def test_branches_that_share_a_gate_go_together() -> None:
     net = nn.Sequential(nn.Linear(3, 3), Residual(nn.Linear(3, 3), gate=both), Residual(nn.Linear(3, 3), gate=both))
     small = bp.compact(net)
     assert bp.cost(small).params == 12
+
+
+def shared_at_random(seed: int) -> tuple[nn.Module, Tensor]:
+    """A random network in which gates of one size and kind have been made one, with inputs."""
+    rng = random.Random(seed)
+    net, shape = random_network(seed)
+    places = [(module, name) for module in net.modules() for name, part in module._modules.items() if is_gate(part)]
+    for module, name in places:
+        gate = module._modules[name]
+        alike = [part for owner, key in places if same_kind(part := owner._modules[key], gate)]
+        if rng.random() < 0.7:
+            module._modules[name] = rng.choice(alike)
+    return net.double(), torch.randn(3, *shape, dtype=torch.float64)
+
+
+def is_gate(part: nn.Module | None) -> bool:
+    return isinstance(part, Gate)
+
+
+def same_kind(a: nn.Module | None, b: nn.Module | None) -> bool:
+    return isinstance(a, Gate) and isinstance(b, Gate) and (a.size, a.per_batch) == (b.size, b.per_batch)
+
+
+@pytest.mark.parametrize("seed", SHARING)
+def test_random_networks(seed: int) -> None:
+    net, x = shared_at_random(seed)
+    assert any(len(uses) > 1 for uses in trace(net).uses.values())
+    check_gates(net)
+    randomise_statistics(net, seed)
+    draw_thetas(net, seed)
+    verify_compaction(net, x)

@@ -252,6 +252,6 @@ def test_parameters_are_kept_as_given() -> None:
     given = brief(hidden_layer_sizes=[4, 3], slab="point")
     assert clone(given).get_params() == given.get_params()
     found = clone(given).set_params(epochs=2).fit(*linear_table(40))
-    assert (found.n_iter_, found.network_.slab, len(found.history_.rows)) == (2, "point", 2)
+    assert (found.n_iter_, found.network_.weights_posterior.name, len(found.history_.rows)) == (2, "point", 2)
     assert [len(theta) for theta in found.network_.gate_probs().values()] == [10, 4, 3]
     assert found.get_params()["hidden_layer_sizes"] == [4, 3]

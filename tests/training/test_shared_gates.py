@@ -41,8 +41,7 @@ def together() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 4), *blocks, layers.Linear(4, 4, gate=units), nn.ReLU(), nn.Linear(4, 2))
 
 
-@pytest.mark.parametrize("make", [stream, together])
-@pytest.mark.parametrize("options", [{}, {"price": CostPrice(0.1)}], ids=["constant", "by cost"])
+@pytest.mark.parametrize(("make", "options"), [(stream, {}), (together, {"price": CostPrice(0.1)})])
 def test_a_run_that_removes_them_resumes_bit_for_bit(make, options: dict, tmp_path: Path) -> None:
     history = verify_resumed(make, lambda: Batches(*examples()), 8.0, tmp_path, [3], **options)
     assert {removal.gate for removal in history.removals} & {"0", "1.body.0", "1"}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Analysis, gates_of, trace
-from bayesprune.layers import Gate, Residual, holders_of, normal_layers
+from bayesprune.layers import Gate, Residual, normal_layers
 from bayesprune.pruning.cut import Cutter
 from bayesprune.types import IndexMap
 
@@ -120,11 +120,10 @@ def _drop_branches(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Gates keep their names, even if the module that they were called after is gone.
     """
-    gates, holders = gates_of(net), holders_of(net)
-    off = [gates[name] for name, mask in masks.items() if bool(mask.all())]
-    for name, block in [item for gate in off for item in holders[gate].items()]:
-        if not isinstance(block, Residual) or type(block).forward is not Residual.forward:
-            continue
+    gates = gates_of(net)
+    off = {gates[name] for name, mask in masks.items() if bool(mask.all())}
+    gone = [(name, block) for name, block in net.named_modules() if _is_branch(block) and block.gate in off]
+    for name, block in gone:
         bypass = nn.Sequential(OrderedDict(shortcut=block.shortcut))
         bypass.training = block.training
         parent, _, last = name.rpartition(".")
@@ -132,10 +131,14 @@ def _drop_branches(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
             net.get_submodule(parent).register_module(last, bypass)
         except AttributeError:  # within a branch that has gone
             continue
-    now = {gate: name for name, gate in gates_of(net).items()}
+    now = {gate: name for name, gate in gates_of(net).items()} if gone else {}
     for name, gate in gates.items():
         if now.get(gate, name) != name:
             gate.label = name
+
+
+def _is_branch(module: nn.Module) -> bool:
+    return isinstance(module, Residual) and type(module).forward is Residual.forward
 
 
 @torch.no_grad()

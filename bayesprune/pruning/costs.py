@@ -11,7 +11,7 @@ from bayesprune.data.inputs import as_inputs, called, each, tensors_of
 from bayesprune.errors import ConfigError
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.layers import plain_parameters
-from bayesprune.pruning.compact import gated_network
+from bayesprune.pruning.compaction import gated_network
 from bayesprune.pruning.counter import counted
 from bayesprune.pruning.meter import eval_mode
 from bayesprune.types import Cost

@@ -1,0 +1,102 @@
+"""Operations that only move and copy entries: views, permutations, parts, copies and shuffles.
+
+Where shapes are known they need no rules: what a call does is seen by running it, see `ops.numbers`. A record that says
+``moves=True`` is enough. Records with rules of their own say what holds where no shape is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.ops.call import NEEDS_SHAPES, Call, tensors_read
+from bayesprune.ops.features import Features, Flow, Step
+from bayesprune.ops.numbers import Numbers
+from bayesprune.ops.registry import Operation, operation_of, register
+
+
+def follow(call: Call, rule: Callable[[], Step]) -> Step:
+    """What a call that only moves entries does to them: what the rule of its operation says, or running it does.
+
+    Args:
+        call: The call.
+        rule: Gives what can be said without running it.
+    """
+    if not call.several:
+        return rule()
+    read = tensors_read(call.node, call.known, call.shapes)
+    if all(call.known[tensor] is None for tensor in read):
+        return Step()
+    if call.node not in call.shapes:  # it gives several tensors; whoever picks from them is followed from here on
+        followed = call.several() and all(operation_of(user).moves for user in call.node.users)
+        return Step() if followed else Step(pins=read, reason=call.wall().reason)
+    step = rule()
+    if step.out is not None and step.out.layout != "plain" and (step.out.rank or 0) > 2:
+        return _written_out(step, call.shapes[call.node])
+    shapes = call.several() if step.out is None and all(tensor in call.shapes for tensor in read) else {}
+    if not shapes:
+        return step
+    reason = f"reaches {call.name}, which mixes entries, or would do something else to fewer (sizes written in forward)"
+    said = step.reason not in ("", call.wall().reason) and NEEDS_SHAPES not in step.reason
+    return move(call, shapes) or Step(pins=read, reason=step.reason if said else reason)
+
+
+def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:
+    """What running a call says: where entries go, and which of them go together from then on.
+
+    Args:
+        call: The call, of an operation that only moves and copies entries.
+        shapes: The shapes of all tensors for a few examples, so that none is taken for an axis of length 1.
+
+    Returns:
+        ``None`` if the entries of its result do not lie side by side along one of its dimensions, or if it would do
+        something else to fewer of them.
+    """
+    numbers, moved = Numbers(call, shapes), call.following.moved
+    if call.node not in moved:
+        moved[call.node] = numbers.with_fewer()
+    return None if moved[call.node] is None else numbers.step(*moved[call.node])
+
+
+def _written_out(step: Step, shape: torch.Size) -> Step:
+    """The step of a call that flattens some dimensions, with an entry for every position of its result."""
+    x = step.out
+    assert x is not None
+    index = x.entries(shape[x.axis], "a flattened tensor")
+    flows = [Flow(flow.node, flow.src[index], torch.arange(len(index))) for flow in step.flows]
+    return Step(Features(x.ids[index], x.value[index], x.axis, x.rank), flows=flows)
+
+
+VIEWS = (
+    "broadcast_to", "channel_shuffle", "chunk", "diagonal", "expand", "expand_as", "moveaxis", "movedim", "narrow",
+    "ravel", "reshape_as", "select", "split", "t", "tensor_split", "unbind", "unflatten", "unfold", "view_as",
+)  # fmt: skip
+COPIES = (
+    "column_stack", "dstack", "flip", "fliplr", "flipud", "hstack", "repeat", "repeat_interleave", "roll", "rot90",
+    "stack", "tile", "vstack",
+)  # fmt: skip
+PARTS = ("chunk", "split", "tensor_split", "unbind")
+for _name in (*VIEWS, *COPIES):
+    register(
+        Operation(
+            name=_name.replace("_", " "),
+            functions=(getattr(torch, _name),) if hasattr(torch, _name) else (),
+            methods=(_name,) if hasattr(Tensor, _name) else (),
+            moves=True,
+            memory="view" if _name in VIEWS else "own",
+            gives=["tensor"] if _name in PARTS else "tensor",
+            files=True,
+        )
+    )
+register(
+    Operation(
+        name="Unflatten",
+        modules=(nn.Unflatten,),
+        moves=True,
+        memory="view",
+        arguments=("dim", "unflattened_size"),
+    )
+)
+register(Operation(name="ChannelShuffle", modules=(nn.ChannelShuffle,), moves=True, arguments=("groups",)))
