@@ -182,7 +182,8 @@ class Trainer:
         score = Score(float("nan"), float("nan")) if self.val_loader is None else evaluate(self.net, self.val_loader)
         self.records.remember(self.cuts.origin)
         with torch.no_grad():
-            loss = nll + float(self.method.loss(self))
+            prior = 0.0 if self.method.posterior else self.net.likelihood.penalty() / self.net.num_data
+            loss = nll + float(self.method.loss(self)) + float(prior)
         found = {"epoch": self.epoch, "phase": self.phase.name, "loss": loss, "nll": nll, **note}
         return self.records.add(found, score, self.step, time.perf_counter() - began, self.settings.lr, checkpoint)
 
