@@ -6,10 +6,13 @@ from itertools import pairwise
 
 import pytest
 
+from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
-from bayesprune.methods.svi.schedule import DEFAULTS
+from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.schedule import DEFAULTS, make_schedule
 from bayesprune.optim.rates import learning_rate
 from bayesprune.training import Schedule
+from tests.training.problems import units
 
 LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
 
@@ -148,3 +151,21 @@ def test_otherwise_a_batch_is_measured_with_one_draw(epochs: int, steps: int, sh
 def test_evaluations_of_nothing_are_refused(field: dict[str, float], range: str) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(field))} must be {range}, got 0"):
         Schedule(10, 10, **field)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("prior", "weights", "kind"),
+    [
+        (FlatteningPrior(4.0), "point", "point"),
+        (FlatteningPrior(4.0), "normal", "normal"),
+        (FixedInclusion(0.1), "point", "fixed"),
+        (FixedInclusion(0.1), "normal", "fixed"),
+    ],
+)
+def test_phases_suit_prior_and_posterior_where_nothing_else_is_chosen(
+    prior: FlatteningPrior | FixedInclusion, weights: str, kind: str
+) -> None:
+    net = BayesianNet(units(), num_data=10, prior=prior, weights=weights)
+    assert make_schedule(net, 10, 20, {}) == Schedule(10, 20, **DEFAULTS[kind])  # type: ignore[arg-type]
+    chosen = {"settle_from": 0.55, "slab_by": 0.1}
+    assert make_schedule(net, 10, 20, chosen) == Schedule(10, 20, **(DEFAULTS[kind] | chosen))  # type: ignore[arg-type]

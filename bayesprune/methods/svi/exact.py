@@ -88,10 +88,10 @@ class ExactSteps(Estimates):
 
     def _decide(self, size: float) -> None:
         """A projected step on the smoothed differences and the price."""
-        price, theta = self.net.price, self.net.theta
+        net, price, theta = self.net, self.net.price, self.net.theta
         self.net_cost = self.differences + price
-        variance = self.variance / self.count**2
-        length = torch.addcmul(variance * ERROR_SHARE**2, price, price).sqrt_()
+        variance, unit = self.variance / self.count**2, net.prior_type.unit(price, net.num_data)
+        length = torch.addcmul(variance * ERROR_SHARE**2, unit, unit).sqrt_()
         theta.sub_((self.net_cost / length).clamp_(-1, 1).to(theta.dtype), alpha=size).clamp_(0, 1)
 
     def _approach_optimum(self, found: Tensor, size: float) -> None:
