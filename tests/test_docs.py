@@ -11,8 +11,9 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from bayesprune import infer, networks, training
+from bayesprune import networks, training
 from bayesprune.cli import commands
+from bayesprune.infer.estimators import ESTIMATORS
 from bayesprune.types import Removal
 
 ROOT = Path(__file__).parent.parent
@@ -106,7 +107,7 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        infer.ESTIMATORS,
+        ESTIMATORS,
         networks.NETWORKS,
         [f.name for f in fields(training.EpochRow)],
         [f.name for f in fields(Removal)],
@@ -118,7 +119,7 @@ def test_every_name_of_the_command_line_is_documented(names: list[str]) -> None:
 
 
 def test_every_estimator_is_on_the_method_page() -> None:
-    assert [name for name in infer.ESTIMATORS if f"| `{name}` |" not in section("method.md", "## Estimators")] == []
+    assert [name for name in ESTIMATORS if f"| `{name}` |" not in section("method.md", "## Estimators")] == []
 
 
 def test_every_file_and_key_of_a_run_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
