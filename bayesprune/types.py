@@ -84,6 +84,10 @@ class Score:
             the sum over them. With weights, those of the examples times theirs, as in training.
         accuracy: Fraction of examples classified right, and of targets with several entries the fraction of these;
             each counted by its weight. NaN where targets are not classes.
+
+    Example:
+        >>> Score(nll=0.3, accuracy=0.9).accuracy
+        0.9
     """
 
     nll: float

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bayesprune.infer.adopt import adopt, remembered
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood
+from bayesprune.infer.sampler import GateSample
 
 
 class PlainNet(GatedNet):
@@ -81,3 +82,10 @@ class PlainNet(GatedNet):
             self._connect()
 
         return back
+
+
+def mode_of(net: GatedNet) -> GateSample:
+    """Which gates are on where none is drawn, θ > ½; waits for the device."""
+    theta = net.theta.detach()
+    on = (theta > 0.5).to(theta.dtype)
+    return GateSample(on, net.branches_on(on))

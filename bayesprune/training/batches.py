@@ -89,7 +89,14 @@ def check_batch(likelihood: Likelihood, outputs: Tensor, x: Inputs, y: Targets, 
 
 
 def check_targets(likelihood: Likelihood, outputs: Tensor, y: Targets, where: str) -> None:
-    """The part of `check_batch` that is about targets."""
+    """The part of `check_batch` that is about targets.
+
+    Args:
+        likelihood: What they must fit.
+        outputs: The network's outputs for one example, shape ``(1, ...)``.
+        y: The targets.
+        where: Which batch this is, for the message.
+    """
     values = values_of(y)
     try:
         likelihood.check(outputs.expand(len(y), *outputs.shape[1:]), values.cpu())

@@ -16,7 +16,12 @@ MAGIC = b"bayesprune checkpoint 3\n"
 
 
 def write_checkpoint(path: Path, state: dict) -> None:
-    """Write ``state`` (tensors and plain values) with its SHA-256 before it."""
+    """Write a state with its SHA-256 before it.
+
+    Args:
+        path: Where to.
+        state: Tensors and plain values.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()

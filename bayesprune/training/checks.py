@@ -113,6 +113,10 @@ class First:
 def check_data(net: Model, loader: Loader) -> First:
     """Look at the loader and its first batch.
 
+    Args:
+        net: What is trained.
+        loader: Gives the batches of training.
+
     Raises:
         ConfigError: for what gives no batches or gives them only once, or a data set of another size than ``num_data``.
         DataError: for an empty loader, batches that are none, inputs that are not finite or that the network does not
@@ -140,6 +144,12 @@ def check_data(net: Model, loader: Loader) -> First:
 
 def check_loader(net: Model, outputs: Tensor, loader: Loader, where: str) -> None:
     """Look at every batch once.
+
+    Args:
+        net: What is trained.
+        outputs: The network's outputs for one example, shape ``(1, ...)``.
+        loader: Gives the batches.
+        where: Which they are, for messages.
 
     Raises:
         ConfigError: for what gives no batches, or gives them only once.

@@ -112,6 +112,10 @@ def fabric(device: torch.device, precision: str) -> Fabric | None:
 
     ``None`` for one process that computes in float32, which has nothing to ask of it.
 
+    Args:
+        device: Where to compute.
+        precision: In which number format.
+
     Raises:
         ConfigError: for a device that several processes cannot share.
     """

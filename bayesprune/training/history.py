@@ -36,6 +36,11 @@ class EpochRow:
             multiplier; NaN with constant log γ.
         expected: Expected cost relative to that at the start: G of `CostPrice`, or in a budget's measure, and from the
             end of settling on that of the network that `compact` gives; NaN with constant log γ.
+
+    Example:
+        >>> row = EpochRow(1, "train", 0.5, 0.4, 0.6, 0.9, 7, 1.0, 100, 200, 1.5)
+        >>> row.nu
+        nan
     """
 
     epoch: int
@@ -67,6 +72,10 @@ class History:
         charged: What the run has taken to compute, multiply-adds: an example of a training step counts three forward
             passes of the network as it was then, one that a method had looked at besides counts one. Of variational
             inference the passes of steps alone are in it.
+
+    Example:
+        >>> History()
+        History(no epoch yet)
     """
 
     rows: list[EpochRow] = field(default_factory=list)

@@ -53,7 +53,7 @@ _history = record(
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Checkpoint:
     """Everything that the rest of a run depends on; each field with what it must look like in a file.
 
@@ -85,7 +85,7 @@ class Checkpoint:
     model: Annotated[list[Any], items(_anything)]
     method: Annotated[str, text]
     settings: Annotated[list[Any], items(_anything)]
-    run: Annotated[str | None, optional(text)]
+    run: Annotated[str | None, optional(text)] = None
     epochs: Annotated[int, whole(1)]
     steps_per_epoch: Annotated[int, whole(1)]
     num_data: Annotated[int, whole(1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from bayesprune.data.inputs import each
 from bayesprune.data.spans import Span
 from bayesprune.errors import ConfigError
-from bayesprune.infer import GateSample
+from bayesprune.infer.plain import mode_of
 from bayesprune.methods.protocol import Batch, Decision, Method, Model, Phase, Site
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader, batch_errors
@@ -30,6 +29,7 @@ from bayesprune.training.optimizer import build_optimizer
 from bayesprune.training.phases import stretches
 from bayesprune.training.reader import Reader
 from bayesprune.training.records import Records
+from bayesprune.training.seeds import next_seed
 from bayesprune.training.starts import Starts
 from bayesprune.training.views import Views, sites_of
 
@@ -81,7 +81,7 @@ class Trainer:
         self.epoch = self.step = 0
         net.branch_evaluations = 0
         self.cuts, self.masks_held = Cuts(net, self.trained), Masks(self.trained)
-        seed = _next_seed(engine)
+        seed = next_seed(engine)
         self.generator = torch.Generator().manual_seed(seed)
         self.identity = fingerprint(net, prune, settings, method)
         needs = method.setup(self)
@@ -94,7 +94,7 @@ class Trainer:
         self.cuts.followers += [self.masks_held.follow, self.starts.follow]
         self.views = Views(method, needs, self)
         self._new_optimizer()
-        self.module, self.gates = engine.wrap(net), self._gates_on()
+        self.module, self.gates = engine.wrap(net), mode_of(self.net)
         self.records = Records(net, self.example, History(removals=self.cuts.removals))
         self.records.remember(self.cuts.origin)
 
@@ -143,7 +143,12 @@ class Trainer:
         return evaluate(self.net, self.val_loader)
 
     def remove(self, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
-        """See `Run.remove`."""
+        """Remove structures, see `Run.remove`.
+
+        Args:
+            off: By gate name, which of its structures go, bool.
+            net_cost: For the record, the evidence for each, shape ``(S,)``.
+        """
         self.records.settle()
         self.views.remove()
         try:
@@ -177,7 +182,8 @@ class Trainer:
         score = Score(float("nan"), float("nan")) if self.val_loader is None else evaluate(self.net, self.val_loader)
         self.records.remember(self.cuts.origin)
         with torch.no_grad():
-            loss = nll + float(self.method.loss(self))
+            prior = 0.0 if self.method.posterior else self.net.likelihood.penalty() / self.net.num_data
+            loss = nll + float(self.method.loss(self)) + float(prior)
         found = {"epoch": self.epoch, "phase": self.phase.name, "loss": loss, "nll": nll, **note}
         return self.records.add(found, score, self.step, time.perf_counter() - began, self.settings.lr, checkpoint)
 
@@ -200,7 +206,12 @@ class Trainer:
         return total, count, more
 
     def part(self, number: int, size: int) -> Span:
-        """Which examples of batch ``number`` this process holds, ``size`` in all."""
+        """Which examples of a batch this process holds.
+
+        Args:
+            number: Place of the batch in the epoch.
+            size: How many this process was given.
+        """
         spans = getattr(self.loader, "spans", None)
         if spans is not None:
             return spans[number]
@@ -274,7 +285,7 @@ class Trainer:
             for name, part in self.net.by_gate(self.net.theta).items():
                 if name in off:
                     part[off[name].to(part.device)] = 0.0
-        self.gates = self._gates_on()
+        self.gates = mode_of(self.net)
         if self.prune:
             self.remove({name: part == 0 for name, part in self.net.by_gate(self.net.theta.detach()).items()})
 
@@ -282,16 +293,4 @@ class Trainer:
         """Let everything that holds the network go on with the smaller one."""
         self.engine.place(self.net, self.optimizer)
         self.module = self.engine.wrap(self.net)
-        self.gates = self._gates_on()
-
-    def _gates_on(self) -> GateSample:
-        """The mode of the gates; waits for the device."""
-        theta = self.net.theta.detach()
-        on = (theta > 0.5).to(theta.dtype)
-        return GateSample(on, self.net.branches_on(on))
-
-
-def _next_seed(engine: Engine) -> int:
-    """A number that follows from the next random numbers of process 0, and leaves them to be drawn."""
-    state = torch.get_rng_state().numpy().tobytes()
-    return int(engine.broadcast(int.from_bytes(hashlib.sha256(state).digest()[:7], "big")))
+        self.gates = mode_of(self.net)

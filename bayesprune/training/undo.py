@@ -14,6 +14,10 @@ def undone_if_broken_off(net: Model, engine: Engine) -> Iterator[None]:
     """Bring ``net`` back to where it was, gates that went included, if the context ends with an error or with Ctrl-C.
 
     Where processes divide the weights among them it is left as it is, since others may not have met the error.
+
+    Args:
+        net: What is trained.
+        engine: Where.
     """
     back = None if engine.divides else net.snapshot()
     try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesprune.errors import CheckpointError, ConfigError, GateError
-from bayesprune.infer import BayesianNet
+from bayesprune.infer import BayesianNet, LearnedGaussian
 from bayesprune.layers import gates_of
 from bayesprune.methods import NAMES, Decision, Method, Needs, Phase, Run, Site, get_method
 from bayesprune.methods.magnitude import Magnitude
@@ -449,6 +449,18 @@ def test_rows_that_masks_leave_nothing_of_are_cut_where_they_have_gates() -> Non
     history = fit(net, batches(), epochs=1, method=Row(), settings=Settings())
     assert [(r.gate, r.index) for r in history.removals] == [("1", 1), ("1", 4)]
     assert net[1].weight.shape == (4, 8) and history.rows[0].macs == 4 * 8 + 4 * 2
+
+
+def test_a_plain_network_with_real_targets_learns_its_noise() -> None:
+    torch.manual_seed(0)
+    x, _ = examples()
+    y = x[:, :1] + 0.1 * torch.randn(EXAMPLES, 1)
+    likelihood = LearnedGaussian(prior_count=50.0)
+    how = Settings(lr=0.05)
+    row = fit(nn.Linear(8, 1), Batches(x, y), epochs=8, method="none", likelihood=likelihood, settings=how).rows[-1]
+    assert float(likelihood.learned_noise.detach()) < 0.4  # it began at 1
+    penalty = float(likelihood.penalty().detach()) / EXAMPLES
+    assert abs(penalty) > 1e-3 and row.loss - row.nll == pytest.approx(penalty, rel=1e-4)
 
 
 # what fit refuses -----------------------------------------------------------------------------------------------------

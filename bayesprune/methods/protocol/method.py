@@ -45,7 +45,13 @@ class Method(nn.Module):
         return Needs()
 
     def view(self, site: Site, value: Tensor, run: Run) -> Tensor:
-        """What the network computes with in place of a weight, or of an output, in training and in eval mode."""
+        """What the network computes with in place of a weight, or of an output, in training and in eval mode.
+
+        Args:
+            site: Where.
+            value: The weight or output there.
+            run: The run.
+        """
         return value
 
     def loss(self, run: Run) -> Tensor | float:
@@ -98,5 +104,10 @@ class Method(nn.Module):
         shaped(self.state_dict())(state, "method")
 
     def load(self, state: Mapping[str, Any], run: Run) -> None:
-        """Take up the state of a checkpoint, with the run as it was then."""
+        """Take up the state of a checkpoint.
+
+        Args:
+            state: What `state` gave, as `check` let it pass.
+            run: The run, as it was then.
+        """
         self.load_state_dict(dict(state))

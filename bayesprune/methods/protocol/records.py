@@ -27,6 +27,11 @@ class Site:
         name: Of a weight the name of the parameter, of an output that of its gate, which may have several.
         kind: Which of the two it is.
         layer: The module that holds it.
+
+    Example:
+        >>> site = Site("0.weight", "weight", nn.Linear(4, 2))
+        >>> site.weight.shape
+        torch.Size([2, 4])
     """
 
     name: str
@@ -51,6 +56,10 @@ class Phase:
         start: With which weights: as they are, as the run began, or as layers initialise themselves.
         decide_every: After how many of its epochs `Method.decide` is asked; ``None`` for at its end alone, where it
             always is.
+
+    Example:
+        >>> Phase("again", share=2.0, lr=0.1, start="initial").restart
+        True
     """
 
     name: str
@@ -68,6 +77,10 @@ class Needs:
     Attributes:
         phases: The run, from its beginning to its end.
         views: The kinds of sites that go through `Method.view`; those of others are left alone and cost nothing.
+
+    Example:
+        >>> Needs(phases=(Phase("train"), Phase("tune", lr=0.1))).views
+        frozenset()
     """
 
     phases: tuple[Phase, ...] = (Phase("train"),)
@@ -84,6 +97,11 @@ class Decision:
             others from now on. Rows without an entry switch off the units that they write, where these have gates.
         off: By name of a gate, which of its structures are switched off, bool; they are removed as far as they can go.
         note: Fields of the epoch's row to set, see `EpochRow`.
+
+    Example:
+        >>> import torch
+        >>> Decision(off={"0": torch.tensor([True, False])}).masks
+        {}
     """
 
     lift: bool = False
@@ -99,6 +117,11 @@ class Batch(NamedTuple):
         x: Inputs, shape ``(B, ...)``.
         y: Targets.
         part: Which of the examples of all processes they are.
+
+    Example:
+        >>> import torch
+        >>> len(Batch(torch.zeros(3, 4), torch.zeros(3, dtype=torch.long), Span(3, 0, 3)).y)
+        3
     """
 
     x: Inputs
@@ -112,6 +135,12 @@ class Value(NamedTuple):
     Attributes:
         loss: What gradients are taken of, nats per example.
         nll: Its data term alone, without gradient, still on the device.
+
+    Example:
+        >>> import torch
+        >>> loss, nll = Value(torch.tensor(1.5), torch.tensor(1.0))
+        >>> float(loss - nll)
+        0.5
     """
 
     loss: Tensor

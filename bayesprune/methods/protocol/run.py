@@ -16,7 +16,12 @@ from bayesprune.types import Score
 
 
 class Engine(Protocol):
-    """What a method may ask of where training computes; see `bayesprune.training.Engine`."""
+    """What a method may ask of where training computes; see `bayesprune.training.Engine`.
+
+    Example:
+        >>> def everywhere(engine: Engine, tensor: Tensor) -> Tensor:
+        ...     return engine.mean(tensor)
+    """
 
     @property
     def divides(self) -> bool:
@@ -29,7 +34,12 @@ class Engine(Protocol):
         """The mean of a tensor over processes."""
 
     def agree(self, what: str, tensor: Tensor) -> None:
-        """Refuse to go on if processes hold different values."""
+        """Refuse to go on if processes hold different values.
+
+        Args:
+            what: Name of the values, for the message.
+            tensor: The values.
+        """
 
     def broadcast(self, value: Any) -> Any:
         """What process 0 holds."""
@@ -56,6 +66,10 @@ class Run(Protocol):
         step: Steps done; in `Method.stepped` with the present one.
         batch: The examples of the present step.
         generator: Random numbers of the method's own, on the host; checkpoints hold its state.
+
+    Example:
+        >>> def finished(run: Run) -> bool:
+        ...     return run.progress == 1.0
     """
 
     net: Model
