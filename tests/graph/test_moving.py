@@ -15,7 +15,7 @@ from bayesprune import layers
 from bayesprune.errors import GateError
 from bayesprune.graph import Analysis, check_gates, gates_of, trace
 from bayesprune.layers import Gate
-from bayesprune.pruning import ExpectedCost, compact, cost
+from bayesprune.pruning import ExpectedCost, compact, cost, shrink
 from tests.graph.test_axes import some_off, verify
 
 C, SIZE = 8, 6
@@ -163,6 +163,20 @@ def test_what_is_off_goes_with_what_it_is_tied_to(name: str) -> None:
         if len(group) > 1:
             group_off(net, *sorted(group)[1:])
             assert verify(net, x, x).get_submodule("first").out_channels == C
+
+
+@pytest.mark.parametrize("name", ["movedim", "windows", "tile", "stack along channels", "view(b, c * 36)"])
+def test_one_channel_is_followed_too(name: str) -> None:
+    """What is left of a network that was cut down to one channel can be gated and trained again."""
+    function, out, _, behind = FREE[name]
+    net, x = Moved(function, out()).double().eval(), torch.randn(3, 2, SIZE, SIZE).double()
+    group_off(net, *range(1, C))
+    smaller, _ = shrink(net, {"first": net.first.gate.theta == 0}, example_input=x)
+    check_gates(smaller, example_input=x)
+    again, _ = shrink(smaller, {"first": torch.zeros(1, dtype=torch.bool)}, example_input=x)
+    assert again.first.out_channels == 1 and again.out.weight.numel() == behind
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), net(x), rtol=0, atol=1e-10)
 
 
 def test_halves_that_are_multiplied_go_with_either() -> None:
