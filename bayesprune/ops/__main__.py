@@ -76,7 +76,7 @@ def _calls(operation: Operation) -> list[str]:
     first: dict[int, str] = {}
     for name, function in by_name(operation.all_functions).items():
         first.setdefault(id(function), name.replace("functional.", "F."))
-    return [*first.values(), *(f".{method}()" for method in operation.methods)]
+    return [*first.values(), *(f".{method}()" for method in operation.all_methods)]
 
 
 def _savable(operation: Operation) -> bool:

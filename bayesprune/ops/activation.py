@@ -19,6 +19,17 @@ Function = Callable[..., Any]
 IN_PLACE = ("inplace",)
 
 
+def _in_place(methods: tuple[str, ...], functions: tuple[Function, ...]) -> dict[Function | str, Function | str]:
+    """Methods of torch, and ``relu_``, that write over their tensor: those whose names end in an underscore.
+
+    Args:
+        methods: What they are called without it.
+        functions: Functions that do the same.
+    """
+    found: dict[Function | str, Function | str] = {f"{name}_": name for name in methods if hasattr(Tensor, f"{name}_")}
+    return found | ({torch.relu_: torch.relu} if torch.relu in functions else {})
+
+
 def _activation(module: type[nn.Module], *functions: Function, arguments: tuple[str, ...] = IN_PLACE) -> None:
     """Register an activation.
 
@@ -35,6 +46,7 @@ def _activation(module: type[nn.Module], *functions: Function, arguments: tuple[
             modules=(module,),
             functions=functions,
             methods=methods,
+            inplace=_in_place(methods, functions),
             entries=pointwise,
             pointwise=True,
             memory="own",
@@ -57,6 +69,7 @@ def _function(*functions: Function, methods: tuple[str, ...] = (), memory: Memor
             name=functions[0].__name__ if functions else methods[0],
             functions=functions,
             methods=methods,
+            inplace=_in_place(methods, functions) if memory == "own" else {},
             entries=pointwise,
             pointwise=True,
             memory=memory,

@@ -134,9 +134,8 @@ _calls("all any", Tensor)
 _calls("bool double float half int long to type_as", Tensor, memory="view")
 _calls("ndimension numel", Tensor, gives="number")
 _calls(
-    "abs_ add_ clamp_ div_ exp_ masked_fill_ mul_ neg_ sigmoid_ sqrt_ squeeze_ sub_ tanh_ unsqueeze_ zero_",
+    "add_ div_ masked_fill_ mul_ squeeze_ sub_ unsqueeze_ zero_",
     Tensor,
 )
-_calls("relu_", torch, Tensor)
 register(Operation(name="len", functions=(len,), files=True, gives="number"))
 register(Operation(name="unfold", functions=(F.unfold,), files=True))

@@ -59,7 +59,7 @@ class Operation:
         modules: Classes of modules that compute it; subclasses are other operations.
         functions: Functions that do.
         methods: Names of methods of tensors that do.
-        inplace: Functions that write its result over their first argument, by what they do without that.
+        inplace: Functions and methods that write its result over their first argument, by those that do not.
         entries: What a call does to the entries of its inputs; ``None``, or if it gives ``None``: nothing can be said,
             and every entry before it stays.
         wall: Why, where that is so.
@@ -91,7 +91,7 @@ class Operation:
     modules: tuple[type[nn.Module], ...] = ()
     functions: tuple[Callable[..., Any], ...] = ()
     methods: tuple[str, ...] = ()
-    inplace: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    inplace: Mapping[Callable[..., Any] | str, Callable[..., Any] | str] = field(default_factory=dict)
     entries: Callable[[Call], Step | None] | None = None
     wall: str = WALL
     takes: Takes = "tensor"
@@ -111,7 +111,12 @@ class Operation:
     @property
     def all_functions(self) -> tuple[Callable[..., Any], ...]:
         """Its functions, and those that write over their first argument."""
-        return (*self.functions, *self.inplace)
+        return (*self.functions, *(target for target in self.inplace if not isinstance(target, str)))
+
+    @property
+    def all_methods(self) -> tuple[str, ...]:
+        """Its methods, and those that write over their tensor."""
+        return (*self.methods, *(target for target in self.inplace if isinstance(target, str)))
 
     @property
     def adds(self) -> bool:

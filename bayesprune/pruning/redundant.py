@@ -8,6 +8,8 @@ from bayesprune.graph import Traced
 from bayesprune.graph.memory import is_inplace
 from bayesprune.ops import operation_of
 
+RELU = operation_of(nn.ReLU())
+
 
 def drop_redundant(traced: Traced) -> None:
     """Take every ``torch.nn.Identity`` out of the graph, and every ReLU that alone reads what another ReLU gives.
@@ -42,4 +44,4 @@ def _is_relu(traced: Traced, node: fx.Node) -> bool:
         traced: The network.
         node: The call.
     """
-    return operation_of(node, traced.module(node)).name in ("relu", "relu_")
+    return operation_of(node, traced.module(node)) is RELU

@@ -30,4 +30,4 @@ MODULES = _modules()
 CLASSES = {cls.__name__: cls for cls in MODULES}
 FUNCTIONS = by_name(function for operation in OPERATIONS if operation.files for function in operation.all_functions)
 FUNCTION_NAMES = {function: name for name, function in reversed(FUNCTIONS.items())}
-METHODS = {name for operation in OPERATIONS if operation.files for name in operation.methods}
+METHODS = {name for operation in OPERATIONS if operation.files for name in operation.all_methods}

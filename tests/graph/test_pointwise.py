@@ -21,11 +21,11 @@ def calls() -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     for operation in OPERATIONS:
         if not operation.pointwise:
             continue
-        for function in operation.functions:
+        for function in operation.all_functions:
             numbers = NUMBERS.get(function.__name__, ())
             yield f"{function.__module__}.{function.__name__}", lambda y, f=function, n=numbers: f(y, *n)
-        for method in operation.methods:
-            numbers = NUMBERS.get(method, ())
+        for method in operation.all_methods:
+            numbers = NUMBERS.get(method.removesuffix("_"), ())
             yield f".{method}", lambda y, m=method, n=numbers: getattr(y, m)(*n)
 
 

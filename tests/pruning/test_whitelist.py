@@ -60,7 +60,7 @@ def test_only_records_that_say_so_are_in_files() -> None:
     assert not record.files and record.arguments is None
     held = [operation for operation in OPERATIONS if operation.files]
     assert {id(f) for f in FUNCTIONS.values()} == {id(f) for o in held for f in o.all_functions}
-    assert {name for operation in held for name in operation.methods} == METHODS
+    assert {name for operation in held for name in operation.all_methods} == METHODS
     assert operation_of(layers.Linear(2, 2)).arguments == operation_of(nn.Linear(2, 2)).arguments
     assert not {layers.Linear, layers.Conv2d, layers.NormalLinear, layers.Gate} & MODULES.keys()
     assert CLASSES["Linear"] is nn.Linear
