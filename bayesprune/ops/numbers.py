@@ -127,6 +127,19 @@ class Numbers:
                     return Joint.of(axis, real.movedim(axis, 0).flatten(1)), ties
         return None
 
+    def wanted(self) -> list[fx.Node]:
+        """The tensors whose entries the call wants in place: with fewer of one of them it gives another result.
+
+        Of others it is given sizes that removal leaves alone.
+        """
+        moved, found = self.run(), []
+        for node, source in self.sources.items():
+            for places in (source.numbers[:1], source.numbers[-1:], source.numbers[1::2], source.numbers[1:]):
+                left = self.run(torch.isin(torch.arange(len(self.ids)), places))
+                if moved is None or left is None or not torch.equal(left, moved):
+                    found.append(node)
+        return list(dict.fromkeys([*found, *self.call.node.all_input_nodes]))
+
     def run(self, gone: Tensor | None = None) -> Tensor | None:
         """The call on numbers, without those in ``gone``, bool; ``None`` if it fails on them, or gives no tensor."""
         made: dict[fx.Node, Any] = {}
@@ -251,7 +264,7 @@ def _divisors(size: int) -> Iterable[int]:
 
 
 def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
-    """Some of the sets of entries that might go: each class if there are few, else three of them; and two halves."""
+    """Some of the sets of entries that might go: each class, or three of many; two halves; and all classes but one."""
     if len(classes) < 2:
         return
     chosen = range(len(classes)) if len(classes) <= singly else (0, len(classes) // 2, len(classes) - 1)
@@ -260,3 +273,4 @@ def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         yield classes[torch.randperm(len(classes), generator=generator)[: len(classes) // 2]]
+    yield classes[1:]

@@ -287,6 +287,32 @@ def test_sizes_of_another_tensor() -> None:
         assert plain.get_submodule("squeeze").in_features == plain.get_submodule("excite").out_features == left
 
 
+class Attention(nn.Module):
+    """Gated features, and heads whose gates follow; all but the sizes of the heads are read of the features."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.first, self.qkv, self.out = layers.Linear(6, 6, gate="unit"), nn.Linear(6, 36), nn.Linear(12, 6)
+        self.gate, self.sizes = Gate(4), sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.first(x))
+        b, t, _ = h.shape
+        parts = self.qkv(h).reshape(b, t, 3, *self.sizes).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(*picked(parts, 0, 1, 2))
+        return self.out(self.gate(mixed).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (4, -1), (-1, 3)])
+def test_sizes_that_removal_leaves_alone_pin_nothing(sizes: tuple[int, int]) -> None:
+    net, x = Attention(*sizes), torch.randn(2, 5, 6)
+    for seed in range(2):
+        some_off(net, seed)
+        plain = verify(net, x, x)
+        assert plain.get_submodule("first").out_features == int(net.first.gate.mode().sum())
+        assert plain.get_submodule("out").in_features == 3 * int(net.gate.mode().sum())
+
+
 class Unit(nn.Module):
     """A unit of ShuffleNet: half of the channels go through a gated branch, and all are shuffled."""
 
