@@ -6,10 +6,10 @@ Where shapes are known they need no rules: what a call does is seen by running i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from bayesprune.ops.call import NEEDS_SHAPES, Call, tensors_read
 from bayesprune.ops.features import Features, Flow, Step
@@ -40,24 +40,11 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
         return step
     reason = f"reaches {call.name}, which mixes entries, or would do something else to fewer (sizes written in forward)"
     said = step.reason not in ("", call.wall().reason) and NEEDS_SHAPES not in step.reason
-    return move(call, shapes) or Step(pins=read, reason=step.reason if said else reason)
-
-
-def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:
-    """What running a call says: where entries go, and which of them go together from then on.
-
-    Args:
-        call: The call, of an operation that only moves and copies entries.
-        shapes: The shapes of all tensors for a few examples, so that none is taken for an axis of length 1.
-
-    Returns:
-        ``None`` if the entries of its result do not lie side by side along one of its dimensions, or if it would do
-        something else to fewer of them.
-    """
     numbers, moved = Numbers(call, shapes), call.following.moved
     if call.node not in moved:
-        moved[call.node] = numbers.with_fewer()
-    return None if moved[call.node] is None else numbers.step(*moved[call.node])
+        moved[call.node] = numbers.with_fewer() or numbers.wanted()
+    found = moved[call.node]
+    return Step(pins=found, reason=step.reason if said else reason) if isinstance(found, list) else numbers.step(*found)
 
 
 def _written_out(step: Step, shape: torch.Size) -> Step:

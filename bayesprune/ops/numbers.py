@@ -25,13 +25,17 @@ UNKNOWN = -1.0
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor that is read: its features along ``axis``, and which of them is at each position, from ``start`` on."""
+    """A tensor that is read: its features along ``axis``, and which of them is at each position, from ``start`` on.
+
+    Its real positions are the first ``length``.
+    """
 
     node: fx.Node
     x: Features
     axis: int
     index: Tensor
     start: int
+    length: int
 
     @property
     def numbers(self) -> Tensor:
@@ -68,6 +72,8 @@ class Joint:
 class Numbers:
     """The entries of all tensors that a call depends on, numbered, and the call, made on their numbers.
 
+    An entry that is alone does not tell along which dimension it lies, so that a twin is put beside it.
+
     Args:
         call: The call.
         shapes: The shapes of all tensors for a few examples, so that none is taken for an axis of length 1.
@@ -90,22 +96,26 @@ class Numbers:
                 continue
             axis = x.axis % len(shapes[node])
             index = x.entries(shapes[node][axis], node.name)
-            self.sources[node] = Source(node, x, axis, index, start)
+            length = len(index)
+            index = index.repeat(2) if length == 1 else index
+            self.sources[node] = Source(node, x, axis, index, start, length)
             start += len(index)
         every = self.sources.values()
+        self.twins = torch.cat([torch.arange(len(s.index)) >= s.length for s in every])
         self.ids = torch.cat([s.x.ids[s.index] for s in every])
         self.values = torch.cat([s.x.value[s.index] for s in every])
 
     def with_fewer(self) -> tuple[Joint, Ties] | None:
         """What ends up where, and what besides must go together for the call to do the same to fewer entries."""
         moved, shape = self.run(), self.call.shapes[self.call.node]
-        if moved is None or moved.dim() != len(shape):  # a dimension of one example that is dropped, say
+        real = self.run(self.twins) if bool(self.twins.any()) else moved
+        if moved is None or real is None or not moved.dim() == real.dim() == len(shape):  # one dropped for one example
             return None
         if bool((moved == UNKNOWN).all()):
             nothing = Joint.of(0, moved[:0])
             return (nothing, []) if self.adapts(moved, nothing, []) else None
         for axis in range(moved.dim()):
-            if shape[axis] != moved.shape[axis]:
+            if shape[axis] != real.shape[axis]:
                 continue  # examples lie along it
             slices = moved.movedim(axis, 0).flatten(1)
             unknown = slices == UNKNOWN
@@ -114,8 +124,21 @@ class Numbers:
             joint = Joint.of(axis, slices)
             for ties in self.guesses(joint):
                 if self.adapts(moved, joint, ties):
-                    return joint, ties
+                    return Joint.of(axis, real.movedim(axis, 0).flatten(1)), ties
         return None
+
+    def wanted(self) -> list[fx.Node]:
+        """The tensors whose entries the call wants in place: with fewer of one of them it gives another result.
+
+        Of others it is given sizes that removal leaves alone.
+        """
+        moved, found = self.run(), []
+        for node, source in self.sources.items():
+            for places in (source.numbers[:1], source.numbers[-1:], source.numbers[1::2], source.numbers[1:]):
+                left = self.run(torch.isin(torch.arange(len(self.ids)), places))
+                if moved is None or left is None or not torch.equal(left, moved):
+                    found.append(node)
+        return list(dict.fromkeys([*found, *self.call.node.all_input_nodes]))
 
     def run(self, gone: Tensor | None = None) -> Tensor | None:
         """The call on numbers, without those in ``gone``, bool; ``None`` if it fails on them, or gives no tensor."""
@@ -178,7 +201,7 @@ class Numbers:
             ties: Which go together, besides those that end up in one.
         """
         known = [*self.call.following.ties, *self._merged(joint), *ties]
-        one = joined(self.call.following.num_ids, known)[self.ids]
+        one = joined(self.call.following.num_ids, known)[self.ids] + self.call.following.num_ids * self.twins
         if any(len(s.index) > 1 and len(one[s.numbers].unique()) == 1 for s in self.sources.values()):
             return False
         tried = False
@@ -241,7 +264,7 @@ def _divisors(size: int) -> Iterable[int]:
 
 
 def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
-    """Some of the sets of entries that might go: each class if there are few, else three of them; and two halves."""
+    """Some of the sets of entries that might go: each class, or three of many; two halves; and all classes but one."""
     if len(classes) < 2:
         return
     chosen = range(len(classes)) if len(classes) <= singly else (0, len(classes) // 2, len(classes) - 1)
@@ -250,3 +273,4 @@ def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         yield classes[torch.randperm(len(classes), generator=generator)[: len(classes) // 2]]
+    yield classes[1:]

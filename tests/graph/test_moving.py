@@ -15,7 +15,7 @@ from bayesprune import layers
 from bayesprune.errors import GateError
 from bayesprune.graph import Analysis, check_gates, gates_of, trace
 from bayesprune.layers import Gate
-from bayesprune.pruning import ExpectedCost, compact, cost
+from bayesprune.pruning import ExpectedCost, compact, cost, shrink
 from tests.graph.test_axes import some_off, verify
 
 C, SIZE = 8, 6
@@ -165,6 +165,20 @@ def test_what_is_off_goes_with_what_it_is_tied_to(name: str) -> None:
             assert verify(net, x, x).get_submodule("first").out_channels == C
 
 
+@pytest.mark.parametrize("name", ["movedim", "windows", "tile", "stack along channels", "view(b, c * 36)"])
+def test_one_channel_is_followed_too(name: str) -> None:
+    """What is left of a network that was cut down to one channel can be gated and trained again."""
+    function, out, _, behind = FREE[name]
+    net, x = Moved(function, out()).double().eval(), torch.randn(3, 2, SIZE, SIZE).double()
+    group_off(net, *range(1, C))
+    smaller, _ = shrink(net, {"first": net.first.gate.theta == 0}, example_input=x)
+    check_gates(smaller, example_input=x)
+    again, _ = shrink(smaller, {"first": torch.zeros(1, dtype=torch.bool)}, example_input=x)
+    assert again.first.out_channels == 1 and again.out.weight.numel() == behind
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), net(x), rtol=0, atol=1e-10)
+
+
 def test_halves_that_are_multiplied_go_with_either() -> None:
     """A gated linear unit: what is multiplied by zero is not needed; what is multiplied by a half is."""
     net, x = Moved(gated_linear_unit, conv(4)), torch.randn(3, 2, SIZE, SIZE)
@@ -271,6 +285,32 @@ def test_sizes_of_another_tensor() -> None:
         some_off(net, seed)
         plain, left = verify(net, x, x), int(net.first.gate.mode().sum())
         assert plain.get_submodule("squeeze").in_features == plain.get_submodule("excite").out_features == left
+
+
+class Attention(nn.Module):
+    """Gated features, and heads whose gates follow; all but the sizes of the heads are read of the features."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.first, self.qkv, self.out = layers.Linear(6, 6, gate="unit"), nn.Linear(6, 36), nn.Linear(12, 6)
+        self.gate, self.sizes = Gate(4), sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.first(x))
+        b, t, _ = h.shape
+        parts = self.qkv(h).reshape(b, t, 3, *self.sizes).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(*picked(parts, 0, 1, 2))
+        return self.out(self.gate(mixed).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (4, -1), (-1, 3)])
+def test_sizes_that_removal_leaves_alone_pin_nothing(sizes: tuple[int, int]) -> None:
+    net, x = Attention(*sizes), torch.randn(2, 5, 6)
+    for seed in range(2):
+        some_off(net, seed)
+        plain = verify(net, x, x)
+        assert plain.get_submodule("first").out_features == int(net.first.gate.mode().sum())
+        assert plain.get_submodule("out").in_features == 3 * int(net.gate.mode().sum())
 
 
 class Unit(nn.Module):
