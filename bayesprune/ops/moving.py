@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.ops.call import Call, tensors_read
+from bayesprune.ops.call import NEEDS_SHAPES, Call, tensors_read
 from bayesprune.ops.features import Features, Flow, Step
 from bayesprune.ops.numbers import Numbers
 from bayesprune.ops.registry import Operation, operation_of, register
@@ -39,8 +39,8 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
     if not shapes:
         return step
     reason = f"reaches {call.name}, which mixes entries, or would do something else to fewer (sizes written in forward)"
-    unknown = step.reason in ("", call.wall().reason)
-    return move(call, shapes) or Step(pins=read, reason=reason if unknown else step.reason)
+    said = step.reason not in ("", call.wall().reason) and NEEDS_SHAPES not in step.reason
+    return move(call, shapes) or Step(pins=read, reason=step.reason if said else reason)
 
 
 def move(call: Call, shapes: Mapping[fx.Node, torch.Size]) -> Step | None:

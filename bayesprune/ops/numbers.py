@@ -53,7 +53,8 @@ class Joint:
         """Read them off the slices, shape ``(size, ...)``."""
         size = len(slices)
         if not size or bool((slices == slices[:, :1]).all()):
-            return cls(axis, size, torch.arange(size), slices.reshape(size, -1)[:, 0])
+            return cls(axis, size, torch.arange(size), slices.reshape(size, -1)[:, 0].long())
+        slices = slices.long()
         low, high = int(slices.min()), int(slices.max())
         pairs = (slices - low + (high - low + 1) * torch.arange(size)[:, None]).unique()
         return cls(axis, size, pairs // (high - low + 1), pairs % (high - low + 1) + low)
@@ -65,7 +66,19 @@ class Joint:
 
 
 class Numbers:
-    """The entries of all tensors that a call depends on, numbered, and the call, made on their numbers."""
+    """The entries of all tensors that a call depends on, numbered, and the call, made on their numbers.
+
+    Args:
+        call: The call.
+        shapes: The shapes of all tensors for a few examples, so that none is taken for an axis of length 1.
+
+    Example:
+        >>> from bayesprune.graph import Analysis, trace
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 1), torch.nn.ChannelShuffle(2))
+        >>> steps = Analysis(trace(net, torch.zeros(1, 2, 3, 3)), {}).steps.values()
+        >>> [step.out.ids.tolist() for step in steps if step.out]
+        [[0, 1, 2, 3], [0, 2, 1, 3]]
+    """
 
     def __init__(self, call: Call, shapes: Mapping[fx.Node, torch.Size]):
         self.call, self.shapes = call, shapes
@@ -85,20 +98,20 @@ class Numbers:
 
     def with_fewer(self) -> tuple[Joint, Ties] | None:
         """What ends up where, and what besides must go together for the call to do the same to fewer entries."""
-        moved = self.run()
-        if moved is None:
+        moved, shape = self.run(), self.call.shapes[self.call.node]
+        if moved is None or moved.dim() != len(shape):  # a dimension of one example that is dropped, say
             return None
         if bool((moved == UNKNOWN).all()):
             nothing = Joint.of(0, moved[:0])
             return (nothing, []) if self.adapts(moved, nothing, []) else None
         for axis in range(moved.dim()):
-            if self.call.shapes[self.call.node][axis] != moved.shape[axis]:
+            if shape[axis] != moved.shape[axis]:
                 continue  # examples lie along it
             slices = moved.movedim(axis, 0).flatten(1)
             unknown = slices == UNKNOWN
             if bool((unknown != unknown[:, :1]).any()) or bool((slices == slices[:1]).all()):
                 continue
-            joint = Joint.of(axis, slices.long())
+            joint = Joint.of(axis, slices)
             for ties in self.guesses(joint):
                 if self.adapts(moved, joint, ties):
                     return joint, ties
@@ -124,7 +137,7 @@ class Numbers:
 
         try:
             result = compute(self.call.node)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):  # it does not take these sizes
+        except Exception:  # sizes are computed as the user wrote it: with others that may raise anything
             return None
         return result if isinstance(result, Tensor) and result.is_floating_point() else None
 

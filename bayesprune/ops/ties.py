@@ -14,6 +14,10 @@ def joined(size: int, ties: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     Args:
         size: How many ids there are.
         ties: Pairs of equally long ids that are one physical entry each.
+
+    Example:
+        >>> joined(5, [(torch.tensor([0, 3]), torch.tensor([2, 2]))])
+        tensor([0, 1, 0, 0, 4])
     """
     one = torch.arange(size)
     changed = True
