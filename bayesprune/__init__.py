@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bayesprune.graph.groups import groups
     from bayesprune.infer import BayesianNet
     from bayesprune.pruning import compact, cost, load, save
-    from bayesprune.training import fit
+    from bayesprune.training import fit, recommended
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "networks",
     "optim",
     "pruning",
+    "recommended",
     "save",
     "selection",
     "training",
@@ -42,6 +43,7 @@ _ROOMS = {
     "fit": "training",
     "groups": "graph.groups",
     "load": "pruning",
+    "recommended": "training",
     "save": "pruning",
 }
 """Where the names are that are no rooms themselves."""

@@ -55,6 +55,10 @@ def reason(error: OSError) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that a killed process leaves the old file or the new one, nothing between.
 
+    Args:
+        path: The file.
+        content: All of what it is to hold.
+
     Raises:
         FileError: if it cannot be written; an old file is then as it was.
     """

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from reprlib import Repr
-from typing import get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -23,7 +23,13 @@ _brief.maxstring = _brief.maxother = _brief.maxlong = 40
 
 
 class Mismatch(ValueError):
-    """A value that is not as its table says: where it stands, what was expected, what was found."""
+    """A value that is not as its table says: where it stands, what was expected, what was found.
+
+    Args:
+        where: Where the value stands; empty for the whole.
+        expected: What its table says.
+        value: What was found.
+    """
 
     def __init__(self, where: str, expected: str, value: object):
         super().__init__(f"{where or 'the whole'}: expected {expected}, found {brief(value)}")
@@ -39,13 +45,25 @@ def brief(value: object) -> str:
 
 
 def require(right: bool, where: str, expected: str, value: object) -> None:
-    """Raise `Mismatch` unless ``right``."""
+    """Raise `Mismatch` unless ``right``.
+
+    Args:
+        right: Whether the value is as it must be.
+        where: Where it stands.
+        expected: What its table says.
+        value: What was found.
+    """
     if not right:
         raise Mismatch(where, expected, value)
 
 
 def whole(low: int = 0, high: int = 2**53) -> Check:
-    """A whole number between ``low`` and ``high``, both included; truth values are none."""
+    """A whole number between ``low`` and ``high``, both included; truth values are none.
+
+    Args:
+        low: The least.
+        high: The largest.
+    """
 
     def check(value: object, where: str) -> None:
         right = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
@@ -55,7 +73,13 @@ def whole(low: int = 0, high: int = 2**53) -> Check:
 
 
 def number(low: float = -math.inf, high: float = math.inf, *, finite: bool = True) -> Check:
-    """A number between ``low`` and ``high``, both included; without ``finite`` NaN and infinities as well."""
+    """A number between ``low`` and ``high``, both included; without ``finite`` NaN and infinities as well.
+
+    Args:
+        low: The least.
+        high: The largest.
+        finite: Whether NaN and infinities are refused.
+    """
     limits = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
     expected = f"a {'finite ' * finite}number{limits}"
 
@@ -70,12 +94,22 @@ def number(low: float = -math.inf, high: float = math.inf, *, finite: bool = Tru
 
 
 def text(value: object, where: str) -> None:
-    """A text."""
+    """A text.
+
+    Args:
+        value: Any value.
+        where: Where it stands.
+    """
     require(type(value) is str, where, "a text", value)
 
 
 def truth(value: object, where: str) -> None:
-    """True or false."""
+    """True or false.
+
+    Args:
+        value: Any value.
+        where: Where it stands.
+    """
     require(type(value) is bool, where, "true or false", value)
 
 
@@ -85,7 +119,13 @@ def optional(check: Check) -> Check:
 
 
 def items(check: Check, least: int = 0, most: int | None = None) -> Check:
-    """A list or tuple of between ``least`` and ``most`` values."""
+    """A list or tuple of between ``least`` and ``most`` values.
+
+    Args:
+        check: What each of them must be.
+        least: How many there are at least.
+        most: How many at most; ``None`` for any number.
+    """
     count = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
 
     def check_all(value: object, where: str) -> None:
@@ -111,7 +151,12 @@ def table(check: Check) -> Check:
 
 
 def record(required: Mapping[str, Check], extra: Mapping[str, Check] | None = None) -> Check:
-    """A table that has at least the keys of ``required``, and maybe those of ``extra``; other keys are passed over."""
+    """A table that has at least the keys of ``required``, and maybe those of ``extra``; other keys are passed over.
+
+    Args:
+        required: By key that must be there, what its value must be.
+        extra: By key that may be missing, what its value must be.
+    """
     extra = extra or {}
 
     def check_all(value: object, where: str) -> None:
@@ -128,8 +173,11 @@ def record(required: Mapping[str, Check], extra: Mapping[str, Check] | None = No
 
 
 def dataclass_record(cls: type) -> Check:
-    """A table of the fields of a dataclass of plain values, and of no others; those with a default may be missing."""
-    hints = get_type_hints(cls)
+    """A table of the fields of a dataclass of plain values, and of no others; those with a default may be missing.
+
+    A field ``Annotated[type, check]`` is what the check takes.
+    """
+    hints = get_type_hints(cls, include_extras=True)
     checks = {field.name: _of_type(hints[field.name]) for field in fields(cls)}
     required = {field.name: checks[field.name] for field in fields(cls) if field.default is MISSING}
     check_known = record(required, checks)
@@ -143,7 +191,10 @@ def dataclass_record(cls: type) -> Check:
     return check
 
 
-def _of_type(hint: object) -> Check:
+def _of_type(hint: Any) -> Check:
+    if get_origin(hint) is Annotated:
+        check: Check = hint.__metadata__[0]
+        return check
     if isinstance(hint, types.UnionType):
         (inner,) = (part for part in get_args(hint) if part is not types.NoneType)
         return optional(_of_type(inner))
@@ -193,3 +244,22 @@ def shaped(values: Mapping[str, Tensor]) -> Check:
 
 def _inside(where: str, key: str) -> str:
     return f"{where}.{key}" if where else str(key)
+
+
+def generator_state(value: object, where: str) -> None:
+    """The state of a generator of torch's random numbers; one of another device is looked at only in size.
+
+    Args:
+        value: Any value.
+        where: Where it stands.
+    """
+    expected = "the state of a generator of random numbers"
+    tensor((torch.uint8,), 1)(value, where)
+    assert isinstance(value, Tensor)
+    if len(value) != len(torch.get_rng_state()):
+        require(len(value) == 16, where, expected, value)
+        return
+    try:
+        torch.Generator().set_state(value.clone())
+    except RuntimeError as error:
+        raise Mismatch(where, expected, value) from error

@@ -29,7 +29,8 @@ class Removal:
         gate: Name of the gated module, as in `BayesianNet.gate_probs`.
         index: Index of the structure in that gate as it was when training started.
         theta: θ at removal.
-        gain: Latest estimate of E[C | ξ=1] − E[C | ξ=0] + ρ, nats per example; positive: the data do not want it back.
+        net_cost: What keeping it would cost net of what it is worth to the data: the latest estimate of E[C | ξ=1] −
+            E[C | ξ=0] + ρ, nats per example; positive: the data do not want it back.
         weight_norm: Euclidean norm of the parameters that went with it alone (its rows of the writing layer), 0 for an
             input.
     """
@@ -38,7 +39,7 @@ class Removal:
     gate: str
     index: int
     theta: float
-    gain: float
+    net_cost: float
     weight_norm: float
 
     def as_dict(self) -> dict[str, object]:
@@ -62,8 +63,28 @@ class IndexMap:
     folded: set[str] = field(default_factory=set)
 
     def select(self, name: str, tensor: Tensor) -> Tensor:
-        """The part of ``tensor`` (shaped as the old ``name``) that the smaller network kept."""
+        """The part of ``tensor`` (shaped as the old ``name``) that the smaller network kept.
+
+        Args:
+            name: Name of the parameter.
+            tensor: A tensor of the shape that it had.
+        """
         for dim, index in enumerate(self.kept[name]):
             if index is not None:
                 tensor = tensor.index_select(dim, index.to(tensor.device))
         return tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of an evaluation.
+
+    Attributes:
+        nll: Mean negative log-likelihood, nats per example: of a target with several entries (an image of labels, say)
+            the sum over them. With weights, those of the examples times theirs, as in training.
+        accuracy: Fraction of examples classified right, and of targets with several entries the fraction of these;
+            each counted by its weight. NaN where targets are not classes.
+    """
+
+    nll: float
+    accuracy: float

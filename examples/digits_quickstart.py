@@ -51,7 +51,8 @@ def main() -> None:
 
     first = history.removals[0]
     print(
-        f"first to go: {first.gate!r}[{first.index}], step {first.step}, θ = {first.theta}, gain {first.gain:+.1e} nats"
+        f"first to go: {first.gate!r}[{first.index}], step {first.step}, θ = {first.theta}, "
+        f"net cost {first.net_cost:+.1e} nats"
     )
 
     assert torch.allclose(bnn.net(x), small(x), atol=1e-5), "removal must not change an output"

@@ -15,7 +15,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.infer import Categorical
-from bayesprune.training import Budget, History, Settings
+from bayesprune.training import Budget, History
 
 BUDGET = Budget("macs", 0.4)
 
@@ -30,7 +30,7 @@ def main() -> None:
     bnn = bp.BayesianNet(net, Categorical(label_smoothing=0.05), num_data=len(digits.train))
     before, deep = bp.cost(bnn, example_input=x), layers(net)
 
-    history = bp.fit(bnn, train, epochs=16, val_loader=test, settings=Settings(lr=1e-2, budget=BUDGET))
+    history = bp.fit(bnn, train, epochs=16, val_loader=test, settings=bp.recommended(bnn).settings(budget=BUDGET))
 
     small = bp.compact(bnn.eval())
     after = bp.cost(small, example_input=x)

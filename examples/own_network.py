@@ -68,7 +68,9 @@ def main() -> None:
 
     bnn = bp.BayesianNet(DigitNet(), likelihood=Categorical(label_smoothing=0.05), num_data=len(digits.train))
     before = bp.cost(bnn, example_input=x)
-    history = bp.fit(bnn, train, epochs=16, val_loader=test, settings=bp.training.Settings(price=CostPrice(nu=0.4)))
+    history = bp.fit(
+        bnn, train, epochs=16, val_loader=test, settings=bp.recommended(bnn).settings(price=CostPrice(nu=0.4))
+    )
 
     small = bp.compact(bnn.eval())
     after = bp.cost(small, example_input=x)

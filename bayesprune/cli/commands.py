@@ -5,30 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from bayesprune.cli.config import AUTO, RunConfig, resolve
+from bayesprune.cli.config import RunConfig, resolve
 from bayesprune.cli.encoding import write
 from bayesprune.cli.errors import Commands, first, interrupted
 from bayesprune.cli.finished import draw_inspected, draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
 from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
+from bayesprune.cli.options import takes_options_of
 from bayesprune.cli.progress import Display
 from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
 from bayesprune.cli.run import Run, perform, prepare
 from bayesprune.cli.version import version_line
 from bayesprune.errors import ConfigError, FileError
-from bayesprune.networks import NETWORKS
 from bayesprune.reports import gate_table, result_table, score_table
 from bayesprune.schema import optional, record, text
 from bayesprune.training.lock import only_process
-
-RECIPE = "from the network's recipe"
 
 app = typer.Typer(
     cls=Commands,
@@ -57,85 +54,19 @@ def _group(
 
 
 @app.command()
+@takes_options_of(RunConfig)
 def train(
     ctx: typer.Context,
-    net: Annotated[
-        str, typer.Option(help=f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56).")
-    ] = "lenet300",
-    data: Annotated[
-        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100 or imagefolder:PATH.")
-    ] = "digits",
-    epochs: Annotated[int, typer.Option(help="Length of the run.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="What may be left of the network: macs=0.4, params=FRACTION or latency=FRACTION.", show_default="none"
-        ),
-    ] = None,
-    price: Annotated[
-        float | None,
-        typer.Option(
-            help="Worth of the network's cost instead, nats per example; more prunes more.", show_default=RECIPE
-        ),
-    ] = None,
-    log_gamma: Annotated[
-        float | None,
-        typer.Option(
-            help="One price for all structures instead, nats for the whole data set.", show_default="not used"
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples a step, of all processes together.", show_default=RECIPE)
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate of the weights.", show_default=RECIPE)] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="Of the weights: adam, or sgd with Nesterov momentum 0.9.", show_default=RECIPE)
-    ] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Precision of the slab over the number of examples.", show_default=RECIPE)
-    ] = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="Probability that a label is taken to be random.", show_default=RECIPE)
-    ] = None,
-    augment: Annotated[
-        str, typer.Option(help="crop-flip, none, or auto: crop-flip for colour images if the recipe has it.")
-    ] = AUTO,
-    every: Annotated[
-        int | None, typer.Option(help="Steps of the weights for one of the gates.", show_default=RECIPE)
-    ] = None,
-    estimator: Annotated[str, typer.Option(help="Estimator of the gates' gradient.")] = "auto",
-    slab: Annotated[
-        str, typer.Option(help="Posterior of every weight: point, or normal, to predict with its uncertainty.")
-    ] = "point",
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            help="How much the prior of --slab normal weights counts; 1: the ELBO itself.", show_default=RECIPE
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:NUMBER, mps, or auto: a GPU if the network is faster there.")
-    ] = AUTO,
-    precision: Annotated[str, typer.Option(help="float32, or bf16 for matrix products and convolutions.")] = "float32",
-    compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile branches with torch.compile.")
-    ] = False,
-    strategy: Annotated[
-        str, typer.Option(help="Under torchrun: auto, every process holds the network, or fsdp, they divide it.")
-    ] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Use so many training examples.", show_default="all")] = None,
-    data_dir: Annotated[str, typer.Option(help="Folder of torchvision's data sets.")] = "data",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results.", show_default="runs/NET-DATA-seedSEED")
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Finish the run in this folder; takes its options from there.")
     ] = None,
+    **options: Any,
 ) -> None:
     """Train a network, let it prune itself, and leave the small one with the record of the run in a folder."""
-    # The options bear the names of RunConfig's fields, so the parsed values are taken as they come.
-    given = {field.name: ctx.params[field.name] for field in fields(RunConfig) if _was_given(ctx, field.name)}
+    given = {name: value for name, value in options.items() if _was_given(ctx, name)}
     if resume is not None:
         _resume(resume, given, out)
     else:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bayesprune.checked import real, whole
-from bayesprune.cli.recipes import OPTIMIZERS, recipe_for
+from bayesprune.cli.options import defaults, name_of, option
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.net import WEIGHTS
 from bayesprune.methods.svi.budget import Budget
+from bayesprune.methods.svi.recipes import Recipe, recommended
+from bayesprune.networks import NETWORKS, build
+from bayesprune.optim import OPTIMIZERS
 from bayesprune.training.devices import PRECISIONS, check_device
 
 CROP_FLIP, NO_AUGMENTATION, AUTO = "crop-flip", "none", "auto"
@@ -23,64 +27,52 @@ COLOUR = ("cifar10", "cifar100", "imagefolder:")
 MOST = 2**31 - 1
 """The largest count that an option may be."""
 LARGEST_SEED = 2**63 - 1
+RECIPE = "from the network's recipe"
+ANY_IMAGES = (3, 32, 32)
+"""Examples that every network by name takes; what is recommended does not depend on their shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The options of a run as they are used; `resolve` makes them of those of `bayesprune train`.
+    """The options of a run as they are used; `resolve` makes them of those that were given to `bayesprune train`."""
 
-    Attributes:
-        net: Name of the network.
-        data: Name of the data set.
-        epochs: Length of the run.
-        seed: Seed of everything random, ≥ 0.
-        batch_size: Examples a step, those of all processes together.
-        lr: Peak learning rate of the weights.
-        price: ν of `CostPrice`, nats per example: structures are priced at what they are expected to save. ``None``
-            where a budget or ``log_gamma`` takes its place.
-        log_gamma: log γ of the flattening hyper-prior, nats for the whole data set: one price for all structures,
-            instead of ``price``.
-        label_smoothing: ε of the categorical likelihood.
-        estimator: Name of the estimator of θ's gradient.
-        slab: Posterior of the weights: ``point`` or ``normal``.
-        device: Where to train.
-        limit: Number of training examples to use; ``None`` for all.
-        data_dir: Folder of torchvision's data sets.
-        budget: What may be left of the network, ``MEASURE=FRACTION``; ``None`` for no budget.
-        precision: Number format of matrix products and convolutions.
-        compile: Whether branches are compiled.
-        strategy: How processes share the network.
-        augment: How training images are varied.
-        every: Take a step on θ at every so-many-th step of the weights.
-        weight_decay: λ/N; ``None`` for λ = 1.
-        optimizer: Name of the optimiser of the weights.
-        temperature: How much the divergence of Normal weights from their prior counts.
-    """
-
-    net: str
-    data: str
-    epochs: int
-    seed: int
-    batch_size: int
-    lr: float
-    price: float | None
-    log_gamma: float | None
-    label_smoothing: float
-    estimator: str
-    slab: str
-    device: str
-    limit: int | None
-    data_dir: str
-    # Runs recorded before these options were there can still be read.
-    budget: str | None = None
-    precision: str = "float32"
-    compile: bool = False
-    strategy: str = "auto"
-    augment: str = NO_AUGMENTATION
-    every: int = 4
-    weight_decay: float | None = None
-    optimizer: str = "adam"
-    temperature: float = 1.0
+    net: str = option(f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56).", "lenet300")
+    data: str = option("digits, mnist, fashion-mnist, cifar10, cifar100 or imagefolder:PATH.", "digits")
+    epochs: int = option("Length of the run.", 100)
+    seed: int = option("Seed of everything random.", 0)
+    budget: str | None = option(
+        "What may be left of the network: macs=0.4, params=FRACTION or latency=FRACTION.", shown="none", before=None
+    )
+    price: float | None = option(
+        "Worth of the network's cost instead, nats per example; more prunes more.", shown=RECIPE
+    )
+    log_gamma: float | None = option(
+        "One price for all structures instead, nats for the whole data set.", shown="not used"
+    )
+    batch_size: int = option("Examples a step, of all processes together.", shown=RECIPE)
+    lr: float = option("Peak learning rate of the weights.", shown=RECIPE)
+    optimizer: str = option("Of the weights: adam, or sgd with Nesterov momentum 0.9.", shown=RECIPE, before="adam")
+    weight_decay: float | None = option(
+        "Precision of the slab over the number of examples.", shown=RECIPE, before=None
+    )  # None: 1/N
+    label_smoothing: float = option("Probability that a label is taken to be random.", shown=RECIPE)
+    augment: str = option(
+        "crop-flip, none, or auto: crop-flip for colour images if the recipe has it.", AUTO, before=NO_AUGMENTATION
+    )
+    every: int = option("Steps of the weights for one of the gates.", shown=RECIPE, before=4)
+    estimator: str = option("Estimator of the gates' gradient.", "auto")
+    slab: str = option("Posterior of every weight: point, or normal, to predict with its uncertainty.", "point")
+    temperature: float = option(
+        "How much the prior of --slab normal weights counts; 1: the ELBO itself.", shown=RECIPE, before=1.0
+    )
+    device: str = option("cpu, cuda, cuda:NUMBER, mps, or auto: a GPU if the network is faster there.", AUTO)
+    precision: str = option("float32, or bf16 for matrix products and convolutions.", "float32", before="float32")
+    compile: bool = option("Compile branches with torch.compile.", False, before=False)
+    strategy: str = option(
+        "Under torchrun: auto, every process holds the network, or fsdp, they divide it.", "auto", before="auto"
+    )
+    limit: int | None = option("Use so many training examples.", shown="all")
+    data_dir: str = option("Folder of torchvision's data sets.", "data")
 
     def check(self) -> None:
         """Refuse what can be seen to be wrong without reading data.
@@ -98,7 +90,7 @@ class RunConfig:
             ConfigError: for an option that cannot work.
         """
         for name in ("epochs", "batch_size", "every"):
-            whole(option(name), getattr(self, name), 1, MOST)
+            whole(name_of(name), getattr(self, name), 1, MOST)
         whole("--seed", self.seed, 0, LARGEST_SEED, hint="it has 63 bits")
         real("--lr", self.lr, 0)
         if self.weight_decay is not None:
@@ -111,7 +103,7 @@ class RunConfig:
         choices = {"optimizer": OPTIMIZERS, "augment": (CROP_FLIP, NO_AUGMENTATION), "slab": WEIGHTS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ConfigError(f"{option(name)} {getattr(self, name)}: unknown; known are {', '.join(known)}")
+                raise ConfigError(f"{name_of(name)} {getattr(self, name)}: unknown; known are {', '.join(known)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"--precision {self.precision}: unknown; known are {', '.join(PRECISIONS)}")
         get_estimator(self.estimator)
@@ -120,8 +112,8 @@ class RunConfig:
         for name, unit in (("price", "per example"), ("log_gamma", "for the whole data set")):
             if getattr(self, name) is not None:
                 hint = f"it is in nats {unit}, and larger values prune more"
-                real(option(name), getattr(self, name), 0, hint=hint)
-        given = [option(name) for name in ("budget", "price", "log_gamma") if getattr(self, name) is not None]
+                real(name_of(name), getattr(self, name), 0, hint=hint)
+        given = [name_of(name) for name in ("budget", "price", "log_gamma") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} are two ways to price structures; give one of them")
         self.parsed_budget()
@@ -140,39 +132,26 @@ class RunConfig:
         return Path("runs") / f"{self.net}-{short_name(self.data)}-seed{self.seed}"
 
 
-DEFAULTS: dict[str, Any] = {
-    "net": "lenet300",
-    "data": "digits",
-    "epochs": 100,
-    "seed": 0,
-    "log_gamma": None,
-    "estimator": "auto",
-    "slab": "point",
-    "device": AUTO,
-    "limit": None,
-    "data_dir": "data",
-    "budget": None,
-    "precision": "float32",
-    "compile": False,
-    "strategy": "auto",
-    "augment": AUTO,
-}
-"""The options that do not depend on the network."""
-
-
 def resolve(given: Mapping[str, Any]) -> RunConfig:
     """The options to be used, when ``given`` were given (``None`` counts as not given).
 
-    What is missing comes from ``DEFAULTS`` and from the network's recipe. ``auto`` for the device is CUDA where there
-    is one and the recipe says that it is faster; for the augmentation, crops and flips of colour images where the
-    recipe has it.
+    What is missing comes from the defaults and from what is `recommended` for the network. ``auto`` for the device is
+    CUDA where there is one and the recipe says that it is faster; for the augmentation, crops and flips of colour
+    images where the recipe has it.
+
+    Args:
+        given: Values by name of the field.
+
+    Raises:
+        ConfigError: for an unknown network.
     """
-    options = DEFAULTS | {name: value for name, value in given.items() if value is not None}
-    recipe = recipe_for(options["net"], options["slab"])
+    chosen = {name: value for name, value in given.items() if value is not None}
+    options = defaults(RunConfig) | chosen
+    recipe = _recipe_for(options["net"], options["slab"])
     for name in ("batch_size", "lr", "optimizer", "weight_decay", "label_smoothing", "every", "temperature"):
-        options.setdefault(name, getattr(recipe, name))
-    priced = options["log_gamma"] is not None or options["budget"] is not None
-    options.setdefault("price", None if priced else recipe.price)
+        options[name] = chosen.get(name, getattr(recipe, name))
+    if options["log_gamma"] is None and options["budget"] is None:
+        options["price"] = chosen.get("price", recipe.price)
     if options["device"] == AUTO:
         options["device"] = "cuda" if recipe.accelerate and torch.cuda.is_available() else "cpu"
     if options["augment"] == AUTO:
@@ -181,12 +160,14 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**options)
 
 
+@cache
+def _recipe_for(net: str, slab: str) -> Recipe:
+    """What is recommended for the network of a name, built for that; torch's random numbers go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        return recommended(build(net, ANY_IMAGES, num_classes=10), weights="normal" if slab == "normal" else "point")
+
+
 def short_name(data: str) -> str:
     """The name of a data set as part of the name of a file: a path is reduced to its last part."""
     kind, _, path = data.partition(":")
     return f"{kind}-{Path(path).name}" if path else kind
-
-
-def option(field: str) -> str:
-    """What the field of a `RunConfig` is called on the command line."""
-    return "--" + field.replace("_", "-")

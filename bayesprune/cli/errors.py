@@ -50,7 +50,13 @@ class Commands(TyperGroup):
 
 
 def refuse(message: str, code: int, error: Exception) -> NoReturn:
-    """End with an exit code and one line of error."""
+    """End with an exit code and one line of error.
+
+    Args:
+        message: What is wrong, and what to do.
+        code: The exit code.
+        error: What was raised.
+    """
     _await_first()
     say("error", message)
     raise typer.Exit(code) from error
@@ -78,7 +84,12 @@ def interrupted(message: str) -> NoReturn:
 
 
 def say(kind: str, message: str) -> None:
-    """Print ``kind: message`` on stderr, on one line."""
+    """Print ``kind: message`` on stderr, on one line.
+
+    Args:
+        kind: ``error`` or ``warning``.
+        message: A text of any number of lines.
+    """
     print(f"{kind}: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 

@@ -34,7 +34,7 @@ from bayesprune.pruning import cost, export_onnx, export_torch, read_run, save
 from bayesprune.pruning import load as load_network
 from bayesprune.pruning.meter import eval_mode
 from bayesprune.reports import GateSummary, draw_probabilities, summarize
-from bayesprune.training.contents import read_state
+from bayesprune.training.state import Checkpoint
 
 FORMATS = ("onnx", "safetensors", "torch")
 
@@ -88,15 +88,15 @@ def inspect_gates(folder: Path) -> Inspected:
         CheckpointError: if there is no checkpoint in ``folder``, or one that is damaged or of another run.
     """
     path = folder / CHECKPOINT
-    state = read_state(path)
+    state = Checkpoint.read(path)
     shape = None
     if (folder / CONFIG).is_file():
         _, shape, run = read_config(folder)
-        check_run(path, state.get("run"), run)
-    thetas: dict[str, Tensor] = {name: theta[-1] for name, theta in state["history"]["thetas"].items()}
-    inputs = _input_gate(shape, thetas, state["network"])
-    summaries = summarize(thetas, state["origin"])
-    return Inspected(state["epoch"], state["epochs"], thetas, summaries, inputs, folder / "inspect.png")
+        check_run(path, state.run, run)
+    thetas: dict[str, Tensor] = {name: theta[-1] for name, theta in state.history["thetas"].items()}
+    inputs = _input_gate(shape, thetas, state.network)
+    summaries = summarize(thetas, state.origin)
+    return Inspected(state.epoch, state.epochs, thetas, summaries, inputs, folder / "inspect.png")
 
 
 def draw_inspected(found: Inspected) -> None:

@@ -17,7 +17,7 @@ from bayesprune.infer import BayesianNet, Categorical
 from bayesprune.networks import build
 from bayesprune.pruning import compact
 from bayesprune.schema import Mismatch, shaped
-from bayesprune.training.contents import read_state
+from bayesprune.training.state import Checkpoint
 
 
 def new_net(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, num_data: int) -> BayesianNet:
@@ -37,7 +37,7 @@ def new_net(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, n
     prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
     precision = 1.0 if config.weight_decay is None else config.weight_decay * num_data
     return BayesianNet(
-        network, likelihood, num_data=num_data, prior=prior, weight_precision=precision, slab=config.slab
+        network, likelihood, num_data=num_data, prior=prior, weight_precision=precision, weights=config.slab
     )
 
 
@@ -64,14 +64,14 @@ def read_posterior(folder: Path, num_classes: int) -> BayesianNet:
     """
     config, shape, run = read_config(folder)
     path = folder / CHECKPOINT
-    state = read_state(path)
-    check_run(path, state.get("run"), run)
+    state = Checkpoint.read(path)
+    check_run(path, state.run, run)
     try:
-        net = new_net(config, shape, num_classes, state["num_data"])
-        _switch(net, state["origin"])
+        net = new_net(config, shape, num_classes, state.num_data)
+        _switch(net, state.origin)
         left = compact_posterior(net.eval())
-        shaped(left.net.state_dict())(state["tensors"], "tensors")
-        left.net.load_state_dict(state["tensors"])
+        shaped(left.net.state_dict())(state.tensors, "tensors")
+        left.net.load_state_dict(state.tensors)
     except (Mismatch, GateError, KeyError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is not the checkpoint of this run: it does not fit the network and the options in config.json; "

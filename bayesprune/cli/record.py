@@ -17,7 +17,8 @@ import torch
 
 from bayesprune import schema
 from bayesprune.atomic import file_errors, write_atomically
-from bayesprune.cli.config import RunConfig, option, resolve
+from bayesprune.cli.config import RunConfig, resolve
+from bayesprune.cli.options import name_of
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.schema import Check, Mismatch, brief, dataclass_record, items, require, table, text, whole
 
@@ -56,7 +57,13 @@ class Recorded(NamedTuple):
 
 
 def write_config(folder: Path, config: RunConfig, input_shape: tuple[int, ...]) -> str:
-    """Write ``config.json``: identity, options, the shape of one example and the versions; returns the identity."""
+    """Write ``config.json``: identity, options, the shape of one example and the versions; returns the identity.
+
+    Args:
+        folder: Folder of the run.
+        config: Options of the run.
+        input_shape: Shape of one example.
+    """
     options = asdict(config)
     run = identity(uuid.uuid4().hex, options, input_shape)
     write_json(
@@ -70,6 +77,11 @@ def identity(name: str, options: Mapping[str, Any], input_shape: Sequence[int]) 
 
     All files of a run hold it, so that files of two runs, or of one before and after its options were edited, are
     not taken for those of one.
+
+    Args:
+        name: A name that no other run has.
+        options: Options of the run.
+        input_shape: Shape of one example.
     """
     computed = {key: value for key, value in options.items() if key not in MOVABLE}
     text = json.dumps([computed, list(input_shape)], sort_keys=True)
@@ -78,6 +90,11 @@ def identity(name: str, options: Mapping[str, Any], input_shape: Sequence[int]) 
 
 def check_run(path: Path, found: str | None, run: str | None) -> None:
     """Refuse a file that holds another identity than ``config.json`` beside it.
+
+    Args:
+        path: The file, for messages.
+        found: The identity that it holds.
+        run: That of ``config.json``.
 
     Raises:
         CheckpointError: for such a file.
@@ -90,7 +107,12 @@ def check_run(path: Path, found: str | None, run: str | None) -> None:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write ``record`` as JSON, atomically."""
+    """Write ``record`` as JSON, atomically.
+
+    Args:
+        path: The file.
+        record: Plain values by key.
+    """
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
@@ -164,6 +186,11 @@ CONTENTS = schema.record(
 def resumed(stored: RunConfig, given: Mapping[str, Any], folder: Path) -> RunConfig:
     """The options to go on with, when ``given`` ones were set together with ``--resume``.
 
+    Args:
+        stored: Options of the run so far.
+        given: Those that were given now, by name of the field.
+        folder: Folder of the run, for messages.
+
     Raises:
         ConfigError: if one of them contradicts the stored ones.
     """
@@ -171,9 +198,9 @@ def resumed(stored: RunConfig, given: Mapping[str, Any], folder: Path) -> RunCon
     for name in given:
         mine, theirs = getattr(asked, name), getattr(stored, name)
         if name not in MOVABLE and mine != theirs:
-            there = f"no {option(name)}" if theirs is None else f"{option(name)} {theirs}"
+            there = f"no {name_of(name)}" if theirs is None else f"{name_of(name)} {theirs}"
             raise ConfigError(
-                f"{option(name)} {mine} contradicts the run in {folder}, which has {there}; leave the option out "
+                f"{name_of(name)} {mine} contradicts the run in {folder}, which has {there}; leave the option out "
                 "to resume, or start another run with another --out"
             )
     return replace(stored, **{name: getattr(asked, name) for name in MOVABLE if name in given})

@@ -20,13 +20,13 @@ from bayesprune.atomic import write_atomically
 from bayesprune.cli.config import CROP_FLIP, RunConfig
 from bayesprune.cli.folder import MODEL, RELIABILITY, RESULT
 from bayesprune.cli.posterior import compact_posterior, new_net
-from bayesprune.cli.recipes import OPTIMIZERS
 from bayesprune.cli.record import versions, write_json
 from bayesprune.cli.scoring import DRAWS, POSTERIOR, Predictor, draw_diagram, figures
 from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.metrics import Calibration
+from bayesprune.optim import OPTIMIZERS
 from bayesprune.pruning import CostPrice, compact, cost, gates_left, save, unsavable
 from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, fit

@@ -131,7 +131,14 @@ def figures(measured: Mapping[str, Calibration]) -> dict[str, float]:
 
 
 def draw_diagram(measured: Mapping[str, Calibration], path: Path, config: RunConfig, data: str) -> None:
-    """Draw the reliability diagram of a test split, for the posterior predictive if there is one."""
+    """Draw the reliability diagram of a test split, for the posterior predictive if there is one.
+
+    Args:
+        measured: Calibrations, by what the keys of their figures begin with.
+        path: File for the picture.
+        config: Options of the run.
+        data: Name of the data set.
+    """
     title = f"{config.net}, seed {config.seed}: test split of {short_name(data)}"
     if POSTERIOR in measured:
         draw_reliability(measured[POSTERIOR], path, title=f"{title}, posterior predictive")
@@ -157,7 +164,12 @@ def other_images(name: str, splits: Splits, data_dir: str) -> Batches:
 
 
 def detection(own: Predictions, others: Predictions) -> dict[str, float]:
-    """By the end of its key, the probability that one of the other examples is the less sure one, by each measure."""
+    """By the end of its key, the probability that one of the other examples is the less sure one, by each measure.
+
+    Args:
+        own: What is predicted for the test images.
+        others: What is predicted for images that are to be told from them.
+    """
     return {name: auroc(doubt, others.doubts[name]) for name, doubt in own.doubts.items()}
 
 

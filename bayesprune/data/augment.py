@@ -33,6 +33,10 @@ class Augment:
 
     Raises:
         ConfigError: if ``pad`` is negative.
+
+    Example:
+        >>> Augment(pad=2, flip=False).draw(count=3, seed=0, epoch=0).shape
+        (3, 3)
     """
 
     pad: int = 4

@@ -14,7 +14,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.data.augment import Augment, AugmentedImages
 from bayesprune.data.images import Images, Splits
-from bayesprune.data.shards import Span, cut_epoch
+from bayesprune.data.spans import Span, cut_epoch
 
 
 class ShuffledBatches(Sampler[Tensor]):
@@ -91,6 +91,12 @@ class EpochLoader(DataLoader):
     Raises:
         ConfigError: if the shard is none, a batch would leave a process without examples, or the augmentation does not
             fit the images.
+
+    Example:
+        >>> from bayesprune.data import load
+        >>> loader = EpochLoader(load("digits", limit=100).train, batch_size=32, seed=0)
+        >>> [len(y) for _, y in loader]
+        [32, 32, 32, 4]
     """
 
     @checked_arguments

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesprune.data.cache import read_cache, write_cache
 from bayesprune.data.checks import check_classes
-from bayesprune.data.decode import VERSION, decode, file_state
+from bayesprune.data.decoding import VERSION, decode, file_state
 from bayesprune.data.images import Raw
 from bayesprune.data.listing import Listing, list_images
 from bayesprune.errors import DataError

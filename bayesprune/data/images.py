@@ -38,6 +38,12 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
 
     Raises:
         ConfigError: for statistics that are no floats.
+
+    Example:
+        >>> import torch
+        >>> raw = Raw(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), torch.tensor([7]))
+        >>> Images(raw, mean=torch.tensor([127.5]), std=torch.tensor([127.5]))[:1]
+        (tensor([[[[-1.,  1.]]]]), tensor([7]))
     """
 
     @checked_arguments
@@ -112,6 +118,12 @@ class Splits:
         test: Test examples, normalised by the statistics of ``train``.
         num_classes: Number of classes; labels are 0 to ``num_classes - 1``.
         input_shape: Shape ``(C, H, W)`` of one example.
+
+    Example:
+        >>> from bayesprune.data import load
+        >>> digits = load("digits", limit=100)
+        >>> len(digits.train), len(digits.test), digits.num_classes, digits.input_shape
+        (100, 360, 10, (1, 8, 8))
     """
 
     name: str

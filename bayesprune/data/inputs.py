@@ -95,7 +95,12 @@ def as_inputs(x: Any) -> Inputs:
 
 
 def each(x: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
-    """The inputs, each as ``function`` gives it."""
+    """The inputs, each as ``function`` gives it.
+
+    Args:
+        x: One input or several.
+        function: Applied to every tensor.
+    """
     return function(x) if isinstance(x, Tensor) else x.map(function)
 
 
@@ -105,7 +110,12 @@ def tensors_of(x: Inputs) -> list[Tensor]:
 
 
 def called(net: nn.Module, x: Inputs) -> Any:
-    """What ``net`` gives for these inputs."""
+    """What ``net`` gives for these inputs.
+
+    Args:
+        net: Any network.
+        x: What its forward pass takes.
+    """
     return net(x) if isinstance(x, Tensor) else net(*x.args, **x.kwargs)
 
 

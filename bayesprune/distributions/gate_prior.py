@@ -26,6 +26,14 @@ class GatePrior(TorchDistribution):
         log_gamma: log γ, the price of an inclusion; its shape is the batch shape.
         decides: Whether training decides about every gate, θ ending at 0 or 1; otherwise θ ends at the probability that
             prior and data say.
+
+    Example:
+        >>> import torch
+        >>> from bayesprune.distributions import FixedInclusion, FlatteningPrior
+        >>> [prior.decides for prior in (FlatteningPrior(4.0), FixedInclusion(0.5))]
+        [True, False]
+        >>> FixedInclusion.slope(torch.tensor([0.5]))
+        tensor([0.])
     """
 
     decides: ClassVar[bool]

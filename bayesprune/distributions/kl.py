@@ -51,6 +51,10 @@ def kl_spike_and_slab(p: SpikeAndSlab, q: SpikeAndSlab) -> Tensor:
     """KL(p ‖ q) = KL(Bern(p.probs) ‖ Bern(q.probs)) + p.probs · KL(Normal(0, p.scale) ‖ Normal(0, q.scale)), in nats.
 
     The slab's term counts only while the gate is on. Infinite where q has no mass but p does.
+
+    Args:
+        p: The one law.
+        q: The other.
     """
     log_ratio = torch.log(p.scale) - torch.log(q.scale)
     slab = torch.expm1(2 * log_ratio) / 2 - log_ratio

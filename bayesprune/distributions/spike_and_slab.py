@@ -54,6 +54,11 @@ class SpikeAndSlab(TorchDistribution):
 
     Raises:
         ConfigError: if ``probs`` is outside [0, 1], ``scale`` is not positive and finite, or either is NaN.
+
+    Example:
+        >>> law = SpikeAndSlab(torch.tensor(0.25), torch.tensor(2.0))
+        >>> law.log_prob(torch.tensor(0.0)).exp(), law.variance
+        (tensor(0.7500), tensor(1.))
     """
 
     arg_constraints = {"probs": constraints.unit_interval, "scale": constraints.positive}  # noqa: RUF012

@@ -66,7 +66,15 @@ def paired_differences(
 @torch.no_grad()
 @checked_arguments
 def shared_differences(net: BayesianNet, x: Inputs, y: Targets, xi: Tensor, on: Sequence[bool] | None = None) -> Tensor:
-    """The mean differences of `paired_differences` for the gates that a batch shares alone, shape ``(num_shared,)``."""
+    """The mean differences of `paired_differences` for the gates that a batch shares alone, shape ``(num_shared,)``.
+
+    Args:
+        net: As for `paired_differences`, and so are all others.
+        x: As there.
+        y: As there.
+        xi: As there.
+        on: As there.
+    """
     with misfits_named(net.net, x, "shared_differences"), eval_mode(net), net.drawn_weights():
         _check_gates(net, x, xi, on)
         _, rows = _shared_flips(net, x, y, xi, on)

@@ -49,6 +49,11 @@ class GateDraws(TorchDistribution):
         probs: Inclusion probabilities π, shape ``(S,)``.
         rows: Rows of a draw: the batch size, or 1 for one draw a batch.
         shared: How many leading gates share one draw among the rows.
+
+    Example:
+        >>> gates = GateDraws(torch.tensor([0.0, 0.5, 1.0]), rows=4)
+        >>> gates.sample()[:, [0, 2]].mean(0)
+        tensor([0., 1.])
     """
 
     arg_constraints: ClassVar = {"probs": constraints.unit_interval}

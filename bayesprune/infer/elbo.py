@@ -43,6 +43,16 @@ class GateELBO(ELBO):
     Raises:
         ConfigError: for an unknown estimator, fewer than one particle, or when used with a model that is not a
             `BayesianNet`'s.
+
+    Example:
+        >>> from torch import nn
+        >>> from pyro.infer import SVI
+        >>> from bayesprune import layers, optim
+        >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
+        >>> bnn = BayesianNet(net, "gaussian", num_data=8)
+        >>> svi = SVI(bnn.model, bnn.guide, optim.ProjectedSGD({"lr": 0.1}), loss=GateELBO())
+        >>> svi.step(torch.zeros(8, 2), torch.zeros(8, 1)) > 0
+        True
     """
 
     @checked_arguments
@@ -51,17 +61,38 @@ class GateELBO(ELBO):
         self.estimator = get_estimator(estimator)
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss, a scalar whose gradient is the estimate."""
+        """The loss, a scalar whose gradient is the estimate.
+
+        Args:
+            model: ``bnn.model``.
+            guide: ``bnn.guide``.
+            *args: What both are called with: inputs and targets.
+            **kwargs: The same by name.
+        """
         particles = [self._particle(model, guide, *args, **kwargs) for _ in range(self.num_particles)]
         return torch.stack(particles).mean()
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """The loss as a number."""
+        """The loss as a number.
+
+        Args:
+            model: ``bnn.model``.
+            guide: ``bnn.guide``.
+            *args: What both are called with: inputs and targets.
+            **kwargs: The same by name.
+        """
         with torch.no_grad():
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """The loss as a number; its gradients are accumulated in the parameters."""
+        """The loss as a number; its gradients are accumulated in the parameters.
+
+        Args:
+            model: ``bnn.model``.
+            guide: ``bnn.guide``.
+            *args: What both are called with: inputs and targets.
+            **kwargs: The same by name.
+        """
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return float(loss.detach())

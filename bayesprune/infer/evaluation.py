@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,34 @@ from bayesprune.infer.model import GatedModel
 from bayesprune.infer.random_state import RandomState, replaying
 from bayesprune.infer.resumption import BlockPass
 from bayesprune.infer.targets import Targets, losses
+
+
+class Objective(Protocol):
+    """A batch and a network, waiting for gate values.
+
+    Attributes:
+        shared: How many leading gates have one value for the whole batch.
+        generator: Where random choices are drawn that every process must make alike; ``None`` for torch's global one.
+    """
+
+    shared: int
+    generator: torch.Generator | None
+
+    def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
+        """Differentiable negative log-likelihoods, shape ``(B,)``.
+
+        ``skip`` leaves out branches that are off; ``watch`` names the shared gates that `flipped` will be asked for.
+        """
+
+    def again(self, xi: Tensor) -> Tensor:
+        """The same without gradient, with the dropout masks of the first call; running statistics stay as they are."""
+
+    def flipped(self, s: int) -> Tensor:
+        """As `again`, with the gates of the last call, but for the shared gate ``s``; computed from its block on."""
+
+
+Estimator = Callable[[Objective, Tensor, Tensor, Tensor], Tensor]
+"""(objective, θ of shape (S,), ξ of shape (rows, S) drawn from θ, ρ of shape (S,)) → scalar loss, nats per example."""
 
 
 class ReplayedObjective(ABC):
@@ -37,7 +66,12 @@ class ReplayedObjective(ABC):
 
     @abstractmethod
     def losses(self, xi: Tensor, skip: bool) -> Tensor:
-        """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats."""
+        """Negative log-likelihood of every example times its weight, shape ``(B,)``, nats.
+
+        Args:
+            xi: Gate values.
+            skip: Whether branches that are off are left out.
+        """
 
     def __call__(self, xi: Tensor, *, skip: bool = False, watch: Sequence[int] = ()) -> Tensor:
         """Evaluate, with gradient; what further passes need to know of this one is kept.
@@ -90,6 +124,14 @@ class BatchObjective(ReplayedObjective):
             ``None`` to read them off the gates, which waits for the device.
         module: What to call instead of ``net`` in the first pass (a wrapper of it).
         generator: Where estimators draw their own choices; ``None`` for torch's global one.
+
+    Example:
+        >>> from bayesprune import BayesianNet, layers
+        >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
+        >>> bnn = BayesianNet(net, "gaussian", num_data=8)
+        >>> objective = BatchObjective(bnn, torch.zeros(8, 2), torch.zeros(8, 1))
+        >>> objective(torch.ones(1, 3)).shape
+        torch.Size([8])
     """
 
     def __init__(

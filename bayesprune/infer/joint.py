@@ -162,7 +162,12 @@ def sample(net: GatedModel, x: Any, y: Tensor | None) -> Tensor:
 
 
 def split_weights(weights: Mapping[str, Tensor], values: Tensor) -> dict[str, Tensor]:
-    """Cut values of the site ``weights``, shape ``(..., D)``, into one tensor for each of the ``weights``, by name."""
+    """Cut values of the site ``weights``, shape ``(..., D)``, into one tensor for each of the ``weights``, by name.
+
+    Args:
+        weights: By name, tensors of the shapes to cut into.
+        values: What to cut.
+    """
     parts = values.split([p.numel() for p in weights.values()], dim=-1)
     return {
         name: part.reshape(*part.shape[:-1], *p.shape) for (name, p), part in zip(weights.items(), parts, strict=True)

@@ -22,7 +22,6 @@ from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.model import GatedModel
 from bayesprune.infer.normal import give_weights
 from bayesprune.infer.passes import Passes
-from bayesprune.infer.posterior import WeightPosterior
 from bayesprune.infer.prediction import Prediction
 from bayesprune.infer.targets import Targets
 from bayesprune.layers import eval_mode, plain_parameters
@@ -62,6 +61,7 @@ class BayesianNet(GatedModel):
         net: The gated network. In eval mode, without a draw, it uses the mode of its gates and the means of its
             weights.
         weights_posterior: The posterior of the weights, `Point` or `Normal`.
+        prior_given: Whether the caller gave the prior of the gates, so that no recommended price takes its place.
         branch_evaluations: How many branches (gates with one draw a batch) all passes with drawn gates have computed.
 
     Raises:
@@ -100,6 +100,7 @@ class BayesianNet(GatedModel):
             slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
         likelihood = get_likelihood(likelihood)
         check_gates(net, example_input=example_input)
+        given = prior is not None
         prior = _one_a_gate(
             FlatteningPrior(18.0) if prior is None else prior, sum(gate.size for gate in gates_of(net).values())
         )
@@ -114,22 +115,7 @@ class BayesianNet(GatedModel):
             example_input=example_input,
             loss_on=loss_on,
         )
-
-    # what the merge still needs
-    @property
-    def fixed_prior(self) -> bool:
-        """Whether θ ends at a probability rather than at a decision."""
-        return not self.prior_type.decides
-
-    @property
-    def slab(self) -> str:
-        """The name of the posterior of the weights."""
-        return self.weights_posterior.name
-
-    @property
-    def slabs(self) -> WeightPosterior | None:
-        """The Normal weights."""
-        return self.weights_posterior if self.slab == "normal" else None
+        self.prior_given = given
 
     # training ------------------------------------------------------------------------------------------------------
 
@@ -181,6 +167,10 @@ class BayesianNet(GatedModel):
 
     def guide(self, x: Any, y: Targets | None = None) -> None:
         """Pyro guide: π at its optimum given θ, ξ ~ Bernoulli(θ). `ProjectedSGD` keeps the param ``theta`` in [0, 1].
+
+        Args:
+            x: Inputs, shape ``(B, ...)``.
+            y: Not looked at; Pyro hands a guide what it hands the model.
 
         Raises:
             ConfigError: if Pyro's parameter store holds the θ of another network.

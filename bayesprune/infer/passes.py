@@ -23,6 +23,11 @@ ENTRIES, FEWEST = 2**18, 32
 def prepared(net: GatedNet, x: Any, where: str) -> Inputs:
     """Inputs on the network's device, floating-point ones in the dtype of its weights.
 
+    Args:
+        net: The network that takes them.
+        x: The inputs as a user gave them.
+        where: What to call the inputs in errors.
+
     Raises:
         DataError: for inputs that are no tensors, or that are not finite.
     """

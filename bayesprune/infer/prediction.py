@@ -20,6 +20,11 @@ class Prediction:
         mean: Class probabilities, success probabilities or means, averaged over samples; shape of the network's
             outputs.
         samples: The same for each posterior sample, shape ``(num_samples, ...)``.
+
+    Example:
+        >>> samples = torch.tensor([[0.0], [1.0]])
+        >>> Prediction(samples.mean(0), samples).mean
+        tensor([0.5000])
     """
 
     mean: Tensor
@@ -33,6 +38,14 @@ class ClassPrediction(Prediction):
     Attributes:
         log_probs: Log probabilities of the values 0 to K − 1 of each target entry under each posterior sample, shape
             ``(num_samples, B, ..., K)``; for binary targets ``(num_samples, B, 2)`` or ``(num_samples, B, D, 2)``.
+
+    Example:
+        Two samples, each sure of another class: all uncertainty is what more data could resolve, log 2 nats.
+
+        >>> probs = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> prediction = ClassPrediction(probs.mean(0), probs, probs.log())
+        >>> prediction.entropy, prediction.mutual_information
+        (tensor([0.6931]), tensor([0.6931]))
     """
 
     log_probs: Tensor
@@ -78,6 +91,12 @@ class RealPrediction(Prediction):
 
     Attributes:
         noise_scale: Standard deviation of the noise, broadcastable to ``samples``.
+
+    Example:
+        >>> samples = torch.tensor([[1.0], [3.0]])
+        >>> prediction = RealPrediction(samples.mean(0), samples, torch.tensor(0.5))
+        >>> prediction.epistemic, prediction.aleatoric
+        (tensor([1.]), tensor([0.2500]))
     """
 
     noise_scale: Tensor

@@ -23,6 +23,10 @@ class GateSample(NamedTuple):
     Attributes:
         xi: Gate values, shape ``(rows, S)``, ordered as `BayesianNet.theta`.
         on: Which of the branch gates are on.
+
+    Example:
+        >>> GateSample(torch.ones(1, 2), [True, True]).on
+        [True, True]
     """
 
     xi: Tensor
@@ -45,6 +49,14 @@ class GateSampler:
 
     Attributes:
         generator: Host generator, also for further choices that processes must make alike.
+
+    Example:
+        >>> from torch import nn
+        >>> from bayesprune import layers
+        >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
+        >>> sampler = GateSampler(BayesianNet(net, "gaussian", num_data=8), seed=0)
+        >>> sampler(rows=8).xi.shape
+        torch.Size([8, 3])
     """
 
     @checked_arguments

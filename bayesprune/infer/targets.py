@@ -37,7 +37,13 @@ Targets = Tensor | WeightedTargets
 
 
 def losses(likelihood: Likelihood, outputs: Tensor, y: Targets) -> Tensor:
-    """−log p(y | outputs) of each example times its weight, shape ``(B,)``, nats."""
+    """−log p(y | outputs) of each example times its weight, shape ``(B,)``, nats.
+
+    Args:
+        likelihood: p(y | outputs).
+        outputs: The network's outputs.
+        y: The targets.
+    """
     if isinstance(y, Tensor):
         return likelihood.nll(outputs, y)
     return y.weight * likelihood.nll(outputs, y.values)
@@ -54,12 +60,22 @@ def values_of(y: Targets) -> Tensor:
 
 
 def each_target(y: Targets, function: Callable[[Tensor], Tensor]) -> Targets:
-    """The targets, and their weights if they have any, each as ``function`` gives it."""
+    """The targets, and their weights if they have any, each as ``function`` gives it.
+
+    Args:
+        y: The targets.
+        function: What to do with each tensor.
+    """
     return function(y) if isinstance(y, Tensor) else WeightedTargets(function(y.values), function(y.weight))
 
 
 def repeated(y: Targets, count: int) -> Targets:
-    """The batch ``count`` times, one after the other."""
+    """The batch ``count`` times, one after the other.
+
+    Args:
+        y: The targets.
+        count: How often.
+    """
     if isinstance(y, Tensor):
         return y.repeat(count, *[1] * (y.dim() - 1))
     return y[torch.arange(len(y), device=y.weight.device).repeat(count)]

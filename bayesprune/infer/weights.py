@@ -67,5 +67,10 @@ class WeightDraws(TorchDistribution):
 
 @register_kl(WeightDraws, WeightDraws)
 def kl_weight_draws(p: WeightDraws, q: WeightDraws) -> Tensor:
-    """Σ_w Θ_w KL(Normal ‖ Normal), nats; Θ is that of ``p``."""
+    """Σ_w Θ_w KL(Normal ‖ Normal), nats; Θ is that of ``p``.
+
+    Args:
+        p: The posterior.
+        q: The prior.
+    """
     return (p.presence * normal_kl(p.loc - q.loc, p.scale.log(), q.scale)).sum(-1)

@@ -1,1 +1,48 @@
-"""Methods of training and pruning, one package or file each."""
+"""Methods of pruning, one module or package each: a new one is found by its file."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+from bayesprune.errors import ConfigError
+from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Site, Value
+
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "protocol"))
+"""Names of all methods."""
+
+__all__ = [
+    "NAMES",
+    "Batch",
+    "Decision",
+    "Method",
+    "Needs",
+    "Phase",
+    "Run",
+    "Site",
+    "Value",
+    "get_method",
+]
+
+
+def get_method(name: str, **options: Any) -> Method:
+    """The method called ``name``: the class in the module of that name that bears it, made with these options.
+
+    Args:
+        name: One of `NAMES`.
+        options: What it is made with.
+
+    Raises:
+        ConfigError: for an unknown name.
+
+    Example:
+        >>> get_method("magnitude", sparsity=0.5).sparsity
+        0.5
+    """
+    if name not in NAMES:
+        raise ConfigError(f"unknown method {name!r}; known are {', '.join(NAMES)}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = {cls for cls in vars(module).values() if isinstance(cls, type) and issubclass(cls, Method)}
+    (cls,) = (cls for cls in found if cls.name == name)
+    return cls(**options)

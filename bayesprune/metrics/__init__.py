@@ -1,8 +1,8 @@
 """Figures of predictions: tensors in, numbers out."""
 
-from bayesprune.metrics.calibration import Bin, Calibration, calibration
-from bayesprune.metrics.intervals import RegressionScores, coverage, regression_scores, sharpness
+from bayesprune.metrics.intervals import RegressionScores, coverage, regression_scores
 from bayesprune.metrics.out_of_distribution import auroc, entropy
+from bayesprune.metrics.reliability import Bin, Calibration, calibration
 
 __all__ = [
     "Bin",
@@ -13,5 +13,4 @@ __all__ = [
     "coverage",
     "entropy",
     "regression_scores",
-    "sharpness",
 ]

@@ -19,6 +19,11 @@ class RegressionScores:
         rmse: Root of the mean squared error of the predictive mean, in units of the targets; lower is better.
         log_likelihood: Mean log predictive density, nats per example, for targets in their own units; higher is
             better.
+
+    Example:
+        >>> import torch
+        >>> regression_scores(torch.tensor([-1.0, -3.0]), torch.tensor([1.0, 2.0]), torch.tensor([4.0, 5.0]))
+        RegressionScores(rmse=3.0, log_likelihood=-2.0)
     """
 
     rmse: float
@@ -58,32 +63,12 @@ def coverage(low: Tensor, high: Tensor, targets: Tensor) -> float:
         DataError: if the tensors are empty, of different shapes, or hold NaN or infinite values, or an interval has
             its ends the wrong way round.
     """
-    lower, upper = _interval("coverage", low, high)
-    *_, y = vectors("coverage", low=low, high=high, targets=targets)
-    return float(((lower <= y) & (y <= upper)).double().mean())
-
-
-@checked_arguments
-def sharpness(low: Tensor, high: Tensor) -> float:
-    """Mean width of predictive intervals, in units of the targets; of two that cover alike, the narrower is better.
-
-    Args:
-        low: Lower ends, shape ``(N,)``.
-        high: Upper ends, shape ``(N,)``.
-
-    Raises:
-        DataError: as `coverage`.
-    """
-    lower, upper = _interval("sharpness", low, high)
-    return float((upper - lower).mean())
-
-
-def _interval(where: str, low: Tensor, high: Tensor) -> list[Tensor]:
-    lower, upper = vectors(where, low=low, high=high)
+    lower, upper = vectors("coverage", low=low, high=high)
     wrong = int((lower > upper).sum())
     if wrong:
         raise DataError(
-            f"{where}: expected low <= high, found {wrong} of {len(lower)} intervals the other way round; "
+            f"coverage: expected low <= high, found {wrong} of {len(lower)} intervals the other way round; "
             "swap the arguments"
         )
-    return [lower, upper]
+    *_, y = vectors("coverage", low=low, high=high, targets=targets)
+    return float(((lower <= y) & (y <= upper)).double().mean())

@@ -11,12 +11,10 @@ from torch import nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.networks.imagenet import from_torchvision, resnet18, resnet34, resnet50
-from bayesprune.networks.lenet5 import lenet5
-from bayesprune.networks.lenet5_bypass import lenet5_bypass
-from bayesprune.networks.lenet300 import lenet300
-from bayesprune.networks.resmlp import resmlp
-from bayesprune.networks.resnet import resnet
-from bayesprune.networks.vgg16 import vgg16
+from bayesprune.networks.lenets import lenet5, lenet5_bypass, lenet300
+from bayesprune.networks.residual import resnet
+from bayesprune.networks.residual_mlp import resmlp
+from bayesprune.networks.vgg import vgg16
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {  # of the shape of one example and the number of classes
     "lenet300": lenet300,

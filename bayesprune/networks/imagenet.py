@@ -74,7 +74,16 @@ def resnet18(
 def resnet34(
     input_shape: tuple[int, ...] = (3, 224, 224), num_classes: int = 1000, *, units: bool = False
 ) -> nn.Module:
-    """Gated ``torchvision.models.resnet34``, 16 branches; arguments and errors as `resnet18`."""
+    """Gated ``torchvision.models.resnet34``, logits ``(B, num_classes)``, 16 branches.
+
+    Args:
+        input_shape: ``(3, height, width)``.
+        num_classes: Number of outputs.
+        units: Whether to gate also the channels within the branches.
+
+    Raises:
+        ConfigError: as `resnet18`.
+    """
     return _build("resnet34", input_shape, num_classes, units)
 
 
@@ -82,7 +91,16 @@ def resnet34(
 def resnet50(
     input_shape: tuple[int, ...] = (3, 224, 224), num_classes: int = 1000, *, units: bool = False
 ) -> nn.Module:
-    """Gated ``torchvision.models.resnet50``, 16 bottleneck branches; arguments and errors as `resnet18`."""
+    """Gated ``torchvision.models.resnet50``, logits ``(B, num_classes)``, 16 bottleneck branches.
+
+    Args:
+        input_shape: ``(3, height, width)``.
+        num_classes: Number of outputs.
+        units: Whether to gate also the channels within the branches.
+
+    Raises:
+        ConfigError: as `resnet18`.
+    """
     return _build("resnet50", input_shape, num_classes, units)
 
 

@@ -10,6 +10,12 @@ from bayesprune.errors import ConfigError
 def check_images(where: str, input_shape: tuple[int, ...], smallest: int, advice: str) -> None:
     """Make sure that the inputs are images of at least ``smallest`` x ``smallest``.
 
+    Args:
+        where: The network, for messages.
+        input_shape: Shape of one example.
+        smallest: Least height and width.
+        advice: What to do instead.
+
     Raises:
         ConfigError: if they are not; the message ends in ``advice``.
     """
@@ -21,7 +27,14 @@ def check_images(where: str, input_shape: tuple[int, ...], smallest: int, advice
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size of maps, but for its stride, and the normalisation behind it."""
+    """A convolution that keeps the size of maps, but for its stride, and the normalisation behind it.
+
+    Args:
+        inputs: Channels before.
+        outputs: Channels behind.
+        kernel: Height and width of the kernel.
+        stride: Stride of the convolution.
+    """
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 

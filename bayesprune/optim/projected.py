@@ -24,6 +24,14 @@ class ProjectedGateSGD(torch.optim.Optimizer):
 
     Raises:
         ConfigError: for a step size that is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> theta = torch.tensor([0.5, 0.01])
+        >>> theta.grad = torch.tensor([-1.0, 1.0])
+        >>> ProjectedGateSGD([theta], lr=0.1).step()
+        >>> theta
+        tensor([0.6000, 0.0000])
     """
 
     @checked_arguments
@@ -60,7 +68,11 @@ class ProjectedSGD(PyroOptim):
         weights_args: Its arguments.
 
     Example:
-        ``SVI(bnn.model, bnn.guide, ProjectedSGD({"lr": 0.1}), loss=GateELBO())``
+        >>> from pyro.infer import SVI
+        >>> from bayesprune.infer import BayesianNet, GateELBO
+        >>> from bayesprune.networks import resmlp
+        >>> bnn = BayesianNet(resmlp((4,), 2, depth=2), num_data=100)
+        >>> svi = SVI(bnn.model, bnn.guide, ProjectedSGD({"lr": 0.1}), loss=GateELBO())
     """
 
     @checked_arguments

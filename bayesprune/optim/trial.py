@@ -75,6 +75,11 @@ def construct(
 ) -> torch.optim.Optimizer:
     """The optimiser of these parameters, or groups of them.
 
+    Args:
+        build: Constructor of the optimiser.
+        groups: Parameters, or groups of them.
+        arguments: What the constructor is called with besides.
+
     Raises:
         ConfigError: if it is one of others.
     """

@@ -77,6 +77,14 @@ class CostPrice:
         nu: ν, nats per example: what the whole reference cost is worth, times one half.
         params: w, the weight of parameters against multiply-adds.
         reference: What cost counts as 1; ``None`` for that of the network at the start.
+
+    Example:
+        >>> from torch import nn
+        >>> from bayesprune import layers
+        >>> net = nn.Sequential(layers.Linear(2, 3, bias=False, gate="unit"), nn.Linear(3, 1, bias=False))
+        >>> price = CostPrice(nu=0.1, params=1.0, reference=Cost(params=9, macs=9))
+        >>> price(ExpectedCost(net, torch.ones(1, 2)), {"0": torch.ones(3)})  # each unit is a third of the cost
+        {'0': tensor([0.0333, 0.0333, 0.0333])}
     """
 
     nu: float
@@ -122,7 +130,12 @@ class CostPrice:
 
 @checked_arguments
 def prices(nu: float, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """ρ = ν times a derivative of the cost, by gate name; a least price for what saves nothing."""
+    """ρ = ν times a derivative of the cost, by gate name; a least price for what saves nothing.
+
+    Args:
+        nu: ν, nats per example.
+        gradient: By gate name, the derivative from `marginal_cost`.
+    """
     nu = real("prices: nu", nu, 0, ends="[)")
     least = 1e-6 * nu / max(1, sum(part.numel() for part in gradient.values()))
     return {name: (nu * part).clamp(min=least) for name, part in gradient.items()}

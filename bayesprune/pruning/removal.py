@@ -20,6 +20,13 @@ class RemovalMonitor:
         num_gates: S.
         patience: How many consecutive checks must agree.
         device: Where θ lies.
+
+    Example:
+        >>> monitor = RemovalMonitor(num_gates=2, patience=2)
+        >>> for _ in range(2):
+        ...     found = monitor.check(theta=torch.tensor([0.0, 0.0]), net_cost=torch.tensor([0.1, -0.1]))
+        >>> found  # the data want the second one back
+        tensor([ True, False])
     """
 
     @checked_arguments
@@ -27,17 +34,17 @@ class RemovalMonitor:
         self.patience = whole("RemovalMonitor: patience", patience)
         self.agreed = torch.zeros(whole("RemovalMonitor: num_gates", num_gates, 0), dtype=torch.long, device=device)
 
-    def check(self, theta: Tensor, gain: Tensor) -> Tensor:
-        """Take one look.
+    def check(self, theta: Tensor, net_cost: Tensor) -> Tensor:
+        """Check every gate once.
 
         Args:
             theta: θ, shape ``(S,)``.
-            gain: Latest estimates of ∂L/∂θ, shape ``(S,)``, nats per example.
+            net_cost: Latest estimates of ∂L/∂θ, shape ``(S,)``, nats per example.
 
         Returns:
             Which structures may be removed now, bool, shape ``(S,)``.
         """
-        self.agreed = torch.where((theta == 0) & (gain > 0), self.agreed + 1, 0)
+        self.agreed = torch.where((theta == 0) & (net_cost > 0), self.agreed + 1, 0)
         return self.agreed >= self.patience
 
     def keep(self, kept: Tensor) -> None:

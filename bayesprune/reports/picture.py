@@ -64,7 +64,13 @@ def grid(panels: int) -> tuple[int, int]:
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """A figure of so many inches that needs no display and leaves the state of pyplot alone."""
+    """A figure of so many inches that needs no display and leaves the state of pyplot alone.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        title: Above the figure; empty for none.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, as all of matplotlib
     from matplotlib.figure import Figure
 
@@ -77,6 +83,10 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write ``figure`` as PNG, atomically.
+
+    Args:
+        figure: What to write.
+        path: The file.
 
     Raises:
         FileError: if it cannot be written there.

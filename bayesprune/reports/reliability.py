@@ -49,7 +49,12 @@ def draw_reliability(calibration: Calibration, path: str | Path, *, title: str =
 
 
 def wilson(count: int, fraction: float) -> tuple[float, float]:
-    """Ends of the 95 % interval of a probability (Wilson, 1927), seen as ``fraction`` of ``count`` examples."""
+    """Ends of the 95 % interval of a probability (Wilson, 1927), seen as ``fraction`` of ``count`` examples.
+
+    Args:
+        count: How many examples there are, at least 1.
+        fraction: Which share of them is right.
+    """
     shrunk = 1 + _Z**2 / count
     centre = (fraction + _Z**2 / (2 * count)) / shrunk
     half = _Z * sqrt(fraction * (1 - fraction) / count + _Z**2 / (4 * count**2)) / shrunk

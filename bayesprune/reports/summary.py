@@ -27,6 +27,11 @@ class GateSummary:
         converged: Fraction of the starting gates that are removed or have θ within 0.01 of 0 or 1.
         low: Lowest θ of the gates that were not removed; NaN if there is none.
         high: Highest θ of these.
+
+    Example:
+        >>> import torch
+        >>> summarize({"layer": torch.tensor([1.0, 0.75, 0.0])}, {"layer": torch.tensor([0, 1])})[0].left
+        2
     """
 
     name: str

@@ -28,6 +28,13 @@ class ExactPosterior:
         mean: Posterior mean of each coefficient ξ_k w_k, averaged over models, shape ``(d,)``.
         variance: Posterior variance of each coefficient, within and between models, shape ``(d,)``.
         log_evidence: log p(y), nats.
+
+    Example:
+        >>> from bayesprune.selection import sparse_regression
+        >>> problem = sparse_regression(50, 4, 2, seed=0)
+        >>> posterior = enumerate_models(problem.x, problem.y, inclusion=0.5)
+        >>> bool(((posterior.inclusion > 0.5) == problem.support).all())
+        True
     """
 
     models: Tensor

@@ -23,6 +23,11 @@ class Recovery(NamedTuple):
         power: Share of the support that was selected (true positive rate); NaN where the support is empty.
         fdp: False discovery proportion, the share of the selection that is not in the support; 0 where nothing was
             selected. Its mean over data sets is the false discovery rate.
+
+    Example:
+        >>> import torch
+        >>> power_and_fdr(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
+        Recovery(power=1.0, fdp=0.5)
     """
 
     power: float

@@ -24,6 +24,13 @@ class MeanField:
         mean: Mean of each coefficient ξ_k w_k, shape ``(d,)``.
         variance: Variance of each coefficient, shape ``(d,)``.
         log_evidence: The evidence lower bound, nats: at most log p(y).
+
+    Example:
+        >>> from bayesprune.selection import sparse_regression
+        >>> problem = sparse_regression(50, 4, 2, seed=0)
+        >>> found = mean_field(problem.x, problem.y, inclusion=0.5)
+        >>> bool(((found.inclusion > 0.5) == problem.support).all())
+        True
     """
 
     inclusion: Tensor

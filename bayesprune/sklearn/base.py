@@ -21,7 +21,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network
 from bayesprune.sklearn.table import check_inputs
-from bayesprune.sklearn.training import Recipe, chosen_batch_size, one_thread, own_random_state
+from bayesprune.sklearn.training import Training, chosen_batch_size, one_thread, own_random_state
 from bayesprune.training import History
 
 ROWS = 4096
@@ -29,7 +29,19 @@ ROWS = 4096
 
 
 class BayesPruneEstimator(BaseEstimator):
-    """Parameters, training and prediction of both estimators; see `BayesPruneRegressor` for the parameters."""
+    """Parameters, training and prediction of both estimators.
+
+    Args:
+        hidden_layer_sizes: As for `BayesPruneRegressor`, and so are all others.
+        slab: As there.
+        temperature: As there.
+        prior_inclusion: As there.
+        epochs: As there.
+        batch_size: As there.
+        learning_rate: As there.
+        num_samples: As there.
+        random_state: As there.
+    """
 
     network_: BayesianNet
     compact_: nn.Module
@@ -95,7 +107,7 @@ class BayesPruneEstimator(BaseEstimator):
             outputs: Number of outputs.
             targets: How ``y`` was standardised; ``None`` if it was not.
         """
-        recipe = self._recipe(len(X))
+        training = self._training(len(X))
         inputs = StandardScaler().fit(X, sample_weight=weights)
         x = inputs.transform(X)
         constant = np.ptp(x, axis=0) < 0.5  # all others have standard deviation 1
@@ -109,7 +121,7 @@ class BayesPruneEstimator(BaseEstimator):
             ) from error
         with own_random_state(seed), one_thread():
             net = gated_mlp(len(x), self._hidden(), outputs, absent)
-            bnn, history = recipe.train(net, likelihood, _float(x), y, _float(weights))
+            bnn, history = training.train(net, likelihood, _float(x), y, _float(weights))
             self.compact_ = plain_network(bnn.net, inputs, targets)
         inclusion = np.zeros(len(constant))
         inclusion[~absent] = bnn.gate_probs()[INPUTS].numpy()
@@ -118,12 +130,12 @@ class BayesPruneEstimator(BaseEstimator):
         self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, history, len(history.rows)
         self.network_ = bnn.eval().double()  # so that a row's prediction does not depend on the rows beside it
 
-    def _recipe(self, rows: int) -> Recipe:
+    def _training(self, rows: int) -> Training:
         """How to train on so many rows."""
         automatic = isinstance(self.batch_size, str) and self.batch_size == "auto"
         batch = chosen_batch_size(rows) if automatic else whole("batch_size", self.batch_size, hint="or give 'auto'")
         whole("num_samples", self.num_samples, 0)
-        return Recipe(
+        return Training(
             self.slab,
             real("temperature", self.temperature, 0),
             real("prior_inclusion", self.prior_inclusion, 0, 1),
@@ -158,7 +170,12 @@ def _is_width(size: Any) -> bool:
 
 
 def gathered(predictions: Iterator[Prediction], part: Callable[[Any], Tensor]) -> NDArray[np.float64]:
-    """One part of the predictions of all rows, shape ``(n, ...)``."""
+    """One part of the predictions of all rows, shape ``(n, ...)``.
+
+    Args:
+        predictions: Those of some rows at a time.
+        part: What to take of each.
+    """
     return torch.cat([part(prediction) for prediction in predictions]).numpy()
 
 

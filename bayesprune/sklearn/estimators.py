@@ -54,6 +54,13 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         n_iter_: Number of epochs done.
         n_features_in_: Number of inputs d.
         feature_names_in_: Their names, if they were columns with names.
+
+    Example:
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = BayesPruneRegressor(epochs=5, random_state=0).fit(X, y)
+        >>> model.inclusion_probabilities_.shape, model.predict(X[:2]).shape
+        ((10,), (2,))
     """
 
     _targets: StandardScaler
@@ -133,6 +140,13 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
     Attributes:
         classes_: The labels, sorted, shape ``(K,)``.
         compact_: The plain small network; its outputs are logits, shape ``(B, K)``.
+
+    Example:
+        >>> from sklearn.datasets import load_wine
+        >>> X, y = load_wine(return_X_y=True)
+        >>> model = BayesPruneClassifier(epochs=5, random_state=0).fit(X, y)
+        >>> model.predict_proba(X[:2]).shape
+        (2, 3)
     """
 
     classes_: NDArray

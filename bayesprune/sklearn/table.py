@@ -21,6 +21,10 @@ SHOWN = 5
 def check_inputs(estimator: BaseEstimator, X: Any) -> NDArray[np.float64]:
     """``X`` as numbers, shape ``(n, d)``, its columns those that the estimator was fitted with.
 
+    Args:
+        estimator: A fitted estimator.
+        X: Table of numbers.
+
     Raises:
         ValueError: by scikit-learn, for another number or other names of columns, NaN or infinite values.
         DataError: for columns that are not numbers.
@@ -57,6 +61,11 @@ def check_examples(
 def counted(X: NDArray, y: NDArray, weights: NDArray) -> tuple[NDArray[np.float64], NDArray, NDArray[np.float64]]:
     """Rows of positive weight, and their weights with mean 1; shapes as in `check_examples`.
 
+    Args:
+        X: Inputs, shape ``(n, d)``.
+        y: Targets, first dimension n.
+        weights: Weights of the rows, shape ``(n,)``, not negative.
+
     Raises:
         DataError: for weights that are all zero.
     """
@@ -68,6 +77,10 @@ def counted(X: NDArray, y: NDArray, weights: NDArray) -> tuple[NDArray[np.float6
 
 def weights_of_classes(class_weight: Mapping[Any, float] | str, y: NDArray) -> NDArray[np.float64]:
     """The weight of each row's class, shape ``(n,)``.
+
+    Args:
+        class_weight: ``balanced``, or a weight for each label.
+        y: Labels, shape ``(n,)``.
 
     Raises:
         DataError: for weights that are negative or not finite, and for what says no weight of each class.

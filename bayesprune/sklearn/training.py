@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.batches import ShuffledBatches
-from bayesprune.data.shards import cut_epoch
+from bayesprune.data.spans import cut_epoch
 from bayesprune.distributions import FixedInclusion
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.layers import gates_of
@@ -36,7 +36,7 @@ _RANDOM_STATE = threading.RLock()
 
 @checked_arguments
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """How to train a gated network on a table.
 
     Attributes:
@@ -74,7 +74,7 @@ class Recipe:
             num_data=len(x),
             prior=self.prior(net, len(x)),
             weight_precision=SLAB_SCALE**-2,
-            slab=self.slab,
+            weights=self.slab,
             slab_scale=SLAB_SCALE if normal else None,
         )
         batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))
@@ -90,6 +90,10 @@ class Recipe:
 
         Point weights have no divergence that would charge a structure for what it learns; it is charged ½ log n
         instead, the price of one parameter in Schwarz's criterion (1978).
+
+        Args:
+            net: The gated network.
+            rows: Number of examples n.
         """
         price = 0.0 if self.slab == "normal" else math.log(rows) / 2
         odds = float(FixedInclusion(self.prior_inclusion).log_gamma)

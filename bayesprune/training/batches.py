@@ -14,8 +14,9 @@ from bayesprune.data import EpochLoader
 from bayesprune.data.inputs import Inputs, as_inputs, as_tensor, each, tensors_of
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph.misfit import misfits_named
-from bayesprune.infer import BayesianNet, Likelihood
+from bayesprune.infer import Likelihood
 from bayesprune.infer.targets import Targets, WeightedTargets, values_of
+from bayesprune.methods.protocol import Model
 
 Loader = Iterable[Any]
 """Batches ``(inputs, targets)`` or ``(inputs, targets, weights)``, see `read_batch`."""
@@ -140,7 +141,22 @@ def batches_per_epoch(loader: Loader, num_data: int, size: int) -> int:
     return num_data // size if getattr(loader, "drop_last", False) else math.ceil(num_data / size)
 
 
-def check_last_batch(net: BayesianNet, loader: Loader, example: Inputs) -> None:
+def count_examples(loader: Loader) -> int:
+    """How many examples a loader gives in an epoch: those of its data set, or of its batches.
+
+    Raises:
+        ConfigError: for an iterator.
+        DataError: for batches that are none.
+    """
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, Sized):
+        return len(dataset)
+    batches = enumerate(iterated(loader, "fit: the train_loader"))
+    sizes = [len(read_batch(batch, torch.get_default_dtype(), f"training batch {k}")[1]) for k, batch in batches]
+    return max(1, sum(sizes))
+
+
+def check_last_batch(net: Model, loader: Loader, example: Inputs) -> None:
     """Refuse a last batch of one example where a BatchNorm would have nothing to average over.
 
     Args:

@@ -3,39 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.data import EpochLoader
 from bayesprune.data.inputs import Inputs, each
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph.misfit import misfits_named
-from bayesprune.infer import BayesianNet
+from bayesprune.infer import BayesianNet, Likelihood
+from bayesprune.infer.likelihoods import get_likelihood
+from bayesprune.infer.plain import PlainNet
 from bayesprune.layers import eval_mode
+from bayesprune.methods.protocol import Method, Model
+from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import (
     Loader,
     batches_per_epoch,
     check_batch,
     check_last_batch,
+    count_examples,
     dtype_of,
     iterated,
     read_batch,
 )
 
 
-def check_net(net: BayesianNet) -> None:
-    """Refuse what is no Bayesian network.
+def model_of(model: object, method: Method, likelihood: str | Likelihood | None, loader: Loader) -> Model:
+    """What a method trains of what `fit` was given.
+
+    Args:
+        model: A `BayesianNet`, or a network.
+        method: The method.
+        likelihood: Of a plain network; ``None`` for categorical.
+        loader: Its training batches, which tell how many examples there are.
 
     Raises:
-        ConfigError: for anything else, for one whose network belongs to another by now, and for one of which nothing
-            is to be learned.
+        ConfigError: for what the method does not train, and a likelihood beside the one of a `BayesianNet`.
     """
-    if not isinstance(net, BayesianNet):
-        raise ConfigError(f"fit: expected a BayesianNet, got a {type(net).__name__}; wrap it: BayesianNet(net, ...)")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"fit: expected a BayesianNet or another network, got a {type(model).__name__}")
+    if isinstance(model, BayesianNet):
+        if not method.posterior:
+            raise ConfigError(
+                f"fit: method {method.name!r} trains a network without a posterior, got a BayesianNet; give the "
+                "network that it was built of"
+            )
+        if likelihood is not None:
+            raise ConfigError("fit: a BayesianNet has a likelihood of its own; leave the keyword out")
+        return model
+    if method.posterior:
+        raise ConfigError(
+            f"fit: expected a BayesianNet, got a {type(model).__name__}; wrap it: BayesianNet(net, ...), or train "
+            "it by another method: method='none'"
+        )
+    return PlainNet(model, get_likelihood(likelihood or "categorical"), count_examples(loader))
+
+
+def check_settings(settings: Settings, method: Method) -> None:
+    """Refuse settings that a method would pass over.
+
+    Args:
+        settings: How to train.
+        method: The method.
+
+    Raises:
+        ConfigError: for settings of gates where none has a posterior.
+    """
+    heard = Settings(lr=settings.lr, optimizer=settings.optimizer)
+    unheard = [field.name for field in fields(Settings) if getattr(settings, field.name) != getattr(heard, field.name)]
+    if unheard and not method.posterior:
+        raise ConfigError(
+            f"fit: Settings.{unheard[0]} is about gates with a posterior, which method {method.name!r} has not; leave "
+            "it out, or train a BayesianNet"
+        )
+
+
+def check_net(net: Model) -> None:
+    """Refuse what cannot be trained.
+
+    Raises:
+        ConfigError: for a network that belongs to another model by now, and for one of which nothing is to be learned.
+    """
     net.check_owner()
-    if net.num_gates == 0 and not net.parameter_groups():
+    gates = net.num_gates if isinstance(net, BayesianNet) else 0
+    if gates == 0 and not net.parameter_groups():
         raise ConfigError(
             "fit: nothing is to be learned: the network has no gates left, and none of its weights requires a "
             "gradient; set requires_grad of those that are to be trained to True"
@@ -57,7 +110,7 @@ class First:
     batches: int
 
 
-def check_data(net: BayesianNet, loader: Loader) -> First:
+def check_data(net: Model, loader: Loader) -> First:
     """Look at the loader and its first batch.
 
     Raises:
@@ -85,7 +138,7 @@ def check_data(net: BayesianNet, loader: Loader) -> First:
     return First(example, outputs, batches_per_epoch(loader, net.num_data, len(y)))
 
 
-def check_loader(net: BayesianNet, outputs: Tensor, loader: Loader, where: str) -> None:
+def check_loader(net: Model, outputs: Tensor, loader: Loader, where: str) -> None:
     """Look at every batch once.
 
     Raises:

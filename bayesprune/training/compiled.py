@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from bayesprune.infer.plain import PlainNet
 from bayesprune.layers import Residual
 from bayesprune.ops import draws
 
@@ -29,7 +30,10 @@ class BranchCompiler:
         self.rows = 0
 
     def prepare(self, net: nn.Module) -> None:
-        """Set ``run`` of every residual block of ``net``, in place; called again for a smaller network."""
+        """Set ``run`` of every residual block of ``net``, in place; called again for a smaller network.
+
+        A `PlainNet` without gates is compiled as a whole: it has one pass a step.
+        """
         if self.failed:
             return
         blocks = [module for module in net.modules() if isinstance(module, Residual) and not _draws(module.body)]
@@ -37,6 +41,9 @@ class BranchCompiler:
         config = torch._dynamo.config
         config.cache_size_limit = max(config.cache_size_limit, 2 * len(blocks))
         try:
+            if isinstance(net, PlainNet) and not net.num_gates:
+                net.run = CompiledBranch(net.net, self)
+                return
             for block in blocks:
                 block.run = CompiledBranch(block.body, self)
         except RuntimeError as error:  # this system or version of Python has no torch.compile

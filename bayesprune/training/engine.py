@@ -15,14 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import RankError
-from bayesprune.infer import BayesianNet
 from bayesprune.layers import Gate
+from bayesprune.methods.protocol import Model
 from bayesprune.training.compiled import BranchCompiler
 from bayesprune.training.devices import check_device, check_precision, check_strategy, fabric, memory_errors
 from bayesprune.training.layout import has_strided_pointwise
 
 if TYPE_CHECKING:
-    from bayesprune.training.sharded import Shards
+    from bayesprune.training.fsdp import Shards
 
 __all__ = ["Engine", "memory_errors"]
 
@@ -143,7 +143,7 @@ class Engine:
 
     # several processes ---------------------------------------------------------------------------------------------
 
-    def wrap(self, net: BayesianNet) -> Callable[..., Any]:
+    def wrap(self, net: Model) -> Callable[..., Any]:
         """What to call instead of ``net`` in the pass whose gradients count; for a smaller network, again.
 
         With one process it is ``net``; so it is where weights are divided, since `sharded` sees to it all. With
@@ -162,7 +162,7 @@ class Engine:
         return self._fabric.strategy.setup_module(net)
 
     @contextmanager
-    def sharded(self, net: BayesianNet, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def sharded(self, net: Model, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Within the context every process holds only its part of each weight, if processes divide them.
 
         Training steps are taken as ever. Whatever copies, follows, saves or loads the network must be within `whole` or
@@ -178,7 +178,7 @@ class Engine:
         if not self.divides:
             yield
             return
-        from bayesprune.training.sharded import Shards  # slow to import
+        from bayesprune.training.fsdp import Shards  # slow to import
 
         self._shards = Shards(net, optimizer)
         try:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.protocol import Method, Model
 from bayesprune.methods.svi.settings import Settings
 
 
-def fingerprint(net: BayesianNet, prune: bool, settings: Settings) -> dict[str, object]:
+def fingerprint(net: Model, prune: bool, settings: Settings, method: Method) -> dict[str, Any]:
     """What tells one run from another, besides its length, in plain values.
 
     Args:
         net: The network as the run begins.
         prune: Whether structures are removed while training.
-        settings: How to train.
+        settings: How weights are trained.
+        method: The method of pruning.
     """
-    prices = net.log_gamma.cpu().double()
     return {
         "network": {name: list(p.shape) for name, p in net.net.named_parameters()},
         "model": [
             type(net.likelihood).__name__,
             sorted(net.likelihood.settings().items()),
             net.num_data,
-            net.weight_precision,
-            [net.slab, net.slab_scale, net.fixed_prior],
             *([] if net.loss_on is None else [_name(net.loss_on)]),
-            [float(prices.sum()), float(prices.square().sum())],
+            *(_posterior(net) if isinstance(net, BayesianNet) else []),
         ],
-        "settings": [prune, *settings.plain()],
+        "method": method.name,
+        "settings": [prune, *settings.plain(), sorted(method.options().items())],
     }
+
+
+def _posterior(net: BayesianNet) -> list[object]:
+    prices = net.log_gamma.cpu().double()
+    sums = [float(prices.sum()), float(prices.square().sum())]
+    return [net.weight_precision, [net.weights_posterior.name, net.slab_scale, net.prior_type.__name__], sums]
 
 
 def _name(loss_on: object) -> object:

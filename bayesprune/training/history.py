@@ -64,12 +64,16 @@ class History:
             start.
         branches_computed: Branch evaluations of all passes of training (the extra ones of estimators included),
             relative to the steps taken times the branches at the start; NaN for a network without branches.
+        charged: What the run has taken to compute, multiply-adds: an example of a training step counts three forward
+            passes of the network as it was then, one that a method had looked at besides counts one. Of variational
+            inference the passes of steps alone are in it.
     """
 
     rows: list[EpochRow] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
     thetas: dict[str, list[Tensor]] = field(default_factory=dict)
     branches_computed: float = math.nan
+    charged: float = 0.0
 
     def __repr__(self) -> str:
         """Epochs, the last loss, the accuracy if there is one, and what is left, in one line."""
@@ -98,6 +102,7 @@ class History:
             "rows": [asdict(row) for row in self.rows],
             "removals": [removal.as_dict() for removal in self.removals],
             "branches_computed": self.branches_computed,
+            "charged": self.charged,
             "thetas": {name: torch.stack(path) for name, path in self.thetas.items()},
         }
 
@@ -109,6 +114,7 @@ class History:
             removals=[Removal(**removal) for removal in state["removals"]],
             thetas={name: list(path) for name, path in state["thetas"].items()},
             branches_computed=state["branches_computed"],
+            charged=state["charged"],
         )
 
 

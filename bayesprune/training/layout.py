@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
-from bayesprune.infer import BayesianNet
 from bayesprune.layers import eval_mode
+from bayesprune.methods.protocol import Model
 
 LANES = 16
 """Channels of maps, in each group of the convolution, from which on channels last is safe."""
@@ -39,7 +39,7 @@ def has_strided_pointwise(net: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def check_layout(net: BayesianNet, example: Inputs) -> None:
+def check_layout(net: Model, example: Inputs) -> None:
     """Refuse a network that itself brings maps into the layout in which torch would write out of bounds.
 
     Args:

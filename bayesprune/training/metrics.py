@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,24 +14,11 @@ from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.likelihoods import Categorical
+from bayesprune.infer.plain import PlainNet
 from bayesprune.infer.targets import each_target, losses, values_of, weights_of
 from bayesprune.layers import eval_mode
 from bayesprune.training.batches import Loader, check_targets, dtype_of, read_batch
-
-
-@dataclass(frozen=True)
-class Score:
-    """Result of an evaluation.
-
-    Attributes:
-        nll: Mean negative log-likelihood, nats per example: of a target with several entries (an image of labels, say)
-            the sum over them. With weights, those of the examples times theirs, as in training.
-        accuracy: Fraction of examples classified right, and of targets with several entries the fraction of these;
-            each counted by its weight. NaN where targets are not classes.
-    """
-
-    nll: float
-    accuracy: float
+from bayesprune.types import Score
 
 
 @torch.no_grad()
@@ -52,7 +38,7 @@ def evaluate(
         ConfigError: for what gives no batches, and if ``loss_on`` does not give one tensor of the outputs.
         DataError: if the loader is empty, or gives batches that the network or the likelihood does not take.
     """
-    if isinstance(model, BayesianNet):
+    if isinstance(model, (BayesianNet, PlainNet)):
         net, likelihood, loss_on = model.net, model.likelihood, model.loss_on
     else:
         net, likelihood = model, likelihood or Categorical()

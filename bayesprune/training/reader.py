@@ -11,8 +11,8 @@ from torch import Tensor
 from bayesprune.data import EpochLoader
 from bayesprune.data.inputs import Inputs, each
 from bayesprune.errors import ConfigError, DataError
-from bayesprune.infer import BayesianNet
 from bayesprune.infer.targets import Targets, WeightedTargets, each_target, values_of
+from bayesprune.methods.protocol import Model
 from bayesprune.training.batches import (
     Loader,
     are_weights,
@@ -39,7 +39,7 @@ class Reader:
         place: Brings a tensor to the device.
     """
 
-    def __init__(self, net: BayesianNet, outputs: Tensor, loader: Loader, place: Callable[[Tensor], Tensor]):
+    def __init__(self, net: Model, outputs: Tensor, loader: Loader, place: Callable[[Tensor], Tensor]):
         self.likelihood, self.dtype, self.outputs, self.place = net.likelihood, dtype_of(net.net), outputs, place
         self.loader, self.num_data = loader, net.num_data
         self._whole = isinstance(loader, EpochLoader)

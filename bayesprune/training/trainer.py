@@ -1,174 +1,205 @@
-"""The state of a training run, and its steps."""
+"""The state of a training run, and its steps: what every method of pruning shares."""
 
 from __future__ import annotations
 
-import math
+import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bayesprune.data.inputs import Inputs, each, joined, shapes_of
-from bayesprune.data.shards import Span
-from bayesprune.errors import ConfigError, NonFiniteLossError
-from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
-from bayesprune.infer.objective import penalty
-from bayesprune.infer.targets import Targets, joined_targets
-from bayesprune.methods.svi.gates import GateUpdates
-from bayesprune.methods.svi.prices import Prices
-from bayesprune.methods.svi.schedule import PHASES, Schedule
+from bayesprune.data.inputs import each
+from bayesprune.data.spans import Span
+from bayesprune.errors import ConfigError
+from bayesprune.infer import GateSample
+from bayesprune.methods.protocol import Batch, Decision, Method, Model, Phase, Site
 from bayesprune.methods.svi.settings import Settings
-from bayesprune.pruning import cost, gates_left
 from bayesprune.training.batches import Loader, batch_errors
 from bayesprune.training.checks import check_data, check_net
+from bayesprune.training.cuts import Cuts
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.fingerprint import fingerprint
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.layout import check_layout
+from bayesprune.training.masks import Masks
 from bayesprune.training.metrics import Score, evaluate
 from bayesprune.training.optimizer import build_optimizer
+from bayesprune.training.phases import stretches
 from bayesprune.training.reader import Reader
-from bayesprune.training.surgeon import Surgeon
-from bayesprune.types import Cost
+from bayesprune.training.records import Records
+from bayesprune.training.starts import Starts
+from bayesprune.training.views import Views, sites_of
 
-EXAMPLES = 1024
-"""How many examples tell how many parameters the fit has taken, at least if there are as many."""
+TRAINING = 3
+"""What an example of a training step is charged: a forward pass counts one, a backward pass two."""
 
 
 class Trainer:
-    """The state of a run between two epochs."""
+    """A run between two epochs, which is also the `Run` that its method sees.
+
+    Args:
+        net: What is trained.
+        loader: The training batches.
+        epochs: Length of the run.
+        prune: Whether structures are removed while training.
+        settings: How the weights are trained.
+        engine: Where training computes.
+        method: The method of pruning.
+        run: What tells this run from every other.
+        val_loader: Batches to score.
+    """
+
+    batch: Batch
 
     def __init__(
         self,
-        net: BayesianNet,
+        net: Model,
         loader: Loader,
         epochs: int,
         prune: bool,
         settings: Settings,
         engine: Engine,
+        method: Method,
         run: str | None = None,
+        val_loader: Loader | None = None,
     ):
         self.net, self.loader, self.prune, self.settings, self.engine = net, loader, prune, settings, engine
-        self.run = run
-        self._counted_cost: tuple[tuple[int, list[bool]], Cost] | None = None
+        self.method, self.run, self.val_loader, self.epochs = method, run, val_loader, epochs
         check_net(net)
+        if engine.divides and not method.posterior:
+            raise ConfigError(f"fit: strategy 'fsdp' does not go with method {method.name!r}; take strategy 'auto'")
         engine.place(net)
-        net.theta.requires_grad_()
         net.likelihood.set_fitted_parameters(0.0)
         first = check_data(net, loader)
-        self.example, self.outputs = first.example, first.outputs
+        self.example, self.outputs, self.steps_per_epoch = first.example, first.outputs, first.batches
         self.reader = Reader(net, first.outputs, loader, engine.input)
         if engine.device.type == "cpu":
             check_layout(net, each(first.example, engine.input))
-        unknown = settings.schedule.keys() - ({f.name for f in fields(Schedule)} - {"epochs", "steps_per_epoch"})
-        if unknown:
-            raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
-        fields_set = PHASES["fixed" if net.fixed_prior else net.slab] | settings.schedule
-        self.schedule = Schedule(epochs, first.batches, **fields_set)  # type: ignore[arg-type]
-        self.estimator = get_estimator(settings.estimator)
-        if net.slab == "point" and settings.temperature != 1:
-            raise ConfigError(
-                f"fit: Settings.temperature={settings.temperature} is about the posterior of weights; build the "
-                "BayesianNet with slab='normal', or leave the temperature at 1"
-            )
-        if net.slabs is not None and engine.divides:
-            raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
-        self.optimizer = build_optimizer(net, settings, prune)
-        self.updates = GateUpdates(net, engine.mean)
-        seed = int(engine.broadcast(int(torch.randint(2**62, ()))))
-        self.sampler = GateSampler(net, seed)
-        if engine.rank > 0:
-            torch.manual_seed(seed + engine.rank)  # or the parts of a batch would share their dropout masks
-        self.module = engine.wrap(net)
-        self.surgeon = Surgeon(net, self.optimizer, self.updates, settings.patience)
-        self.history = History(removals=self.surgeon.removals)
-        self.fingerprint = fingerprint(net, prune, settings)
-        self.start_branches = net.num_branches
-        net.branch_evaluations = 0
-        self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
         self.epoch = self.step = 0
-        self.prices = Prices(net, self.example, settings, self.schedule, engine.broadcast)
-        self._remember_thetas()
+        net.branch_evaluations = 0
+        self.cuts, self.masks_held = Cuts(net, self.trained), Masks(self.trained)
+        seed = _next_seed(engine)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.identity = fingerprint(net, prune, settings, method)
+        needs = method.setup(self)
+        if engine.rank > 0:  # or the parts of a batch would share their dropout masks
+            torch.manual_seed(seed + engine.rank)
+        method.to(engine.device)
+        self.stretches = stretches(needs.phases, epochs)
+        self.stretch = self.stretches[0]
+        self.starts = Starts(net, self.stretches)
+        self.cuts.followers += [self.masks_held.follow, self.starts.follow]
+        self.views = Views(method, needs, self)
+        self._new_optimizer()
+        self.module, self.gates = engine.wrap(net), self._gates_on()
+        self.records = Records(net, self.example, History(removals=self.cuts.removals))
+        self.records.remember(self.cuts.origin)
 
-    def run_epoch(self, val_loader: Loader | None, checkpoint: Path | None) -> EpochRow:
-        """Train for one epoch, score, and append a row to the history."""
+    # what the method sees ------------------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> list[Site]:
+        """Where a method may act."""
+        return sites_of(self.net.net)
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """By name of a weight, the entries that are kept."""
+        return self.masks_held.kept
+
+    @property
+    def origin(self) -> Mapping[str, Tensor]:
+        """By gate name, the indices that the structures left had at the start."""
+        return self.cuts.origin
+
+    @property
+    def phase(self) -> Phase:
+        """The present phase, until the next one's first epoch begins."""
+        return self.stretch.phase
+
+    @property
+    def progress(self) -> float:
+        """How much of the run's steps is done."""
+        return self.step / (self.epochs * self.steps_per_epoch)
+
+    @property
+    def history(self) -> History:
+        """The record of the run."""
+        return self.records.history
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Everything that is trained but θ, by name: what `Model.trained` says, and the method's own parameters."""
+        return self.net.trained() | {f"method.{name}": p for name, p in self.method.named_parameters()}
+
+    def validate(self) -> Score:
+        """Score the network on the validation loader; charged to the run."""
+        if self.val_loader is None:
+            raise ConfigError(f"fit: method {self.method.name!r} needs a val_loader")
+        examples = sum(len(batch[1]) for batch in self.val_loader)
+        self.records.charge(examples)
+        return evaluate(self.net, self.val_loader)
+
+    def remove(self, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
+        """See `Run.remove`."""
+        self.records.settle()
+        self.views.remove()
+        try:
+            kept = self.cuts.remove(self.step, off, net_cost)
+        finally:
+            self.views.install()
+        if kept is not None:
+            self.follow()
+        return kept
+
+    # an epoch ------------------------------------------------------------------------------------------------------
+
+    def run_epoch(self, checkpoint: Path | None = None) -> EpochRow:
+        """Train for one epoch, decide, score, and append a row to the history.
+
+        Args:
+            checkpoint: Where the last one would be, for messages.
+        """
         began = time.perf_counter()
+        self._begin_phase()
         self.net.train()
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(self.epoch)
-        self.prices.update(self.step)
-        total = torch.zeros((), device=self.engine.device)
-        count = 0
-        examples: list[tuple[Inputs, Targets]] = []
-        counted = self._counted()
-        with flush_denormals(), self._variances_handed_out(), self.engine.sharded(self.net, self.optimizer):
-            more = False
-            for number, batch in enumerate(self.loader):
-                if more := number == self.schedule.steps_per_epoch:
-                    break
-                x, y = self.reader(batch, number)
-                part = self._part(number, len(y))
-                with batch_errors(self.net.net, x, number), memory_errors(part.size):
-                    total += self._train_step(x, y, part) * len(y)
-                    self._after_step(x, y, part)
-                if counted and len(examples) * len(y) < EXAMPLES:
-                    examples.append((x, y))
-                count += part.size
-        self.reader.end_epoch(self.schedule.steps_per_epoch, count, more)
+        with self.method.epoch(self), flush_denormals(), self.engine.sharded(self.net, self.optimizer):
+            total, count, more = self._steps()
+        self.reader.end_epoch(self.steps_per_epoch, count, more)
         self.engine.average_statistics(self.net)
-        if counted:
-            self._count(examples)
         nll = float(self.engine.mean(total)) * self.engine.world_size / count
-        if self.schedule.phase(self.step - 1) == "sample":
-            self.updates.look()
-            self._prune(self.step)
-        self.sampler.synchronize()
-        score = evaluate(self.net, val_loader) if val_loader is not None else Score(float("nan"), float("nan"))
         self.epoch += 1
-        if self.start_branches:
-            self.history.branches_computed = self.net.branch_evaluations / (self.step * self.start_branches)
-        self._remember_thetas()
-        row = self._row(nll, score, time.perf_counter() - began)
-        if not math.isfinite(row.loss):
-            written = checkpoint is not None and checkpoint.exists()
-            last = f"the last good checkpoint is {checkpoint}" if written else "no checkpoint was written yet"
-            raise NonFiniteLossError(
-                f"the training loss was {row.loss} in epoch {self.epoch}; {last}. Try a lower "
-                f"learning rate (now {self.settings.lr}) or check the inputs' scale"
-            )
-        self.history.rows.append(row)
-        return row
+        note = self._decide()
+        score = Score(float("nan"), float("nan")) if self.val_loader is None else evaluate(self.net, self.val_loader)
+        self.records.remember(self.cuts.origin)
+        with torch.no_grad():
+            loss = nll + float(self.method.loss(self))
+        found = {"epoch": self.epoch, "phase": self.phase.name, "loss": loss, "nll": nll, **note}
+        return self.records.add(found, score, self.step, time.perf_counter() - began, self.settings.lr, checkpoint)
 
-    @contextmanager
-    def _variances_handed_out(self) -> Iterator[None]:
-        """Within the context layers may be handed the variances of their weights, see `Normal.cache_variances`."""
-        try:
-            yield
-        finally:
-            self.net.weights_posterior.drop_variances()
+    def _steps(self) -> tuple[Tensor, int, bool]:
+        """Take the steps of an epoch.
 
-    def _refresh(self) -> None:
-        """Let what Normal weights cost follow θ, μ and σ."""
-        self.net.refresh(self.settings.temperature * self.schedule.slab_share(self.step))
+        Returns:
+            The sum of the data terms of all examples, still on the device; their number in all processes; and whether
+            there were more batches than an epoch has, which were left aside.
+        """
+        total, count, more = torch.zeros((), device=self.engine.device), 0, False
+        for number, batch in enumerate(self.loader):
+            if more := number == self.steps_per_epoch:
+                break
+            x, y = self.reader(batch, number)
+            part = self.part(number, len(y))
+            with batch_errors(self.net.net, x, number), memory_errors(part.size):
+                total += self.train_step(Batch(x, y, part)) * len(y)
+            count += part.size
+        return total, count, more
 
-    def _counted(self) -> bool:
-        """Whether this epoch ends with a count of the parameters that the fit has taken, see `_count`."""
-        cold = self.net.slabs is not None and self.settings.temperature < 1
-        return cold and self.net.likelihood.learned_noise is not None and self.schedule.freedom_due(self.epoch)
-
-    def _count(self, examples: list[tuple[Inputs, Targets]]) -> None:
-        """Count them on those of this process's examples that have one shape; the mean over processes goes on."""
-        alike = [pair for pair in examples if shapes_of(pair[0]) == shapes_of(examples[0][0])]
-        x, y = joined([x for x, _ in alike]), joined_targets([y for _, y in alike])
-        count = torch.tensor(self.net.uncounted_parameters(x, y, self.settings.temperature), device=self.engine.device)
-        self.net.likelihood.set_fitted_parameters(float(self.engine.mean(count)))
-
-    def _part(self, number: int, size: int) -> Span:
+    def part(self, number: int, size: int) -> Span:
         """Which examples of batch ``number`` this process holds, ``size`` in all."""
         spans = getattr(self.loader, "spans", None)
         if spans is not None:
@@ -176,120 +207,91 @@ class Trainer:
         rank, processes = self.engine.rank, self.engine.world_size
         return Span(size * processes, size * rank, size * (rank + 1))
 
-    def _train_step(self, x: Inputs, y: Targets, part: Span) -> Tensor:
-        """One step of the weights and, while sampling, of θ. Returns the batch's mean loss, still on the device."""
-        net, schedule, engine = self.net, self.schedule, self.engine
-        rate = self.settings.lr * schedule.learning_rate(self.step)
+    def train_step(self, batch: Batch) -> Tensor:
+        """One step. Returns the batch's mean data term, still on the device."""
+        method, engine, self.batch = self.method, self.engine, batch
+        rate = self.settings.lr * self.stretch.rate(self.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
-        xi, on = self.sampler(*part)
-        objective = BatchObjective(net, x, y, on=on, module=self.module, generator=self.sampler.generator)
-        due = self.step % self.settings.every == 0
-        moves = net.num_gates > 0 and schedule.phase(self.step) == "sample" and due
-        net.weights_posterior.cache_variances(learn=schedule.scales_due(self.step, self.settings.every))
-        with engine.autocast():
-            loss = self.estimator(objective, net.theta, xi, net.price) if moves else objective(xi, skip=True).mean()
+        loss, nll = method.objective(self)
         self.optimizer.zero_grad()
-        share = len(y) * engine.world_size / part.size  # gradients are averaged over processes
+        share = len(batch.y) * engine.world_size / batch.part.size  # gradients are averaged over processes
         if loss.requires_grad:  # not where gates alone are learned and this is no step of theirs
             engine.backward(loss if share == 1 else loss * share)
-        for parameter in net.likelihood.parameters():  # not part of the module that averages gradients
+        for parameter in self.apart:  # not part of the module that averages gradients
             if parameter.grad is not None:
                 parameter.grad = engine.mean(parameter.grad)
-        net.add_gradients()
+        method.grads(self)
+        self.masks_held.on_gradients()
         self.optimizer.step()
-        data = loss.detach()
-        if moves:
-            data = data - (net.price * net.theta.detach()).sum()
-            self.updates.sampled(schedule.sampling_step(self.step) * self.settings.every)
-            self.sampler.refresh()
-        return data
-
-    def _after_step(self, x: Inputs, y: Targets, part: Span) -> None:
-        """While settling: gather exact differences on the first batches of each interval, then move θ and remove."""
-        schedule = self.schedule
-        phase = schedule.phase(self.step)
-        if self.net.slabs is not None and schedule.refresh_due(self.step):
-            self._refresh()
-        if schedule.prices_due(self.step):
-            if self.prices.budget is not None:
-                self.engine.average_statistics(self.net)
-                with self.engine.autocast():
-                    self.updates.survey(x, y, self.sampler(*part))
-            self.prices.update(self.step, self.updates.differences)
-        if self.step == schedule.settle_start:
-            self.updates.look()
-        if phase == "settle" and self.net.num_gates:
-            position = (self.step - schedule.settle_start) % schedule.settle_every
-            if position < schedule.batches_to_measure(self.net.num_shared):
-                self.engine.average_statistics(self.net)
-                units = self.net.num_shared < self.net.num_gates  # these are flipped layer by layer
-                with self.engine.autocast(), self.engine.whole(read_only=True) if units else nullcontext():
-                    for _ in range(schedule.draws_to_measure(self.net.num_shared)):
-                        self.updates.measure(x, y, self.sampler(*part), part.size)
-            if position == schedule.settle_every - 1:
-                self.updates.settle(schedule.settling_step(self.step))
-                with self.engine.whole():
-                    self._prune(self.step + 1)
-                self.sampler.synchronize()
-                self.prices.update(self.step, self.updates.differences)
+        self.masks_held.on_weights(self.optimizer)
         self.step += 1
-        if self.step == max(1, schedule.settle_end):
-            with self.engine.whole():
-                self.surgeon.guard()
-                if self.prices.enforce(self.updates.differences):
-                    self._prune(self.step, at_rest=True)
-            self.sampler.synchronize()
+        self.records.examples += TRAINING * batch.part.size
+        with torch.no_grad():
+            method.stepped(self)
+        if type(method).stepped is not Method.stepped:
+            self.masks_held.on_weights(self.optimizer)
+        return nll
 
-    def _prune(self, step: int, at_rest: bool = False) -> None:
-        """Look at the gates and remove what may go, or at rest all that is off, on every process alike."""
-        self.engine.agree("the gates' inclusion probabilities", self.net.theta.detach())
-        if self.prune and (self.surgeon.clear(step) if at_rest else self.surgeon.check(step)):
-            self.follow()
-            self.prices.rebuild()
-            self.prices.update(self.step)
+    # phases and decisions ------------------------------------------------------------------------------------------
+
+    def _begin_phase(self) -> None:
+        """As the first epoch of a phase begins: the weights it starts with, and a new optimiser."""
+        self.stretch = next(stretch for stretch in self.stretches if self.epoch < stretch.end)
+        if self.epoch == self.stretch.begin and self.epoch > 0:
+            self.starts.apply(self.phase, self.generator)
+            if self.phase.restart:
+                self._new_optimizer()
+            self.masks_held.on_weights(self.optimizer)
+
+    def _new_optimizer(self) -> None:
+        self.optimizer = build_optimizer(self.net, self.method, self.settings, self.prune and self.net.num_gates > 0)
+        self.cuts.optimizer = self.optimizer
+        self.apart = [*self.net.likelihood.parameters(), *self.method.parameters()]
+
+    def _decide(self) -> dict[str, object]:
+        """Ask the method if it is time, and do what it says; returns what goes into the row."""
+        if not self.stretch.decides(self.epoch):
+            return {}
+        decision = self.method.decide(self)
+        if decision.lift:
+            self.masks_held.lift()
+        if decision.masks:
+            self.masks_held.add(decision.masks)
+            self.masks_held.on_weights(self.optimizer)
+        self._switch_off(decision)
+        return decision.note
+
+    def _switch_off(self, decision: Decision) -> None:
+        """Switch off what a decision says and units of which masks leave nothing, and remove what can go."""
+        off = self.masks_held.empty_rows(self.net.net) if decision.masks else {}
+        for name, mask in decision.off.items():
+            off[name] = off[name] | mask.cpu() if name in off else mask.cpu()
+        if not any(bool(mask.any()) for mask in off.values()):
+            return
+        self.records.settle()
+        with torch.no_grad():
+            for name, part in self.net.by_gate(self.net.theta).items():
+                if name in off:
+                    part[off[name].to(part.device)] = 0.0
+        self.gates = self._gates_on()
+        if self.prune:
+            self.remove({name: part == 0 for name, part in self.net.by_gate(self.net.theta.detach()).items()})
 
     def follow(self) -> None:
         """Let everything that holds the network go on with the smaller one."""
         self.engine.place(self.net, self.optimizer)
         self.module = self.engine.wrap(self.net)
-        self.sampler.synchronize()
+        self.gates = self._gates_on()
 
-    # records -------------------------------------------------------------------------------------------------------
+    def _gates_on(self) -> GateSample:
+        """The mode of the gates; waits for the device."""
+        theta = self.net.theta.detach()
+        on = (theta > 0.5).to(theta.dtype)
+        return GateSample(on, self.net.branches_on(on))
 
-    def _remember_thetas(self) -> None:
-        """Append θ of all starting gates, 0 where removed, to the history."""
-        present = self.net.gate_probs()
-        for name, size in self.start_gates.items():
-            full = torch.zeros(size, dtype=torch.float32)
-            if name in present:
-                full[self.surgeon.origin[name]] = present[name].cpu().float()
-            self.history.thetas.setdefault(name, []).append(full)
 
-    def _row(self, nll: float, score: Score, seconds: float) -> EpochRow:
-        net = self.net
-        theta = net.theta.detach()
-        interior = int(((theta > 0.01) & (theta < 0.99)).sum())
-        size = self._cost()
-        return EpochRow(
-            epoch=self.epoch,
-            phase=self.schedule.phase(self.step - 1),
-            loss=nll + penalty(net),
-            nll=nll,
-            val_nll=score.nll,
-            val_accuracy=score.accuracy,
-            gates_left=gates_left(theta),
-            gates_converged=1 - interior / max(1, sum(self.start_gates.values())),
-            params=size.params,
-            macs=size.macs or 0,
-            seconds=seconds,
-            nu=self.prices.nu,
-            expected=self.prices.expected,
-        )
-
-    def _cost(self) -> Cost:
-        """What the network costs now, counted anew if structures went, or branches are on or off that were not."""
-        on = (self.net.theta.detach()[: self.net.num_branches] > 0.5).tolist()
-        if self._counted_cost is None or self._counted_cost[0] != (self.net.num_gates, on):
-            self._counted_cost = (self.net.num_gates, on), cost(self.net, self.example)
-        return self._counted_cost[1]
+def _next_seed(engine: Engine) -> int:
+    """A number that follows from the next random numbers of process 0, and leaves them to be drawn."""
+    state = torch.get_rng_state().numpy().tobytes()
+    return int(engine.broadcast(int.from_bytes(hashlib.sha256(state).digest()[:7], "big")))

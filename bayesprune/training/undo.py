@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bayesprune.infer import BayesianNet
+from bayesprune.methods.protocol import Model
 from bayesprune.training.engine import Engine
 
 
 @contextmanager
-def undone_if_broken_off(net: BayesianNet, engine: Engine) -> Iterator[None]:
+def undone_if_broken_off(net: Model, engine: Engine) -> Iterator[None]:
     """Bring ``net`` back to where it was, gates that went included, if the context ends with an error or with Ctrl-C.
 
     Where processes divide the weights among them it is left as it is, since others may not have met the error.

@@ -27,8 +27,8 @@ from pathlib import Path
 import peer
 import torch
 from comparison import comparisons, depths_table, pipelines_table
+from experiment import Deadline, Experiment, OutOfTime, reduced
 from pipelines import PIPELINES, Row, Run
-from recipe import Deadline, OutOfTime, Recipe, reduced
 from report import facts, machine, write_json
 from timing import Pair, step_at_the_start
 
@@ -44,14 +44,14 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True
     deadline = Deadline(options.minutes, time.perf_counter())
-    recipe = _recipe(options)
+    experiment = _experiment(options)
     print(machine(), flush=True)
     splits = bp.data.load(options.data, data_dir=options.data_dir, limit=options.limit)
     splits = splits if options.side is None else reduced(splits, options.side)
     rows: list[Row] = []
     step = None
     try:
-        for run, name in _runs(options, recipe, splits, deadline):
+        for run, name in _runs(options, experiment, splits, deadline):
             try:
                 rows.append(_row(run, name))
             except peer.TooSmall as reason:
@@ -70,16 +70,16 @@ def main() -> None:
 
 
 def _runs(
-    options: argparse.Namespace, recipe: Recipe, splits: bp.data.Splits, deadline: Deadline
+    options: argparse.Namespace, experiment: Experiment, splits: bp.data.Splits, deadline: Deadline
 ) -> Iterator[tuple[Run, str]]:
     """Every run and the pipeline that it goes through."""
-    nets = [f"{recipe.net.rstrip('0123456789')}{depth}" for depth in options.depths] or [recipe.net]
+    nets = [f"{experiment.net.rstrip('0123456789')}{depth}" for depth in options.depths] or [experiment.net]
     if "peer" in options.only and not peer.available():
         print(peer.MISSING, flush=True)
         options.only.remove("peer")
     for net in nets:
         for seed in options.seeds:
-            run = Run(replace(recipe, net=net), splits, seed, options.out / f"{net}-seed{seed}", deadline)
+            run = Run(replace(experiment, net=net), splits, seed, options.out / f"{net}-seed{seed}", deadline)
             _same_as_before(run, {"data": options.data, "limit": options.limit, "side": options.side})
             for name in options.only:
                 yield run, name
@@ -98,13 +98,13 @@ def _step(run: Run) -> Pair:
     """How a step at the start compares, measured once."""
     path = run.folder / "step.json"
     if not path.exists():
-        write_json(path, asdict(step_at_the_start(run.recipe, run.splits)))
+        write_json(path, asdict(step_at_the_start(run.experiment, run.splits)))
     return Pair(**json.loads(path.read_text()))
 
 
 def _same_as_before(run: Run, data: dict) -> None:
     """Refuse to mix in one folder what was trained in two ways."""
-    path, now = run.folder / "recipe.json", asdict(run.recipe) | data
+    path, now = run.folder / "recipe.json", asdict(run.experiment) | data
     run.folder.mkdir(parents=True, exist_ok=True)
     before = json.loads(path.read_text()) if path.exists() else now
     changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
@@ -125,9 +125,9 @@ def _report(options: argparse.Namespace, rows: list[Row], step: Pair | None) -> 
     write_json(options.out / "result.json", content)
 
 
-def _recipe(options: argparse.Namespace) -> Recipe:
+def _experiment(options: argparse.Namespace) -> Experiment:
     cuda = torch.device(options.device).type == "cuda"
-    return Recipe(
+    return Experiment(
         net=options.net,
         width=options.width,
         units=options.units,

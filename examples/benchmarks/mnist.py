@@ -29,7 +29,7 @@ from bayesprune.training import Budget, Settings
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Case:
     """How one network is trained; what is not said here is `fit`'s default."""
 
     epochs: int
@@ -44,12 +44,12 @@ class Recipe:
     every: int = 4
 
 
-RECIPES = {
-    "lenet300": Recipe(epochs=40, nu=0.15, lr=3e-3, wide={"widths": (600, 200)}),
-    "lenet5": Recipe(epochs=20, nu=0.36, lr=4e-3, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
-    "lenet5-bypass": Recipe(epochs=10, nu=0.3, lr=3e-3, wide={"widths": (40, 100, 1000)}, channels_last=True),
-    "vgg16": Recipe(epochs=10, nu=0.3, lr=3e-3, wide={"width": 16}, usual={"width": 8}, channels_last=True),
-    "resmlp": Recipe(
+CASES = {
+    "lenet300": Case(epochs=40, nu=0.15, lr=3e-3, wide={"widths": (600, 200)}),
+    "lenet5": Case(epochs=20, nu=0.36, lr=4e-3, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
+    "lenet5-bypass": Case(epochs=10, nu=0.3, lr=3e-3, wide={"widths": (40, 100, 1000)}, channels_last=True),
+    "vgg16": Case(epochs=10, nu=0.3, lr=3e-3, wide={"width": 16}, usual={"width": 8}, channels_last=True),
+    "resmlp": Case(
         epochs=20, nu=0.4, lr=2e-3, wide={"depth": 48}, weight_precision=60.0, label_smoothing=0.0, every=16
     ),
 }
@@ -73,23 +73,23 @@ class Outcome:
 
 
 def run(
-    name: str, recipe: Recipe, splits: bp.data.Splits, seed: int, wide: bool, epochs: int, budget: Budget | None
+    name: str, case: Case, splits: bp.data.Splits, seed: int, wide: bool, epochs: int, budget: Budget | None
 ) -> Outcome:
-    """Train once, under a budget or at the recipe's price, and compact."""
+    """Train once, under a budget or at the case's price, and compact."""
     torch.manual_seed(seed)
     build = bp.networks.NETWORKS[name]
     example = torch.zeros(1, *splits.input_shape)
-    reference = bp.cost(build(splits.input_shape, splits.num_classes, **recipe.usual), example)
-    net = build(splits.input_shape, splits.num_classes, **(recipe.wide if wide else recipe.usual))
-    if recipe.channels_last:
+    reference = bp.cost(build(splits.input_shape, splits.num_classes, **case.usual), example)
+    net = build(splits.input_shape, splits.num_classes, **(case.wide if wide else case.usual))
+    if case.channels_last:
         net = net.to(memory_format=torch.channels_last)
     train, test = bp.data.loaders(splits, 128, seed)
-    likelihood = Categorical(recipe.label_smoothing)
-    bnn = bp.BayesianNet(net, likelihood, num_data=len(splits.train), weight_precision=recipe.weight_precision)
+    likelihood = Categorical(case.label_smoothing)
+    bnn = bp.BayesianNet(net, likelihood, num_data=len(splits.train), weight_precision=case.weight_precision)
     layers = bnn.num_branches == bnn.num_gates
     began = time.perf_counter()
-    price = None if budget else CostPrice(recipe.nu, recipe.params, reference)
-    settings = Settings(lr=recipe.lr, price=price, budget=budget, every=recipe.every)
+    price = None if budget else CostPrice(case.nu, case.params, reference)
+    settings = Settings(lr=case.lr, price=price, budget=budget, every=case.every)
     history = bp.fit(bnn, train, epochs=epochs, settings=settings)
     seconds = time.perf_counter() - began
     small = bp.compact(bnn)
@@ -109,27 +109,27 @@ def run(
 def main() -> None:
     """Run what the command line asks for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("net", choices=sorted(RECIPES))
+    parser.add_argument("net", choices=sorted(CASES))
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--starts", nargs="*", default=["usual", "double"], choices=["usual", "double"])
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    parser.add_argument("--budget", type=Budget.parse, help="such as macs=0.5, instead of the recipe's price")
+    parser.add_argument("--epochs", type=int, help="instead of the case's")
+    parser.add_argument("--budget", type=Budget.parse, help="such as macs=0.5, instead of the case's price")
     parser.add_argument("--limit", type=int, help="number of training images, instead of all")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
-    recipe = RECIPES[options.net]
-    epochs = options.epochs or recipe.epochs
+    case = CASES[options.net]
+    epochs = options.epochs or case.epochs
     splits = bp.data.load("mnist", data_dir=options.data_dir, limit=options.limit)
-    dense_net = bp.networks.NETWORKS[options.net](splits.input_shape, splits.num_classes, **recipe.usual)
+    dense_net = bp.networks.NETWORKS[options.net](splits.input_shape, splits.num_classes, **case.usual)
     dense = bp.cost(dense_net, torch.zeros(1, *splits.input_shape))
     print(machine(), flush=True)
-    print(f"{options.net}, {epochs} epochs, {options.budget or f'nu {recipe.nu}'}", flush=True)
+    print(f"{options.net}, {epochs} epochs, {options.budget or f'nu {case.nu}'}", flush=True)
     print(f"dense: {dense.params} parameters, {dense.macs} multiply-adds", flush=True)
     rows, outcomes = [], []
     for start in options.starts:
         for seed in options.seeds:
-            o = run(options.net, recipe, splits, seed, start == "double", epochs, options.budget)
+            o = run(options.net, case, splits, seed, start == "double", epochs, options.budget)
             outcomes.append(o)
             row = [start, str(seed), f"{100 * o.accuracy:.2f}", f"{o.params} ({100 * o.params / dense.params:.2f} %)"]
             row += [f"{100 * o.macs / dense.macs:.2f} %", o.gates, f"{100 * o.converged:.2f} %"]

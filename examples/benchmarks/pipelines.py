@@ -16,8 +16,7 @@ from typing import Any
 
 import peer as torch_pruning
 import torch
-from plain import PlainTrainer, Progress
-from recipe import Deadline, Recipe, example, peak_memory
+from experiment import Deadline, Experiment, example, peak_memory
 from report import write_json
 from timing import Pair, latency
 from torch import nn
@@ -25,7 +24,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.data import Splits
 from bayesprune.layers import Residual
-from bayesprune.training import EpochRow, Schedule
+from bayesprune.training import EpochRow, History
 
 FINE_TUNING = 0.1
 """Learning rate of fine-tuning, relative to that of training from scratch."""
@@ -36,18 +35,45 @@ class Run:
     """What one pipeline is given.
 
     Attributes:
-        recipe: How to train.
+        experiment: How to train.
         splits: On what.
         seed: Of initial weights, order and augmentation.
         folder: Where the folders of the pipelines of this seed are.
         deadline: When to stop.
     """
 
-    recipe: Recipe
+    experiment: Experiment
     splits: Splits
     seed: int
     folder: Path
     deadline: Deadline
+
+
+class Progress:
+    """Called after every epoch of a run: notes memory and says how far it is.
+
+    Args:
+        folder: Of the pipeline.
+        deadline: When to stop.
+
+    Attributes:
+        peak: Most memory the device's tensors took, bytes; ``None`` on the CPU.
+
+    Raises:
+        OutOfTime: when called, if the deadline is near; the epoch and its checkpoint are done.
+    """
+
+    def __init__(self, folder: Path, deadline: Deadline):
+        self.file, self.deadline = folder / "memory.json", deadline
+        self.peak: int | None = json.loads(self.file.read_text())["peak"] if self.file.exists() else None
+
+    def __call__(self, row: EpochRow) -> None:
+        """Take note of an epoch."""
+        self.peak = peak_memory(self.peak)
+        write_json(self.file, {"peak": self.peak})
+        left = f"{row.gates_left} gates, {row.macs / 1e6:.2f} M multiply-adds"
+        print(f"  epoch {row.epoch}: {row.phase}, loss {row.nll:.4f}, {left}, {row.seconds:.2f} s", flush=True)
+        self.deadline.epoch_done(row.seconds)
 
 
 @dataclass(frozen=True)
@@ -103,13 +129,14 @@ class Row:
 
 
 def dense(run: Run) -> Row:
-    """Train the network without gates in a plain PyTorch loop."""
+    """Train the network without gates, plainly."""
     folder = _begin(run, "dense")
-    start = run.recipe.gated(run.splits)
+    start = run.experiment.gated(run.splits)
     branches = sum(isinstance(module, Residual) for module in start.modules())
     net = bp.compact(start.train())
-    progress = _train(run, net, folder, run.recipe.epochs, run.recipe.lr)
-    return _finish(run, "dense", net, progress, seconds=sum(progress.seconds), branches=(branches, branches))
+    progress = Progress(folder, run.deadline)
+    history = train_plainly(run, net, folder, run.experiment.epochs, run.experiment.lr, progress)
+    return _finish(run, "dense", net, history, progress, seconds=_seconds(history), branches=(branches, branches))
 
 
 def peer(run: Run) -> Row:
@@ -134,10 +161,12 @@ def peer(run: Run) -> Row:
         write_json(folder / "pruning.json", {"seconds": time.perf_counter() - began})
         bp.save(net, start)
     pruning = json.loads((folder / "pruning.json").read_text())["seconds"]
-    net = bp.load(start).to(run.recipe.device, memory_format=run.recipe.memory_format)
-    progress = _train(run, net, folder, max(1, run.recipe.epochs // 2), FINE_TUNING * run.recipe.lr)
-    seconds = whole.seconds + pruning + sum(progress.seconds)
-    return _finish(run, "peer", net, progress, seconds=seconds, branches=whole.branches)
+    net = bp.load(start).to(run.experiment.device, memory_format=run.experiment.memory_format)
+    progress = Progress(folder, run.deadline)
+    epochs = max(1, run.experiment.epochs // 2)
+    history = train_plainly(run, net, folder, epochs, FINE_TUNING * run.experiment.lr, progress)
+    seconds = whole.seconds + pruning + _seconds(history)
+    return _finish(run, "peer", net, history, progress, seconds=seconds, branches=whole.branches)
 
 
 def gated(run: Run) -> Row:
@@ -147,38 +176,28 @@ def gated(run: Run) -> Row:
         SystemExit: if compaction changes the accuracy.
     """
     folder = _begin(run, "gated")
-    bnn = run.recipe.bayesian(run.splits)
+    bnn = run.experiment.bayesian(run.splits)
     branches = bnn.num_branches
-    train = run.recipe.loaders(run.splits, run.seed)[0]
-    memory = folder / "memory.json"
-    peak = json.loads(memory.read_text())["peak"] if memory.exists() else None
-
-    def after_epoch(row: EpochRow) -> None:
-        nonlocal peak
-        peak = peak_memory(peak)
-        write_json(memory, {"peak": peak})
-        left = f"{row.gates_left} gates, {row.macs / 1e6:.2f} M multiply-adds"
-        print(f"  epoch {row.epoch}: {row.phase}, loss {row.nll:.4f}, {left}, {row.seconds:.2f} s", flush=True)
-        run.deadline.epoch_done(row.seconds)
-
+    train = run.experiment.loaders(run.splits, run.seed)[0]
+    progress = Progress(folder, run.deadline)
     history = bp.fit(
         bnn,
         train,
-        epochs=run.recipe.epochs,
-        settings=run.recipe.settings(run.splits),
-        engine=run.recipe.engine(),
+        epochs=run.experiment.epochs,
+        settings=run.experiment.settings(run.splits),
+        engine=run.experiment.engine(),
         out=folder,
-        on_epoch=after_epoch,
+        on_epoch=progress,
     )
     net = bp.compact(bnn)
-    test = run.recipe.loaders(run.splits, run.seed)[1]
+    test = run.experiment.loaders(run.splits, run.seed)[1]
     before, after = (bp.training.evaluate(model, test).accuracy for model in (bnn, net))
     if abs(before - after) > 5 / len(run.splits.test):  # kernels may round differently for other shapes
         raise SystemExit(f"compaction changed the accuracy from {before} to {after}")
-    progress = Progress([row.seconds for row in history.rows], peak)
     left = sum(bool(gate.theta > 0.5) for gate in bnn.gates()[: bnn.num_branches])
-    seconds, converged = sum(progress.seconds), history.rows[-1].gates_converged
-    return _finish(run, "gated", net, progress, seconds=seconds, branches=(left, branches), converged=converged)
+    seconds, converged = _seconds(history), history.rows[-1].gates_converged
+    branches_left = (left, branches)
+    return _finish(run, "gated", net, history, progress, seconds=seconds, branches=branches_left, converged=converged)
 
 
 PIPELINES = {"dense": dense, "gated": gated, "peer": peer}
@@ -186,11 +205,11 @@ PIPELINES = {"dense": dense, "gated": gated, "peer": peer}
 
 def _begin(run: Run, name: str) -> Path:
     """Make ready for a pipeline; returns its folder."""
-    print(f"{run.recipe.net}, seed {run.seed}: {name}", flush=True)
+    print(f"{run.experiment.net}, seed {run.seed}: {name}", flush=True)
     folder = run.folder / name
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.seed)
-    if run.recipe.compile:
+    if run.experiment.compile:
         torch.compiler.reset()  # what is compiled keeps the network of the pipeline before
     gc.collect()
     if torch.cuda.is_available():
@@ -199,30 +218,64 @@ def _begin(run: Run, name: str) -> Path:
     return folder
 
 
-def _train(run: Run, net: nn.Module, folder: Path, epochs: int, lr: float) -> Progress:
-    """Train a plain network, or go on with it."""
-    train = run.recipe.loaders(run.splits, run.seed)[0]
-    trainer = PlainTrainer(net, run.recipe, Schedule(epochs, len(train)), lr)
-    return trainer.run(train, folder / "checkpoint.pt", run.deadline)
+def train_plainly(run: Run, net: nn.Module, folder: Path, epochs: int, lr: float, progress: Progress) -> History:
+    """Train a network without gates, or go on with it.
+
+    Args:
+        run: What the pipeline was given.
+        net: The network, on the experiment's device.
+        folder: Of the pipeline.
+        epochs: Length of the run.
+        lr: Peak learning rate.
+        progress: Called after every epoch.
+
+    Raises:
+        OutOfTime: after an epoch and its checkpoint, when the deadline is near.
+    """
+    return bp.fit(
+        net,
+        run.experiment.loaders(run.splits, run.seed)[0],
+        epochs=epochs,
+        method="none",
+        likelihood=run.experiment.likelihood(),
+        settings=run.experiment.plain_settings(lr),
+        engine=run.experiment.engine(),
+        out=folder,
+        on_epoch=progress,
+    )
 
 
-def _finish(run: Run, name: str, net: nn.Module, progress: Progress, **known: Any) -> Row:
-    """Score and time the network that a pipeline ended with, and write it and its row."""
-    test = run.recipe.loaders(run.splits, run.seed)[1]
+def _seconds(history: History) -> float:
+    """What the epochs of a run took."""
+    return sum(row.seconds for row in history.rows)
+
+
+def _finish(run: Run, name: str, net: nn.Module, history: History, progress: Progress, **known: Any) -> Row:
+    """Score and time the network that a pipeline ended with, and write it and its row.
+
+    Args:
+        run: What the pipeline was given.
+        name: Of the pipeline.
+        net: The network.
+        history: Of its training.
+        progress: What was noted in it.
+        known: Other fields of the row.
+    """
+    test = run.experiment.loaders(run.splits, run.seed)[1]
     size = bp.cost(net, example(run.splits))
-    whole = run.recipe.plain(run.splits)
-    batches = {count: example(run.splits).expand(count, -1, -1, -1) for count in (1, run.recipe.batch_size)}
+    whole = run.experiment.plain(run.splits)
+    batches = {count: example(run.splits).expand(count, -1, -1, -1) for count in (1, run.experiment.batch_size)}
     row = Row(
         pipeline=name,
-        net=run.recipe.net,
+        net=run.experiment.net,
         seed=run.seed,
         accuracy=bp.training.evaluate(net, test).accuracy,
         macs=size.macs,
         params=size.params,
         layers=sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in net.modules()),
-        epochs=progress.seconds,
+        epochs=[row.seconds for row in history.rows],
         peak=progress.peak,
-        latency={count: latency(net, whole, x, run.recipe) for count, x in batches.items()},
+        latency={count: latency(net, whole, x, run.experiment) for count, x in batches.items()},
         **known,
     )
     bp.save(net, run.folder / name / "model.safetensors")

@@ -20,8 +20,10 @@ from report import machine, table
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
 from bayesprune.layers import Gate, Linear, Residual
+from bayesprune.methods.protocol import Batch
+from bayesprune.methods.svi.method import SVI
 from bayesprune.training.engine import Engine
 from bayesprune.training.trainer import Trainer
 
@@ -95,11 +97,10 @@ def compare(
     bnn = bp.BayesianNet(net, num_data=60_000, prior=bp.distributions.FlatteningPrior(18.0), weights=slab)
     endless = Repeat(x, y, 10**9)  # so long a run that θ rests
     settings = bp.training.Settings(lr=1e-9, every=every, schedule={"sample_from": 0.0})
-    trainer = Trainer(bnn, endless, epochs=1, prune=False, settings=settings, engine=Engine())
+    trainer = Trainer(bnn, endless, 1, False, settings, Engine(), SVI(settings))
 
     def gated_step() -> None:
-        trainer._train_step(x, y, Span(batch, 0, batch))
-        trainer.step += 1
+        trainer.train_step(Batch(x, y, Span(batch, 0, batch)))
         if trainer.step % REFRESH == 0:
             bnn.refresh()
 

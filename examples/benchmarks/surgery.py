@@ -17,7 +17,9 @@ import torch
 from report import machine, table
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
+from bayesprune.data.spans import Span
+from bayesprune.methods.protocol import Batch
+from bayesprune.methods.svi.method import SVI
 from bayesprune.pruning import CostPrice
 from bayesprune.training import Engine, Settings
 from bayesprune.training.trainer import Trainer
@@ -61,18 +63,19 @@ def removal() -> tuple[float, float]:
     with torch.no_grad():
         bnn.theta.fill_(1.0)
     settings = Settings(price=CostPrice(0.1), optimizer=partial(torch.optim.SGD, momentum=0.9), lr=1e-9)
-    trainer = Trainer(bnn, Repeat(x, y), 10, True, settings, Engine())
+    method = SVI(settings)
+    trainer = Trainer(bnn, Repeat(x, y), 10, True, settings, Engine(), method)
     trainer.net.train()
     removals, savings = [], []
     for _ in range(REPEATS):
-        before = [seconds(lambda: trainer._train_step(x, y, Span(BATCH, 0, BATCH))) for _ in range(4)]
+        before = [seconds(lambda: trainer.train_step(Batch(x, y, Span(BATCH, 0, BATCH)))) for _ in range(4)]
         with torch.no_grad():
             bnn.theta[1] = 0.0
-        trainer.sampler.synchronize()
-        after = [seconds(lambda: trainer._train_step(x, y, Span(BATCH, 0, BATCH))) for _ in range(4)]
-        trainer.updates.gain.fill_(1.0)
-        trainer.surgeon.monitor.agreed.fill_(settings.patience - 1)
-        removals.append(seconds(lambda: trainer._prune(1)))
+        method.sampler.synchronize()
+        after = [seconds(lambda: trainer.train_step(Batch(x, y, Span(BATCH, 0, BATCH)))) for _ in range(4)]
+        method.updates.net_cost.fill_(1.0)
+        method.removal.monitor.agreed.fill_(settings.patience - 1)
+        removals.append(seconds(lambda: method._remove(trainer, bnn, 1)))
         savings.append(STEPS * (statistics.median(before) - statistics.median(after)))
     assert bnn.num_gates == 27 - REPEATS
     return statistics.median(removals), statistics.median(savings)

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from plain import PlainTrainer
-from recipe import Recipe
+from experiment import Experiment
 from step import Repeat
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.data.shards import Span
-from bayesprune.training import Schedule
+from bayesprune.data.spans import Span
+from bayesprune.infer.plain import PlainNet
+from bayesprune.methods.none import Plain
+from bayesprune.methods.protocol import Batch
+from bayesprune.methods.svi.method import SVI
 from bayesprune.training.trainer import Trainer
 
 
@@ -57,28 +59,28 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def latency(net: nn.Module, dense: nn.Module, example: torch.Tensor, recipe: Recipe) -> Pair:
-    """A forward pass of ``net`` relative to ``dense``, for inputs like ``example``, in the precision of the recipe."""
-    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    example = example.to(recipe.device, dtype, memory_format=recipe.memory_format)
-    first, second = (copy.deepcopy(module).eval().to(recipe.device, dtype) for module in (dense, net))
+def latency(net: nn.Module, dense: nn.Module, example: torch.Tensor, experiment: Experiment) -> Pair:
+    """A forward pass of ``net`` relative to ``dense``, for inputs like ``example``, in its precision."""
+    dtype = torch.bfloat16 if experiment.precision == "bf16" else torch.float32
+    example = example.to(experiment.device, dtype, memory_format=experiment.memory_format)
+    first, second = (copy.deepcopy(module).eval().to(experiment.device, dtype) for module in (dense, net))
     with torch.inference_mode():
-        return in_turn(lambda: first(example), lambda: second(example), recipe.blocks, calls=10)
+        return in_turn(lambda: first(example), lambda: second(example), experiment.blocks, calls=10)
 
 
-def step_at_the_start(recipe: Recipe, splits: bp.data.Splits) -> Pair:
-    """A step of `fit` relative to one of the plain loop, at the initial θ, both on the same batch on the device."""
+def step_at_the_start(experiment: Experiment, splits: bp.data.Splits) -> Pair:
+    """A step of the gated network relative to one of the plain, at the initial θ, on the same batch on the device."""
     steps = 10**9  # so long a run that θ rests
-    x = torch.randn(recipe.batch_size, *splits.input_shape, device=recipe.device)
-    y = torch.randint(0, splits.num_classes, (recipe.batch_size,), device=recipe.device)
-    x = x.to(memory_format=recipe.memory_format)
-    plain = PlainTrainer(recipe.plain(splits), recipe, Schedule(1, steps), lr=1e-9)
-    bnn = recipe.bayesian(splits)
-    settings = replace(recipe.settings(splits), lr=1e-9, schedule={"sample_from": 0.0})
-    trainer = Trainer(bnn, Repeat(x, y, steps), 1, False, settings, recipe.engine())
+    x = torch.randn(experiment.batch_size, *splits.input_shape, device=experiment.device)
+    y = torch.randint(0, splits.num_classes, (experiment.batch_size,), device=experiment.device)
+    x = x.to(memory_format=experiment.memory_format)
+    batch, engine = Batch(x, y, Span(len(y), 0, len(y))), experiment.engine()
+    bnn, own = experiment.bayesian(splits), experiment.plain_settings(lr=1e-9)
+    net = PlainNet(experiment.plain(splits), experiment.likelihood(), bnn.num_data)
+    plain = Trainer(net, Repeat(x, y, steps), 1, False, own, engine, Plain())
+    settings = replace(experiment.settings(splits), lr=1e-9, schedule={"sample_from": 0.0})
+    gated = Trainer(bnn, Repeat(x, y, steps), 1, False, settings, experiment.engine(), SVI(settings))
 
-    def gated_step() -> None:
-        trainer._train_step(x, y, Span(len(y), 0, len(y)))
-        trainer.step += 1
-
-    return in_turn(lambda: plain.step(x, y), gated_step, recipe.blocks, calls=2 * recipe.every)
+    return in_turn(
+        lambda: plain.train_step(batch), lambda: gated.train_step(batch), experiment.blocks, 2 * experiment.every
+    )

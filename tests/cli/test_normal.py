@@ -73,7 +73,7 @@ def test_the_posterior_in_the_folder_is_the_one_that_was_trained(trained: tuple[
     assert 10 < int((theta > 0.5).sum()) < len(theta) < 464  # some were removed, some of the others are off
     posterior, expected = read_posterior(folder, 10), compact_posterior(net.eval())
     assert not posterior.training
-    assert (posterior.num_data, posterior.slab) == (300, "normal")
+    assert (posterior.num_data, posterior.weights_posterior.name) == (300, "normal")
     mine, theirs = posterior.net.state_dict(), expected.net.state_dict()
     assert mine.keys() == theirs.keys()
     assert any(name.endswith("log_scale") for name in mine)

@@ -28,12 +28,12 @@ KILLED = """
 import os, signal
 from bayesprune.cli import main
 from bayesprune.training.trainer import Trainer
-train_step = Trainer._train_step
-def step(self, *batch):
-    if self.epoch == {epochs} and self.step == {epochs} * self.schedule.steps_per_epoch + {steps}:
+train_step = Trainer.train_step
+def step(self, batch):
+    if self.epoch == {epochs} and self.step == {epochs} * self.steps_per_epoch + {steps}:
         os.kill(os.getpid(), signal.SIGKILL)
-    return train_step(self, *batch)
-Trainer._train_step = step
+    return train_step(self, batch)
+Trainer.train_step = step
 main()
 """
 

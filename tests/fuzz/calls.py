@@ -6,66 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
 
 import bayesprune as bp
 from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, reports, selection
-from bayesprune import sklearn as estimators
 from bayesprune.data.images import Raw
 from bayesprune.training import Budget, Engine, Schedule, Settings, evaluate
 from bayesprune.types import IndexMap
+from tests.fuzz.made import batch, bayesian, half, images, loader, made, network, remap_arguments, splits, table, thetas
 
 Call = tuple[Callable[..., Any], dict[str, Any]]
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(layers.Linear(4, 6, gate="unit"), nn.ReLU(), layers.Residual(nn.Linear(6, 6)), nn.Linear(6, 3))
-
-
-def bayesian() -> bp.BayesianNet:
-    return bp.BayesianNet(network(), num_data=8)
-
-
-def batch() -> tuple[Tensor, Tensor]:
-    return torch.linspace(-1, 1, 32).view(8, 4), torch.arange(8) % 3
-
-
-def loader() -> DataLoader:
-    return DataLoader(TensorDataset(*batch()), batch_size=4)
-
-
-def images() -> data.Images:
-    raw = Raw(torch.arange(8 * 16).to(torch.uint8).view(8, 1, 4, 4), torch.arange(8) % 2)
-    return data.Images(raw, torch.tensor([64.0]), torch.tensor([32.0]))
-
-
-def splits() -> data.Splits:
-    return data.Splits("made", images(), images(), 2, (1, 4, 4))
-
-
-def table() -> tuple[Tensor, Tensor]:
-    x = torch.sin(torch.arange(60.0)).view(20, 3)
-    return x, x[:, 0] + 0.1 * x[:, 1]
-
-
-def half(*shape: int) -> Tensor:
-    return torch.full(shape, 0.5)
-
-
-def made(name: str, **arguments: Any) -> Any:
-    """An estimator with these parameters, fitted: its parameters are checked there."""
-    return getattr(estimators, name)(epochs=2, **arguments).fit(*table()[:1], [0, 1] * 10)
-
-
-def thetas() -> dict[str, Tensor]:
-    return {"0": half(6), "2": half(1)}
-
-
-def remap_arguments() -> dict[str, Any]:
-    named = dict(network().named_parameters())
-    kept = IndexMap({name: (None,) * value.dim() for name, value in named.items()})
-    return {"optimizer": torch.optim.SGD(named.values(), 0.1), "old": named, "new": named, "index": kept}
 
 
 CALLS: dict[str, Callable[[], Call]] = {
@@ -184,7 +134,6 @@ CALLS: dict[str, Callable[[], Call]] = {
         metrics.regression_scores,
         {"log_density": half(3), "mean": half(3), "targets": half(3)},
     ),
-    "sharpness": lambda: (metrics.sharpness, {"low": half(3) - 1, "high": half(3) + 1}),
     "build": lambda: (networks.build, {"name": "lenet300", "input_shape": (1, 8, 8), "num_classes": 3}),
     "from_torchvision": lambda: (networks.from_torchvision, {"model": nn.Linear(2, 2), "units": False}),
     "lenet300": lambda: (networks.lenet300, {"input_shape": (1, 8, 8), "num_classes": 3, "widths": (5, 4)}),
@@ -285,6 +234,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             "patience": 2,
         },
     ),
+    "recommended": lambda: (bp.recommended, {"net": bayesian(), "weights": "normal"}),
     "evaluate": lambda: (
         evaluate,
         {"model": network(), "loader": loader(), "likelihood": infer.Categorical(), "loss_on": None},
@@ -321,29 +271,3 @@ CALLS: dict[str, Callable[[], Call]] = {
         },
     ),
 }
-
-UNCHECKED = {
-    "what every step of training calls": (
-        *("BatchObjective", "GateDraws", "bernoulli_kl", "normal_kl", "relative_cost"),
-        *("marginal_cost", "summarize", "eval_mode"),
-    ),
-    "records of results, which hold what they are given": (
-        *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
-        *("SelectionProblem", "ClassPrediction", "Prediction", "RealPrediction", "GateSample", "RandomState", "Score"),
-        *("History", "GateSummary"),
-    ),
-    "classes that others derive from, or that layers become": (
-        *("GatePrior", "Likelihood", "Bernoulli", "NormalLayer", "NormalLinear", "NormalConv1d", "NormalConv2d"),
-    ),
-    "what needs packages that are not always there, and the like of others": (
-        *("export_onnx", "resnet34", "resnet50", "lenet5_bypass", "result_table", "score_table", "total"),
-        *("BayesPruneRegressor",),
-    ),
-}
-"""Public names without a call here, and why."""
-RUN = {
-    "evaluate": ("loss_on",),
-    "paired_differences": ("y", "on"),
-    "shared_differences": ("y", "on"),
-}
-"""What goes to the likelihood or to a function of the user as it is; what these raise is theirs."""

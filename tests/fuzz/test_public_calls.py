@@ -19,8 +19,9 @@ from torch import nn
 
 import bayesprune
 from bayesprune.errors import BayesPruneError
-from tests.fuzz.calls import CALLS, RUN, UNCHECKED
+from tests.fuzz.calls import CALLS
 from tests.fuzz.limits import SECONDS, at_most
+from tests.fuzz.uncalled import RUN, UNCHECKED
 
 ROOMS = [name for name in bayesprune.__all__ if inspect.ismodule(getattr(bayesprune, name))] + ["reports", "sklearn"]
 NUMBER_OF_CALLS = 300

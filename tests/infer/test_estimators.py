@@ -13,7 +13,8 @@ from scipy import integrate
 
 from bayesprune import layers
 from bayesprune.errors import ConfigError
-from bayesprune.infer.estimators import ESTIMATORS, FLOOR, TEMPERATURE, _trapezoid, get_estimator
+from bayesprune.infer.derivatives import FLOOR, TEMPERATURE, trapezoid
+from bayesprune.infer.estimators import ESTIMATORS, get_estimator
 from bayesprune.optim import ProjectedGateSGD
 from tests.infer import nets
 from tests.infer.nets import Case
@@ -205,7 +206,7 @@ def test_second_order_is_exact_where_the_loss_is_quadratic_in_each_gate(thetas: 
 
 def test_expected_weights_of_second_order_add_up_to_one_at_every_theta() -> None:
     theta = torch.cat([torch.linspace(0, 1, 1001), torch.tensor([1e-8, 1e-3, FLOOR, 1 - FLOOR])]).double()
-    on, off = _trapezoid(theta)
+    on, off = trapezoid(theta)
     torch.testing.assert_close(theta * on + (1 - theta) * off, torch.ones_like(theta), rtol=1e-14, atol=0)
     assert float(on.max()) <= 0.5 / FLOOR + 1e-9 and float(off.max()) <= 0.5 / FLOOR + 1e-9
     inside = (theta >= FLOOR) & (theta <= 1 - FLOOR)

@@ -12,6 +12,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import check_gates, gates_of
 from bayesprune.layers import ConvTranspose2d, Gate
 from bayesprune.pruning import ExpectedCost, compact, cost
+from bayesprune.training.cuts import _structure_norms
 from tests.pruning.costed import enumerated, probabilities
 from tests.pruning.verify import draw_thetas, verify_compaction
 
@@ -88,3 +89,9 @@ def test_depthwise_and_grouped() -> None:
             ConvTranspose2d(4, outputs, 2, groups=groups, gate="unit")
     with pytest.raises(ConfigError, match="ConvTranspose2d: gate must be 'unit', 'layer' or None, got 'filter'"):
         ConvTranspose2d(4, 4, 2, gate="filter")
+
+
+def test_the_norm_of_a_structure_is_that_of_the_weights_that_lead_to_it() -> None:
+    layer = ConvTranspose2d(3, 3, 2, gate="unit")  # as many inputs as outputs: no size tells which is which
+    expected = torch.stack([layer.weight[:, s].detach().norm() for s in range(3)])
+    torch.testing.assert_close(_structure_norms([layer], 3), expected)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bayesprune.errors import ConfigError
-from bayesprune.methods.svi.budget import LEAST, REACH, START, Budget, Multiplier, dual_maximiser
+from bayesprune.methods.svi.budget import Budget
+from bayesprune.methods.svi.multiplier import LEAST, REACH, START, Multiplier, dual_maximiser
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from bayesprune.distributions import FixedInclusion
+from bayesprune.distributions.gate_prior import EDGE
 from bayesprune.infer import BayesianNet, GateSample, paired_differences
-from bayesprune.methods.svi.gates import NOISE_SHARE, RESOLUTION, SETTLE_ERROR, SETTLE_MEMORY, GateUpdates
+from bayesprune.methods.svi.exact import ERROR_SHARE, MEMORY
+from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.sampled import NOISE_SHARE
 from tests.training.problems import EXAMPLES, bayesian, branches, examples, units
 
 S = 14
@@ -25,17 +28,17 @@ def step(net: BayesianNet, moves: GateUpdates, gradient: Tensor, size: float) ->
     """How far θ moves on this gradient."""
     before = net.theta.detach().clone()
     net.theta.grad = gradient.clone()
-    moves.sampled(size)
+    moves.sampled.step(size)
     assert net.theta.grad is None
     return net.theta.detach() - before
 
 
 def gather(moves: GateUpdates, *differences: Tensor, error: float = 0.0) -> None:
-    """Do what `measure` does with these evaluations."""
+    """Do what `exact.add` does with these evaluations."""
     for difference in differences:
-        moves._sum += difference
-        moves._variance += error**2
-        moves._count += 1
+        moves.exact.total += difference
+        moves.exact.variance += error**2
+        moves.exact.count += 1
 
 
 @pytest.mark.parametrize("log_gamma", [0.5, 5.0, 50.0])
@@ -76,28 +79,28 @@ def test_steps_are_projected(start: float, sign: float, end: float) -> None:
     assert bool((net.theta != end).all())
 
 
-def test_look_is_the_mean_gradient_since_the_last_look() -> None:
+def test_net_cost_is_the_mean_gradient_since_the_last_call() -> None:
     net, moves = updates()
     gradients = torch.randn(3, S)
     for gradient in gradients:
         step(net, moves, gradient, 0.0)
-    moves.look()
-    torch.testing.assert_close(moves.gain, gradients.mean(0))
+    moves.sampled.update_net_cost()
+    torch.testing.assert_close(moves.net_cost, gradients.mean(0))
     step(net, moves, gradients[1], 0.0)
-    moves.look()
-    torch.testing.assert_close(moves.gain, gradients[1])
-    moves.look()
-    torch.testing.assert_close(moves.gain, gradients[1])
+    moves.sampled.update_net_cost()
+    torch.testing.assert_close(moves.net_cost, gradients[1])
+    moves.sampled.update_net_cost()
+    torch.testing.assert_close(moves.net_cost, gradients[1])
 
 
 def test_settling_moves_by_size_at_most() -> None:
-    """gain = ΔC + ρ; without error the step is size · clamp(gain/ρ, −1, 1)."""
+    """net cost = ΔC + ρ; without error the step is size · clamp(net cost/ρ, −1, 1)."""
     net, moves = updates()
     price = net.price
     factors = torch.linspace(-3, 3, S)
     gather(moves, (factors - 1) * price)
-    moves.settle(0.2)
-    torch.testing.assert_close(moves.gain, factors * price)
+    moves.exact.step(0.2)
+    torch.testing.assert_close(moves.net_cost, factors * price)
     torch.testing.assert_close(net.theta.detach(), 0.5 - 0.2 * factors.clamp(-1, 1))
 
 
@@ -106,22 +109,22 @@ def test_settling_on_errors() -> None:
     net, moves = updates()
     error = 8 * float(net.price[0])
     gather(moves, torch.zeros(S), torch.zeros(S), error=error)
-    moves.settle(0.2)
-    length = (1 + SETTLE_ERROR**2 * 8**2 / 2) ** 0.5
+    moves.exact.step(0.2)
+    length = (1 + ERROR_SHARE**2 * 8**2 / 2) ** 0.5
     torch.testing.assert_close(net.theta.detach(), torch.full((S,), 0.5 - 0.2 / length))
 
 
 def test_settling_smooths_evaluations() -> None:
     net, moves = updates()
     values = [torch.randn(S) for _ in range(3)]
-    weights = [SETTLE_MEMORY**age for age in (2, 1, 0)]
+    weights = [MEMORY**age for age in (2, 1, 0)]
     for value in values:
         gather(moves, value)
-        moves.settle(0.01)
+        moves.exact.step(0.01)
     expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights) + net.price
-    torch.testing.assert_close(moves.gain, expected)
+    torch.testing.assert_close(moves.net_cost, expected)
     before = net.theta.detach().clone()
-    moves.settle(0.5)  # nothing was measured since
+    moves.exact.step(0.5)  # nothing was measured since
     assert torch.equal(net.theta.detach(), before)
 
 
@@ -129,11 +132,11 @@ def test_settling_smooths_evaluations() -> None:
 def test_settling_is_projected(start: float, factor: float, end: float) -> None:
     net, moves = updates(start)
     gather(moves, (factor - 1) * net.price)
-    moves.settle(0.4)
+    moves.exact.step(0.4)
     assert torch.equal(net.theta.detach(), torch.full((S,), end))
 
 
-def test_measure_gathers_exact_differences() -> None:
+def test_an_evaluation_gathers_exact_differences() -> None:
     """With θ at 0 and 1 there is nothing to draw, so the evaluation is the exact one."""
     net, moves = bayesian(branches()), None
     with torch.no_grad():
@@ -142,21 +145,25 @@ def test_measure_gathers_exact_differences() -> None:
     x, y = examples(50)
     xi = net.theta.detach()[None]
     gates = GateSample(xi, [True, False, True, False])
-    moves.measure(x[:20], y[:20], gates)
-    moves.measure(x[20:40], y[20:40], gates)
+    moves.exact.add(x[:20], y[:20], gates)
+    moves.exact.add(x[20:40], y[20:40], gates)
     exact = [paired_differences(net, x[a:b], y[a:b], xi)[0] for a, b in ((0, 20), (20, 40))]
-    moves.settle(0.0)
-    torch.testing.assert_close(moves.gain, sum(exact) / 2 + net.price)
+    moves.exact.step(0.0)
+    torch.testing.assert_close(moves.net_cost, sum(exact) / 2 + net.price)
 
 
 def walk(net: BayesianNet, moves: GateUpdates, seed: int) -> None:
     torch.manual_seed(seed)
     for _ in range(3):
         step(net, moves, torch.randn(net.num_gates), 0.01)
-    moves.look()
+    moves.sampled.update_net_cost()
     gather(moves, torch.randn(net.num_gates) * 0.1, error=0.02)
-    moves.settle(0.05)
+    moves.exact.step(0.05)
     step(net, moves, torch.randn(net.num_gates), 0.01)
+
+
+def flat(moves: GateUpdates) -> dict[tuple[str, str], Tensor | float]:
+    return {(part, name): value for part, state in moves.state().items() for name, value in state.items()}
 
 
 def test_state_round_trip_goes_on_with_the_same_numbers() -> None:
@@ -168,17 +175,18 @@ def test_state_round_trip_goes_on_with_the_same_numbers() -> None:
     walk(first, mine, 2)
     walk(second, theirs, 2)
     assert torch.equal(first.theta, second.theta)
-    for name, value in mine.state().items():
-        assert torch.equal(torch.as_tensor(value), torch.as_tensor(theirs.state()[name])), name
+    other = flat(theirs)
+    for name, value in flat(mine).items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
 
 
 def test_keep_goes_on_with_these_gates() -> None:
     net, moves = updates()
     walk(net, moves, 3)
-    before = moves.state()
+    before = flat(moves)
     kept = torch.tensor([0, 3, 13])
     moves.keep(kept)
-    for name, value in moves.state().items():
+    for name, value in flat(moves).items():
         assert torch.equal(value, before[name][kept]) if isinstance(value, Tensor) else value == before[name], name
 
 
@@ -207,12 +215,12 @@ def test_differences_of_shared_gates_are_surveyed_and_settled_ones_count_alone()
     assert bool(moves.differences.isnan().all())
     before = net.theta.detach().clone()
     for _ in range(3):
-        moves.survey(x, y, gates)
+        moves.sampled.add_shared_differences(x, y, gates)
     torch.testing.assert_close(moves.differences.double(), exact, rtol=1e-5, atol=1e-7)
     assert torch.equal(net.theta.detach(), before)
-    moves.look()
-    moves.measure(x[:20], y[:20], gates)
-    moves.settle(0.1)
+    moves.sampled.update_net_cost()
+    moves.exact.add(x[:20], y[:20], gates)
+    moves.exact.step(0.1)
     half = paired_differences(net, x[:20], y[:20], *gates)[0]
     torch.testing.assert_close(moves.differences.double(), half, rtol=1e-5, atol=1e-7)
 
@@ -231,16 +239,14 @@ def test_under_a_fixed_prior_evidence_is_averaged_over_ever_more_evaluations() -
     values = [torch.randn(S) / EXAMPLES for _ in range(3)]
     for value in values:
         gather(moves, value)
-        moves.settle(1.0)
+        moves.exact.step(1.0)
     mean = (values[0] + 4 * values[1] + 10 * values[2]) / 15
     best = torch.sigmoid(-EXAMPLES * (mean + net.price))
     torch.testing.assert_close(net.theta.detach(), best)
     at_rest = mean + net.price + torch.logit(best) / EXAMPLES  # the gradient vanishes at the optimum
-    torch.testing.assert_close(moves.gain, at_rest, atol=1e-7, rtol=1e-3)
-    assert float(moves.gain.abs().max()) < 1e-6
-    recent = (SETTLE_MEMORY**2 * values[0] + SETTLE_MEMORY * values[1] + values[2]) / (
-        1 + SETTLE_MEMORY + SETTLE_MEMORY**2
-    )
+    torch.testing.assert_close(moves.net_cost, at_rest, atol=1e-7, rtol=1e-3)
+    assert float(moves.net_cost.abs().max()) < 1e-6
+    recent = (MEMORY**2 * values[0] + MEMORY * values[1] + values[2]) / (1 + MEMORY + MEMORY**2)
     torch.testing.assert_close(moves.differences, recent)  # what budgets go by is as under any prior
 
 
@@ -252,7 +258,7 @@ def test_the_mean_of_many_evaluations_is_that_of_the_last_ones() -> None:
     for k in range(400):
         drift = 5.0 if k < 100 else 0.0  # what was long ago is forgotten: weight (100/400)^4
         gather(moves, (target + torch.randn(S) + drift) / EXAMPLES)
-        moves.settle(0.1)
+        moves.exact.step(0.1)
     errors = torch.logit(net.theta.detach()) + target + EXAMPLES * net.price
     assert float(errors.abs().max()) < 0.38 + 5 * 0.25**4
     assert 0.03 < float(errors.std()) < 0.15
@@ -263,11 +269,11 @@ def test_under_a_fixed_prior_settling_moves_by_size_at_most_and_rounds_what_is_c
     with torch.no_grad():
         net.theta.fill_(0.5)
     gather(moves, torch.full((S,), 30 / EXAMPLES))  # 30 nats against every gate
-    moves.settle(0.2)
+    moves.exact.step(0.2)
     torch.testing.assert_close(net.theta.detach(), torch.full((S,), 0.3))
     for _ in range(2):
         gather(moves, torch.full((S,), 30 / EXAMPLES))
-        moves.settle(0.2)
+        moves.exact.step(0.2)
     assert torch.equal(net.theta.detach(), torch.zeros(S))
-    assert torch.sigmoid(torch.tensor(-30.0)) < RESOLUTION
-    assert bool((moves.gain > 0).all())  # the evidence for a removal
+    assert torch.sigmoid(torch.tensor(-30.0)) < EDGE
+    assert bool((moves.net_cost > 0).all())  # the evidence for a removal

@@ -22,14 +22,14 @@ def test_the_examples_of_all_processes_are_pooled(first: int) -> None:
     gates = GateSample(net.theta.detach()[None], [True, False, True, False])
     sent: list[Tensor] = []
     other = GateUpdates(net, lambda sums: sent.append(sums) or sums)  # type: ignore[func-returns-value]
-    other.measure(x[first:], y[first:], gates, SIZE)
+    other.exact.add(x[first:], y[first:], gates, SIZE)
     moves = GateUpdates(net, lambda sums: (sums + sent[0]) / 2)
-    moves.measure(x[:first], y[:first], gates, SIZE)
+    moves.exact.add(x[:first], y[:first], gates, SIZE)
 
     whole = GateUpdates(net, lambda sums: pytest.fail("one process has all"))
-    whole.measure(x, y, gates, SIZE)
+    whole.exact.add(x, y, gates, SIZE)
     difference, error = paired_differences(net, x, y, *gates)
-    assert torch.equal(whole._sum, difference)
-    torch.testing.assert_close(moves._sum, difference, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(moves._variance, error.square(), rtol=1e-4, atol=1e-10)
+    assert torch.equal(whole.exact.total, difference)
+    torch.testing.assert_close(moves.exact.total, difference, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(moves.exact.variance, error.square(), rtol=1e-4, atol=1e-10)
     assert (error > 0).all()

@@ -8,13 +8,12 @@ from sklearn.metrics import mean_squared_error
 from torch.distributions import Normal
 
 from bayesprune.errors import DataError
-from bayesprune.metrics import coverage, regression_scores, sharpness
+from bayesprune.metrics import coverage, regression_scores
 
 
 def test_values_by_hand():
     low, high = torch.tensor([0.0, 1.0, -1.0, 2.0]), torch.tensor([1.0, 4.0, -0.5, 2.0])
     assert coverage(low, high, torch.tensor([0.5, 5.0, -1.0, 2.0])) == 0.75  # ends are inside
-    assert sharpness(low, high) == (1 + 3 + 0.5 + 0) / 4
     scores = regression_scores(torch.tensor([-1.0, -3.0]), torch.tensor([1.0, 2.0]), torch.tensor([4.0, 6.0]))
     assert scores.log_likelihood == -2.0
     assert scores.rmse == pytest.approx(math.sqrt((9 + 16) / 2))
@@ -34,7 +33,6 @@ def test_intervals_of_the_true_distribution_cover_what_they_promise():
     for promised, z in ((0.95, 1.959964), (0.5, 0.674490)):
         found = coverage(mean - z * std, mean + z * std, y)
         assert abs(found - promised) < 4.5 * math.sqrt(promised * (1 - promised) / 4000)
-        assert sharpness(mean - z * std, mean + z * std) == pytest.approx(2 * z * float(std.mean()), rel=1e-4)
 
 
 def test_the_true_distribution_has_the_likelihood_of_its_entropy():
@@ -60,11 +58,6 @@ def test_intervals_that_are_none_are_refused(low: list, high: list, targets: lis
         coverage(*(torch.tensor(values) for values in (low, high, targets)))
     assert str(caught.value).startswith("coverage:")
     assert [part for part in says if part not in str(caught.value)] == []
-
-
-def test_a_width_below_zero_is_refused():
-    with pytest.raises(DataError, match="sharpness: expected low <= high, found 2 of 2"):
-        sharpness(torch.ones(2), torch.zeros(2))
 
 
 def test_scores_of_different_examples_are_refused():

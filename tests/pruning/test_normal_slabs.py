@@ -203,7 +203,7 @@ def test_the_smaller_posterior_trains_on() -> None:
     with torch.no_grad():
         net.theta[:5] = 0.1
     small = compact(net, posterior=True)
-    assert small.num_gates == 3 and small.fixed_prior and small.net[0].weight_log_scale.shape == (3, 3)
+    assert small.num_gates == 3 and not small.prior_type.decides and small.net[0].weight_log_scale.shape == (3, 3)
     x = torch.randn(40, 3)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x[:, :1].sin()), batch_size=20)
     rest = {"sample_from": 1.0, "settle_from": 1.0, "fine_tune_from": 1.0}

@@ -12,8 +12,8 @@ COSTS, HELPS = [0.1], [-0.1]
 
 
 def looks(monitor: RemovalMonitor, *pairs: tuple[list[float], list[float]]) -> list[bool]:
-    """What the monitor of one gate says at each of these (θ, gain)."""
-    return [bool(monitor.check(torch.tensor(theta), torch.tensor(gain))) for theta, gain in pairs]
+    """What the monitor of one gate says at each of these (θ, net cost)."""
+    return [bool(monitor.check(torch.tensor(theta), torch.tensor(net_cost))) for theta, net_cost in pairs]
 
 
 @pytest.mark.parametrize("patience", [1, 2, 4])

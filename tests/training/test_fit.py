@@ -114,7 +114,13 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path: Path
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_loss_that_is_not_finite_at_once(tmp_path: Path, folder: bool) -> None:
     with pytest.raises(NonFiniteLossError, match=r"in epoch 1; no checkpoint was written yet\. .*now 0\.003"):
-        fit(bayesian(units()), Spoilt(0, 7e37), epochs=2, out=tmp_path if folder else None)
+        fit(
+            bayesian(units()),
+            Spoilt(0, 7e37),
+            epochs=2,
+            settings=Settings(),
+            out=tmp_path if folder else None,
+        )
     assert list(tmp_path.iterdir()) == []
 
 

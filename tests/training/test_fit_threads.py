@@ -14,7 +14,8 @@ import bayesprune as bp
 from bayesprune import layers
 from bayesprune.infer import GateSampler
 from bayesprune.layers import Residual
-from bayesprune.training import Settings, trainer
+from bayesprune.methods.svi import method
+from bayesprune.training import Settings
 
 NETWORKS = 4
 
@@ -35,7 +36,7 @@ def trained(bnn: bp.BayesianNet, loader: DataLoader) -> Tensor:
 
 def test_four_networks_in_four_threads_become_what_they_become_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but gates is drawn, here from a seed that does not depend on the order of the threads."""
-    monkeypatch.setattr(trainer, "GateSampler", lambda net, seed: GateSampler(net, net.net[-1].weight.numel()))
+    monkeypatch.setattr(method, "GateSampler", lambda net, seed: GateSampler(net, net.net[-1].weight.numel()))
     alone = [trained(*bayesian(seed)) for seed in range(NETWORKS)]
     problems, start = [bayesian(seed) for seed in range(NETWORKS)], threading.Barrier(NETWORKS)
 

@@ -10,6 +10,8 @@ from bayesprune.data import Augment, loaders
 from bayesprune.data.images import Raw, Splits, make_splits
 from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.protocol import Batch
+from bayesprune.methods.svi.method import SVI
 from bayesprune.networks import resnet
 from bayesprune.pruning import CostPrice, compact
 from bayesprune.training import Settings, fit
@@ -42,18 +44,18 @@ def network(count: int, slab: str = "point") -> BayesianNet:
 
 @pytest.mark.parametrize("slab", ["point", "normal"])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_no_step_waits_for_the_device(precision: str, slab: str) -> None:
+def test_no_step_waits_for_the_device(precision: str, slab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """θ moves at every second step; the copy of it that gates are drawn with arrives some steps later."""
     loader, _ = loaders(images(512), 32, 0, augment=Augment(), device="cuda")
-    trainer = Trainer(network(512, slab), loader, 20, True, SGD, Engine("cuda", precision=precision))
+    trainer = Trainer(network(512, slab), loader, 20, True, SGD, Engine("cuda", precision=precision), SVI(SGD))
+    monkeypatch.setattr(trainer.method, "watch", lambda *_: None)  # what is looked at now and then
     trainer.net.train()
-    trainer.step = trainer.schedule.sample_start
+    trainer.step = trainer.method.schedule.sample_start
     batches = list(loader)
 
     def steps(count: int) -> None:
         for number, (x, y) in enumerate(batches[:count]):
-            trainer._train_step(x, y, loader.spans[number])
-            trainer.step += 1
+            trainer.train_step(Batch(x, y, loader.spans[number]))
 
     steps(16)
     torch.cuda.set_sync_debug_mode("error")
@@ -78,13 +80,13 @@ def test_first_losses_are_those_of_the_cpu() -> None:
     losses = []
     for device in ("cpu", "cuda"):
         loader, _ = loaders(images(256), 32, 0, device=device)
-        trainer = Trainer(network(256), loader, 5, True, SGD, Engine(device))
+        trainer = Trainer(network(256), loader, 5, True, SGD, Engine(device), SVI(SGD))
         with torch.no_grad():
             trainer.net.theta.fill_(1.0)
-        trainer.sampler.synchronize()
+        trainer.method.sampler.synchronize()
         trainer.net.train()
         x, y = next(iter(loader))
-        losses.append(float(trainer._train_step(x, y, loader.spans[0])))
+        losses.append(float(trainer.train_step(Batch(x, y, loader.spans[0]))))
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 

@@ -17,12 +17,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesprune import layers
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
+from bayesprune.distributions.gate_prior import EDGE
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, LearnedGaussian, Likelihood
 from bayesprune.infer.likelihoods import Gaussian
 from bayesprune.layers import Gate, Residual
-from bayesprune.methods.svi import prices
-from bayesprune.methods.svi.gates import NOISE_SHARE, RESOLUTION, GateUpdates
+from bayesprune.methods.protocol import Batch
+from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.method import SVI
+from bayesprune.methods.svi.normal_weights import divergence_due
+from bayesprune.methods.svi.penalties import by_budget
+from bayesprune.methods.svi.sampled import NOISE_SHARE
 from bayesprune.pruning import compact
 from bayesprune.training import Budget, History, Settings, evaluate, fit
 from bayesprune.training.devices import flush_denormals
@@ -173,16 +178,16 @@ def test_an_evaluation_under_a_fixed_prior(slab: str) -> None:
     nats = torch.linspace(1.0, -1.0, 14)
     best = torch.sigmoid(-nats - net.log_gamma - net.weights_cost)
     for size in (0.02, 1.0):
-        moves._sum += nats / EXAMPLES
-        moves._count += 1
+        moves.exact.total += nats / EXAMPLES
+        moves.exact.count += 1
         before = net.theta.detach().clone()
-        moves.settle(size)
-        snapped = torch.where(best < RESOLUTION, 0.0, torch.where(best > 1 - RESOLUTION, 1.0, best))
+        moves.exact.step(size)
+        snapped = torch.where(best < EDGE, 0.0, torch.where(best > 1 - EDGE, 1.0, best))
         expected = before + (snapped - before).clamp(-size, size)
         torch.testing.assert_close(net.theta.detach(), expected, rtol=1e-5, atol=1e-6)
     inside = (best > 1e-4) & (best < 1 - 1e-4)
-    assert bool(inside.any()) and float((moves.gain[inside] * EXAMPLES).abs().max()) < 1e-2
-    assert bool((moves.gain[best < RESOLUTION] > 0).all()) and bool((moves.gain[best > 1 - RESOLUTION] < 0).all())
+    assert bool(inside.any()) and float((moves.net_cost[inside] * EXAMPLES).abs().max()) < 1e-2
+    assert bool((moves.net_cost[best < EDGE] > 0).all()) and bool((moves.net_cost[best > 1 - EDGE] < 0).all())
 
 
 @pytest.mark.parametrize("theta", [0.0, 0.1, 0.5, 0.9, 1.0])
@@ -191,43 +196,45 @@ def test_a_sampled_step_under_a_fixed_prior(log_gamma: float, theta: float) -> N
     """By price and entropy, in units of |ρ| or 1/N: finite where the prior is ½ and the data say nothing."""
     net, moves = fixed(log_gamma, theta)
     net.theta.grad = net.price.clone()
-    moves.sampled(0.01)
-    slope = log_gamma + math.log(max(theta, RESOLUTION) / max(1 - theta, RESOLUTION))
+    moves.sampled.step(0.01)
+    slope = log_gamma + math.log(max(theta, EDGE) / max(1 - theta, EDGE))
     expected = min(1.0, max(0.0, theta - 0.01 * slope / max(abs(log_gamma), 1.0)))
     torch.testing.assert_close(net.theta.detach(), torch.full((14,), expected), rtol=0, atol=2e-4)
     net.theta.grad = net.price + torch.linspace(-1, 1, 14)
     before = net.theta.detach().clone()
-    moves.sampled(0.01)
+    moves.sampled.step(0.01)
     assert float((net.theta.detach() - before).abs().max()) < 0.015 / NOISE_SHARE  # noise of one step in two
 
 
 def test_look_under_a_fixed_prior_is_the_slope_of_all_of_the_objective() -> None:
     net, moves = fixed(2.0, 0.2)
     net.theta.grad = torch.linspace(-1, 1, 14)
-    moves.sampled(0.0)
-    moves.look()
-    torch.testing.assert_close(moves.gain, torch.linspace(-1, 1, 14) + math.log(0.2 / 0.8) / EXAMPLES)
+    moves.sampled.step(0.0)
+    moves.sampled.update_net_cost()
+    torch.testing.assert_close(moves.net_cost, torch.linspace(-1, 1, 14) + math.log(0.2 / 0.8) / EXAMPLES)
 
 
 # steps ----------------------------------------------------------------------------------------------------------------
 
 
 def trainer(net: BayesianNet, loader: Batches, **settings: object) -> Trainer:
-    return Trainer(net, loader, 4, True, Settings(**settings), Engine())  # type: ignore[arg-type]
+    how = Settings(**settings)  # type: ignore[arg-type]
+    return Trainer(net, loader, 4, True, how, Engine(), SVI(how))
 
 
 def test_log_scales_take_every_so_many_th_step() -> None:
     """In a run of 4,000 steps every second at which θ may; means take all, and the likelihood's noise scale too."""
     net = regression(FlatteningPrior(1e-3))
     run = trainer(net, targets(), every=2, schedule=REST)
-    run.schedule = dataclasses.replace(run.schedule, epochs=4000, steps_per_epoch=1)
+    svi = run.method
+    svi.schedule = dataclasses.replace(svi.schedule, epochs=4000, steps_per_epoch=1)
     net.train()
     x, y = next(iter(targets()))
     moved = []
     for step in range(9):
         run.step = step
         before = {key: p.detach().clone() for key, p in net.trained().items()}
-        run._train_step(x, y, run._part(0, len(y)))
+        run.train_step(Batch(x, y, run.part(0, len(y))))
         changed = {key for key, p in net.trained().items() if not torch.equal(p, before[key])}
         moved.append(any("log_scale" in key and not key.startswith("likelihood") for key in changed))
         assert {"1.weight", "5.bias", "likelihood.log_scale"} <= changed
@@ -240,12 +247,12 @@ def test_the_divergence_rises_to_its_temperature() -> None:
     run = trainer(net, targets(), schedule=REST | {"slab_by": 0.5}, temperature=0.4)
     steps = 4 * 12
     for step, share in ((0, 1 / (0.5 * steps)), (11, 0.5), (23, 1.0), (40, 1.0)):
-        run.prices.update(step)
+        run.method.penalty.update(step)
         torch.testing.assert_close(net.weights_cost, 0.4 * share * whole)
-        run.step = step
+        run.step, run.batch = step + 1, Batch(*next(iter(targets())), run.part(0, 40))
         net.refresh()
-        run._after_step(*next(iter(targets())), run._part(0, 40))
-        if run.schedule.refresh_due(step):
+        run.method.stepped(run)
+        if divergence_due(run.method.schedule, step):
             torch.testing.assert_close(net.weights_cost, 0.4 * share * whole)
 
 
@@ -260,19 +267,19 @@ def test_a_budget_weighs_the_divergence_of_weights_like_what_the_data_say(monkey
 
         return spy
 
-    for name, place in (("dual_maximiser", 0), ("force", 1)):
-        monkeypatch.setattr(prices, name, spied(name, getattr(prices, name), place))
+    for name, place in (("dual_maximiser", 0), ("switch_off", 1)):
+        monkeypatch.setattr(by_budget, name, spied(name, getattr(by_budget, name), place))
     torch.manual_seed(0)
     net = BayesianNet(stream(), "gaussian", num_data=EXAMPLES, slab="normal")
     run = trainer(net, targets(), budget=Budget("macs", 0.5), schedule=QUICK | {"slab_by": 1e-9})
     differences = -torch.linspace(0.0, 30.0, net.num_gates) / EXAMPLES
-    run.prices.update(30, differences)
+    run.method.penalty.update(30, differences)
     both = differences + net.weights_cost / EXAMPLES
     assert bool((both > 0).any()) and bool((both < 0).any()) and float(net.weights_cost.min()) > 0.5
     torch.testing.assert_close(seen["dual_maximiser"], both)
     with pytest.warns(UserWarning, match="had to be switched off"):
-        assert run.prices.enforce(differences)
-    torch.testing.assert_close(seen["force"], (-both).clamp(min=0))
+        assert run.method.penalty.enforce(differences)
+    torch.testing.assert_close(seen["switch_off"], (-both).clamp(min=0))
 
 
 class Laplace(Likelihood):

@@ -13,7 +13,7 @@ from bayesprune import layers
 from bayesprune.layers import Gate, Residual
 from bayesprune.pruning import CostPrice
 from bayesprune.training import Settings
-from bayesprune.training.surgeon import _structure_norms
+from bayesprune.training.cuts import _structure_norms
 from tests.training.problems import Batches, examples
 from tests.training.test_checkpoints import verify_resumed
 

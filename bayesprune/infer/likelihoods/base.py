@@ -45,7 +45,12 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """−log p(y | outputs), shape ``(B,)``, nats; the same numbers as ``distribution``, by the shortest way."""
+        """−log p(y | outputs), shape ``(B,)``, nats; the same numbers as ``distribution``, by the shortest way.
+
+        Args:
+            outputs: The network's outputs, shape ``(B, ...)``.
+            y: The targets, first dimension B.
+        """
 
     @abstractmethod
     def mean(self, outputs: Tensor) -> Tensor:
@@ -92,15 +97,30 @@ class Likelihood(nn.Module, ABC):
         return {name: value for name, value in vars(self).items() if name != "training" and not name.startswith("_")}
 
     def right(self, outputs: Tensor, y: Tensor) -> Tensor | None:
-        """Fraction of the entries of each target that are classified right, shape ``(B,)``; ``None`` for reals."""
+        """Fraction of the entries of each target that are classified right, shape ``(B,)``; ``None`` for reals.
+
+        Args:
+            outputs: The network's outputs, shape ``(B, ...)``.
+            y: The targets, first dimension B.
+        """
         return None
 
     def possible(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Which entries of the targets can be, bool, shape of ``y``; unlike `check` it does not wait for the device."""
+        """Which entries of the targets can be, bool, shape of ``y``; unlike `check` it does not wait for the device.
+
+        Args:
+            outputs: The network's outputs, shape ``(B, ...)``.
+            y: The targets, first dimension B.
+        """
         return y.isfinite()
 
     def check_shape(self, outputs: Tensor, y: Tensor) -> None:
-        """Raise `DataError` unless targets have the shape that these outputs ask for; no value is read."""
+        """Raise `DataError` unless targets have the shape that these outputs ask for; no value is read.
+
+        Args:
+            outputs: The network's outputs, shape ``(B, ...)``.
+            y: The targets, first dimension B.
+        """
         expected = (len(outputs), *self.target_shape(outputs))
         if y.shape != expected:
             raise DataError(
@@ -109,7 +129,12 @@ class Likelihood(nn.Module, ABC):
             )
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
-        """Raise `DataError` if targets and outputs do not fit together. Reads values: not for the training step."""
+        """Raise `DataError` if targets and outputs do not fit together. Reads values: not for the training step.
+
+        Args:
+            outputs: The network's outputs, shape ``(B, ...)``.
+            y: The targets, first dimension B.
+        """
         if len(outputs) != len(y):
             raise DataError(f"the network gives {len(outputs)} outputs for {len(y)} targets; they must be equally many")
         wrong = ~y.isfinite()

@@ -12,6 +12,11 @@ class SmoothedCategorical(dist.Categorical):
     """Categorical whose log probability is averaged over labels that are replaced by a uniform one with probability ε.
 
     log p̃(y) = (1 − ε) log p(y) + (ε/K) Σ_k log p(k) (Szegedy et al. 2016). Samples come from p itself.
+
+    Args:
+        logits: Shape ``(..., K)``.
+        smoothing: ε.
+        validate_args: As for every law.
     """
 
     def __init__(self, logits: Tensor, smoothing: float, validate_args: bool | None = None):
@@ -30,7 +35,14 @@ class SmoothedCategorical(dist.Categorical):
 
 
 class WeighedCategorical(SmoothedCategorical):
-    """Categorical whose log probability of a class counts as often as its weight says. Samples come from p itself."""
+    """Categorical whose log probability of a class counts as often as its weight says. Samples come from p itself.
+
+    Args:
+        logits: Shape ``(..., K)``.
+        smoothing: ε.
+        class_weight: Shape ``(K,)``.
+        validate_args: As for every law.
+    """
 
     def __init__(self, logits: Tensor, smoothing: float, class_weight: Tensor, validate_args: bool | None = None):
         self.class_weight = class_weight

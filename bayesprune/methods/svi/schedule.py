@@ -1,41 +1,30 @@
-"""The phases of a run and the step size of θ in each: no knob but the length of the run."""
+"""The phases of a run, and how far θ goes and what is measured in each: no knob but the length of the run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import cos, pi
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
+from bayesprune.infer import BayesianNet
+from bayesprune.optim.rates import warmup_steps
 
-WARMUP = 200
-"""Steps over which the learning rate rises in a run that is not short."""
-PRICES_PER_PHASE = 20
-"""How often prices follow the cost during sampling at least, if it has as many steps."""
-SCALE_STEPS = 1000
-"""So many steps log σ of Normal weights takes in a run that is long enough, before it takes rarer ones to save time."""
-RAREST = 4
-"""How rare they become at most: one for so many opportunities of θ to step."""
-REFRESH_EVERY = 8
-"""Steps between two looks at the divergence of Normal weights at least: one takes as long as a step."""
-COUNTS = 10
-"""How often a run counts the parameters that a fit has taken, about: a count may take as long as many steps."""
-BUDGET_BY = 0.8
-"""After which share of sampling a budget is to be met."""
 FRACTIONS = "sample_from", "settle_from", "fine_tune_from", "slab_by"
 """The fields of `Schedule` that are fractions of a run."""
-PHASES: dict[str, dict[str, float]] = {
+DEFAULTS: dict[str, dict[str, float]] = {
     "point": {},
-    "normal": {"slab_by": 0.3, "sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
+    "normal": {"sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
     "fixed": {
-        **{"slab_by": 0.3, "sample_from": 0.3, "settle_from": 0.5, "fine_tune_from": 1.0},
+        **{"sample_from": 0.3, "settle_from": 0.5, "fine_tune_from": 1.0},
         **{"checks_per_epoch": 1, "settle_batches": 32, "settle_draws": 4, "settle_share": 2.0},
     },
 }
-"""By kind of slab, or ``fixed`` for a fixed prior of the gates, the fields of `Schedule` that are not at default.
-With Gaussian slabs gates are judged by the evidence, which tells nothing before the weights' variances have found their
-place. Under a fixed prior θ are probabilities: they follow the weights to the end, and evaluations see all examples of
-a small data set and several draws, as an error of half a nat moves a probability by 0.1."""
+"""By posterior of the weights, or ``fixed`` for a fixed prior of the gates, the fields of `Schedule` that are not at
+default. With Normal weights gates are judged by the evidence, which tells nothing before their variances have found
+their place. Under a fixed prior θ are probabilities: they follow the weights to the end, and evaluations see all
+examples of a small data set and several draws, as an error of half a nat moves a probability by 0.1."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +56,11 @@ class Schedule:
 
     Raises:
         ConfigError: for fewer than one epoch or step, numbers outside their range, or phases that are not in order.
+
+    Example:
+        >>> schedule = Schedule(epochs=10, steps_per_epoch=20, settle_from=0.5)
+        >>> [schedule.phase(step) for step in (0, 20, 100, 199)]
+        ['warm-up', 'sample', 'settle', 'fine-tune']
     """
 
     epochs: int
@@ -103,7 +97,7 @@ class Schedule:
     @property
     def warmup(self) -> int:
         """Steps over which the learning rate rises, and before which no gate moves: 200, or a tenth of a short run."""
-        return min(WARMUP, max(1, self.steps // 10))
+        return warmup_steps(self.steps)
 
     @property
     def sample_start(self) -> int:
@@ -172,45 +166,28 @@ class Schedule:
         share = (index + 0.5) / max(1, count)
         return self.travel / max(1, count) * (1 - (1 - self.last) * share) / (0.5 * (1 + self.last))
 
-    def prices_due(self, step: int) -> bool:
-        """Whether prices are to follow the cost after this step of sampling: some times an epoch, and in the phase."""
-        length = self.settle_start - self.sample_start
-        every = max(1, min(self.settle_every, length // PRICES_PER_PHASE))
-        return self.phase(step) == "sample" and (step - self.sample_start) % every == 0
+    def sampling_done(self, step: int) -> float:
+        """How much of sampling is over at this step: from 0 to 1, and on beyond its end."""
+        return max(0.0, (step - self.sample_start) / max(1, self.settle_start - self.sample_start))
 
-    def budget_share(self, step: int) -> float:
-        """How far a target cost has come down to its budget by this step: from 0 to 1 over most of sampling."""
-        done = (step - self.sample_start) / max(1, self.settle_start - self.sample_start)
-        return min(1.0, max(0.0, done) / BUDGET_BY)
 
-    def price_factor(self, step: int) -> float:
-        """Factor on prices that follow the cost: from a fifth to 1 over the first half of sampling."""
-        done = (step - self.sample_start) / max(1, self.settle_start - self.sample_start)
-        return min(1.0, 0.2 + 0.8 * max(0.0, done) / 0.5)
+def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: Mapping[str, Any]) -> Schedule:
+    """The phases that suit a network, where nothing else was chosen.
 
-    def scales_due(self, step: int, every: int) -> bool:
-        """Whether log σ of Normal weights takes a step with this step of the weights.
+    Args:
+        net: The network.
+        epochs: Length of the run.
+        steps_per_epoch: Optimisation steps of an epoch.
+        chosen: Fields of `Schedule` that `Settings` set.
 
-        Args:
-            step: A step of the weights.
-            every: At every so-many-th of them θ may step.
-        """
-        return step % (every * min(RAREST, max(1, self.steps // (every * SCALE_STEPS)))) == 0
-
-    def refresh_due(self, step: int) -> bool:
-        """Whether the divergence of Normal weights is to be looked at after this step, an epoch not being over."""
-        done = step + 1
-        return done % max(REFRESH_EVERY, self.settle_every) == 0 and done % self.steps_per_epoch != 0
-
-    def freedom_due(self, epoch: int) -> bool:
-        """Whether the parameters that the fit has taken are to be counted after this epoch, others being to come."""
-        first = min(int(self.slab_by * self.epochs), self.epochs - 2)
-        return first <= epoch < self.epochs - 1 and (epoch - first) % max(1, (self.epochs - first) // COUNTS) == 0
-
-    def slab_share(self, step: int) -> float:
-        """How much of the divergence of Normal weights counts at this step: rises from 0 to 1 in ``slab_by``."""
-        return min(1.0, (step + 1) / max(1.0, self.slab_by * self.steps))
-
-    def learning_rate(self, step: int) -> float:
-        """Factor on the weights' learning rate: linear warm-up (at most a tenth of the run), half a cosine to 0."""
-        return min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + cos(pi * step / self.steps))
+    Raises:
+        ConfigError: for a field that is none, and as `Schedule`.
+    """
+    unknown = chosen.keys() - ({field.name for field in fields(Schedule)} - {"epochs", "steps_per_epoch"})
+    if unknown:
+        raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
+    return Schedule(
+        epochs,
+        steps_per_epoch,
+        **{**DEFAULTS[net.weights_posterior.name if net.prior_type.decides else "fixed"], **chosen},
+    )

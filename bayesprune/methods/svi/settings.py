@@ -41,6 +41,11 @@ class Settings:
     Raises:
         ConfigError: for numbers that are not positive and finite, or not whole where they count; for a price beside a
             budget.
+
+    Example:
+        >>> settings = Settings(lr=1e-2, schedule={"sample_from": 0.2})
+        >>> settings.every
+        4
     """
 
     lr: float = 3e-3

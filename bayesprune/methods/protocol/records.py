@@ -1,0 +1,118 @@
+"""What passes between a method of pruning and the training loop: small records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from bayesprune.data.inputs import Inputs
+from bayesprune.data.spans import Span
+from bayesprune.infer import BayesianNet
+from bayesprune.infer.plain import PlainNet
+from bayesprune.infer.targets import Targets
+
+Model = BayesianNet | PlainNet
+"""What is trained: a network with a posterior, or one without."""
+Kind = Literal["weight", "output"]
+"""What a site is: a tensor of weights, or what a gate multiplies (units, filters, a branch)."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where a method may act.
+
+    Attributes:
+        name: Of a weight the name of the parameter, of an output that of its gate, which may have several.
+        kind: Which of the two it is.
+        layer: The module that holds it.
+    """
+
+    name: str
+    kind: Kind
+    layer: nn.Module
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter, where it is a weight."""
+        return self.layer.get_parameter("weight")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run.
+
+    Attributes:
+        name: What records call it.
+        share: How much of the run's epochs it takes, relative to the other phases.
+        lr: Factor on the learning rate.
+        restart: Whether the optimiser begins anew, and the schedule of the learning rate with it.
+        start: With which weights: as they are, as the run began, or as layers initialise themselves.
+        decide_every: After how many of its epochs `Method.decide` is asked; ``None`` for at its end alone, where it
+            always is.
+    """
+
+    name: str
+    share: float = 1.0
+    lr: float = 1.0
+    restart: bool = True
+    start: Literal["current", "initial", "fresh"] = "current"
+    decide_every: int | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks of the loop before the first step.
+
+    Attributes:
+        phases: The run, from its beginning to its end.
+        views: The kinds of sites that go through `Method.view`; those of others are left alone and cost nothing.
+    """
+
+    phases: tuple[Phase, ...] = (Phase("train"),)
+    views: frozenset[Kind] = frozenset()
+
+
+@dataclass
+class Decision:
+    """What is to be done now, in this order.
+
+    Attributes:
+        lift: Whether all masks go first; weights that were masked go on from 0.
+        masks: By name of a weight, which of its entries are kept, bool. Gradient, weight and every moment are 0 at the
+            others from now on. Rows without an entry switch off the units that they write, where these have gates.
+        off: By name of a gate, which of its structures are switched off, bool; they are removed as far as they can go.
+        note: Fields of the epoch's row to set, see `EpochRow`.
+    """
+
+    lift: bool = False
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    off: dict[str, Tensor] = field(default_factory=dict)
+    note: dict[str, Any] = field(default_factory=dict)
+
+
+class Batch(NamedTuple):
+    """The examples of a step, on the device.
+
+    Attributes:
+        x: Inputs, shape ``(B, ...)``.
+        y: Targets.
+        part: Which of the examples of all processes they are.
+    """
+
+    x: Inputs
+    y: Targets
+    part: Span
+
+
+class Value(NamedTuple):
+    """The objective of a step.
+
+    Attributes:
+        loss: What gradients are taken of, nats per example.
+        nll: Its data term alone, without gradient, still on the device.
+    """
+
+    loss: Tensor
+    nll: Tensor

@@ -1,0 +1,242 @@
+"""Variational inference as a method of the training loop: gates are drawn, θ takes steps, what is off for good goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar, cast
+
+import torch
+
+from bayesprune.data.inputs import joined, shapes_of
+from bayesprune.errors import ConfigError
+from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
+from bayesprune.infer.objective import penalty
+from bayesprune.infer.targets import joined_targets
+from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
+from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.normal_weights import count_due, divergence_due, divergence_share, scales_due
+from bayesprune.methods.svi.penalties import make_penalty
+from bayesprune.methods.svi.removal import GateRemoval
+from bayesprune.methods.svi.schedule import make_schedule
+from bayesprune.methods.svi.settings import Settings
+from bayesprune.schema import generator_state, record, require, tensor
+
+EXAMPLES = 1024
+"""How many examples tell how many parameters the fit has taken, at least if there are as many."""
+
+
+class SVI(Method):
+    """Stochastic variational inference of a `BayesianNet`; see the method page of the documentation.
+
+    Args:
+        settings: How to train; ``None`` for the defaults.
+
+    Attributes:
+        schedule: The phases of θ within the run.
+        updates: The steps of θ.
+        penalty: What structures cost.
+        sampler: The gates of one batch after another.
+        removal: Which structures go.
+
+    Example:
+        >>> SVI(Settings(every=1)).settings.every
+        1
+    """
+
+    name: ClassVar[str] = "svi"
+    posterior: ClassVar[bool] = True
+
+    def __init__(self, settings: Settings | None = None):
+        super().__init__()
+        self.settings = settings or Settings()
+
+    def setup(self, run: Run) -> Needs:
+        """Make ready for a run of a `BayesianNet`.
+
+        Raises:
+            ConfigError: for another network, and for settings that do not go with it.
+        """
+        settings, net = self.settings, _bayesian(run)
+        net.theta.requires_grad_()
+        self.schedule = make_schedule(net, run.epochs, run.steps_per_epoch, settings.schedule)
+        self.estimator = get_estimator(settings.estimator)
+        if net.weights_posterior.name == "point" and settings.temperature != 1:
+            raise ConfigError(
+                f"fit: Settings.temperature={settings.temperature} is about the posterior of weights; build the "
+                "BayesianNet with slab='normal', or leave the temperature at 1"
+            )
+        if net.weights_posterior.name == "normal" and run.engine.divides:
+            raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
+        self.updates = GateUpdates(net, run.engine.mean)
+        self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
+        self.removal = GateRemoval(net, run, self.updates, settings.patience)
+        self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
+        self._examples: list[Batch] | None = None
+        return Needs((Phase("svi", decide_every=1),))
+
+    # a step --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def epoch(self, run: Run) -> Iterator[None]:
+        """Let prices follow as an epoch begins; in it layers may be handed the variances of their weights."""
+        net = _bayesian(run)
+        self.penalty.update(run.step)
+        self._examples = [] if self._counts_freedom(run, net) else None
+        try:
+            yield
+        finally:
+            net.weights_posterior.drop_variances()
+
+    def _moves(self, net: BayesianNet, step: int) -> bool:
+        """Whether θ moves by a sampled gradient in this step."""
+        return net.num_gates > 0 and self.schedule.phase(step) == "sample" and step % self.settings.every == 0
+
+    def objective(self, run: Run) -> Value:
+        """The negative ELBO for gates that are drawn, or where θ moves what its estimator makes of it."""
+        net, (x, y, part) = _bayesian(run), run.batch
+        xi, on = self.sampler(*part)
+        objective = BatchObjective(net, x, y, on=on, module=run.module, generator=self.sampler.generator)
+        net.weights_posterior.cache_variances(learn=scales_due(self.schedule, run.step, self.settings.every))
+        if not self._moves(net, run.step):
+            with run.engine.autocast():
+                loss = objective(xi, skip=True).mean()
+            return Value(loss, loss.detach())
+        with run.engine.autocast():
+            loss = self.estimator(objective, net.theta, xi, net.price)
+        return Value(loss, loss.detach() - (net.price * net.theta.detach()).sum())
+
+    def grads(self, run: Run) -> None:
+        """What the priors of Normal weights and of the likelihood's parameters ask of them."""
+        _bayesian(run).add_gradients()
+
+    def stepped(self, run: Run) -> None:
+        """Move θ, and look at what is due after this step."""
+        net, step = _bayesian(run), run.step - 1
+        if self._moves(net, step):
+            self.updates.sampled.step(self.schedule.sampling_step(step) * self.settings.every)
+            self.sampler.refresh()
+        if self._examples is not None and len(self._examples) * len(run.batch.y) < EXAMPLES:
+            self._examples.append(run.batch)
+        with torch.enable_grad():
+            self.watch(run, net, step)
+
+    def watch(self, run: Run, net: BayesianNet, step: int) -> None:
+        """Follow divergence and cost while sampling, settle gates on exact differences, and come to rest at the end.
+
+        Args:
+            run: The run.
+            net: Its network.
+            step: The step that was just taken.
+        """
+        schedule, phase = self.schedule, self.schedule.phase(step)
+        if divergence_due(schedule, step):
+            net.refresh(self.settings.temperature * divergence_share(schedule, step))
+        if self.penalty.due(step):
+            if self.penalty.needs_differences:
+                run.engine.average_statistics(net)
+                with run.engine.autocast():
+                    self.updates.sampled.add_shared_differences(run.batch.x, run.batch.y, self.sampler(*run.batch.part))
+            self.penalty.update(step, self.updates.differences)
+        if step == schedule.settle_start:
+            self.updates.sampled.update_net_cost()
+        if phase == "settle" and net.num_gates:
+            self._settle(run, net, step)
+        if run.step == max(1, schedule.settle_end):
+            with run.engine.whole():
+                self.removal.guard()
+                if self.penalty.enforce(self.updates.differences):
+                    self._remove(run, net, run.step, at_rest=True)
+            self.sampler.synchronize()
+
+    def _settle(self, run: Run, net: BayesianNet, step: int) -> None:
+        """Gather exact differences on the first batches of each interval; at its end move θ by them and remove."""
+        schedule, (x, y, part) = self.schedule, run.batch
+        position = (step - schedule.settle_start) % schedule.settle_every
+        if position < schedule.batches_to_measure(net.num_shared):
+            run.engine.average_statistics(net)
+            units = net.num_shared < net.num_gates  # these are flipped layer by layer
+            with run.engine.autocast(), run.engine.whole(read_only=True) if units else nullcontext():
+                for _ in range(schedule.draws_to_measure(net.num_shared)):
+                    self.updates.exact.add(x, y, self.sampler(*part), part.size)
+        if position == schedule.settle_every - 1:
+            self.updates.exact.step(schedule.settling_step(step))
+            with run.engine.whole():
+                self._remove(run, net, step)
+            self.sampler.synchronize()
+            self.penalty.update(step, self.updates.differences)
+
+    def _remove(self, run: Run, net: BayesianNet, step: int, at_rest: bool = False) -> None:
+        """Look at the gates and remove what may go, or at rest all that is off, on every process alike."""
+        run.engine.agree("the gates' inclusion probabilities", net.theta.detach())
+        if run.prune and (self.removal.clear() if at_rest else self.removal.check()):
+            self.sampler.synchronize()
+            self.penalty.rebuild()
+            self.penalty.update(step)
+
+    # the end of an epoch -------------------------------------------------------------------------------------------
+
+    def decide(self, run: Run) -> Decision:
+        """Count what the fit has taken, and in sampling remove what may go, with the evidence of the epoch."""
+        net = _bayesian(run)
+        if self._examples is not None:
+            self._count_freedom(run, net, self._examples)
+            self._examples = None
+        phase = self.schedule.phase(run.step - 1)
+        if phase == "sample":
+            self.updates.sampled.update_net_cost()
+            self._remove(run, net, run.step)
+        self.sampler.synchronize()
+        return Decision(note={"phase": phase, "nu": self.penalty.nu, "expected": self.penalty.expected})
+
+    def loss(self, run: Run) -> float:
+        """What the negative ELBO has besides the data term, up to a constant, nats per example."""
+        return penalty(_bayesian(run))
+
+    def _counts_freedom(self, run: Run, net: BayesianNet) -> bool:
+        """Whether this epoch ends with a count of the parameters that the fit has taken."""
+        cold = net.weights_posterior.name == "normal" and self.settings.temperature < 1
+        return cold and net.likelihood.learned_noise is not None and count_due(self.schedule, run.epoch)
+
+    def _count_freedom(self, run: Run, net: BayesianNet, examples: list[Batch]) -> None:
+        """Count them on those of this process's examples that have one shape; the mean over processes goes on."""
+        alike = [batch for batch in examples if shapes_of(batch.x) == shapes_of(examples[0].x)]
+        x, y = joined([batch.x for batch in alike]), joined_targets([batch.y for batch in alike])
+        count = net.uncounted_parameters(x, y, self.settings.temperature)
+        net.likelihood.set_fitted_parameters(float(run.engine.mean(torch.tensor(count, device=net.theta.device))))
+
+    # checkpoints ---------------------------------------------------------------------------------------------------
+
+    def options(self) -> dict[str, Any]:
+        """None of its own: its settings are those of the run."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Estimates, prices and random numbers."""
+        return {
+            "agreed": self.removal.monitor.agreed.cpu(),
+            "updates": self.updates.state(),
+            "penalty": self.penalty.state(),
+            "gates_rng": self.sampler.state(),
+        }
+
+    def check(self, state: Mapping[str, Any], gates: int) -> None:
+        """See `Method.check`."""
+        rng = record({"host": generator_state}, {"cuda": generator_state})
+        record({"agreed": tensor((torch.long,), 1), "gates_rng": rng})(state, "")
+        require(len(state["agreed"]) == gates, "agreed", f"{gates} counts", state["agreed"])
+        self.updates.schema(gates)(state["updates"], "updates")
+        self.penalty.schema()(state["penalty"], "penalty")
+
+    def load(self, state: Mapping[str, Any], run: Run) -> None:
+        """See `Method.load`."""
+        self.updates.load(state["updates"])
+        self.removal.monitor.agreed = state["agreed"].to(run.net.theta.device)
+        self.penalty.load(state["penalty"])
+        self.penalty.update(run.step)
+        self.sampler.load(state["gates_rng"])
+
+
+def _bayesian(run: Run) -> BayesianNet:
+    """The network of a run that `SVI.setup` has let begin."""
+    return cast(BayesianNet, run.net)

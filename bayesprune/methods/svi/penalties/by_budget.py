@@ -1,0 +1,202 @@
+"""Prices whose ν is found while training, so that the network meets a budget (method page, "A budget")."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.data.inputs import Inputs
+from bayesprune.errors import ConfigError
+from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.budget import Budget
+from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off
+from bayesprune.methods.svi.multiplier import Multiplier, dual_maximiser
+from bayesprune.methods.svi.penalties.base import Penalty
+from bayesprune.methods.svi.penalties.relative import RelativeCost
+from bayesprune.methods.svi.schedule import Schedule
+from bayesprune.pruning import compact, cost, measure_latency
+from bayesprune.schema import Check, items, number, optional, record, table
+
+MARGIN = 0.99
+"""What share of the budget is aimed at, so that small errors at the end do not exceed it."""
+
+MET_BY = 0.8
+"""After which share of sampling a budget is to be met."""
+
+
+def budget_share(schedule: Schedule, step: int) -> float:
+    """How far a target cost has come down to its budget: from 0 to 1 over most of sampling.
+
+    Args:
+        schedule: The phases of the run.
+        step: A step of the weights.
+    """
+    return min(1.0, schedule.sampling_done(step) / MET_BY)
+
+
+class BudgetPenalty(Penalty):
+    """ρ_s = ν ∂ 2√c / ∂θ_s, with a ν that dual ascent finds, so that c(θ) comes down to a `Budget`.
+
+    From the end of settling on ``expected`` is the cost of the network that `compact` gives.
+
+    Args:
+        net: The network, with all of its structures.
+        example: One input, shape ``(1, ...)``, where the network is.
+        budget: What the network may cost in the end.
+        schedule: The phases of the run.
+        temperature: How much of the divergence of Normal weights counts in the end.
+        broadcast: Gives every process what process 0 passes.
+
+    Raises:
+        ConfigError: for a budget below what is left when all structures are off that may be.
+    """
+
+    needs_differences = True
+
+    def __init__(
+        self,
+        net: BayesianNet,
+        example: Inputs,
+        budget: Budget,
+        schedule: Schedule,
+        temperature: float,
+        broadcast: Callable[[Any], Any],
+    ):
+        super().__init__(net, schedule, temperature)
+        self.example, self.budget, self._broadcast = example, budget, broadcast
+        self._multiplier = Multiplier()
+        self._seconds = self._measured_seconds()
+        self._at_rest: float | None = None
+        self._cost = RelativeCost(net, example, {budget.measure: 1.0}, seconds=self._seconds)
+        self._check_reachable()
+        self.update(0)
+        self._beginning = self.expected
+
+    def rebuild(self) -> None:
+        """Go on with a network that became smaller."""
+        self._seconds = self._measured_seconds()
+        self._cost.rebuild(self._seconds)
+
+    def _measured_seconds(self) -> list[float] | None:
+        """What every operation of the present network takes, if the budget is one of seconds."""
+        if self.budget.measure != "latency":
+            return None
+        return self._broadcast(measure_latency(self.net.net, self.example))
+
+    def _follow(self, step: int, differences: Tensor | None) -> None:
+        self.expected, savings = self._cost.savings(self.net.theta.detach())
+        self.expected = self.expected if self._at_rest is None else self._at_rest
+        if differences is not None:
+            self._ascend(step, self._unpriced(differences), savings)
+        self.nu = self._multiplier.value
+        self._cost.charge(self.nu, savings)
+
+    def _unpriced(self, differences: Tensor) -> Tensor:
+        """What keeping structures costs besides their price: what the data say, and the divergence of their weights."""
+        return (differences + self.net.weights_cost / self.net.num_data).cpu()
+
+    def _ascend(self, step: int, differences: Tensor, savings: Tensor) -> None:
+        """One step of dual ascent."""
+        if len(savings) == 0 or bool(differences.isnan().any()):
+            return
+        share = budget_share(self.schedule, step)
+        target = self._beginning ** (1 - share) * (MARGIN * self.budget.fraction) ** share
+        best = dual_maximiser(differences, savings, target, self._cost)
+        self._multiplier.step(self.expected, target, best)
+
+    # the end of settling -------------------------------------------------------------------------------------------
+
+    def enforce(self, differences: Tensor) -> bool:
+        """Where the gates' mode still costs more than the budget, switch off what does the least harm, with a warning.
+
+        Args:
+            differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
+
+        Returns:
+            Whether any structure was switched off.
+        """
+        before = on = (self.net.theta.detach() > 0.5).cpu()
+        harm = (-self._unpriced(differences)).nan_to_num().clamp(min=0)
+        may_go = Removable(self.net)
+        left = self._compacted(on)
+        while left > self.budget.fraction:
+            goal = self._cost(on) * self.budget.fraction / left
+            fewer = switch_off(on, harm, self._cost.savings, goal, may_go)
+            if torch.equal(fewer, on):
+                break
+            on, left = fewer, self._compacted(fewer)
+        self._at_rest = left
+        return self._switch_off(before & ~on, int(before.sum()))
+
+    def _switch_off(self, forced: Tensor, before: int) -> bool:
+        """Set θ of the structures in ``forced`` to 0, and say how many of those ``before`` they are."""
+        count = int(forced.sum())
+        if count:
+            with torch.no_grad():
+                self.net.theta[forced.to(self.net.theta.device)] = 0.0
+            warnings.warn(
+                f"{count} of {before} structures had to be switched off at the end of settling to meet the "
+                f"budget {self.budget}; {self._at_rest:.4f} are left. A longer run settles closer to it",
+                stacklevel=3,
+            )
+        return count > 0
+
+    def _compacted(self, on: Tensor) -> float:
+        """What the network compacted to the structures in ``on`` costs, relative to the reference."""
+        with only_on(self.net, on):
+            small = compact(self.net)
+        measure = self.budget.measure
+        if measure == "latency":
+            amount = sum(self._broadcast(measure_latency(small, self.example)))
+        else:
+            amount = getattr(cost(small, self.example), measure)
+        return amount / self._cost.reference[measure]
+
+    def _check_reachable(self) -> None:
+        """Refuse a budget that cannot be met."""
+        budget, least = self.budget, self._compacted(Removable(self.net).least())
+        if least > budget.fraction:
+            lowest = math.ceil(least * 1000) / 1000
+            advice = f"the least budget is {budget.measure}={lowest:g}. Gate more of the network, or raise the budget"
+            if lowest >= 1:  # seconds of a network that is small already
+                advice = f"no budget of {budget.measure} can be met. Give one of another measure, such as macs"
+            raise ConfigError(
+                f"fit: the budget {budget} is below what the kept structures cost: with every structure off that may "
+                f"go, {least:.4f} of {budget.measure} are left, so {advice}"
+            )
+
+    # checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {
+            "multiplier": self._multiplier.value,
+            "beginning": self._beginning,
+            "reference": self._cost.reference,
+            "seconds": self._seconds,
+            "at_rest": self._at_rest,
+        }
+
+    def schema(self) -> Check:
+        """What `state` looks like."""
+        return record(
+            {
+                "multiplier": number(),
+                "beginning": number(finite=False),
+                "reference": table(number()),
+                "seconds": optional(items(number(0))),
+                "at_rest": optional(number()),
+            }
+        )
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint, with the network as it is now."""
+        self._multiplier.value, self._beginning = state["multiplier"], state["beginning"]
+        self._seconds, self._at_rest = state["seconds"], state["at_rest"]
+        self._cost.reference = state["reference"]
+        self._cost.rebuild(self._seconds)

@@ -1,0 +1,29 @@
+"""Prices that stay: log γ of the prior (method page, equation of the flattening hyper-prior)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.penalties.base import Penalty
+from bayesprune.methods.svi.schedule import Schedule
+
+
+class ConstantPenalty(Penalty):
+    """Σ_s θ_s log γ_s with the log γ of the network's prior.
+
+    Args:
+        net: The network.
+        schedule: The phases of the run.
+        temperature: How much of the divergence of Normal weights counts in the end.
+    """
+
+    def __init__(self, net: BayesianNet, schedule: Schedule, temperature: float):
+        super().__init__(net, schedule, temperature)
+        self.update(0)
+
+    def _follow(self, step: int, differences: Tensor | None) -> None:
+        """Log γ stay those of the prior."""
+
+    def rebuild(self) -> None:
+        """A smaller network has its own log γ."""

@@ -1,0 +1,64 @@
+"""The expected cost of a network that is trained, relative to what counts as 1, and prices made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from bayesprune.data.inputs import Inputs
+from bayesprune.infer import BayesianNet
+from bayesprune.pruning import ExpectedCost, marginal_cost, prices, relative_cost
+
+
+class RelativeCost:
+    """c(θ) = ∏_m (E[cost_m] / reference_m)^w_m of the present network, its derivative, and prices made of that.
+
+    Args:
+        net: The network, with all of its structures.
+        example: One input, shape ``(1, ...)``, where the network is.
+        weights: By measure, the exponent w.
+        reference: By measure, what counts as 1; ``None`` for the cost with all gates on.
+        seconds: Of every operation, for the measure ``latency``; ``None`` where that is not asked for.
+    """
+
+    def __init__(
+        self,
+        net: BayesianNet,
+        example: Inputs,
+        weights: Mapping[str, float],
+        reference: Mapping[str, float] | None = None,
+        seconds: Sequence[float] | None = None,
+    ):
+        self.net, self.example, self.weights = net, example, weights
+        self.rebuild(seconds)
+        self.reference = dict(self._expected.total if reference is None else reference)
+
+    def rebuild(self, seconds: Sequence[float] | None = None) -> None:
+        """Go on with a network that became smaller, and the seconds of its operations."""
+        self._expected = ExpectedCost(self.net.net, self.example, tuple(self.weights), seconds)
+
+    @torch.no_grad()
+    def __call__(self, theta: Tensor) -> float:
+        """The relative cost at θ, shape ``(S,)``."""
+        return float(relative_cost(self._expected, self._by_gate(theta), self.reference, self.weights))
+
+    def savings(self, theta: Tensor) -> tuple[float, Tensor]:
+        """The relative cost c at θ, shape ``(S,)``, and ∂ 2√c / ∂θ, the same shape, on the CPU."""
+        cost, gradient = marginal_cost(self._expected, self._by_gate(theta), self.reference, self.weights)
+        return cost, torch.cat([torch.zeros(0), *gradient.values()])
+
+    def charge(self, nu: float, savings: Tensor) -> None:
+        """Make the price of every structure of the network ν times what it saves.
+
+        Args:
+            nu: ν, nats per example.
+            savings: From `savings`, shape ``(S,)``.
+        """
+        if len(savings):
+            rho = prices(nu, self.net.by_gate(savings))
+            self.net.log_gamma.copy_(torch.cat(list(rho.values())) * self.net.num_data)
+
+    def _by_gate(self, theta: Tensor) -> dict[str, Tensor]:
+        return self.net.by_gate(theta.cpu().double())

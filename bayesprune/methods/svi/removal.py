@@ -1,0 +1,92 @@
+"""Which structures go under variational inference: those that are off for good and that the data do not want back."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from bayesprune.errors import GateError
+from bayesprune.infer import BayesianNet
+from bayesprune.methods.protocol import Run
+from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.pruning import RemovalMonitor, shrink
+
+
+class GateRemoval:
+    """Removes structures whose gates have converged to 0, and sees that no layer is left empty.
+
+    Args:
+        net: The network.
+        run: The run that it is trained in, which makes it smaller.
+        updates: The steps of θ.
+        patience: Consecutive checks before a removal.
+    """
+
+    def __init__(self, net: BayesianNet, run: Run, updates: GateUpdates, patience: int):
+        self.net, self.run, self.updates = net, run, updates
+        self.monitor = RemovalMonitor(net.num_gates, patience, net.theta.device)
+
+    def check(self) -> bool:
+        """Look at every gate once and remove what may go; whether the network became smaller."""
+        return self._remove(self.monitor.check(self.net.theta.detach(), self.updates.net_cost))
+
+    def clear(self) -> bool:
+        """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence; as `check` otherwise."""
+        return self._remove(self.net.theta.detach() == 0)
+
+    def _remove(self, ready: Tensor) -> bool:
+        """Remove the structures in ``ready``, shape ``(S,)``, bool, as far as they can go now."""
+        if not bool(ready.any()):
+            return False
+        off = {name: mask for name, mask in self.net.by_gate(ready).items() if bool(mask.any())}
+        try:
+            kept = self.run.remove(off, self.updates.net_cost)
+        except GateError:  # a layer would be left empty
+            self._spare_last(off)
+            try:
+                kept = self.run.remove(off, self.updates.net_cost)
+            except GateError as error:
+                warnings.warn(f"removal put off: {error}", stacklevel=2)
+                kept = None
+        if kept is None:  # what is off cannot go yet: others still write where it wrote
+            self.monitor.reset()
+            return False
+        self.updates.keep(kept)
+        self.monitor.keep(kept)
+        return True
+
+    def guard(self) -> None:
+        """When θ has come to rest: switch the best structure on again in every layer that its gates would empty.
+
+        Not under a fixed prior: its θ are probabilities, which stay what they are.
+        """
+        if not self.net.prior_type.decides:
+            return
+        off = {name: part <= 0.5 for name, part in self.net.by_gate(self.net.theta.detach()).items()}
+        try:
+            shrink(self.net.net, off, example_input=self.net.example_input)
+        except GateError:
+            self._spare_last(off)
+
+    def _spare_last(self, off: dict[str, Tensor]) -> None:
+        """Take the best structure out of ``off`` wherever a whole gate that is no branch's is off."""
+        for name, mask in off.items():
+            if bool(mask.all()) and not self.net.is_branch(name):
+                self._spare(name, mask)
+
+    def _spare(self, name: str, mask: Tensor) -> None:
+        """Keep the last structure of a layer without a by-pass."""
+        net_cost = self.net.by_gate(self.updates.net_cost)[name]
+        best = int(net_cost.argmin())
+        mask[best] = False
+        with torch.no_grad():
+            self.net.by_gate(self.net.theta)[name][best] = 1.0
+        warnings.warn(
+            f"every structure of {name!r} was due for removal; the last one "
+            f"(index {int(self.run.origin[name][best])}) is kept, because the layer has no by-pass. "
+            "The price (log_gamma, or nu of CostPrice) is too high for this network or so short a run, or the layer "
+            "needs a Residual around it",
+            stacklevel=3,
+        )

@@ -1,0 +1,24 @@
+"""The learning rate of the weights over a run, whatever the method."""
+
+from __future__ import annotations
+
+from math import cos, pi
+
+WARMUP = 200
+"""Steps over which the learning rate rises in a run that is not short."""
+
+
+def warmup_steps(steps: int) -> int:
+    """Over how many of the ``steps`` of a run the learning rate rises: 200, or a tenth of a short run."""
+    return min(WARMUP, max(1, steps // 10))
+
+
+def learning_rate(step: int, steps: int, warmup: int) -> float:
+    """Factor on the peak learning rate: a linear rise, times half a cosine to 0.
+
+    Args:
+        step: The step, from 0.
+        steps: How many there are.
+        warmup: Over how many of them it rises, see `warmup_steps`.
+    """
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + cos(pi * step / steps))

@@ -1,0 +1,111 @@
+"""What is written down of a run: its rows, the path of its gates, and what it has taken to compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.data.inputs import Inputs
+from bayesprune.errors import NonFiniteLossError
+from bayesprune.methods.protocol import Model
+from bayesprune.pruning import cost, gates_left
+from bayesprune.training.history import EpochRow, History
+from bayesprune.types import Cost, Score
+
+
+class Records:
+    """Keeps the history of a run.
+
+    Args:
+        net: The network as the run begins.
+        example: One input, shape ``(1, ...)``.
+        history: What is written to.
+
+    Attributes:
+        start_gates: By gate name, how many gates there were at the start.
+        examples: Passes of one example since what they cost was last charged; one with gradient counts three.
+    """
+
+    def __init__(self, net: Model, example: Inputs, history: History):
+        self.net, self.example, self.history = net, example, history
+        self.start_gates = {name: len(theta) for name, theta in net.gate_probs().items()}
+        self.start_branches = net.num_branches
+        self.examples = 0
+        self._counted: tuple[tuple[int, list[bool]], Cost] | None = None
+
+    def remember(self, origin: Mapping[str, Tensor]) -> None:
+        """Append θ of all starting gates, 0 where removed, to the history.
+
+        Args:
+            origin: By gate name, the indices that the structures left had at the start.
+        """
+        present = self.net.gate_probs()
+        for name, size in self.start_gates.items():
+            full = torch.zeros(size, dtype=torch.float32)
+            if name in present:
+                full[origin[name]] = present[name].cpu().float()
+            self.history.thetas.setdefault(name, []).append(full)
+
+    def charge(self, examples: int) -> None:
+        """Charge the run for passes without gradient."""
+        self.examples += examples
+
+    def settle(self) -> None:
+        """Charge what is open, at what the network costs now; to be called before that changes."""
+        if self.examples:
+            self.history.charged += self.examples * (self.cost().macs or 0)
+            self.examples = 0
+
+    def add(
+        self, found: Mapping[str, Any], score: Score, steps: int, seconds: float, lr: float, checkpoint: Path | None
+    ) -> EpochRow:
+        """Append the row of an epoch.
+
+        Args:
+            found: Fields of the row, for example its loss.
+            score: On the validation loader.
+            steps: Taken in the run.
+            seconds: Duration.
+            lr: The learning rate, for messages.
+            checkpoint: Where the last one would be, for messages.
+
+        Raises:
+            NonFiniteLossError: if the loss is not finite.
+        """
+        net, size = self.net, self.cost()
+        self.settle()
+        if self.start_branches:
+            self.history.branches_computed = net.branch_evaluations / (steps * self.start_branches)
+        theta = net.theta.detach()
+        interior = int(((theta > 0.01) & (theta < 0.99)).sum())
+        row = EpochRow(
+            **found,
+            val_nll=score.nll,
+            val_accuracy=score.accuracy,
+            gates_left=gates_left(theta),
+            gates_converged=1 - interior / max(1, sum(self.start_gates.values())),
+            params=size.params,
+            macs=size.macs or 0,
+            seconds=seconds,
+        )
+        if not math.isfinite(row.loss):
+            written = checkpoint is not None and checkpoint.exists()
+            last = f"the last good checkpoint is {checkpoint}" if written else "no checkpoint was written yet"
+            raise NonFiniteLossError(
+                f"the training loss was {row.loss} in epoch {row.epoch}; {last}. Try a lower "
+                f"learning rate (now {lr}) or check the inputs' scale"
+            )
+        self.history.rows.append(row)
+        return row
+
+    def cost(self) -> Cost:
+        """What the network costs now, counted anew if structures went, or branches are on or off that were not."""
+        on = (self.net.theta.detach()[: self.net.num_branches] > 0.5).tolist()
+        if self._counted is None or self._counted[0] != (self.net.num_gates, on):
+            self._counted = (self.net.num_gates, on), cost(self.net, self.example)
+        return self._counted[1]

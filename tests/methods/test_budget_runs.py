@@ -1,0 +1,222 @@
+"""Runs under a budget: it is met, whatever is measured, and a resumed run has the same path."""
+
+from __future__ import annotations
+
+import csv
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bayesprune import layers
+from bayesprune.errors import ConfigError
+from bayesprune.graph import trace
+from bayesprune.infer import BayesianNet
+from bayesprune.layers import Residual
+from bayesprune.methods.svi.budget import Budget
+from bayesprune.methods.svi.penalties import by_budget, make_penalty
+from bayesprune.methods.svi.schedule import Schedule
+from bayesprune.pruning import CostPrice, compact, cost
+from bayesprune.training import History, Settings, fit
+from tests.training.problems import Batches, bayesian, branches, convolutional, examples, stream, units
+from tests.training.test_checkpoints import verify_resumed
+
+SCHEDULE = {"checks_per_epoch": 3, "settle_batches": 2}
+X = examples(1)[0]
+LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
+
+
+def trained(net: BayesianNet, budget: str, epochs: int = 12, x: Tensor | None = None, **options) -> History:
+    mine, y = examples()
+    settings = Settings(lr=0.02, every=1, budget=Budget.parse(budget), schedule=SCHEDULE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
+        warnings.filterwarnings("ignore", "every structure of")
+        return fit(net, Batches(mine if x is None else x, y), epochs=epochs, settings=settings, **options)
+
+
+def relative(net: BayesianNet, dense: nn.Module, measure: str, x: Tensor) -> float:
+    return getattr(cost(compact(net), x), measure) / getattr(cost(dense, x), measure)
+
+
+@pytest.mark.parametrize("budget", ["macs=0.25", "params=0.5", "macs=0.8"])
+@pytest.mark.parametrize("make", [units, lambda: branches(6), stream])
+def test_a_budget_is_met(make, budget: str) -> None:
+    """Whatever the run: the guarantee does not rest on the multiplier."""
+    net = bayesian(make())
+    dense = make()
+    with torch.no_grad():
+        for gate in bayesian(dense).gates():
+            gate.theta.fill_(1.0)
+    parsed = Budget.parse(budget)
+    history = trained(net, budget)
+    found = relative(net, dense, parsed.measure, X)
+    assert found <= parsed.fraction
+    last = history.rows[-1]
+    assert last.expected == pytest.approx(found) and last.nu > 0
+
+
+@pytest.mark.seed(0)
+@pytest.mark.statistical
+def test_the_multiplier_ends_within_a_branch_of_the_budget() -> None:
+    """Twelve equal branches of which few are needed: seeds 0 to 4 end like this; one of them is fixed."""
+    net, dense = bayesian(branches(12)), cost(branches(12), X)
+    settings = Settings(lr=0.02, every=1, budget=Budget("macs", 0.6), schedule=SCHEDULE)
+    history = fit(net, Batches(*examples()), epochs=30, settings=settings)  # with a warning if any were forced
+    assert 0.6 - 2 * 16 / dense.macs < history.rows[-1].expected <= 0.6
+    settled = [row.expected for row in history.rows if row.phase == "settle"]
+    assert settled[-1] == pytest.approx(settled[-3])
+
+
+def test_without_pruning_the_gates_keep_to_the_budget() -> None:
+    net = bayesian(units())
+    history = trained(net, "macs=0.3", prune=False)
+    assert history.removals == [] and net.num_gates == 14
+    assert relative(net, units(), "macs", X) <= 0.3
+
+
+def test_after_normalisation() -> None:
+    x = examples()[0][:, None]
+    net, dense = bayesian(convolutional()), convolutional()
+    trained(net, "params=0.4", x=x)
+    assert relative(net, dense, "params", x) <= 0.4
+
+
+def test_what_is_forced_is_said_logged_and_removed() -> None:
+    """θ rests in a run without sampling and settling: only force can meet the budget."""
+    net = bayesian(branches(4))
+    schedule = {"sample_from": 0.5, "settle_from": 0.5, "fine_tune_from": 0.5}
+    settings = Settings(budget=Budget("macs", 0.8), schedule=schedule)
+    with pytest.warns(UserWarning, match=r"2 of 4 structures had to be switched off .* budget macs=0\.8; 0\.6923 are"):
+        history = fit(net, Batches(*examples()), epochs=4, settings=settings)
+    assert net.num_gates == 2 and [removal.step for removal in history.removals] == [24, 24]
+    assert [row.macs for row in history.rows] == [104, 72, 72, 72]
+    assert [row.expected for row in history.rows[1:]] == pytest.approx([72 / 104] * 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "budget", "least"),
+    [
+        (branches, "macs=0.15", "0.154"),  # 16 of 104: compaction joins the two layers that are left
+        (branches, "params=0.14", "0.143"),  # 18 of 126
+        (units, "macs=0.01", "0.05"),  # 3 of 60: one input, one unit
+        (stream, "macs=0.17", "0.179"),  # 10 of 56: one unit
+    ],
+)
+def test_a_budget_that_cannot_be_met_is_refused_at_the_start(make, budget: str, least: str, tmp_path: Path) -> None:
+    net = bayesian(make())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    measure = budget.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"{budget} is below what the kept structures cost: .*{measure}={least}"):
+        trained(net, budget, out=tmp_path / "run")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not (tmp_path / "run").exists()
+    make_penalty(net, X, Settings(budget=Budget(measure, float(least))), Schedule(10, 10))
+
+
+def test_history_holds_the_path_of_the_multiplier(tmp_path: Path) -> None:
+    net = bayesian(branches(6))
+    history = trained(net, "macs=0.6", epochs=10, out=tmp_path)
+    with (tmp_path / "history.csv").open() as file:
+        written = [(float(row["nu"]), float(row["expected"])) for row in csv.DictReader(file)]
+    assert written == [(row.nu, row.expected) for row in history.rows]
+    path = [row.nu for row in history.rows if row.phase in ("sample", "settle")]
+    assert len(set(path)) > 3 and all(nu > 0 for nu in path)
+    resting = [row.nu for row in history.rows if row.phase == "fine-tune"]
+    assert len(resting) >= 2 and len(set(resting)) == 1
+
+
+def test_all_branches_may_go_under_a_budget() -> None:
+    net = bayesian(branches(2), log_gamma=1.0)
+    history = trained(net, "macs=0.56")  # 40 of 72, or 56 with one of them
+    assert net.num_gates == 0 and history.rows[-1].expected == pytest.approx(16 / 72)  # with its two layers joined
+
+
+class Timed:
+    """Seconds of every operation as if from a clock: a multiple of its parameters, the same whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, net: nn.Module, example: Tensor) -> list[float]:
+        self.asked += 1
+        with torch.no_grad():
+            traced = trace(net)
+        calls = [traced.module(node) for node in traced.graph.nodes if node.op.startswith("call")]
+        return [1e-6 * sum(p.numel() for p in m.parameters()) if isinstance(m, nn.Linear) else 0.0 for m in calls]
+
+
+def test_a_latency_budget_is_met_by_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Timed()
+    monkeypatch.setattr(by_budget, "measure_latency", clock)
+    net = bayesian(branches(6))
+    history = trained(net, "latency=0.6")
+    assert sum(clock(compact(net), X)) <= 0.6e-6 * (36 + 6 * 20 + 10)
+    assert history.rows[-1].expected <= 0.6
+    assert clock.asked > 3  # at the start, after removals, at the end
+
+
+def test_seconds_come_from_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process would measure others, and then hold other prices."""
+    monkeypatch.setattr(by_budget, "measure_latency", lambda net, example: [math.nan] * 20)
+    net = bayesian(branches(4))
+    seconds = Timed()(net.net, X)
+
+    def broadcast(value: list[float]) -> list[float]:
+        return seconds if len(value) == 20 else value
+
+    with pytest.raises(ConfigError, match=r"1\.0000 of latency are left, so no budget"):
+        make_penalty(net, X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10), broadcast=broadcast)
+    prices = make_penalty(net, X, Settings(price=CostPrice(0.1)), Schedule(10, 10), broadcast=broadcast)
+    assert prices.nu == pytest.approx(0.02)
+
+
+def test_seconds_that_pruning_cannot_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that is small already, the seconds of the least one may be no fewer."""
+    monkeypatch.setattr(by_budget.BudgetPenalty, "_compacted", lambda self, theta: 1.06)
+    with pytest.raises(ConfigError, match=r"1\.0600 of latency are left, so no budget of latency can be met\. Give"):
+        make_penalty(bayesian(branches(4)), X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10))
+
+
+def test_a_measured_latency_budget_in_a_real_run() -> None:
+    """Branches of one slow layer each, on this machine's own clock; half of them have to go."""
+
+    def make() -> nn.Module:
+        wide = [Residual(nn.Sequential(nn.Linear(8, 512), nn.ReLU(), nn.Linear(512, 8))) for _ in range(4)]
+        return nn.Sequential(*wide, nn.Linear(8, 2))
+
+    net = bayesian(make())
+    history = trained(net, "latency=0.7", epochs=6)
+    assert net.num_gates < 4 and history.rows[-1].expected <= 0.7
+
+
+@pytest.mark.parametrize(
+    ("make", "stops", "budget"),
+    [
+        pytest.param(units, [1, 3, 5], "macs=0.4", id="units, three stops"),
+        pytest.param(branches, [2], "params=0.7", id="branches"),
+        pytest.param(branches, [2, 4], "latency=0.7", id="branches, latency"),
+    ],
+)
+def test_resumed_run_has_the_same_path(
+    make, stops: list[int], budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(by_budget, "measure_latency", Timed())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
+        history = verify_resumed(make, lambda: Batches(*examples()), 2.0, tmp_path, stops, budget=Budget.parse(budget))
+    assert len({row.nu for row in history.rows}) >= 3
+
+
+def test_units_within_a_layer_that_is_not_gated_alone() -> None:
+    """Layers of units in a row: the budget leaves each at least one."""
+    make = lambda: nn.Sequential(  # noqa: E731
+        layers.Linear(8, 6, gate="unit"), nn.ReLU(), layers.Linear(6, 6, gate="unit"), nn.ReLU(), nn.Linear(6, 2)
+    )
+    net, dense = bayesian(make()), make()
+    trained(net, "macs=0.15")
+    assert relative(net, dense, "macs", X) <= 0.15
+    assert all(int((part > 0.5).sum()) >= 1 for part in net.gate_probs().values())
