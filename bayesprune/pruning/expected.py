@@ -140,7 +140,9 @@ class ExpectedCost:
     def _mean(self, event: Event, theta: Mapping[str, Tensor]) -> Event:
         """The mean over entries."""
         event = event.without(self.presence.shared, theta)
-        return event if event.own is None else Event(event.gates, event.own.mean(0, keepdim=True))
+        if event.own is None or len(event.own) == 1:
+            return event
+        return Event(event.gates, event.own.mean(0, keepdim=True))
 
     def _pairs(self, outputs: Event, inputs: Event, theta: Mapping[str, Tensor]) -> Event:
         """That an output and an input are both there, in the mean over all pairs.
