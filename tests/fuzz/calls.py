@@ -42,10 +42,11 @@ CALLS: dict[str, Callable[[], Call]] = {
     "fit": lambda: (
         bp.fit,
         {
-            "net": bayesian(),
+            "model": bayesian(),
             "train_loader": loader(),
             "epochs": 1,
             "val_loader": loader(),
+            "method": "svi",
             "prune": True,
             "settings": Settings(),
             "engine": Engine(),
@@ -69,6 +70,11 @@ CALLS: dict[str, Callable[[], Call]] = {
         layers.Conv2d,
         {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "gate": "layer", "theta": 0.5},
     ),
+    "ConvTranspose2d": lambda: (
+        layers.ConvTranspose2d,
+        {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "gate": "unit", "theta": 0.5},
+    ),
+    "groups": lambda: (bp.groups, {"net": network(), "example_input": batch()[0]}),
     "Gate": lambda: (layers.Gate, {"size": 3, "dim": 1, "per_batch": False, "theta": 0.5}),
     "Draw": lambda: (layers.Draw, {"sizes": [3, 1]}),
     "Residual": lambda: (layers.Residual, {"body": nn.Linear(3, 3), "shortcut": None, "theta": 0.5}),
