@@ -11,7 +11,16 @@ UNCHECKED = {
         *("History", "GateSummary", "Recipe"),
     ),
     "classes that others derive from, or that layers become": (
-        *("GatePrior", "Likelihood", "Bernoulli", "GatedLayer", "NormalLayer", "NormalLinear", "NormalConv1d", "NormalConv2d"),
+        *(
+            "GatePrior",
+            "Likelihood",
+            "Bernoulli",
+            "GatedLayer",
+            "NormalLayer",
+            "NormalLinear",
+            "NormalConv1d",
+            "NormalConv2d",
+        ),
     ),
     "what needs packages that are not always there, and the like of others": (
         *("export_onnx", "resnet34", "resnet50", "lenet5_bypass", "result_table", "score_table", "total"),
