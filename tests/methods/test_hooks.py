@@ -133,7 +133,10 @@ def test_combinations_that_make_no_sense() -> None:
         (lambda: fit(units(), loader, epochs=1, method="svi"), r"method='none'"),
         (lambda: fit(bnn, loader, epochs=1, method="none"), "trains a network without a posterior, got a BayesianNet"),
         (lambda: fit(bnn, loader, epochs=1, likelihood="gaussian"), "has a likelihood of its own"),
-        (lambda: fit(units(), loader, epochs=1, method="nonsense"), "unknown method 'nonsense'; known are magnitude"),
+        (
+            lambda: fit(units(), loader, epochs=1, method="nonsense"),
+            "unknown method 'nonsense'; known are " + ", ".join(NAMES),
+        ),
         (lambda: fit(units(), loader, epochs=1, method="none", settings=Settings(every=2)), "Settings.every is about"),
         (lambda: fit(units(), loader, epochs=1, method=Rewinding()), "1 epochs are too few for the phases mask, again"),
         (lambda: fit(units(), loader, epochs=1, method=Ridge()), "method 'ridge' needs a val_loader"),
@@ -155,8 +158,8 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_are_those_of_the_files() -> None:
-    assert NAMES == ("magnitude", "none", "svi")
-    assert [type(get_method(name)) for name in NAMES] == [Magnitude, Plain, SVI]
+    assert list(NAMES) == sorted(NAMES) and [get_method(name).name for name in NAMES] == list(NAMES)
+    assert [type(get_method(name)) for name in ("magnitude", "none", "svi")] == [Magnitude, Plain, SVI]
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.25, 0.7), (0.5, 0.8), (1.0, 0.8)])
