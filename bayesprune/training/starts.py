@@ -55,8 +55,9 @@ class Starts:
             generator: Gives the seed of fresh ones.
         """
         if phase.start == "initial":
-            for name, value in self._held().items():
-                value.copy_(self.initial[name])
+            held = self._held()
+            for name, value in self.initial.items():  # what surgery added, which inputs a gate takes, stays
+                held[name].copy_(value)
         if phase.start == "fresh":
             seed = int(torch.randint(2**62, (), generator=generator))
             with torch.random.fork_rng(devices=[]):

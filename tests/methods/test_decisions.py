@@ -17,6 +17,7 @@ from bayesprune.training.checkpoint import read_checkpoint, write_checkpoint
 from bayesprune.training.phases import Timetable
 from bayesprune.training.trainer import Trainer
 from tests.methods.toys import Freezing, Stopping, batches, dropping
+from tests.training.problems import units
 
 
 class Says(Method):
@@ -58,6 +59,16 @@ def test_values_are_assigned_under_the_masks_of_the_same_decision() -> None:
 def test_values_that_do_not_fit_are_refused(name: str, value: Tensor) -> None:
     with pytest.raises(ConfigError, match=f"Decision.assign: '{name}' needs finite values, shaped as a weight"):
         run(lambda _: Decision(assign={name: value}))
+
+
+def test_a_phase_starts_with_the_initial_weights_of_the_inputs_and_units_that_are_left() -> None:
+    torch.manual_seed(0)
+    net = units()
+    initial = net[1].weight.detach().clone()
+    off = {"0": torch.arange(8) > 5, "1": torch.arange(6) < 2}
+    method = Says(lambda _: Decision(off=off), (Phase("one"), Phase("two", start="initial", lr=1e-10)))
+    fit(net, batches(), epochs=2, method=method, settings=Settings(lr=0.02))
+    torch.testing.assert_close(net[1].weight.detach(), initial[2:, :6])
 
 
 @pytest.mark.parametrize("start", ["current", "initial", "fresh"])

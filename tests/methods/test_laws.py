@@ -15,6 +15,7 @@ from bayesprune.methods import NAMES, get_method
 from bayesprune.methods.magnitude import Magnitude
 from bayesprune.pruning import compact, cost
 from bayesprune.training import Budget, EpochRow, Settings, fit
+from bayesprune.training.records import Records
 from bayesprune.training.trainer import Trainer
 from tests.methods.toys import (
     EPOCHS,
@@ -62,14 +63,20 @@ def test_5_a_phase_starts_with_the_weights_and_the_optimiser_that_it_asks_for(
 
 
 @pytest.mark.parametrize("name", [*NAMES, "smallest", "ridge"])
-def test_6_computing_is_charged_by_the_network_as_it_is_then(name: str) -> None:
+def test_6_computing_is_charged_by_the_network_as_it_is_then(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, how = made(name)
-    start = cost(model, examples()[0]).macs
+    start, looked, charge = cost(model, examples()[0]).macs, [], Records.charge
+
+    def spied(records: Records, count: int) -> None:
+        looked.append(count * records.cost().macs)
+        charge(records, count)
+
+    monkeypatch.setattr(Records, "charge", spied)
     history = fit(model, batches(), epochs=EPOCHS, val_loader=batches(), prune=name != "svi", **how)
     macs = [start, *(row.macs for row in history.rows[:-1])]
-    assert history.charged == sum(3 * EXAMPLES * m for m in macs) + (
-        EPOCHS * EXAMPLES * start if name == "ridge" else 0
-    )
+    assert history.charged == sum(3 * EXAMPLES * m for m in macs) + sum(looked)
+    asks = {"ridge": [EXAMPLES * start] * EPOCHS, "magnitude": [], "none": [], "svi": [], "smallest": []}
+    assert looked == asks.get(name, looked)
     does = {"smallest": True, "magnitude": True, "none": False, "svi": False, "ridge": False}
     assert start == 8 * 6 + 6 * 2 and (macs[-1] < start) == does.get(name, macs[-1] < start)
 
