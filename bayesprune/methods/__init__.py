@@ -7,7 +7,7 @@ import pkgutil
 from typing import Any
 
 from bayesprune.errors import ConfigError
-from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Site, Value
+from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Site, Stats, Value
 
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "protocol"))
 """Names of all methods."""
@@ -21,6 +21,7 @@ __all__ = [
     "Phase",
     "Run",
     "Site",
+    "Stats",
     "Value",
     "get_method",
 ]

@@ -110,6 +110,7 @@ def fit(
         check_loader(net, trainer.outputs, val_loader, "validation")
     path = None if out is None else Path(out) / "checkpoint.pt"
     with ExitStack() as held:
+        held.callback(trainer.frozen.thaw)
         if path is not None:
             _begin_in(path, trainer, held)
         shown = None
@@ -117,7 +118,7 @@ def fit(
             shown = held.enter_context(EpochBar(epochs))
         trainer.views.install()
         held.callback(trainer.views.remove)
-        while trainer.epoch < epochs:
+        while trainer.epoch < trainer.epochs:
             with undone_if_broken_off(net, engine):
                 row = trainer.run_epoch(path)
             if path is not None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Phase
 from bayesprune.optim.rates import learning_rate, warmup_steps
+from bayesprune.schema import require
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,75 @@ class Stretch:
         return done == self.end or (every is not None and (done - self.begin) % every == 0)
 
 
-def stretches(phases: Sequence[Phase], epochs: int) -> list[Stretch]:
-    """Divide the epochs of a run among phases, by their shares.
+class Timetable:
+    """The phases of a run as epochs, of which a method may end one early.
 
     Args:
-        phases: The phases, in their order.
-        epochs: Length of the run.
+        phases: The phases, in their order; the epochs are divided by their shares.
+        epochs: Length of the run, if no phase ends early.
+
+    Attributes:
+        epochs: Length of the run, if no phase ends early.
+        stops: The epochs after which phases were ended early, counted from the beginning.
+        stretches: The epochs of each phase.
 
     Raises:
         ConfigError: if a phase would have no epoch.
     """
-    total, done, ends = sum(phase.share for phase in phases), 0.0, [0]
-    for phase in phases:
-        done += phase.share
-        ends.append(round(epochs * done / total))
-    if any(first >= last for first, last in pairwise(ends)):
-        names = ", ".join(phase.name for phase in phases)
-        raise ConfigError(f"fit: {epochs} epochs are too few for the phases {names}, each of which needs at least one")
+
+    def __init__(self, phases: Sequence[Phase], epochs: int):
+        self.phases, self.epochs = phases, epochs
+        self.stops: list[int] = []
+        total, done, self._ends = sum(phase.share for phase in phases), 0.0, [0]
+        for phase in phases:
+            done += phase.share
+            self._ends.append(round(epochs * done / total))
+        if any(first >= last for first, last in pairwise(self._ends)):
+            names = ", ".join(phase.name for phase in phases)
+            raise ConfigError(
+                f"fit: {epochs} epochs are too few for the phases {names}, each of which needs at least one"
+            )
+        self.stretches = _stretches(phases, self._ends)
+
+    @property
+    def length(self) -> int:
+        """Length of the run."""
+        return self._ends[-1]
+
+    def at(self, done: int) -> Stretch:
+        """Where the epoch is that comes after so many."""
+        return next(stretch for stretch in self.stretches if done < stretch.end)
+
+    def stop(self, done: int) -> None:
+        """End the phase after so many epochs of the run, if it does not end there by itself; others keep their length.
+
+        The learning rate of phases that share a schedule goes on as if it had been made for the shorter run.
+        """
+        if done in self._ends:
+            return
+        self.stops.append(done)
+        early = self.at(done).end - done
+        self._ends = [end if end < done else end - early for end in self._ends]
+        self.stretches = _stretches(self.phases, self._ends)
+
+    def load(self, stops: Sequence[int]) -> None:
+        """Take up the stops of a checkpoint.
+
+        Raises:
+            Mismatch: if there cannot have been such ones.
+        """
+        for done in stops:
+            require(0 < done < self.length, "stops", f"epochs before the last, {self.length}", done)
+            self.stop(done)
+
+
+def _stretches(phases: Sequence[Phase], ends: Sequence[int]) -> list[Stretch]:
+    """The epochs of each phase.
+
+    Args:
+        phases: The phases, in their order.
+        ends: The first epoch of the run, and the one after the last of each phase.
+    """
     begins = [k for k, phase in enumerate(phases) if k == 0 or phase.restart] + [len(phases)]
     found = []
     for k, phase in enumerate(phases):

@@ -17,6 +17,9 @@ from bayesprune.pruning import cost, gates_left
 from bayesprune.training.history import EpochRow, History
 from bayesprune.types import Cost, Score
 
+TRAINING = 3
+"""What an example of a training step is charged: a forward pass counts one, a backward pass two."""
+
 
 class Records:
     """Keeps the history of a run.

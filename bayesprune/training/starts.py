@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bayesprune.methods.protocol import Model, Phase
 from bayesprune.schema import shaped
-from bayesprune.training.phases import Stretch
 from bayesprune.types import IndexMap
 
 
@@ -18,15 +17,15 @@ class Starts:
 
     Args:
         net: The network as the run begins.
-        stretches: The phases.
+        phases: The phases.
 
     Attributes:
         initial: What the network, without its gates, held as the run began, by name; empty if no phase asks for it.
     """
 
-    def __init__(self, net: Model, stretches: Sequence[Stretch]):
+    def __init__(self, net: Model, phases: Sequence[Phase]):
         self.net = net
-        asked = any(stretch.phase.start == "initial" for stretch in stretches)
+        asked = any(phase.start == "initial" for phase in phases)
         self.initial = {name: value.detach().clone() for name, value in self._held().items()} if asked else {}
 
     def _held(self) -> dict[str, Tensor]:
@@ -56,8 +55,9 @@ class Starts:
             generator: Gives the seed of fresh ones.
         """
         if phase.start == "initial":
-            for name, value in self._held().items():
-                value.copy_(self.initial[name])
+            held = self._held()
+            for name, value in self.initial.items():  # what surgery added, which inputs a gate takes, stays
+                held[name].copy_(value)
         if phase.start == "fresh":
             seed = int(torch.randint(2**62, (), generator=generator))
             with torch.random.fork_rng(devices=[]):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.errors import CheckpointError, GateError
+from bayesprune.errors import CheckpointError, ConfigError, GateError
 from bayesprune.infer import RandomState
 from bayesprune.schema import (
     Mismatch,
@@ -72,6 +72,9 @@ class Checkpoint:
         origin: By gate name, the indices that the structures left had at the start.
         masks: By name of a weight, which of its entries are kept.
         initial: The weights as the run began, if a phase is to start with them.
+        before: The weights as changes are measured from, if a method asks for them.
+        frozen: Names of the modules that rest.
+        stops: The epochs after which phases were ended early.
         tensors: What the network holds.
         likelihood: What the likelihood holds.
         optimizer: What the optimiser holds.
@@ -95,6 +98,9 @@ class Checkpoint:
     origin: Annotated[dict[str, Tensor], table(tensor((torch.long,), 1))]
     masks: Annotated[dict[str, Tensor], table(tensor((torch.bool,)))]
     initial: Annotated[dict[str, Tensor], table(tensor())]
+    before: Annotated[dict[str, Tensor], table(tensor())]
+    frozen: Annotated[list[str], items(text)]
+    stops: Annotated[list[int], items(whole(1))]
     tensors: Annotated[dict[str, Tensor], table(tensor(finite=True))]
     likelihood: Annotated[dict[str, Tensor], table(tensor())]
     optimizer: Annotated[dict[str, Any], record({"state": _anything, "param_groups": items(table(_anything))})]
@@ -108,7 +114,7 @@ class Checkpoint:
         """What a run holds between two epochs; every process has to ask for it."""
         return cls(
             **run.identity,
-            epochs=run.epochs,
+            epochs=run.timetable.epochs,
             steps_per_epoch=run.steps_per_epoch,
             run=run.run,
             num_data=run.net.num_data,
@@ -118,6 +124,9 @@ class Checkpoint:
             origin=dict(run.origin),
             masks={name: mask.cpu() for name, mask in run.masks.items()},
             initial={name: value.cpu() for name, value in run.starts.initial.items()},
+            before={name: value.cpu() for name, value in run.statistics.before.items()},
+            frozen=sorted(run.frozen.names),
+            stops=list(run.timetable.stops),
             tensors=run.net.net.state_dict(),
             likelihood=run.net.likelihood.state_dict(),
             optimizer=run.optimizer.state_dict(),
@@ -176,7 +185,7 @@ class Checkpoint:
                 self._restore(run)
         except CheckpointError:
             raise
-        except (GateError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        except (ConfigError, GateError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             name = type(error).__name__
             raise CheckpointError(f"{path} does not fit the run ({name}); start the run anew") from error
         if len(self.rng) == run.engine.world_size:
@@ -200,12 +209,16 @@ class Checkpoint:
                 )
 
     def _restore(self, run: Trainer) -> None:
+        run.freeze(self.frozen)
+        run.timetable.load(self.stops)
+        run.epochs = run.timetable.length
         cut = run.cuts.cut_to(self.origin)
         self._check_fits(run, run.net.net if cut is None else cut[0])
         if cut is not None:
             run.cuts.follow(*cut)
         run.masks_held.load(self.masks)
         run.starts.load(self.initial)
+        run.statistics.load(self.before, run.sites)
         run.net.net.load_state_dict(self.tensors)
         run.net.likelihood.load_state_dict(self.likelihood)
         run.optimizer.load_state_dict(self.optimizer)

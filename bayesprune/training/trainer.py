@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,28 +13,28 @@ from bayesprune.data.inputs import each
 from bayesprune.data.spans import Span
 from bayesprune.errors import ConfigError
 from bayesprune.infer.plain import mode_of
-from bayesprune.methods.protocol import Batch, Decision, Method, Model, Phase, Site
+from bayesprune.methods.protocol import Batch, Method, Model, Phase, Site, Stats
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader, batch_errors
 from bayesprune.training.checks import check_data, check_net
 from bayesprune.training.cuts import Cuts
+from bayesprune.training.decisions import edit_weights, switch_off
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.fingerprint import fingerprint
+from bayesprune.training.frozen import Frozen
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.layout import check_layout
 from bayesprune.training.masks import Masks
 from bayesprune.training.metrics import Score, evaluate
 from bayesprune.training.optimizer import build_optimizer
-from bayesprune.training.phases import stretches
+from bayesprune.training.phases import Timetable
 from bayesprune.training.reader import Reader
-from bayesprune.training.records import Records
+from bayesprune.training.records import TRAINING, Records
 from bayesprune.training.seeds import next_seed
 from bayesprune.training.starts import Starts
+from bayesprune.training.statistics import Statistics
 from bayesprune.training.views import Views, sites_of
-
-TRAINING = 3
-"""What an example of a training step is charged: a forward pass counts one, a backward pass two."""
 
 
 class Trainer:
@@ -88,10 +88,10 @@ class Trainer:
         if engine.rank > 0:  # or the parts of a batch would share their dropout masks
             torch.manual_seed(seed + engine.rank)
         method.to(engine.device)
-        self.stretches = stretches(needs.phases, epochs)
-        self.stretch = self.stretches[0]
-        self.starts = Starts(net, self.stretches)
-        self.cuts.followers += [self.masks_held.follow, self.starts.follow]
+        self.timetable, self.statistics = Timetable(needs.phases, epochs), Statistics(net, needs, engine)
+        self.stretch = self.timetable.stretches[0]
+        self.starts, self.frozen = Starts(net, needs.phases), Frozen(net)
+        self.cuts.followers += [self.masks_held.follow, self.starts.follow, self.statistics.follow]
         self.views = Views(method, needs, self)
         self._new_optimizer()
         self.module, self.gates = engine.wrap(net), mode_of(self.net)
@@ -142,6 +142,14 @@ class Trainer:
         self.records.charge(examples)
         return evaluate(self.net, self.val_loader)
 
+    def stats(self) -> Stats:
+        """What `Needs.stats` names; charged to the run."""
+        numbered = zip(range(self.steps_per_epoch), self.loader, strict=False)
+        batches = (Batch(*self.reader(batch, k), self.part(k, len(batch[1]))) for k, batch in numbered)
+        found = self.statistics(self.sites, batches)
+        self.records.charge(found.examples * self.statistics.passes)
+        return found
+
     def remove(self, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
         """Remove structures, see `Run.remove`.
 
@@ -162,14 +170,11 @@ class Trainer:
     # an epoch ------------------------------------------------------------------------------------------------------
 
     def run_epoch(self, checkpoint: Path | None = None) -> EpochRow:
-        """Train for one epoch, decide, score, and append a row to the history.
-
-        Args:
-            checkpoint: Where the last one would be, for messages.
-        """
+        """Train for one epoch, decide, score, and append a row; ``checkpoint`` is where one would be, for messages."""
         began = time.perf_counter()
         self._begin_phase()
         self.net.train()
+        self.frozen.rest()
         if hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(self.epoch)
         with self.method.epoch(self), flush_denormals(), self.engine.sharded(self.net, self.optimizer):
@@ -191,8 +196,8 @@ class Trainer:
         """Take the steps of an epoch.
 
         Returns:
-            The sum of the data terms of all examples, still on the device; their number in all processes; and whether
-            there were more batches than an epoch has, which were left aside.
+            The sum of the data terms of all examples, still on the device; their number in all processes; whether there
+            were more batches than an epoch has.
         """
         total, count, more = torch.zeros((), device=self.engine.device), 0, False
         for number, batch in enumerate(self.loader):
@@ -244,16 +249,17 @@ class Trainer:
             self.masks_held.on_weights(self.optimizer)
         return nll
 
-    # phases and decisions ------------------------------------------------------------------------------------------
-
     def _begin_phase(self) -> None:
         """As the first epoch of a phase begins: the weights it starts with, and a new optimiser."""
-        self.stretch = next(stretch for stretch in self.stretches if self.epoch < stretch.end)
+        self.stretch = self.timetable.at(self.epoch)
         if self.epoch == self.stretch.begin and self.epoch > 0:
-            self.starts.apply(self.phase, self.generator)
+            with self.frozen.kept():
+                self.starts.apply(self.phase, self.generator)
             if self.phase.restart:
                 self._new_optimizer()
             self.masks_held.on_weights(self.optimizer)
+        if self.epoch == self.stretch.begin:
+            self.statistics.begin(self.sites)
 
     def _new_optimizer(self) -> None:
         self.optimizer = build_optimizer(self.net, self.method, self.settings, self.prune and self.net.num_gates > 0)
@@ -265,29 +271,27 @@ class Trainer:
         if not self.stretch.decides(self.epoch):
             return {}
         decision = self.method.decide(self)
-        if decision.lift:
-            self.masks_held.lift()
-        if decision.masks:
-            self.masks_held.add(decision.masks)
-            self.masks_held.on_weights(self.optimizer)
-        self._switch_off(decision)
+        edit_weights(decision, self.masks_held, self.optimizer)
+        self.records.settle()
+        if switch_off(decision, self.masks_held, self.net):
+            self.gates = mode_of(self.net)
+            if self.prune:
+                self.remove({name: part == 0 for name, part in self.net.by_gate(self.net.theta.detach()).items()})
+        self.freeze(decision.freeze)
+        if decision.stop:
+            self.timetable.stop(self.epoch)
+            self.epochs = self.timetable.length
+        self.statistics.begin(self.sites)
         return decision.note
 
-    def _switch_off(self, decision: Decision) -> None:
-        """Switch off what a decision says and units of which masks leave nothing, and remove what can go."""
-        off = self.masks_held.empty_rows(self.net.net) if decision.masks else {}
-        for name, mask in decision.off.items():
-            off[name] = off[name] | mask.cpu() if name in off else mask.cpu()
-        if not any(bool(mask.any()) for mask in off.values()):
-            return
-        self.records.settle()
-        with torch.no_grad():
-            for name, part in self.net.by_gate(self.net.theta).items():
-                if name in off:
-                    part[off[name].to(part.device)] = 0.0
-        self.gates = mode_of(self.net)
-        if self.prune:
-            self.remove({name: part == 0 for name, part in self.net.by_gate(self.net.theta.detach()).items()})
+    def freeze(self, names: Iterable[str]) -> None:
+        """Let modules rest for the rest of the run; what the optimiser keeps of other weights stays."""
+        if self.frozen.add(names):
+            state = self.optimizer.state
+            self._new_optimizer()
+            left = [p for group in self.optimizer.param_groups for p in group["params"] if p in state]
+            self.optimizer.state.update({p: state[p] for p in left})
+            self.follow()
 
     def follow(self) -> None:
         """Let everything that holds the network go on with the smaller one."""

@@ -3,5 +3,22 @@
 from bayesprune.methods.protocol.method import Method
 from bayesprune.methods.protocol.records import Batch, Decision, Kind, Model, Needs, Phase, Site, Value
 from bayesprune.methods.protocol.run import Engine, Run
+from bayesprune.methods.protocol.stats import ActGrad, InOut, Statistic, Stats
 
-__all__ = ["Batch", "Decision", "Engine", "Kind", "Method", "Model", "Needs", "Phase", "Run", "Site", "Value"]
+__all__ = [
+    "ActGrad",
+    "Batch",
+    "Decision",
+    "Engine",
+    "InOut",
+    "Kind",
+    "Method",
+    "Model",
+    "Needs",
+    "Phase",
+    "Run",
+    "Site",
+    "Statistic",
+    "Stats",
+    "Value",
+]

@@ -12,6 +12,7 @@ from bayesprune.data.spans import Span
 from bayesprune.infer import BayesianNet
 from bayesprune.infer.plain import PlainNet
 from bayesprune.infer.targets import Targets
+from bayesprune.methods.protocol.stats import Statistic
 
 Model = BayesianNet | PlainNet
 """What is trained: a network with a posterior, or one without."""
@@ -77,6 +78,9 @@ class Needs:
     Attributes:
         phases: The run, from its beginning to its end.
         views: The kinds of sites that go through `Method.view`; those of others are left alone and cost nothing.
+        stats: What `Run.stats` gives, see `Stats`.
+        examples: How many examples a pass for them takes, the first that the loader gives; ``None`` for all. What keeps
+            something of every example (``pooled``, ``in_out``) needs a number.
 
     Example:
         >>> Needs(phases=(Phase("train"), Phase("tune", lr=0.1))).views
@@ -85,6 +89,8 @@ class Needs:
 
     phases: tuple[Phase, ...] = (Phase("train"),)
     views: frozenset[Kind] = frozenset()
+    stats: tuple[Statistic, ...] = ()
+    examples: int | None = None
 
 
 @dataclass
@@ -93,9 +99,13 @@ class Decision:
 
     Attributes:
         lift: Whether all masks go first; weights that were masked go on from 0.
+        assign: By name of a parameter, its values from now on; masks hold for them, and moments stay.
         masks: By name of a weight, which of its entries are kept, bool. Gradient, weight and every moment are 0 at the
             others from now on. Rows without an entry switch off the units that they write, where these have gates.
         off: By name of a gate, which of its structures are switched off, bool; they are removed as far as they can go.
+        freeze: Names of modules, ``""`` for all: for the rest of the run their weights stay as they are, also where a
+            phase starts anew, and they are in eval mode.
+        stop: Whether the present phase ends now; the run is that much shorter.
         note: Fields of the epoch's row to set, see `EpochRow`.
 
     Example:
@@ -105,8 +115,11 @@ class Decision:
     """
 
     lift: bool = False
+    assign: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     off: dict[str, Tensor] = field(default_factory=dict)
+    freeze: frozenset[str] = frozenset()
+    stop: bool = False
     note: dict[str, Any] = field(default_factory=dict)
 
 

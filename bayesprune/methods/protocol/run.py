@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bayesprune.data.inputs import Inputs
 from bayesprune.infer import GateSample
 from bayesprune.methods.protocol.records import Batch, Model, Phase, Site
+from bayesprune.methods.protocol.stats import Stats
 from bayesprune.types import Score
 
 
@@ -110,6 +111,13 @@ class Run(Protocol):
 
     def validate(self) -> Score:
         """How well the network does on the validation loader; the passes are charged to the run."""
+
+    def stats(self) -> Stats:
+        """What `Needs.stats` names, of the network as it is now, in one pass over the training loader in eval mode.
+
+        To be asked for in `Method.decide`. The pass is charged to the run: an example counts one forward pass, with
+        ``act_grad`` three.
+        """
 
     def remove(self, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
         """Remove structures at once, as the loop does what `Decision.off` says.
