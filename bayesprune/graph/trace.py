@@ -19,6 +19,8 @@ from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.layers import Gate, GatedLayer, Residual
+from bayesprune.ops import operation_of
+from bayesprune.ops.registry import UNKNOWN
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -43,7 +45,9 @@ class _Value(fx.Proxy):
 
 
 class GateTracer(fx.Tracer):
-    """Traces through user modules and `layers.Residual`; torch's own modules, gates and gated layers stay whole.
+    """Traces through user modules and `layers.Residual`.
+
+    Torch's own modules, gates, gated layers and modules of any class that has a record (`bayesprune.ops`) stay whole.
 
     To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
     thread traces at a time, and what others call meanwhile does what it always does.
@@ -67,7 +71,8 @@ class GateTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
-        return isinstance(m, (Gate, GatedLayer)) or super().is_leaf_module(m, module_qualified_name)
+        recorded = isinstance(m, (Gate, GatedLayer)) or operation_of(m) is not UNKNOWN
+        return recorded or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-OWNERS: dict[str, Any] = {"operator.": operator, "functional.": F, "torch.": torch, "": builtins}
+OWNERS: dict[str, Any] = {
+    "operator.": operator, "functional.": F, "torch.": torch, "special.": torch.special, "": builtins
+}  # fmt: skip
 """Where functions have names, by what is put before it."""
 
 Function = Callable[..., Any]

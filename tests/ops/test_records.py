@@ -12,6 +12,7 @@ from torch import nn
 from bayesprune import layers
 from bayesprune.layers import Gate, NormalLayer, give_normal_slabs
 from bayesprune.ops import OPERATIONS, Operation, draws, operation_of, register
+from bayesprune.ops.names import by_name
 
 BUILT: dict[type[nn.Module], Callable[[], nn.Module]] = {
     nn.BatchNorm1d: lambda: nn.BatchNorm1d(4), nn.BatchNorm2d: lambda: nn.BatchNorm2d(4),
@@ -168,3 +169,13 @@ def test_what_has_no_record_says_nothing() -> None:
         None,
         False,
     )
+
+
+def test_every_function_of_model_files_has_a_public_name() -> None:
+    """A file names functions as torch and Python do, so one that has no such name could not be written."""
+    functions = {function for operation in OPERATIONS if operation.files for function in operation.all_functions}
+    assert functions == set(by_name(functions).values())
+
+
+def test_names_are_looked_up_in_torch_special_too() -> None:
+    assert list(by_name([torch.special.bessel_j0, torch.sinc])) == ["torch.sinc", "special.bessel_j0"]
