@@ -57,7 +57,18 @@ def switch_off(decision: Decision, masks: Masks, net: Model) -> bool:
         decision: Says what.
         masks: The masks of the run.
         net: The network.
+
+    Raises:
+        ConfigError: for a mask that is none of a gate's.
     """
+    thetas = net.by_gate(net.theta.detach())
+    for name, mask in decision.off.items():
+        if name not in thetas or mask.dtype != torch.bool or mask.shape != thetas[name].shape:
+            known = ", ".join(f"{gate} ({len(theta)})" for gate, theta in thetas.items())
+            raise ConfigError(
+                f"Decision.off: {name!r} needs a mask of bool, one entry a structure of the gate of that name; "
+                f"the network has {known or 'none'}"
+            )
     off = masks.empty_rows(net.net) if decision.masks else {}
     for name, mask in decision.off.items():
         off[name] = off[name] | mask.cpu() if name in off else mask.cpu()
