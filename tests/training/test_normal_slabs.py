@@ -404,7 +404,7 @@ def test_divided_weights_are_refused() -> None:
     engine.divides = True
     before = copy.deepcopy(regression(FlatteningPrior(1.0)).state_dict())
     net = regression(FlatteningPrior(1.0))
-    with pytest.raises(ConfigError, match="Gaussian slabs cannot be divided among processes; take strategy 'auto'"):
+    with pytest.raises(ConfigError, match="Normal weights cannot be divided among processes; take strategy 'auto'"):
         fit(net, targets(), epochs=1, engine=engine)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
