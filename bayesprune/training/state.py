@@ -205,8 +205,9 @@ class Checkpoint:
         for key, mine in {**run.identity, **length, "run": run.run}.items():
             found = getattr(self, key)
             if found != mine:
+                theirs, ours = _where_they_differ(found, mine)
                 raise CheckpointError(
-                    f"{path} belongs to another run: its {key} is {brief(found)}, here it is {brief(mine)}; "
+                    f"{path} belongs to another run: its {key} is {brief(theirs)}, here it is {brief(ours)}; "
                     "resume with the same network, data, settings and epochs, or start in another folder"
                 )
 
@@ -272,6 +273,13 @@ def _written_by(versions: object) -> str:
     if versions == here or not isinstance(versions, dict):
         return ""
     return f"; it was written by {brief(versions)}, here are {brief(here)}"
+
+
+def _where_they_differ(found: object, mine: object) -> tuple[object, object]:
+    """The first entries in which two lists differ, however deep; of anything else the two themselves."""
+    if not isinstance(found, list) or not isinstance(mine, list) or len(found) != len(mine):
+        return found, mine
+    return next(_where_they_differ(*pair) for pair in zip(found, mine, strict=True) if pair[0] != pair[1])
 
 
 def _check_probabilities(theta: Tensor, where: str) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesprune.errors import ConfigError
+from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.infer import BayesianNet
+from bayesprune.methods import Method
+from bayesprune.methods.magnitude import Magnitude
 from bayesprune.methods.svi import SVI
 from bayesprune.training import Settings, evaluate, fit
 from tests.training.problems import EXAMPLES, Batches, bayesian, examples, units
@@ -85,3 +89,25 @@ def test_refused(make: Callable[[], Any], how: dict[str, Any], says: str) -> Non
     with pytest.raises(ConfigError, match=says) as caught:
         fit(make(), **{"train_loader": loader(), "epochs": 2, **how})
     assert "\n" not in str(caught.value)
+
+
+MOMENTUM = partial(torch.optim.SGD, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer", "says"),
+    [
+        (Magnitude(0.5), MOMENTUM, r"its settings is \('sparsity', 0.9\), here it is \('sparsity', 0.5\);"),
+        (Magnitude(), partial(torch.optim.SGD, momentum=0.5), r"\('momentum', '0.9'\).*\('momentum', '0.5'\)"),
+        (
+            Magnitude(),
+            torch.optim.SGD,
+            r"is \('optimizer', \['SGD', .*, here it is \('optimizer', 'SGD'\);",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_settings_says_which(method: Method, optimizer: Any, says: str, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"train_loader": loader(), "epochs": 1, "out": tmp_path}
+    fit(units(), method="magnitude", settings=Settings(optimizer=MOMENTUM), **how)
+    with pytest.raises(CheckpointError, match=says):
+        fit(units(), method=method, settings=Settings(optimizer=optimizer), **how)
