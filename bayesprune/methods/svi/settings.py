@@ -33,7 +33,7 @@ class Settings:
             `Multiplier`. Not with a `FixedInclusion` prior either.
         estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
         every: Take a step on θ at every so-many-th step of the weights.
-        temperature: How much the divergence of Gaussian slabs from their prior counts while training: 1 is the evidence
+        temperature: How much the divergence of Normal weights from their prior counts while training: 1 is the evidence
             lower bound, less keeps more weights and trusts the data more than the model does (Wenzel et al. 2020). The
             prices of gates are not multiplied by it.
         schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
