@@ -148,8 +148,12 @@ def batches_per_epoch(loader: Loader, num_data: int, size: int) -> int:
     return num_data // size if getattr(loader, "drop_last", False) else math.ceil(num_data / size)
 
 
-def count_examples(loader: Loader) -> int:
-    """How many examples a loader gives in an epoch: those of its data set, or of its batches.
+def count_examples(loader: Loader, processes: int) -> int:
+    """How many examples a loader gives in an epoch: those of its data set, or of its batches in all processes.
+
+    Args:
+        loader: Gives the batches of this process.
+        processes: How many there are.
 
     Raises:
         ConfigError: for an iterator.
@@ -160,7 +164,7 @@ def count_examples(loader: Loader) -> int:
         return len(dataset)
     batches = enumerate(iterated(loader, "fit: the train_loader"))
     sizes = [len(read_batch(batch, torch.get_default_dtype(), f"training batch {k}")[1]) for k, batch in batches]
-    return max(1, sum(sizes))
+    return max(1, sum(sizes) * processes)
 
 
 def check_last_batch(net: Model, loader: Loader, example: Inputs) -> None:

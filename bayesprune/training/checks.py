@@ -2,82 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesprune.data import EpochLoader
 from bayesprune.data.inputs import Inputs, each
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph.misfit import misfits_named
-from bayesprune.infer import BayesianNet, Likelihood
-from bayesprune.infer.likelihoods import get_likelihood
-from bayesprune.infer.plain import PlainNet
+from bayesprune.infer import BayesianNet
 from bayesprune.layers import eval_mode
-from bayesprune.methods.protocol import Method, Model
-from bayesprune.methods.svi.settings import Settings
+from bayesprune.methods.protocol import Model
 from bayesprune.training.batches import (
     Loader,
     batches_per_epoch,
     check_batch,
     check_last_batch,
-    count_examples,
     dtype_of,
     iterated,
     read_batch,
 )
-
-
-def model_of(model: object, method: Method, likelihood: str | Likelihood | None, loader: Loader) -> Model:
-    """What a method trains of what `fit` was given.
-
-    Args:
-        model: A `BayesianNet`, or a network.
-        method: The method.
-        likelihood: Of a plain network; ``None`` for categorical.
-        loader: Its training batches, which tell how many examples there are.
-
-    Raises:
-        ConfigError: for what the method does not train, and a likelihood beside the one of a `BayesianNet`.
-    """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"fit: expected a BayesianNet or another network, got a {type(model).__name__}")
-    if isinstance(model, BayesianNet):
-        if not method.posterior:
-            raise ConfigError(
-                f"fit: method {method.name!r} trains a network without a posterior, got a BayesianNet; give the "
-                "network that it was built of"
-            )
-        if likelihood is not None:
-            raise ConfigError("fit: a BayesianNet has a likelihood of its own; leave the keyword out")
-        return model
-    if method.posterior:
-        raise ConfigError(
-            f"fit: expected a BayesianNet, got a {type(model).__name__}; wrap it: BayesianNet(net, ...), or train "
-            "it by another method: method='none'"
-        )
-    return PlainNet(model, get_likelihood(likelihood or "categorical"), count_examples(loader))
-
-
-def check_settings(settings: Settings, method: Method) -> None:
-    """Refuse settings that a method would pass over.
-
-    Args:
-        settings: How to train.
-        method: The method.
-
-    Raises:
-        ConfigError: for settings of gates where none has a posterior.
-    """
-    heard = Settings(lr=settings.lr, optimizer=settings.optimizer)
-    unheard = [field.name for field in fields(Settings) if getattr(settings, field.name) != getattr(heard, field.name)]
-    if unheard and not method.posterior:
-        raise ConfigError(
-            f"fit: Settings.{unheard[0]} is about gates with a posterior, which method {method.name!r} has not; leave "
-            "it out, or train a BayesianNet"
-        )
 
 
 def check_net(net: Model) -> None:
@@ -128,7 +75,8 @@ def check_data(net: Model, loader: Loader) -> First:
             f"fit: the BayesianNet was built with num_data={net.num_data}, but the train_loader's data set has "
             f"{len(dataset)} examples; they must agree, because num_data weighs prior against data"
         )
-    batch = next(iterated(loader, "fit: the train_loader"), None)
+    with _looking(net, loader):
+        batch = next(iterated(loader, "fit: the train_loader"), None)
     if batch is None:
         raise DataError("fit: the train_loader gave no batch; expected at least one example")
     x, y = read_batch(batch, dtype_of(net.net), "the first training batch")
@@ -155,6 +103,28 @@ def check_loader(net: Model, outputs: Tensor, loader: Loader, where: str) -> Non
         ConfigError: for what gives no batches, or gives them only once.
         DataError: as `read_batch` and `check_batch`.
     """
-    for number, batch in enumerate(iterated(loader, "fit: the val_loader")):
-        place = f"{where} batch {number}"
-        check_batch(net.likelihood, outputs, *read_batch(batch, dtype_of(net.net), place), place)
+    with _looking(net, loader):
+        for number, batch in enumerate(iterated(loader, "fit: the val_loader")):
+            place = f"{where} batch {number}"
+            check_batch(net.likelihood, outputs, *read_batch(batch, dtype_of(net.net), place), place)
+
+
+@contextmanager
+def random_numbers_kept(loader: Loader) -> Iterator[None]:
+    """Let a loader that is gone through within the context shuffle afterwards as if nobody had looked at it."""
+    given = (getattr(part, "generator", None) for part in (loader, getattr(loader, "sampler", None)))
+    held = [each for each in (torch.default_generator, *given) if isinstance(each, torch.Generator)]
+    states = [generator.get_state() for generator in held]
+    try:
+        yield
+    finally:
+        for generator, state in zip(held, states, strict=True):
+            generator.set_state(state)
+
+
+def _looking(net: Model, loader: Loader) -> AbstractContextManager[None]:
+    """The context in which a loader is looked at; runs of a `BayesianNet` go on with the numbers that follow.
+
+    Only plain training promises those of a plain loop, and recorded runs with a posterior are to repeat.
+    """
+    return nullcontext() if isinstance(net, BayesianNet) else random_numbers_kept(loader)

@@ -28,7 +28,7 @@ def fingerprint(net: Model, prune: bool, settings: Settings, method: Method) -> 
             *(_posterior(net) if isinstance(net, BayesianNet) else []),
         ],
         "method": method.name,
-        "settings": [prune, *settings.plain(), sorted(method.options().items())],
+        "settings": [("prune", prune), *settings.plain(), *sorted(method.options().items())],
     }
 
 

@@ -22,7 +22,8 @@ class EpochRow:
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        phase: ``warm-up``, ``sample``, ``settle`` or ``fine-tune``, at its end.
+        phase: At its end, of inference ``warm-up``, ``sample``, ``settle`` or ``fine-tune``; of other methods what
+            their `Phase` is called.
         loss: Mean of the data term plus Σ ρ_s θ_s plus λ/(2N) ‖M‖², nats per example.
         nll: Mean negative log-likelihood of the training batches as they came, nats per example.
         val_nll: The same on the validation loader in eval mode; NaN without one.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -12,15 +11,14 @@ from torch import nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
-from bayesprune.infer import BayesianNet, Likelihood
+from bayesprune.infer import Likelihood
+from bayesprune.infer.chosen import LossOn
 from bayesprune.methods import Method, get_method
-from bayesprune.methods.svi.method import SVI
-from bayesprune.methods.svi.recipes import recommended
 from bayesprune.methods.svi.settings import Settings
-from bayesprune.optim import OPTIMIZERS
 from bayesprune.training.batches import Loader
 from bayesprune.training.checkpoint import write_checkpoint
-from bayesprune.training.checks import check_loader, check_settings, model_of
+from bayesprune.training.checks import check_loader
+from bayesprune.training.choices import model_of, settings_of
 from bayesprune.training.engine import Engine
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.lock import only_process
@@ -39,6 +37,7 @@ def fit(
     val_loader: Loader | None = None,
     method: str | Method | None = None,
     likelihood: str | Likelihood | None = None,
+    loss_on: LossOn = None,
     prune: bool = True,
     settings: Settings | None = None,
     engine: Engine | None = None,
@@ -67,6 +66,7 @@ def fit(
             inference by default. ``"none"`` is plain training.
         likelihood: Of a plain network: ``"categorical"`` (the default), ``"gaussian"``, ``"bernoulli"`` or a
             `Likelihood`. N, by which priors are weighed, is then the number of examples in ``train_loader``.
+        loss_on: Which output the likelihood sees, where a plain network gives several; see `BayesianNet`.
         prune: Whether structures are removed while training; if not, gates converge all the same and `compact` removes
             them.
         settings: How to train; by default as `recommended` for the network. For other methods than variational
@@ -99,12 +99,11 @@ def fit(
             processes divide its weights).
     """
     epochs = whole("fit: epochs", epochs)
-    settings = settings or (method.settings if isinstance(method, SVI) else _recommended(model))
     if not isinstance(method, Method):
-        method = SVI(settings) if method in (None, "svi") else get_method(method)
-    check_settings(settings, method)
-    net = model_of(model, method, likelihood, train_loader)
-    engine = engine or Engine(net.theta.device)
+        method = get_method(method or "svi")
+    engine = engine or Engine(next((p.device for p in model.parameters()), "cpu"))
+    net = model_of(model, method, likelihood, loss_on, train_loader, engine.world_size)
+    settings = settings_of(model, method, settings)
     trainer = Trainer(net, train_loader, epochs, prune, settings, engine, method, run, val_loader)
     if val_loader is not None:
         check_loader(net, trainer.outputs, val_loader, "validation")
@@ -131,17 +130,6 @@ def fit(
                     show(row)
         trainer.views.bake()
     return trainer.history
-
-
-def _recommended(model: nn.Module) -> Settings:
-    """What suits a network, for one without a posterior as far as it is heard."""
-    recipe = recommended(model)
-    if isinstance(model, BayesianNet):
-        return recipe.settings()
-    optimizer = OPTIMIZERS[recipe.optimizer]
-    if recipe.weight_decay is not None:
-        optimizer = partial(optimizer, weight_decay=recipe.weight_decay)
-    return Settings(lr=recipe.lr, optimizer=optimizer)
 
 
 def _begin_in(path: Path, trainer: Trainer, held: ExitStack) -> None:

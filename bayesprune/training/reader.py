@@ -11,6 +11,7 @@ from torch import Tensor
 from bayesprune.data import EpochLoader
 from bayesprune.data.inputs import Inputs, each
 from bayesprune.errors import ConfigError, DataError
+from bayesprune.infer import BayesianNet
 from bayesprune.infer.targets import Targets, WeightedTargets, each_target, values_of
 from bayesprune.methods.protocol import Model
 from bayesprune.training.batches import (
@@ -42,6 +43,11 @@ class Reader:
     def __init__(self, net: Model, outputs: Tensor, loader: Loader, place: Callable[[Tensor], Tensor]):
         self.likelihood, self.dtype, self.outputs, self.place = net.likelihood, dtype_of(net.net), outputs, place
         self.loader, self.num_data = loader, net.num_data
+        self.expected = (
+            f"the BayesianNet was built with num_data={net.num_data}"
+            if isinstance(net, BayesianNet)
+            else f"the train_loader gave {net.num_data} at first"
+        )
         self._whole = isinstance(loader, EpochLoader)
         self._placed = place(outputs)
         self._first, self._batches = True, 0
@@ -124,6 +130,6 @@ class Reader:
             dropped = self.num_data - count if getattr(self.loader, "drop_last", False) else 0
             if count + dropped != self.num_data or dropped < 0:
                 raise ConfigError(
-                    f"fit: the BayesianNet was built with num_data={self.num_data}, but an epoch of the train_loader "
-                    f"has {count} examples; they must agree, because num_data weighs prior against data"
+                    f"fit: {self.expected}, but an epoch of the train_loader has {count} examples; they must agree, "
+                    "because num_data weighs prior against data"
                 )

@@ -15,6 +15,8 @@ from bayesprune.layers import Gate, Residual
 
 INFORMATIVE, NOISE = 3, 5
 EXAMPLES = 480
+REST = {"sample_from": 1.0, "settle_from": 1.0, "fine_tune_from": 1.0}
+"""Phases in which θ rests and weights alone learn."""
 
 
 class Batches:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,33 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from bayesprune import layers
-from bayesprune.errors import CheckpointError, ConfigError, DataError
-from bayesprune.infer import BatchObjective, BayesianNet, Bernoulli, Categorical, Gaussian, paired_differences
-from bayesprune.infer.targets import WeightedTargets
+from bayesprune.errors import ConfigError, DataError
+from bayesprune.infer import BayesianNet, Bernoulli, Gaussian
 from bayesprune.layers import Gate
-from bayesprune.pruning import compact, cost
-from bayesprune.training import Budget, Settings, evaluate, fit
+from bayesprune.training import evaluate, fit
 from bayesprune.training.checks import check_data
-from bayesprune.training.reader import Reader
-from tests.training.problems import EXAMPLES, Batches, bayesian, branches, examples, units
-
-QUICK = {"sample_from": 0.1, "settle_from": 0.4, "fine_tune_from": 0.8}
-
-
-class Mapped:
-    """The plain batches, each as a function gives it."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Any], from_epoch: int = 0):
-        self.function, self.from_epoch, self.plain = function, from_epoch, Batches(*examples())
-        self.set_epoch = self.plain.set_epoch
-
-    def __len__(self) -> int:
-        return len(self.plain)
-
-    def __iter__(self) -> Iterator[Any]:
-        for x, y in self.plain:
-            yield self.function(x, y) if self.plain.epoch >= self.from_epoch else (x, y)
+from tests.training.loaders import Mapped, TwoInputs, TwoOutputs, halves, trained
+from tests.training.problems import EXAMPLES, Batches, bayesian, examples, units
 
 
 class Unsized:
@@ -65,45 +43,9 @@ class SizedStream(Stream):
         return EXAMPLES
 
 
-class TwoInputs(nn.Module):
-    """`units` of the inputs' two halves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = units()
-
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        return self.layers(torch.cat([left, right], 1))
-
-
-class TwoOutputs(nn.Module):
-    """`units`, whose outputs are among others."""
-
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.layers, self.form = units(), form
-
-    def forward(self, x: Tensor) -> Any:
-        logits = self.layers(x)
-        return (x, logits) if self.form == "tuple" else {"logits": logits, "inputs": x}
-
-
-def trained(loader: Any, net: Callable[[], nn.Module] = units, **how: Any) -> tuple[list[float], list[Tensor]]:
-    """Losses of three epochs and all that was learned."""
-    torch.manual_seed(0)
-    bnn = bayesian(net(), 0.5, **how)
-    torch.manual_seed(1)
-    history = fit(bnn, loader, epochs=3, val_loader=loader, settings=Settings(lr=0.02, schedule=QUICK))
-    return [row.val_nll for row in history.rows], [*bnn.trained().values(), bnn.theta]
-
-
 @pytest.fixture(scope="module")
 def plain() -> tuple[list[float], list[Tensor]]:
     return trained(Batches(*examples()))
-
-
-def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x[:, :3], x[:, 3:]
 
 
 SAME: dict[str, tuple[Callable[[], Any], Callable[[], nn.Module], dict[str, Any]]] = {
@@ -258,159 +200,6 @@ def test_looking_at_the_last_batch_leaves_random_numbers_and_statistics() -> Non
     assert torch.equal(net[1].num_batches_tracked, number) and not net[1].running_mean.any()
 
 
-# weights -----------------------------------------------------------------------------------------------------------
-
-
-def weighted_batch() -> tuple[BayesianNet, Tensor, Tensor, Tensor]:
-    torch.manual_seed(0)
-    x, y = examples(6)
-    return BayesianNet(units(), num_data=6), x, y, torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0, 0.0])
-
-
-def test_the_loss_is_the_mean_of_weighted_losses_and_a_weight_counts_as_repetition() -> None:
-    bnn, x, y, w = weighted_batch()
-    xi = torch.ones(1, bnn.num_gates)
-    by_hand = w * nn.functional.cross_entropy(bnn(x, xi), y, reduction="none")
-    torch.testing.assert_close(BatchObjective(bnn, x, WeightedTargets(y, w))(xi), by_hand, rtol=0, atol=0)
-    repeats = torch.tensor([0, 2, 4, 1, 6, 0])
-    twice = BatchObjective(bnn, x.repeat_interleave(repeats, 0), y.repeat_interleave(repeats, 0))(xi)
-    torch.testing.assert_close(twice.sum() / 2, by_hand.sum())
-
-
-def test_differences_are_weighted_by_example() -> None:
-    bnn, x, y, w = weighted_batch()
-    xi = torch.ones(1, bnn.num_gates)
-    found, _ = paired_differences(bnn, x, WeightedTargets(y, w), xi)
-    each = torch.stack([paired_differences(bnn, x[i : i + 1], y[i : i + 1], xi)[0] for i in range(6)])
-    torch.testing.assert_close(found, (w[:, None] * each).mean(0))
-
-
-def test_examples_of_weight_0_teach_nothing() -> None:
-    def spoiled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.cat([x, 1 - x]), torch.cat([y, 1 - y]), torch.cat([2 * torch.ones(len(y)), torch.zeros(len(y))])
-
-    torch.manual_seed(0)
-    bnn = BayesianNet(nn.Sequential(Gate(8), nn.Linear(8, 1, bias=False)), Gaussian(), num_data=2 * EXAMPLES)
-    x, y = examples()
-    settings = Settings(lr=0.1, schedule={"sample_from": 1.0, "settle_from": 1.0, "fine_tune_from": 1.0})
-    with torch.no_grad():
-        bnn.theta.fill_(1.0)
-    fit(bnn, [spoiled(x, y[:, None].float())], epochs=200, settings=settings)
-    target = y.float()
-    ridge = torch.linalg.solve(2 * x.T @ x + torch.eye(8), 2 * x.T @ target)  # weights of precision 1
-    torch.testing.assert_close(bnn.net[1].weight[0].detach(), ridge, rtol=0, atol=2e-3)
-
-
-def test_scores_by_hand() -> None:
-    bnn, x, y, w = weighted_batch()
-    bnn.eval()
-    score = evaluate(bnn, [(x[:4], y[:4], w[:4]), (x[4:], y[4:], w[4:])])
-    nll = nn.functional.cross_entropy(bnn(x), y, reduction="none").detach()
-    right = (bnn(x).argmax(1) == y).float()
-    assert score.nll == pytest.approx(float((w * nll).sum() / 6))
-    assert score.accuracy == pytest.approx(float((w * right).sum() / w.sum()))
-
-
-def test_labels_that_cannot_be_are_not_scored() -> None:
-    bnn, x, y, w = weighted_batch()
-    for later in (y + 2, y - 100, y.float()):
-        with pytest.raises(DataError, match=r"evaluate: batch 1: .*labels"):
-            evaluate(bnn, [(x, y), (x, later)])
-    with pytest.raises(DataError, match=r"evaluate: batch 0: weights must be finite and not negative"):
-        evaluate(bnn, [(x, y, w - 1)])
-
-
-def test_binary_targets_have_an_accuracy() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(Gate(8), nn.Linear(8, 3))
-    bnn = BayesianNet(net, Bernoulli(), num_data=20).eval()
-    x, y = torch.randn(20, 8), torch.rand(20, 3).round()
-    assert evaluate(bnn, [(x, y)]).accuracy == pytest.approx(
-        float(((bnn(x).sigmoid() > 0.5) == (y == 1)).float().mean())
-    )
-    assert math.isnan(evaluate(net, [(x, y)], Gaussian()).accuracy)
-
-
-def test_labels_on_an_accelerator_are_taken_for_0_until_the_epoch_ends() -> None:
-    bnn, x, y, w = weighted_batch()
-    reader = Reader(bnn, torch.zeros(1, 2), [(x, y)], lambda t: t)
-    wrong = torch.tensor([0, 1, 7, -100, 1, 0])
-    assert reader._flagged(wrong, wrong).tolist() == [0, 1, 0, 0, 1, 0]
-    assert torch.equal(reader._flagged(y, y), y)
-    with pytest.raises(DataError, match="held targets that the likelihood does not take"):
-        reader.end_epoch(1, 6)
-    reader([x, y], 0)
-    reader._flagged(y, y)
-    reader.end_epoch(1, 6)
-    reader._flagged(WeightedTargets(y, -w), y)
-    with pytest.raises(DataError, match="or weights that are negative"):
-        reader.end_epoch(1, 6)
-
-
-# several inputs and outputs -------------------------------------------------------------------------------------------
-
-
-def test_two_inputs_are_cut_priced_and_predicted_as_one_is() -> None:
-    x, y = examples()
-    torch.manual_seed(0)
-    one = BayesianNet(units(), num_data=EXAMPLES, slab="normal")
-    torch.manual_seed(0)
-    two = BayesianNet(TwoInputs(), num_data=EXAMPLES, slab="normal")
-    settings = Settings(lr=0.02, schedule=QUICK, budget=Budget.parse("macs=0.7"), temperature=0.5)
-    for bnn, loader in ((one, Batches(x, y)), (two, Mapped(lambda x, y: (halves(x), y)))):
-        torch.manual_seed(1)
-        fit(bnn, loader, epochs=4, settings=settings)
-    assert torch.equal(one.theta, two.theta)
-    assert cost(one, x) == cost(two, halves(x)) == cost(two, {"left": x[:, :3], "right": x[:, 3:]})
-    draws = []
-    for bnn, inputs in ((one, x), (two, halves(x)), (two, {"right": x[:, 3:], "left": x[:, :3]})):
-        torch.manual_seed(2)
-        draws.append(bnn.predict(inputs, 3).samples)
-    assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
-    torch.testing.assert_close(compact(two)(*halves(x)), two.eval()(halves(x)))
-
-
-def test_an_output_that_is_not_chosen_is_refused() -> None:
-    for form, how, says in (
-        ("tuple", {}, r"gives a tuple of 2; say which tensor"),
-        ("tuple", {"loss_on": 2}, r"gives a tuple of 2, and loss_on=2 finds no tensor in it"),
-        ("tuple", {"loss_on": "logits"}, r"loss_on='logits' finds no tensor"),
-        ("dict", {"loss_on": 0}, r"gives a dict of 'logits', 'inputs', and loss_on=0 finds"),
-    ):
-        bnn = BayesianNet(TwoOutputs(form), num_data=EXAMPLES, **how)
-        with pytest.raises(ConfigError, match=says):
-            fit(bnn, Batches(*examples()), epochs=1)
-
-
-def test_a_plain_network_with_two_outputs_is_scored_where_asked() -> None:
-    net, (x, y) = TwoOutputs("dict"), examples(40)
-    with torch.no_grad():
-        expected = nn.functional.cross_entropy(net.eval()(x)["logits"], y)
-    assert evaluate(net, [(x, y)], loss_on="logits").nll == pytest.approx(float(expected))
-    with pytest.raises(DataError, match=r"evaluate: batch 0: the network does not take inputs of shape \(40, 7\)"):
-        evaluate(net, [(x[:, :7], y)], loss_on="logits")
-
-
-# images of labels ----------------------------------------------------------------------------------------------------
-
-
-def test_every_pixel_has_a_class() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(48, 2, 4, 4)
-    y = (x[:, 0] > 0).int()
-    net = nn.Sequential(layers.Conv2d(2, 6, 1, gate="unit"), nn.ReLU(), nn.Conv2d(6, 2, 1))
-    bnn = BayesianNet(net, Categorical(), num_data=48)
-    loader = DataLoader(TensorDataset(x, y), 16)
-    before = evaluate(bnn, loader)
-    with torch.no_grad():
-        by_hand = nn.functional.cross_entropy(bnn.eval()(x), y.long(), reduction="none").flatten(1).sum(1).mean()
-    assert before.nll == pytest.approx(float(by_hand), rel=1e-5)
-    assert before.accuracy == pytest.approx(float((bnn(x).argmax(1) == y).float().mean()))
-    history = fit(bnn, loader, epochs=40, val_loader=loader, settings=Settings(lr=0.02))
-    assert history.rows[-1].val_accuracy > 0.97
-    assert history.rows[-1].val_nll < before.nll / 4
-
-
 class Endless:
     """Batches without a length and without an end."""
 
@@ -422,35 +211,3 @@ class Endless:
 def test_batches_without_end_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"which has no length, had more than 12 batches, where its first batch and"):
         fit(bayesian(units()), Endless(), epochs=1)
-
-
-def test_a_run_on_another_output_is_another_run(tmp_path: Path) -> None:
-    class Two(TwoOutputs):
-        def forward(self, x: Tensor) -> Any:
-            logits = self.layers(x)
-            return logits, -logits
-
-    for place in (0, 1):
-        bnn = bayesian(Two("tuple"), 0.5, loss_on=place)
-        with nullcontext() if place == 0 else pytest.raises(CheckpointError, match="belongs to another run: its model"):
-            fit(bnn, Batches(*examples()), epochs=1, settings=Settings(schedule=QUICK), out=tmp_path)
-
-
-@pytest.mark.parametrize("slab", ["point", "normal"])
-def test_weights_and_two_inputs_of_a_network_with_branches(slab: str) -> None:
-    """Second passes, from a flipped branch on, and exact differences get weights, inputs and the chosen output, too."""
-
-    class Apart(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = branches(2)
-
-        def forward(self, left: Tensor, right: Tensor) -> Any:
-            return left, self.layers(torch.cat([left, right], 1))
-
-    weighted = Mapped(lambda x, y: ({"right": x[:, 3:], "left": x[:, :3]}, y, torch.ones(len(y))))
-    how = {"slab": slab}
-    losses, learned = trained(Batches(*examples()), lambda: branches(2), **how)
-    found, parameters = trained(weighted, Apart, **how, loss_on=1)
-    assert found == losses
-    assert all(torch.equal(one, other) for one, other in zip(learned, parameters, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import math
 from dataclasses import fields
 from pathlib import Path
@@ -18,16 +17,15 @@ from bayesprune.data.images import Raw, make_splits
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import ConfigError, DataError, NonFiniteLossError
 from bayesprune.infer import BayesianNet
-from bayesprune.networks import resmlp
 from bayesprune.pruning import CostPrice, compact, cost, gates_left
-from bayesprune.training import EpochRow, Schedule, Score, Settings, evaluate, fit
+from bayesprune.training import EpochRow, Settings, evaluate, fit
 from tests.training.problems import (
     EXAMPLES,
     INFORMATIVE,
     NOISE,
+    REST,
     Batches,
     bayesian,
-    branches,
     convolutional,
     examples,
     set_theta,
@@ -35,12 +33,10 @@ from tests.training.problems import (
     units,
 )
 
-REST = {"sample_from": 1.0, "settle_from": 1.0, "fine_tune_from": 1.0}
 QUICK = {
     "sample_from": 0.05, "settle_from": 0.4, "fine_tune_from": 0.75, "travel": 5.0, "checks_per_epoch": 3,
     "settle_batches": 2,
 }  # fmt: skip
-SETTLE = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0, "travel": 1e-12}
 
 
 def batches(x: Tensor | None = None, y: Tensor | None = None) -> Batches:
@@ -224,62 +220,6 @@ def test_without_pruning_gates_converge_and_nothing_is_removed() -> None:
     assert net.gate_probs()["0"][INFORMATIVE:].max() < 0.5
 
 
-@pytest.mark.parametrize("estimator", ["auto", "paired", "second_order"])
-def test_all_branches_may_go_in_the_middle_of_sampling(estimator: str) -> None:
-    """Prices far above what the data offer, and sampling to the end: training goes on without a gate."""
-    net = bayesian(branches(), log_gamma=5000.0)
-    schedule = {"sample_from": 0.0, "settle_from": 1.0, "fine_tune_from": 1.0, "travel": 50.0}
-    settings = Settings(estimator=estimator, every=1, schedule=schedule)
-    history = fit(net, Batches(*examples()), epochs=3, val_loader=Batches(*examples()), settings=settings)
-    assert net.num_gates == 0 and len(history.removals) == 4
-    assert history.rows[-1].gates_converged == 1.0 and math.isfinite(history.rows[-1].loss)
-    again = fit(net, Batches(*examples()), epochs=1)
-    assert again.rows[-1].gates_left == 0 and again.rows[-1].gates_converged == 1.0
-
-
-@pytest.mark.parametrize(("thetas", "computed"), [([1, 1, 1, 1], 1.0), ([1, 0, 0, 1], 0.5), ([0, 0, 0, 0], 0.0)])
-def test_branches_computed_while_theta_rests(thetas: list[float], computed: float) -> None:
-    net = bayesian(branches())
-    set_theta(net, **{f"g{k + 1}": [theta] for k, theta in enumerate(thetas)})
-    loader = Batches(*examples())
-    assert fit(net, loader, epochs=2, val_loader=loader, settings=Settings(schedule=REST)).branches_computed == computed
-
-
-@pytest.mark.parametrize("thetas", [[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]])
-def test_branches_computed_while_settling(thetas: list[float]) -> None:
-    """Of each interval of 3 steps, 1 is measured: one pass at θ, and one for each flip from its branch on.
-
-    Four branches cost three forward passes a batch, as much as a step, so there is no room for the second batch.
-    """
-    net = bayesian(branches())
-    set_theta(net, **{f"g{k + 1}": [theta] for k, theta in enumerate(thetas)})
-    settings = Settings(schedule={**SETTLE, "settle_batches": 2, "checks_per_epoch": 4})
-    history = fit(net, Batches(*examples()), epochs=2, prune=False, settings=settings)
-    on, steps, measured = sum(thetas), 24, 8
-    flips = sum(sum(thetas[k + 1 :]) + (1 - theta) for k, theta in enumerate(thetas))
-    assert history.branches_computed == pytest.approx((steps * on + measured * (on + flips)) / (steps * 4))
-
-
-def test_branches_computed_while_sampling_with_a_paired_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every second step one branch of four that are on is left out of a second pass, made from there on."""
-    left_out = itertools.cycle(range(4))
-    monkeypatch.setattr("bayesprune.infer.estimators._choose", lambda objective, count: next(left_out))
-    net = bayesian(branches())
-    set_theta(net, g1=[1.0], g2=[1.0], g3=[1.0], g4=[1.0])
-    schedule = {"sample_from": 0.0, "settle_from": 1.0, "fine_tune_from": 1.0, "travel": 1e-12}
-    settings = Settings(schedule=schedule, every=2, estimator="paired")
-    history = fit(net, Batches(*examples()), epochs=1, settings=settings)
-    phases = [Schedule(1, 12, **schedule).phase(step) for step in range(12)]
-    moves = sum(phase == "sample" for phase in phases[::2])
-    assert moves >= 5
-    behind = sum(3 - k % 4 for k in range(moves))
-    assert history.branches_computed == (12 * 4 + behind) / (12 * 4)
-
-
-def test_a_network_without_branches_computes_none() -> None:
-    assert math.isnan(fit(bayesian(units()), Batches(*examples()), epochs=1).branches_computed)
-
-
 def test_a_second_fit_starts_a_new_record_on_what_is_left() -> None:
     net, loader = bayesian(units(), log_gamma=4.0), shuffled()
     first = fit(net, loader, epochs=10, settings=Settings(lr=0.02, schedule=QUICK))
@@ -299,39 +239,6 @@ def test_batch_normalisation_and_convolutions_train_and_prune() -> None:
     assert history.rows[-1].nll < history.rows[0].nll
     outputs = net.eval()(x[:, None])
     torch.testing.assert_close(compact(net)(x[:, None]), outputs, rtol=1e-4, atol=1e-5)
-
-
-def test_a_gaussian_likelihood_has_no_accuracy() -> None:
-    x, y = examples()
-    net = BayesianNet(nn.Sequential(bp.layers.Gate(8), nn.Linear(8, 1)), "gaussian", num_data=EXAMPLES)
-    loader = Batches(x, y[:, None].float())
-    row = fit(net, loader, epochs=1, val_loader=loader, settings=Settings(schedule=REST)).rows[0]
-    assert math.isnan(row.val_accuracy) and math.isfinite(row.val_nll)
-
-
-@pytest.mark.parametrize("sizes", [(12, 12), (5, 19), (1, 23)])
-def test_evaluate_by_hand(sizes: tuple[int, int]) -> None:
-    """Weighted by examples, whatever the batches; the mode of the gates; training mode is restored."""
-    x, y = examples(24)
-    net = bayesian(units())
-    set_theta(net, g0=[0.6, 0.4, 0.9, 0.5, 1, 0, 1, 1], g1=[1, 1, 0.1, 1, 1, 0.51])
-    logits = net(x)
-    expected = Score(
-        float(nn.functional.cross_entropy(logits, y).detach()), float((logits.argmax(1) == y).float().mean())
-    )
-    loader = list(zip(x.split(list(sizes)), y.split(list(sizes)), strict=True))
-    for model in (net, net.net, compact(net)):
-        model.train()
-        score = evaluate(model, loader)
-        assert model.training
-        assert score.nll == pytest.approx(expected.nll, rel=1e-5) and score.accuracy == pytest.approx(expected.accuracy)
-
-
-def test_evaluate_needs_an_example() -> None:
-    net = resmlp((8,), 2, depth=1, width=4).eval()
-    with pytest.raises(DataError, match="the loader gave no batch"):
-        evaluate(net, [])
-    assert not net.training
 
 
 def test_labels_of_an_epoch_loader_are_checked_whole_before_training_begins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +274,7 @@ def test_a_network_that_a_later_one_has_taken_over_is_refused(slab: str) -> None
 
 def test_points_have_no_temperature_and_no_scale() -> None:
     net = BayesianNet(units(), num_data=EXAMPLES)
-    with pytest.raises(ConfigError, match=r"temperature=0.5 is about the posterior.*slab='normal'"):
+    with pytest.raises(ConfigError, match=r"temperature=0.5 is about the posterior.*weights='normal'"):
         fit(net, Batches(*examples()), epochs=1, settings=Settings(temperature=0.5))
     with pytest.raises(ConfigError, match="slab_scale is the scale of Normal weights"):
         BayesianNet(units(), num_data=EXAMPLES, slab_scale=1.0)

@@ -30,9 +30,10 @@ class SVI(Method):
     """Stochastic variational inference of a `BayesianNet`; see the method page of the documentation.
 
     Args:
-        settings: How to train; ``None`` for the defaults.
+        settings: How to train; ``None`` to go by those that `fit` is given or recommends.
 
     Attributes:
+        settings: How it trains, as soon as `fit` has begun.
         schedule: The phases of θ within the run.
         updates: The steps of θ.
         penalty: What structures cost.
@@ -49,7 +50,7 @@ class SVI(Method):
 
     def __init__(self, settings: Settings | None = None):
         super().__init__()
-        self.settings = settings or Settings()
+        self.made_with, self.settings = settings, settings or Settings()
 
     def setup(self, run: Run) -> Needs:
         """Make ready for a run of a `BayesianNet`.
@@ -64,10 +65,10 @@ class SVI(Method):
         if net.weights_posterior.name == "point" and settings.temperature != 1:
             raise ConfigError(
                 f"fit: Settings.temperature={settings.temperature} is about the posterior of weights; build the "
-                "BayesianNet with slab='normal', or leave the temperature at 1"
+                "BayesianNet with weights='normal', or leave the temperature at 1"
             )
         if net.weights_posterior.name == "normal" and run.engine.divides:
-            raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
+            raise ConfigError("fit: Normal weights cannot be divided among processes; take strategy 'auto'")
         self.updates = GateUpdates(net, run.engine.mean)
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
         self.removal = GateRemoval(net, run, self.updates, settings.patience)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Settings:
             `Multiplier`. Not with a `FixedInclusion` prior either.
         estimator: Name of the estimator of θ's gradient, or a function; see `bayesprune.infer.estimators`.
         every: Take a step on θ at every so-many-th step of the weights.
-        temperature: How much the divergence of Gaussian slabs from their prior counts while training: 1 is the evidence
+        temperature: How much the divergence of Normal weights from their prior counts while training: 1 is the evidence
             lower bound, less keeps more weights and trusts the data more than the model does (Wenzel et al. 2020). The
             prices of gates are not multiplied by it.
         schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
@@ -70,13 +71,20 @@ class Settings:
                 "finds nu itself; leave one of them out"
             )
 
-    def plain(self) -> list[object]:
-        """The settings as plain values, for comparison."""
-        price = None if self.price is None else asdict(self.price)
-        estimator = self.estimator if isinstance(self.estimator, str) else getattr(self.estimator, "__name__", "")
-        optimizer = getattr(self.optimizer, "__name__", "")
-        budget = None if self.budget is None else asdict(self.budget)
-        return [
-            *(self.lr, optimizer, price, budget, estimator, self.every, self.temperature),
-            *(sorted(self.schedule.items()), self.patience),
-        ]
+    def plain(self) -> list[tuple[str, object]]:
+        """The settings by name as plain values, for comparison."""
+        changed = {
+            "optimizer": _name(self.optimizer),
+            "price": None if self.price is None else asdict(self.price),
+            "budget": None if self.budget is None else asdict(self.budget),
+            "estimator": self.estimator if isinstance(self.estimator, str) else _name(self.estimator),
+            "schedule": sorted(self.schedule.items()),
+        }
+        return [(each.name, changed.get(each.name, getattr(self, each.name))) for each in fields(self)]
+
+
+def _name(function: Any) -> object:
+    """What a function is called; of one with arguments filled in, these as well."""
+    if isinstance(function, partial):
+        return [_name(function.func), *sorted((key, str(value)) for key, value in function.keywords.items())]
+    return getattr(function, "__name__", "")
