@@ -25,9 +25,15 @@ UNKNOWN = -1.0
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor that is read: its features along ``axis``, and which of them is at each position, from ``start`` on.
+    """A tensor that is read.
 
-    Its real positions are the first ``length``.
+    Attributes:
+        node: What gives the tensor.
+        x: Its features.
+        axis: The dimension that they lie along, from the front.
+        index: Which of them is at each position.
+        start: The number of the first position.
+        length: How many positions there are, without the twin of one that is alone.
     """
 
     node: fx.Node
@@ -45,7 +51,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Joint:
-    """Which numbers each slice of a result along ``axis`` holds: ``number[k]`` is in slice ``place[k]``, once."""
+    """Which numbers each slice of a result along ``axis`` holds: ``number[k]`` is in slice ``place[k]``, once.
+
+    Attributes:
+        axis: The dimension.
+        size: How many slices there are.
+        place: In which slice each number is, ascending.
+        number: The numbers.
+    """
 
     axis: int
     size: int
@@ -54,7 +67,12 @@ class Joint:
 
     @classmethod
     def of(cls, axis: int, slices: Tensor) -> Joint:
-        """Read them off the slices, shape ``(size, ...)``."""
+        """Read them off the slices.
+
+        Args:
+            axis: The dimension that they lay along.
+            slices: Shape ``(size, ...)``.
+        """
         size = len(slices)
         if not size or bool((slices == slices[:, :1]).all()):
             return cls(axis, size, torch.arange(size), slices.reshape(size, -1)[:, 0].long())
@@ -218,7 +236,12 @@ class Numbers:
         return tried
 
     def step(self, joint: Joint, ties: Ties) -> Step:
-        """The call as a step: its result has one feature for each slice."""
+        """The call as a step: its result has one feature for each slice.
+
+        Args:
+            joint: Which numbers each slice holds.
+            ties: Which go together, besides those that end up in one.
+        """
         if not joint.size:
             return Step()
         held = joint.first == UNKNOWN
