@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.infer.adopt import adopt, remembered
 from bayesprune.infer.gated import GatedNet
+from bayesprune.infer.held import adopt, remembered
 from bayesprune.infer.likelihoods import Likelihood
 from bayesprune.infer.sampler import GateSample
 

@@ -7,7 +7,7 @@ is left of the first result, in its order, does the call keep working in a small
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,8 @@ class Source:
     """A tensor that is read.
 
     Attributes:
-        node: What gives the tensor.
-        x: Its features.
-        axis: The dimension that they lie along, from the front.
-        index: Which of them is at each position.
+        node, x: What gives the tensor, and its features.
+        axis, index: The dimension that they lie along, from the front, and which of them is at each position.
         start: The number of the first position.
         length: How many positions there are, without the twin of one that is alone.
     """
@@ -54,10 +52,8 @@ class Joint:
     """Which numbers each slice of a result along ``axis`` holds: ``number[k]`` is in slice ``place[k]``, once.
 
     Attributes:
-        axis: The dimension.
-        size: How many slices there are.
-        place: In which slice each number is, ascending.
-        number: The numbers.
+        axis, size: The dimension, and how many slices there are.
+        place, number: Slices, ascending, and a number that each holds.
     """
 
     axis: int
@@ -206,7 +202,7 @@ class Numbers:
             yield [(first, self.ids[s.numbers]) for s in alike]
         if len(moved) == 1:
             ids = self.ids[moved[0].numbers]
-            for parts in _divisors(len(ids)):
+            for parts in (n for n in range(2, len(ids) // 2 + 1) if len(ids) % n == 0):
                 yield _equal(ids.view(parts, -1))
                 yield _equal(ids.view(-1, parts).T)
 
@@ -279,11 +275,6 @@ def _flows(source: Source, joint: Joint) -> Iterator[Flow]:
 def _equal(groups: Tensor) -> Ties:
     """What goes in one row goes in all."""
     return [(groups[0], row) for row in groups[1:]]
-
-
-def _divisors(size: int) -> Iterable[int]:
-    """Into how many equal parts of two or more entries may be divided."""
-    return (parts for parts in range(2, size // 2 + 1) if size % parts == 0)
 
 
 def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
