@@ -73,7 +73,7 @@ class GatedNet(nn.Module):
         """Let the θ of all gates be views of one vector, so that a step on θ is one operation."""
         with _FLATTENING, torch.inference_mode(False):
             thetas = [gate.theta.detach().reshape(-1) for gate in self._gates.values()]
-            thetas = thetas or [next(self.net.parameters()).new_zeros(0)]  # all branches may be gone
+            thetas = thetas or [next(self.net.parameters(), torch.zeros(0)).new_zeros(0)]  # all branches may be gone
             flat = torch.cat(thetas).clamp_(0, 1)
             for gate, part in zip(self._gates.values(), flat.split(self.draw.sizes), strict=True):
                 gate.theta.data = part

@@ -10,20 +10,19 @@ from torch import Tensor, nn
 
 from bayesprune.data.inputs import as_inputs, each
 from bayesprune.distributions import GatePrior
-from bayesprune.infer.gated import GatedNet
-from bayesprune.infer.held import adopt, remembered
 from bayesprune.infer.likelihoods import Likelihood
 from bayesprune.infer.normal import Normal
 from bayesprune.infer.outputs import LossOn
 from bayesprune.infer.posterior import Point, WeightPosterior
+from bayesprune.infer.trainable import TrainableNet
 from bayesprune.layers import plain_parameters
 
 LOG_SCALE_LR = 10.0
 """Learning rate of log σ relative to that of the weights."""
 
 
-class GatedModel(GatedNet):
-    """A `GatedNet` with likelihood, prior and posterior, whose structures can go.
+class GatedModel(TrainableNet):
+    """A `TrainableNet` with prior and posterior.
 
     Args:
         net: The gated network; Normal layers in it have Normal weights, all others point weights.
@@ -59,9 +58,8 @@ class GatedModel(GatedNet):
         example_input: Any,
         loss_on: LossOn,
     ):
-        super().__init__(net, loss_on)
-        self.likelihood = likelihood
-        self.num_data, self.weight_precision, self.slab_scale = num_data, weight_precision, slab_scale
+        super().__init__(net, likelihood, num_data, loss_on)
+        self.weight_precision, self.slab_scale = weight_precision, slab_scale
         self.example_input = None if example_input is None else each(as_inputs(example_input)[:1], Tensor.clone)
         self.prior_type = type(prior)
         self.register_buffer("log_gamma", prior.log_gamma.to(self.theta.device))
@@ -103,39 +101,24 @@ class GatedModel(GatedNet):
     # cuts ----------------------------------------------------------------------------------------------------------
 
     def replace(self, net: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
-        """Go on with a smaller gated network, which the module that this model was built of becomes, see `adopt`.
+        """Go on with a smaller gated network, and with the prices of its gates, see `TrainableNet.replace`.
 
         Args:
-            net: The network, made of copies of the modules of the present one.
+            net: The network.
             kept: By gate name, which entries of the present gates it has left.
-
-        Returns:
-            The entries of the present `theta` that are left, shape ``(S',)``.
         """
-        places = self.by_gate(torch.arange(self.num_gates))
-        self.net = adopt(self.net, net)
-        self._connect()
-        entries = [places[name][kept[name]] for name in self.gate_names]  # their order may have changed
-        chosen = torch.cat([torch.zeros(0, dtype=torch.long), *entries]).to(self.log_gamma.device)
+        chosen = super().replace(net, kept)
         self.log_gamma = self.log_gamma[chosen]
         self._follow_weights()
         return chosen
 
     def snapshot(self) -> Callable[[], None]:
-        """Remember weights, gates and prices as they are now.
-
-        Returns:
-            A function that brings them back, with structures that went in the meantime.
-        """
-        net, log_gamma, weights_cost = self.net, self.log_gamma.clone(), self.weights_cost
-        parts = remembered(net), remembered(self.likelihood)
+        """Remember weights, gates and prices as they are now, see `TrainableNet.snapshot`."""
+        log_gamma, weights_cost, network_back = self.log_gamma.clone(), self.weights_cost, super().snapshot()
 
         def back() -> None:
-            for part in parts:
-                part()
-            self.net, self.log_gamma = net, log_gamma
-            self._connect()
-            self._theta.grad = None
+            network_back()
+            self.log_gamma = log_gamma
             self._follow_weights()
             self.weights_cost = weights_cost
 
@@ -162,7 +145,3 @@ class GatedModel(GatedNet):
         """The weights whose posterior is a point mass, by name."""
         normal = {id(p) for p in self.weights_posterior.means()}
         return {name: p for name, p in plain_parameters(self.net).items() if id(p) not in normal}
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        """Everything that is trained but θ, by name: weights, and parameters of the likelihood."""
-        return self.weights() | {f"likelihood.{name}": p for name, p in self.likelihood.named_parameters()}

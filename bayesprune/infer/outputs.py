@@ -38,7 +38,7 @@ def chosen(outputs: Any, loss_on: LossOn) -> Tensor:
         return found
     said = "" if loss_on is None else f", and loss_on={loss_on!r} finds no tensor in it"
     raise ConfigError(
-        f"BayesianNet: the network gives {_described(outputs)}{said}; say which tensor the likelihood sees: loss_on=0, "
+        f"the network gives {_described(outputs)}{said}; say which tensor the likelihood sees: loss_on=0, "
         "loss_on='logits', or a function of the outputs"
     )
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,11 @@ from bayesprune.training.history import EpochRow, History
 from bayesprune.training.optimizer import check_state
 from bayesprune.training.trainer import Trainer
 from bayesprune.types import Removal
+
+
+def _versions() -> dict[str, str]:
+    """What writes checkpoints here."""
+    return {"bayesprune": import_module("bayesprune").__version__, "torch": str(torch.__version__)}
 
 
 def _anything(value: object, where: str) -> None:
@@ -79,6 +85,7 @@ class Checkpoint:
         own: What the method holds.
         generator: The random numbers of the method.
         rng: Those of torch, of each process.
+        versions: Those of bayesprune and torch that wrote it, which are named if it cannot be taken up by others.
     """
 
     network: Annotated[dict[str, list[int]], table(items(whole()))]
@@ -102,6 +109,7 @@ class Checkpoint:
     own: Annotated[dict[str, Any], table(_anything)]
     generator: Annotated[Tensor, _bytes]
     rng: Annotated[list[list[Tensor]], items(items(_bytes, 1, 2), 1)]
+    versions: Annotated[dict[str, str], table(text)]
 
     @classmethod
     def of(cls, run: Trainer) -> Checkpoint:
@@ -125,6 +133,7 @@ class Checkpoint:
             own=run.method.state(),
             generator=run.generator.get_state(),
             rng=run.engine.gather(RandomState.now(run.engine.device).tensors()),
+            versions=_versions(),
         )
 
     @classmethod
@@ -135,7 +144,7 @@ class Checkpoint:
             CheckpointError: if the file is missing, no checkpoint, damaged, or does not hold what a checkpoint does.
         """
         state = read_checkpoint(path)
-        with _refused(path):
+        with _refused(path, state.get("versions")):
             dataclass_record(cls)(state, "")
             found = cls(**state)
             found._check()
@@ -172,13 +181,15 @@ class Checkpoint:
         """
         try:
             self._check_identity(run, path)
-            with _refused(path):
+            with _refused(path, self.versions):
                 self._restore(run)
         except CheckpointError:
             raise
         except (GateError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             name = type(error).__name__
-            raise CheckpointError(f"{path} does not fit the run ({name}); start the run anew") from error
+            raise CheckpointError(
+                f"{path} does not fit the run ({name}{_written_by(self.versions)}); start the run anew"
+            ) from error
         if len(self.rng) == run.engine.world_size:
             RandomState.of(run.engine.device, self.rng[run.engine.rank]).restore()
         else:
@@ -240,12 +251,27 @@ class Checkpoint:
 
 
 @contextmanager
-def _refused(path: Path) -> Iterator[None]:
-    """Say of which checkpoint it is that something in it is not as it should be."""
+def _refused(path: Path, versions: object) -> Iterator[None]:
+    """Say of which checkpoint it is that something in it is not as it should be.
+
+    Args:
+        path: Where it was read from.
+        versions: What it says of those that wrote it.
+    """
     try:
         yield
     except Mismatch as error:
-        raise CheckpointError(f"{path} does not hold what a checkpoint does: {error}; start the run anew") from error
+        raise CheckpointError(
+            f"{path} does not hold what a checkpoint does: {error}{_written_by(versions)}; start the run anew"
+        ) from error
+
+
+def _written_by(versions: object) -> str:
+    """What a message says of the versions that wrote a checkpoint: nothing, if they are those of today."""
+    here = _versions()
+    if versions == here or not isinstance(versions, dict):
+        return ""
+    return f"; it was written by {brief(versions)}, here are {brief(here)}"
 
 
 def _check_probabilities(theta: Tensor, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import bayesprune
 from bayesprune.errors import CheckpointError
 from bayesprune.training import Settings, fit
 from bayesprune.training.checkpoint import MAGIC, read_checkpoint, write_checkpoint
@@ -168,5 +170,34 @@ def test_contents_that_do_not_fit_the_run(
 def test_a_checkpoint_belongs_to_its_run(folder_once: Path, tmp_path: Path):
     (tmp_path / "checkpoint.pt").write_bytes((folder_once / "checkpoint.pt").read_bytes())
     verify_refused(tmp_path, "belongs to another run: its run is 'mine', here it is None")
+    history = fit(build(units, 2.0), batches(), epochs=2, settings=Settings(schedule=QUICK), out=tmp_path, run="mine")
+    assert len(history.rows) == 2
+
+
+OLDER = {"bayesprune": "0.0.9", "torch": "2.1.0"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (set_at("tensors", "3.weight", torch.zeros(3, 9)), r"tensors.3.weight: expected .*; it was written by"),
+        (set_at("origin", {}), r"does not fit the run \(GateError; it was written by"),
+        (set_at("rng", []), r"rng: expected a list of at least 1 .*; it was written by"),
+    ],
+)
+def test_what_cannot_be_taken_up_names_the_versions_that_wrote_it(
+    change: Callable[[dict], None], says: str, state: dict[str, Any], tmp_path: Path
+):
+    """Those of bayesprune and torch, if they are others than now."""
+    assert state["versions"] == {"bayesprune": bayesprune.__version__, "torch": torch.__version__}
+    state |= {"run": None, "versions": OLDER}
+    change(state)
+    write_checkpoint(tmp_path / "checkpoint.pt", state)
+    here = {"bayesprune": bayesprune.__version__, "torch": str(torch.__version__)}
+    verify_refused(tmp_path, f"{says} {re.escape(str(OLDER))}, here are {re.escape(str(here))}")
+
+
+def test_versions_alone_refuse_nothing(state: dict[str, Any], tmp_path: Path):
+    write_checkpoint(tmp_path / "checkpoint.pt", state | {"versions": OLDER})
     history = fit(build(units, 2.0), batches(), epochs=2, settings=Settings(schedule=QUICK), out=tmp_path, run="mine")
     assert len(history.rows) == 2
