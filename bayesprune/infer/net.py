@@ -22,11 +22,10 @@ from bayesprune.infer.model import GatedModel
 from bayesprune.infer.normal import give_weights
 from bayesprune.infer.outputs import LossOn
 from bayesprune.infer.passes import Passes
+from bayesprune.infer.posterior import asked_for
 from bayesprune.infer.prediction import Prediction
 from bayesprune.infer.targets import Targets
 from bayesprune.layers import eval_mode, plain_parameters
-
-WEIGHTS = ("point", "normal")
 
 
 class BayesianNet(GatedModel):
@@ -95,7 +94,7 @@ class BayesianNet(GatedModel):
     ):
         num_data = whole("BayesianNet: num_data", num_data, hint="it is the number of training examples")
         weight_precision = real("BayesianNet: weight_precision", weight_precision, 0, ends="[)")
-        weights = _asked_for(weights, slab)
+        weights = asked_for(weights, slab, "point")
         if slab_scale is not None:
             slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
         likelihood = get_likelihood(likelihood)
@@ -262,16 +261,6 @@ class BayesianNet(GatedModel):
         with self.drawn_weights():
             xi = GateDraws(self.theta.detach()).sample()
             return torch.cat([self(part, xi, skip=True) for part in parts])
-
-
-def _asked_for(weights: str | None, slab: str | None) -> str:
-    """The name of the posterior of the weights, of which ``slab`` is another name."""
-    if weights is not None and slab is not None and weights != slab:
-        raise ConfigError(f"BayesianNet: slab is another name of weights, and they differ: {weights!r} and {slab!r}")
-    asked = weights or slab or "point"
-    if asked not in WEIGHTS:
-        raise ConfigError(f"BayesianNet: unknown weights {asked!r}; known are {', '.join(WEIGHTS)}")
-    return asked
 
 
 def _one_a_gate(prior: GatePrior, gates: int) -> GatePrior:

@@ -367,7 +367,7 @@ def test_a_network_that_a_later_one_has_taken_over_is_refused(slab: str) -> None
 
 def test_points_have_no_temperature_and_no_scale() -> None:
     net = BayesianNet(units(), num_data=EXAMPLES)
-    with pytest.raises(ConfigError, match=r"temperature=0.5 is about the posterior.*slab='normal'"):
+    with pytest.raises(ConfigError, match=r"temperature=0.5 is about the posterior.*weights='normal'"):
         fit(net, Batches(*examples()), epochs=1, settings=Settings(temperature=0.5))
     with pytest.raises(ConfigError, match="slab_scale is the scale of Normal weights"):
         BayesianNet(units(), num_data=EXAMPLES, slab_scale=1.0)

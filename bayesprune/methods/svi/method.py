@@ -64,7 +64,7 @@ class SVI(Method):
         if net.weights_posterior.name == "point" and settings.temperature != 1:
             raise ConfigError(
                 f"fit: Settings.temperature={settings.temperature} is about the posterior of weights; build the "
-                "BayesianNet with slab='normal', or leave the temperature at 1"
+                "BayesianNet with weights='normal', or leave the temperature at 1"
             )
         if net.weights_posterior.name == "normal" and run.engine.divides:
             raise ConfigError("fit: Gaussian slabs cannot be divided among processes; take strategy 'auto'")
