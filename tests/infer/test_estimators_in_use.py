@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bayesprune.infer.estimators import ESTIMATORS, get_estimator
-from bayesprune.optim import ProjectedGateSGD
+from bayesprune.optim.projected import ProjectedGateSGD
 from tests.infer import nets
 from tests.infer.nets import Case
 from tests.infer.verify import (
