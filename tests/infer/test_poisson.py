@@ -44,6 +44,12 @@ def test_loss_is_minus_the_log_probability(shape: tuple[int, ...], dtype: torch.
     assert law.batch_shape == (len(y),) and likelihood.target_shape(outputs) == y.shape[1:]
 
 
+def test_short_formats_of_outputs_keep_every_count() -> None:
+    outputs, y = torch.tensor([5.5, 5.75], dtype=torch.bfloat16), torch.tensor([257, 301])
+    expected = stats.poisson.logpmf(y.numpy(), np.exp([5.5, 5.75]))
+    torch.testing.assert_close(-Poisson().nll(outputs, y).double(), torch.from_numpy(expected), rtol=1e-4, atol=0)
+
+
 def test_moments_are_those_of_the_mixture() -> None:
     prediction = predicted()
     rates = RATES.double().numpy()

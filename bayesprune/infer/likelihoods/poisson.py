@@ -104,7 +104,8 @@ class Poisson(Likelihood):
 
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
         """exp(outputs) − y · outputs + log y!, summed over the dimensions of a target."""
-        y = y.to(outputs.dtype)
+        dtype = torch.promote_types(outputs.dtype, torch.float32)  # shorter formats do not hold every count
+        outputs, y = outputs.to(dtype), y.to(dtype)
         return per_example(outputs.exp() - y * outputs + torch.lgamma(y + 1))
 
     def mean(self, outputs: Tensor) -> Tensor:
