@@ -40,7 +40,7 @@ class BayesianNet(GatedModel):
     Args:
         net: Gated network, inputs ``(B, ...)``, one tensor or several; its weights, trained or not, are where training
             starts. Its gates and, with ``weights="normal"``, its layers are made part of this model, in place.
-        likelihood: ``"categorical"``, ``"gaussian"``, ``"bernoulli"`` or a `Likelihood`.
+        likelihood: ``"categorical"``, ``"gaussian"``, ``"bernoulli"``, ``"poisson"`` or a `Likelihood`.
         num_data: N, the number of training examples.
         prior: Of the gates: `FlatteningPrior` or `FixedInclusion`, its ``log_gamma`` a scalar, or one entry a gate in
             the order of `gate_names`.
@@ -242,7 +242,7 @@ class BayesianNet(GatedModel):
 
         Returns:
             Mean and samples; for classes also entropy and mutual information (`ClassPrediction`), for real targets
-            epistemic and aleatoric variance and intervals (`RealPrediction`).
+            and counts epistemic and aleatoric variance and intervals (`RealPrediction`, `CountPrediction`).
 
         Raises:
             ConfigError: for ``num_samples`` that is negative or no whole number, a ``batch_size`` below 1, and for a
