@@ -46,7 +46,7 @@ class BayesianNet(GatedModel):
             the order of `gate_names`.
         weight_precision: λ, the precision of the prior of point weights.
         weights: Posterior of the weights: ``"point"``, the default, or ``"normal"`` for a Normal posterior of every
-            weight of linear and convolution layers.
+            weight of linear and convolution layers, see `layers.give_normal_slabs`.
         slab_scale: σ0, the standard deviation of the prior of Normal weights; ``None`` for one for each layer that is
             learned with them (empirical Bayes).
         slab: Another name of ``weights``.

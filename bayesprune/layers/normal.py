@@ -216,9 +216,9 @@ NORMAL: dict[type[nn.Module], type[NormalLayer]] = {
 def give_normal_slabs(net: nn.Module, scale: float) -> None:
     """Give every linear and convolution layer of ``net`` Normal weights, in place; those that have them stay.
 
-    Layers keep their names, hooks and parameters, whose values become the means. Layers of other classes, subclasses of
-    torch's included, those that share parameters with another module and those whose weight is computed from other
-    parameters keep point weights.
+    Layers keep their names, hooks and parameters, whose values become the means. Layers of other classes (subclasses of
+    torch's, transposed and three-dimensional convolutions), those that share parameters with another module and those
+    whose weight is computed from other parameters keep point weights.
 
     Args:
         net: The network.
