@@ -14,7 +14,7 @@ import bayesprune as bp
 from bayesprune import checked, layers
 from bayesprune.errors import ConfigError
 from bayesprune.infer import Categorical, GateELBO, Gaussian, LearnedGaussian
-from bayesprune.optim import ProjectedGateSGD
+from bayesprune.optim.projected import ProjectedGateSGD
 from bayesprune.pruning import CostPrice, RemovalMonitor
 from bayesprune.training import Budget, Schedule, Settings
 from tests.training.problems import Batches, bayesian, examples, units

@@ -14,7 +14,7 @@ from bayesprune.checked import real, whole
 from bayesprune.cli.options import defaults, name_of, option
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
-from bayesprune.infer.net import WEIGHTS
+from bayesprune.infer.posterior import WEIGHTS
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.recipes import Recipe, recommended
 from bayesprune.networks import NETWORKS, build

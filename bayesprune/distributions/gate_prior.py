@@ -50,13 +50,13 @@ class GatePrior(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
-    @abstractmethod
     def penalty(self, theta: Tensor) -> Tensor:
-        """All that a gate adds to the negative ELBO, θ log γ + `divergence`.
+        """All that a gate adds to the negative ELBO, θ log γ + `divergence`, nats for the whole data set.
 
         Args:
             theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.
         """
+        return theta * self.log_gamma + self.divergence(theta)
 
     @abstractmethod
     def divergence(self, theta: Tensor) -> Tensor:

@@ -93,16 +93,8 @@ class FixedInclusion(GatePrior):
         """Samples of shape ``sample_shape + batch_shape``, 0 or 1."""
         return torch.bernoulli(self.probs.expand(self._extended_shape(Size(sample_shape))))
 
-    def penalty(self, theta: Tensor) -> Tensor:
-        """KL(Bern(θ) ‖ Bern(λ)) = θ log γ − H(θ) − log(1 − λ), nats for the whole data set.
-
-        Args:
-            theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.
-        """
-        return theta * self.log_gamma - bernoulli_entropy(theta) + softplus(-self.log_gamma)
-
     def divergence(self, theta: Tensor) -> Tensor:
-        """−H(θ) − log(1 − λ), nats for the whole data set.
+        """−H(θ) − log(1 − λ), so that `penalty` is KL(Bern(θ) ‖ Bern(λ)), nats for the whole data set.
 
         Args:
             theta: Posterior inclusion probabilities θ in [0, 1], broadcast against the batch shape.

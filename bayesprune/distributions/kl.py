@@ -56,6 +56,5 @@ def kl_spike_and_slab(p: SpikeAndSlab, q: SpikeAndSlab) -> Tensor:
         p: The one law.
         q: The other.
     """
-    log_ratio = torch.log(p.scale) - torch.log(q.scale)
-    slab = torch.expm1(2 * log_ratio) / 2 - log_ratio
+    slab = normal_kl(torch.zeros_like(p.scale), torch.log(p.scale), q.scale)
     return bernoulli_kl(p.probs, q.probs) + p.probs * slab

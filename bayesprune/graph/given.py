@@ -11,7 +11,12 @@ from bayesprune.data.inputs import Inputs
 
 
 def given_inputs(nodes: Iterable[fx.Node], x: Inputs) -> dict[fx.Node, Any]:
-    """The inputs of a forward pass that is given ``x`` alone: the others have their defaults."""
+    """The inputs of a forward pass that is given ``x`` alone: the others have their defaults.
+
+    Args:
+        nodes: The nodes of the pass.
+        x: What it is given.
+    """
     places = [node for node in nodes if node.op == "placeholder"]
     args, kwargs = ((x,), {}) if isinstance(x, Tensor) else (x.args, x.kwargs)
     given: dict[fx.Node, Any] = dict(zip(places, args, strict=False))

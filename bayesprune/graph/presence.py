@@ -42,7 +42,12 @@ class Event(NamedTuple):
         return both([self, Event(own=theta)])
 
     def without(self, names: frozenset[str], theta: Mapping[str, Tensor]) -> Event:
-        """The same probability for each entry, forgetting that it depends on the gates ``names``."""
+        """The same probability for each entry, forgetting that it depends on the gates ``names``.
+
+        Args:
+            names: The gates.
+            theta: By gate name, the inclusion probabilities.
+        """
         gone = self.gates & names
         return Event(self.gates - gone, probability(Event(gone, self.own), theta)) if gone else self
 
@@ -69,6 +74,14 @@ class Presence:
         gates: By node the name of the gate that it multiplies by, if that is followed.
         put_off: Gates along other axes, of which nothing is known here.
         shared: Names of gates of several structures that are used in several places.
+
+    Example:
+        >>> from torch import nn
+        >>> from bayesprune import graph, layers
+        >>> net = nn.Sequential(layers.Linear(2, 2, gate="unit"), nn.ReLU(), nn.Linear(2, 1))
+        >>> present, _ = Presence(graph.trace(net)).present({"0": torch.tensor([0.25, 1.0])})
+        >>> [event.own.tolist() for event in present.values() if event.own is not None]  # of the units, and activated
+        [[0.25, 1.0], [0.25, 1.0]]
     """
 
     def __init__(self, traced: Traced, only: Mapping[Gate, int] | None = None):
@@ -218,7 +231,12 @@ def both(events: Sequence[Event]) -> Event:
 
 
 def either(events: Sequence[Event], theta: Mapping[str, Tensor]) -> Event:
-    """At least one of several events, independent but for the gates they share; of none, never."""
+    """At least one of several events, independent but for the gates they share; of none, never.
+
+    Args:
+        events: The events.
+        theta: By gate name, the inclusion probabilities.
+    """
     if not events:
         return Event(own=torch.zeros(1, dtype=torch.float64))
     if len(events) == 1:
@@ -235,7 +253,12 @@ def either(events: Sequence[Event], theta: Mapping[str, Tensor]) -> Event:
 
 
 def probability(event: Event, theta: Mapping[str, Tensor]) -> Tensor | None:
-    """The probability of an event, ``None`` if it is certain."""
+    """The probability of an event, ``None`` if it is certain.
+
+    Args:
+        event: The event.
+        theta: By gate name, the inclusion probabilities.
+    """
     p = event.own
     for name in sorted(event.gates):
         p = theta[name] if p is None else p * theta[name]

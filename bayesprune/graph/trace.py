@@ -107,6 +107,11 @@ class Traced:
             elsewhere.
         shapes: The shapes of tensors, with one example, as far as they are known from an example input.
         example: That example, if there is one.
+
+    Example:
+        >>> traced = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))
+        >>> [tuple(shape) for shape in traced.shapes.values()]
+        [(1, 2), (1, 3), (1, 3), (1, 3)]
     """
 
     net: nn.Module

@@ -14,9 +14,9 @@ from bayesprune.errors import DataError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.graph.misfit import misfits_named
-from bayesprune.infer.chosen import chosen as chosen_output
 from bayesprune.infer.evaluation import BatchObjective
 from bayesprune.infer.net import BayesianNet
+from bayesprune.infer.outputs import chosen as chosen_output
 from bayesprune.infer.targets import Targets, losses, repeated
 from bayesprune.layers import Gate, GatedLayer, eval_mode
 from bayesprune.ops import operation_of

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.data.inputs import Inputs
-from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.model import GatedModel
+from bayesprune.infer.outputs import LossOn, chosen
 from bayesprune.infer.targets import Targets, weights_of
 from bayesprune.layers import eval_mode
 

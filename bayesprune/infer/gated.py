@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bayesprune.data.inputs import Inputs, as_inputs, called
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, gates_of, trace
-from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.draws import GateDraws
+from bayesprune.infer.outputs import LossOn, chosen
 from bayesprune.infer.random_state import frozen_statistics
 from bayesprune.infer.resumption import BlockPass, Resumption
 from bayesprune.layers import Draw, Gate, Residual, holders_of, normal_layers

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from bayesprune.data.inputs import as_inputs, each
 from bayesprune.distributions import GatePrior
-from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.likelihoods import Likelihood
 from bayesprune.infer.normal import Normal
+from bayesprune.infer.outputs import LossOn
 from bayesprune.infer.posterior import Point, WeightPosterior
 from bayesprune.infer.trainable import TrainableNet
 from bayesprune.layers import plain_parameters

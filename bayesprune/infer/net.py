@@ -16,17 +16,16 @@ from bayesprune.distributions import FlatteningPrior, GatePrior
 from bayesprune.errors import ConfigError
 from bayesprune.graph import check_gates, gates_of
 from bayesprune.infer import effective_parameters, joint, objective, pyro_model
-from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.model import GatedModel
 from bayesprune.infer.normal import give_weights
+from bayesprune.infer.outputs import LossOn
 from bayesprune.infer.passes import Passes
+from bayesprune.infer.posterior import asked_for
 from bayesprune.infer.prediction import Prediction
 from bayesprune.infer.targets import Targets
 from bayesprune.layers import eval_mode, plain_parameters
-
-WEIGHTS = ("point", "normal")
 
 
 class BayesianNet(GatedModel):
@@ -41,13 +40,13 @@ class BayesianNet(GatedModel):
     Args:
         net: Gated network, inputs ``(B, ...)``, one tensor or several; its weights, trained or not, are where training
             starts. Its gates and, with ``weights="normal"``, its layers are made part of this model, in place.
-        likelihood: ``"categorical"``, ``"gaussian"``, ``"bernoulli"`` or a `Likelihood`.
+        likelihood: ``"categorical"``, ``"gaussian"``, ``"bernoulli"``, ``"poisson"`` or a `Likelihood`.
         num_data: N, the number of training examples.
         prior: Of the gates: `FlatteningPrior` or `FixedInclusion`, its ``log_gamma`` a scalar, or one entry a gate in
             the order of `gate_names`.
         weight_precision: λ, the precision of the prior of point weights.
         weights: Posterior of the weights: ``"point"``, the default, or ``"normal"`` for a Normal posterior of every
-            weight of linear and convolution layers.
+            weight of linear and convolution layers, see `layers.give_normal_slabs`.
         slab_scale: σ0, the standard deviation of the prior of Normal weights; ``None`` for one for each layer that is
             learned with them (empirical Bayes).
         slab: Another name of ``weights``.
@@ -95,7 +94,7 @@ class BayesianNet(GatedModel):
     ):
         num_data = whole("BayesianNet: num_data", num_data, hint="it is the number of training examples")
         weight_precision = real("BayesianNet: weight_precision", weight_precision, 0, ends="[)")
-        weights = _asked_for(weights, slab)
+        weights = asked_for(weights, slab, "point")
         if slab_scale is not None:
             slab_scale = real("BayesianNet: slab_scale", slab_scale, 0, hint="None learns it")
         likelihood = get_likelihood(likelihood)
@@ -243,7 +242,7 @@ class BayesianNet(GatedModel):
 
         Returns:
             Mean and samples; for classes also entropy and mutual information (`ClassPrediction`), for real targets
-            epistemic and aleatoric variance and intervals (`RealPrediction`).
+            and counts epistemic and aleatoric variance and intervals (`RealPrediction`, `CountPrediction`).
 
         Raises:
             ConfigError: for ``num_samples`` that is negative or no whole number, a ``batch_size`` below 1, and for a
@@ -262,16 +261,6 @@ class BayesianNet(GatedModel):
         with self.drawn_weights():
             xi = GateDraws(self.theta.detach()).sample()
             return torch.cat([self(part, xi, skip=True) for part in parts])
-
-
-def _asked_for(weights: str | None, slab: str | None) -> str:
-    """The name of the posterior of the weights, of which ``slab`` is another name."""
-    if weights is not None and slab is not None and weights != slab:
-        raise ConfigError(f"BayesianNet: slab is another name of weights, and they differ: {weights!r} and {slab!r}")
-    asked = weights or slab or "point"
-    if asked not in WEIGHTS:
-        raise ConfigError(f"BayesianNet: unknown weights {asked!r}; known are {', '.join(WEIGHTS)}")
-    return asked
 
 
 def _one_a_gate(prior: GatePrior, gates: int) -> GatePrior:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.likelihoods import Likelihood
+from bayesprune.infer.outputs import LossOn, chosen
 from bayesprune.infer.sampler import GateSample
 from bayesprune.infer.trainable import TrainableNet
 

@@ -10,6 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bayesprune.errors import ConfigError
+
+WEIGHTS = ("point", "normal")
+"""Names of posteriors of the weights."""
+
 
 class WeightPosterior(ABC):
     """q(w), given the network whose weights they are. By gate name, θ has shape ``(size,)`` wherever it is asked for.
@@ -172,3 +177,22 @@ class Point(WeightPosterior):
     def effective_parameters(self, theta: Mapping[str, Tensor]) -> float:
         """0: there is no spread to tell them by."""
         return 0.0
+
+
+def asked_for(weights: str | None, slab: str | None, default: str) -> str:
+    """The name of the posterior of the weights that a user asks for.
+
+    Args:
+        weights: Its name; ``None`` if nothing is said.
+        slab: The same under another name.
+        default: Which it is if nothing is said.
+
+    Raises:
+        ConfigError: for an unknown one, and if the two differ.
+    """
+    if weights is not None and slab is not None and weights != slab:
+        raise ConfigError(f"slab is another name of weights, and they differ: {weights!r} and {slab!r}")
+    asked = weights if weights is not None else slab if slab is not None else default
+    if asked not in WEIGHTS:
+        raise ConfigError(f"unknown weights {asked!r}; known are {', '.join(WEIGHTS)}")
+    return asked

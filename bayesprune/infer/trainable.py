@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from bayesprune.infer.adopt import adopt, remembered
-from bayesprune.infer.chosen import LossOn
 from bayesprune.infer.gated import GatedNet
+from bayesprune.infer.held import adopt, remembered
 from bayesprune.infer.likelihoods import Likelihood
+from bayesprune.infer.outputs import LossOn
 
 
 class TrainableNet(GatedNet):

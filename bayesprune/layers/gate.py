@@ -39,6 +39,13 @@ class Draw(threading.local):
 
     Attributes:
         noise: Of how many examples layers with Normal weights draw their outputs in this pass; 0 if they do not.
+
+    Example:
+        >>> gate, draw = Gate(2), Draw([2])
+        >>> gate.connect(draw, 0)
+        >>> with draw.use(torch.tensor([1.0, 0.0])):
+        ...     gate(torch.ones(1, 2))
+        tensor([[1., 0.]])
     """
 
     @checked_arguments
@@ -142,7 +149,12 @@ class Gate(nn.Module):
         self.label: str | None = None
 
     def connect(self, draw: Draw, slot: int) -> None:
-        """Take gate values from slice ``slot`` of ``draw`` from now on."""
+        """Take gate values from slice ``slot`` of ``draw`` from now on.
+
+        Args:
+            draw: The draw.
+            slot: Which of its slices.
+        """
         self.draw, self.slot = draw, slot
 
     def mode(self) -> Tensor:
@@ -172,7 +184,12 @@ class Gate(nn.Module):
         return x if self.state() else self.scale(x, self.draw.slices[self.slot], dim)
 
     def select(self, x: Tensor, dim: int | None = None) -> Tensor:
-        """The entries of ``x`` that are left to multiply along ``dim``, the gate's own if ``None``."""
+        """The entries of ``x`` that are left to multiply along ``dim``.
+
+        Args:
+            x: What is gated.
+            dim: The dimension that the gates run along; ``None`` for the gate's own.
+        """
         along = self.dim if dim is None else dim
         if self.rank not in (None, x.dim()):
             raise GateError(

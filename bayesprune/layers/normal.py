@@ -54,6 +54,12 @@ class NormalLayer(nn.Module):
         drawn: Weights and bias that this thread computes with; ``None`` for none.
         handed: σ² of weights and bias as of log σ now, with or without derivative, for passes that add noise; ``None``
             to compute them in each. The outputs' variances are computed in their format, which may be a shorter one.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
+        >>> give_normal_slabs(net, 0.5)
+        >>> [name for name, _ in normal_layers(net)["0"].named_parameters()]
+        ['weight', 'bias', 'weight_log_scale', 'bias_log_scale']
     """
 
     weight: Any
@@ -124,12 +130,25 @@ class NormalLayer(nn.Module):
         return variance.add_(TINY).sqrt_()
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's linear map with these weights."""
+        """The layer's linear map with these weights.
+
+        Args:
+            x: Inputs.
+            weight: In the shape of the layer's.
+            bias: In the shape of the layer's; ``None`` for none.
+        """
         raise NotImplementedError
 
 
 class NormalLinear(NormalLayer, Linear):
-    """`layers.Linear` with Normal weights; see `NormalLayer`."""
+    """`layers.Linear` with Normal weights; see `NormalLayer`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 1))
+        >>> give_normal_slabs(net, 0.5)
+        >>> isinstance(net[0], NormalLinear)
+        True
+    """
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Wx + b."""
@@ -145,7 +164,14 @@ class _NormalConv(NormalLayer):
 
 
 class NormalConv1d(_NormalConv, Conv1d):
-    """`layers.Conv1d` with Normal weights; see `NormalLayer`."""
+    """`layers.Conv1d` with Normal weights; see `NormalLayer`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv1d(2, 1, 3))
+        >>> give_normal_slabs(net, 0.5)
+        >>> isinstance(net[0], NormalConv1d)
+        True
+    """
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """W ∗ x + b."""
@@ -153,7 +179,14 @@ class NormalConv1d(_NormalConv, Conv1d):
 
 
 class NormalConv2d(_NormalConv, Conv2d):
-    """`layers.Conv2d` with Normal weights; see `NormalLayer`."""
+    """`layers.Conv2d` with Normal weights; see `NormalLayer`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(2, 1, 3))
+        >>> give_normal_slabs(net, 0.5)
+        >>> isinstance(net[0], NormalConv2d)
+        True
+    """
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """W ∗ x + b."""
@@ -183,9 +216,9 @@ NORMAL: dict[type[nn.Module], type[NormalLayer]] = {
 def give_normal_slabs(net: nn.Module, scale: float) -> None:
     """Give every linear and convolution layer of ``net`` Normal weights, in place; those that have them stay.
 
-    Layers keep their names, hooks and parameters, whose values become the means. Layers of other classes, subclasses of
-    torch's included, those that share parameters with another module and those whose weight is computed from other
-    parameters keep point weights.
+    Layers keep their names, hooks and parameters, whose values become the means. Layers of other classes (subclasses of
+    torch's, transposed and three-dimensional convolutions), those that share parameters with another module and those
+    whose weight is computed from other parameters keep point weights.
 
     Args:
         net: The network.

@@ -7,7 +7,7 @@ is left of the first result, in its order, does the call keep working in a small
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,13 @@ UNKNOWN = -1.0
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor that is read: its features along ``axis``, and which of them is at each position, from ``start`` on.
+    """A tensor that is read.
 
-    Its real positions are the first ``length``.
+    Attributes:
+        node, x: What gives the tensor, and its features.
+        axis, index: The dimension that they lie along, from the front, and which of them is at each position.
+        start: The number of the first position.
+        length: How many positions there are, without the twin of one that is alone.
     """
 
     node: fx.Node
@@ -45,7 +49,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Joint:
-    """Which numbers each slice of a result along ``axis`` holds: ``number[k]`` is in slice ``place[k]``, once."""
+    """Which numbers each slice of a result along ``axis`` holds: ``number[k]`` is in slice ``place[k]``, once.
+
+    Attributes:
+        axis, size: The dimension, and how many slices there are.
+        place, number: Slices, ascending, and a number that each holds.
+    """
 
     axis: int
     size: int
@@ -54,7 +63,12 @@ class Joint:
 
     @classmethod
     def of(cls, axis: int, slices: Tensor) -> Joint:
-        """Read them off the slices, shape ``(size, ...)``."""
+        """Read them off the slices.
+
+        Args:
+            axis: The dimension that they lay along.
+            slices: Shape ``(size, ...)``.
+        """
         size = len(slices)
         if not size or bool((slices == slices[:, :1]).all()):
             return cls(axis, size, torch.arange(size), slices.reshape(size, -1)[:, 0].long())
@@ -188,7 +202,7 @@ class Numbers:
             yield [(first, self.ids[s.numbers]) for s in alike]
         if len(moved) == 1:
             ids = self.ids[moved[0].numbers]
-            for parts in _divisors(len(ids)):
+            for parts in (n for n in range(2, len(ids) // 2 + 1) if len(ids) % n == 0):
                 yield _equal(ids.view(parts, -1))
                 yield _equal(ids.view(-1, parts).T)
 
@@ -218,7 +232,12 @@ class Numbers:
         return tried
 
     def step(self, joint: Joint, ties: Ties) -> Step:
-        """The call as a step: its result has one feature for each slice."""
+        """The call as a step: its result has one feature for each slice.
+
+        Args:
+            joint: Which numbers each slice holds.
+            ties: Which go together, besides those that end up in one.
+        """
         if not joint.size:
             return Step()
         held = joint.first == UNKNOWN
@@ -256,11 +275,6 @@ def _flows(source: Source, joint: Joint) -> Iterator[Flow]:
 def _equal(groups: Tensor) -> Ties:
     """What goes in one row goes in all."""
     return [(groups[0], row) for row in groups[1:]]
-
-
-def _divisors(size: int) -> Iterable[int]:
-    """Into how many equal parts of two or more entries may be divided."""
-    return (parts for parts in range(2, size // 2 + 1) if size % parts == 0)
 
 
 def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:

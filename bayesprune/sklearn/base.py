@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bayesprune.checked import real, shown, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
+from bayesprune.infer.posterior import asked_for
 from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network
 from bayesprune.sklearn.table import check_inputs
 from bayesprune.sklearn.training import Training, chosen_batch_size, one_thread, own_random_state
@@ -33,7 +34,7 @@ class BayesPruneEstimator(BaseEstimator):
 
     Args:
         hidden_layer_sizes: As for `BayesPruneRegressor`, and so are all others.
-        slab: As there.
+        weights: As there.
         temperature: As there.
         prior_inclusion: As there.
         epochs: As there.
@@ -41,6 +42,7 @@ class BayesPruneEstimator(BaseEstimator):
         learning_rate: As there.
         num_samples: As there.
         random_state: As there.
+        slab: As there.
     """
 
     network_: BayesianNet
@@ -56,7 +58,7 @@ class BayesPruneEstimator(BaseEstimator):
         self,
         hidden_layer_sizes: Sequence[int] = (50,),
         *,
-        slab: str = "normal",
+        weights: str | None = None,
         temperature: float = 0.1,
         prior_inclusion: float = 0.5,
         epochs: int = 150,
@@ -64,9 +66,10 @@ class BayesPruneEstimator(BaseEstimator):
         learning_rate: float = 0.01,
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
+        slab: str | None = None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
-        self.slab = slab
+        self.weights = weights
         self.temperature = temperature
         self.prior_inclusion = prior_inclusion
         self.epochs = epochs
@@ -74,6 +77,7 @@ class BayesPruneEstimator(BaseEstimator):
         self.learning_rate = learning_rate
         self.num_samples = num_samples
         self.random_state = random_state
+        self.slab = slab
 
     def get_support(self, indices: bool = False) -> NDArray:
         """Which inputs the posterior keeps: those whose inclusion probability is above ½.
@@ -136,7 +140,7 @@ class BayesPruneEstimator(BaseEstimator):
         batch = chosen_batch_size(rows) if automatic else whole("batch_size", self.batch_size, hint="or give 'auto'")
         whole("num_samples", self.num_samples, 0)
         return Training(
-            self.slab,
+            asked_for(self.weights, self.slab, "normal"),
             real("temperature", self.temperature, 0),
             real("prior_inclusion", self.prior_inclusion, 0, 1),
             whole("epochs", self.epochs),

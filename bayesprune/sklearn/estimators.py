@@ -30,7 +30,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
 
     Args:
         hidden_layer_sizes: Units of the hidden layers at the start; ``()`` for a linear model.
-        slab: ``"normal"`` for a Normal posterior of every weight, ``"point"`` for a point estimate.
+        weights: Posterior of the weights: ``"normal"``, the default, or ``"point"`` for a point estimate.
         temperature: How much the divergence of Normal weights from their prior counts in training: 1 is the evidence
             lower bound, with which a mean field of few data per weight says less than it knows, and prunes more. Worth
             a search by log-likelihood on held-out data. Points have no such divergence, and do not look at it.
@@ -42,6 +42,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         num_samples: Posterior samples that a prediction averages; 0 for one at the posterior mode.
         random_state: Seed; with an int, `fit` gives the same estimator each time. The session's random state is left
             as it is.
+        slab: Another name of ``weights``.
 
     Attributes:
         inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
@@ -155,7 +156,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
         self,
         hidden_layer_sizes: Sequence[int] = (50,),
         *,
-        slab: str = "normal",
+        weights: str | None = None,
         temperature: float = 0.1,
         prior_inclusion: float = 0.5,
         epochs: int = 150,
@@ -163,11 +164,12 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
         learning_rate: float = 0.01,
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
+        slab: str | None = None,
         class_weight: Mapping[Any, float] | str | None = None,
     ):
         super().__init__(
             hidden_layer_sizes,
-            slab=slab,
+            weights=weights,
             temperature=temperature,
             prior_inclusion=prior_inclusion,
             epochs=epochs,
@@ -175,6 +177,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             learning_rate=learning_rate,
             num_samples=num_samples,
             random_state=random_state,
+            slab=slab,
         )
         self.class_weight = class_weight
 

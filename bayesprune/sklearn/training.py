@@ -40,7 +40,7 @@ class Training:
     """How to train a gated network on a table.
 
     Attributes:
-        slab: ``"normal"`` or ``"point"``.
+        posterior: Of the weights, ``"normal"`` or ``"point"``.
         temperature: How much the divergence of Normal weights from their prior counts.
         prior_inclusion: λ of an input, in (0, 1); a hidden unit has ½.
         epochs: Length of the run.
@@ -48,7 +48,7 @@ class Training:
         learning_rate: Peak learning rate of the weights.
     """
 
-    slab: str
+    posterior: str
     temperature: float
     prior_inclusion: float
     epochs: int
@@ -67,14 +67,14 @@ class Training:
             y: Targets, as ``likelihood`` takes them.
             weights: Weights of the rows, shape ``(n,)``, of mean 1.
         """
-        normal = self.slab == "normal"
+        normal = self.posterior == "normal"
         bnn = BayesianNet(
             net,
             likelihood,
             num_data=len(x),
             prior=self.prior(net, len(x)),
             weight_precision=SLAB_SCALE**-2,
-            weights=self.slab,
+            weights=self.posterior,
             slab_scale=SLAB_SCALE if normal else None,
         )
         batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))
@@ -95,7 +95,7 @@ class Training:
             net: The gated network.
             rows: Number of examples n.
         """
-        price = 0.0 if self.slab == "normal" else math.log(rows) / 2
+        price = 0.0 if self.posterior == "normal" else math.log(rows) / 2
         odds = float(FixedInclusion(self.prior_inclusion).log_gamma)
         each = [
             torch.full((gate.size,), price + (odds if name == INPUTS else 0.0)) for name, gate in gates_of(net).items()

@@ -12,8 +12,8 @@ from bayesprune.data.inputs import called, each
 from bayesprune.errors import DataError
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer import BayesianNet, Likelihood
-from bayesprune.infer.chosen import LossOn, chosen
 from bayesprune.infer.likelihoods import Categorical
+from bayesprune.infer.outputs import LossOn, chosen
 from bayesprune.infer.plain import PlainNet
 from bayesprune.infer.targets import each_target, losses, values_of, weights_of
 from bayesprune.layers import eval_mode

@@ -152,7 +152,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "resnet18": lambda: (networks.resnet18, {"input_shape": (3, 32, 32), "num_classes": 3, "units": False}),
     "vgg16": lambda: (networks.vgg16, {"input_shape": (3, 32, 32), "num_classes": 3, "width": 2}),
-    "ProjectedGateSGD": lambda: (optim.ProjectedGateSGD, {"params": [half(3)], "lr": 0.1}),
+    "ProjectedGateSGD": lambda: (optim.projected.ProjectedGateSGD, {"params": [half(3)], "lr": 0.1}),
     "ProjectedSGD": lambda: (
         optim.ProjectedSGD,
         {"optim_args": {"lr": 0.1}, "weights": torch.optim.Adam, "weights_args": {"lr": 0.1}},

@@ -9,12 +9,20 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.distributions import FlatteningPrior
-from bayesprune.infer import BatchObjective, BayesianNet
+from bayesprune.infer import BatchObjective, BayesianNet, LearnedGaussian
 from bayesprune.infer.objective import WEIGHT_TERMS, total
 from bayesprune.layers import Gate, Residual
 
 ROWS = 6
 NUM_DATA = 50
+
+
+def learned(scales: list | float, **arguments: float) -> LearnedGaussian:
+    """With its noise scales, one or one an entry, at these values."""
+    values = torch.tensor(scales, dtype=torch.float64)
+    likelihood = LearnedGaussian(shape=tuple(values.shape), **arguments).double()
+    likelihood.log_scale.data.copy_(values.log())
+    return likelihood
 
 
 def weight_penalty(net: BayesianNet) -> Tensor:

@@ -214,7 +214,7 @@ def test_predict_refuses() -> None:
         ({"num_data": 0}, "num_data must be a whole number, at least 1, got 0; it is the number of training examples"),
         ({"num_data": 9, "weight_precision": -1.0}, "weight_precision must be finite and not negative, got -1.0"),
         ({"num_data": 9, "weight_precision": float("inf")}, "weight_precision must be finite"),
-        ({"num_data": 9, "likelihood": "poisson"}, "unknown likelihood 'poisson'"),
+        ({"num_data": 9, "likelihood": "cauchy"}, "unknown likelihood 'cauchy'"),
         (
             {"num_data": 9, "prior": FlatteningPrior(torch.ones(3))},
             r"log_gamma has shape \(3,\), but the network has 7 gates; give one number, or one a gate",

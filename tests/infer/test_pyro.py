@@ -85,7 +85,7 @@ def test_the_elbo_as_a_module_with_torch_optimisers(between: tuple[nn.Module, ..
     bnn, x, y = contract_case(between)
     elbo = bp.infer.GateELBO()(bnn.model, bnn.guide)
     weights = torch.optim.Adam(bnn.weights().values(), lr=1e-3)
-    gates = bp.optim.ProjectedGateSGD([bnn.theta], lr=0.1)
+    gates = bp.optim.projected.ProjectedGateSGD([bnn.theta], lr=0.1)
     before, losses = bnn.theta.detach().clone(), []
     for _ in range(12):
         weights.zero_grad()

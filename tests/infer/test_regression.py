@@ -12,7 +12,7 @@ from bayesprune.distributions import FlatteningPrior
 from bayesprune.infer import BatchObjective, BayesianNet, get_estimator
 from bayesprune.infer.likelihoods import Gaussian
 from bayesprune.layers import Gate
-from bayesprune.optim import ProjectedGateSGD
+from bayesprune.optim.projected import ProjectedGateSGD
 from tests.infer.verify import all_gates
 
 N, SCALE, LOG_GAMMA, PRECISION = 64, 0.5, 6.0, 1.0

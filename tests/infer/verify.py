@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
@@ -9,8 +10,13 @@ import torch
 from torch import Tensor
 
 from bayesprune.infer import get_estimator
+from tests.infer import nets
 from tests.infer.nets import Case
 
+Record = Callable[[str, object], None]
+NETS = {
+    name: getattr(nets, name) for name in ("units", "smooth_units", "branches", "mixed", "shared_units", "linear_units")
+}
 STANDARD_ERRORS = 4
 """A right estimate misses one entry by more than this with probability 6e-5."""
 

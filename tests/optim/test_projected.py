@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from bayesprune.errors import ConfigError
-from bayesprune.optim import ProjectedGateSGD, ProjectedSGD
+from bayesprune.optim import ProjectedSGD
+from bayesprune.optim.projected import ProjectedGateSGD
 
 
 def step(theta: list[float], gradient: list[float], lr: float | torch.Tensor) -> list[float]:

@@ -249,9 +249,12 @@ def test_frames_keep_the_names_of_their_columns() -> None:
 
 
 def test_parameters_are_kept_as_given() -> None:
-    given = brief(hidden_layer_sizes=[4, 3], slab="point")
+    given = brief(hidden_layer_sizes=[4, 3], weights="point")
     assert clone(given).get_params() == given.get_params()
     found = clone(given).set_params(epochs=2).fit(*linear_table(40))
     assert (found.n_iter_, found.network_.weights_posterior.name, len(found.history_.rows)) == (2, "point", 2)
     assert [len(theta) for theta in found.network_.gate_probs().values()] == [10, 4, 3]
     assert found.get_params()["hidden_layer_sizes"] == [4, 3]
+    named = brief(hidden_layer_sizes=[4, 3], slab="point", epochs=2).fit(*linear_table(40))
+    x = linear_table(40)[0]
+    np.testing.assert_array_equal(named.predict(x), found.predict(x))

@@ -130,7 +130,9 @@ def test_targets_of_two_dimensions() -> None:
     [
         ({"hidden_layer_sizes": 50}, "hidden_layer_sizes must hold"),
         ({"hidden_layer_sizes": (5, 0)}, r"got \(5, 0\)"),
-        ({"slab": "flat"}, "unknown weights 'flat'"),
+        ({"weights": "flat"}, "unknown weights 'flat'"),
+        ({"slab": ""}, "unknown weights ''"),
+        ({"weights": "normal", "slab": "point"}, "they differ: 'normal' and 'point'"),
         ({"hidden_layer_sizes": None}, "hidden_layer_sizes must hold .* got None"),
         ({"hidden_layer_sizes": ("a",)}, "hidden_layer_sizes must hold"),
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),

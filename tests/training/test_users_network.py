@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune import layers
-from bayesprune.infer.adopt import adopt
+from bayesprune.infer.held import adopt
 from bayesprune.training import Settings, fit
 from tests.training.problems import Batches, bayesian, branches, examples, units
 
