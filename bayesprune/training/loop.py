@@ -12,7 +12,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
 from bayesprune.infer import Likelihood
-from bayesprune.infer.chosen import LossOn
+from bayesprune.infer.outputs import LossOn
 from bayesprune.methods import Method, get_method
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader
