@@ -22,6 +22,24 @@ from bayesprune.training.batches import Loader, count_examples
 from bayesprune.training.checks import random_numbers_kept
 
 
+def check_method(method: Method) -> None:
+    """Refuse a method that could not be kept in checkpoints.
+
+    Raises:
+        ConfigError: if its ``__init__`` leaves out that of `Method`, or does not keep its arguments.
+    """
+    kind = type(method).__name__
+    if "_modules" not in vars(method):
+        raise ConfigError(f"fit: {kind}.__init__ must begin with super().__init__(); a Method is a torch.nn.Module")
+    try:
+        method.options()
+    except AttributeError as error:
+        raise ConfigError(
+            f"fit: {kind}.__init__ must keep each argument under its own name (self.x = x), or `options` must be "
+            f"replaced: checkpoints tell methods apart by them ({error})"
+        ) from error
+
+
 def model_of(
     model: nn.Module,
     method: Method,
@@ -41,8 +59,9 @@ def model_of(
         processes: How many share them.
 
     Raises:
-        ConfigError: for what the method does not train, and for what a `BayesianNet` has of its own.
+        ConfigError: for what the method does not train, for what a `BayesianNet` has of its own, and as `check_method`.
     """
+    check_method(method)
     if isinstance(model, BayesianNet):
         if not method.posterior:
             raise ConfigError(
