@@ -9,8 +9,8 @@ from torch import nn
 
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood
-from bayesprune.infer.outputs import LossOn
 from bayesprune.infer.likelihoods import get_likelihood
+from bayesprune.infer.outputs import LossOn
 from bayesprune.infer.plain import PlainNet
 from bayesprune.layers import normal_layers
 from bayesprune.methods.protocol import Method, Model
