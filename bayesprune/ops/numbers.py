@@ -56,8 +56,8 @@ class Joint:
     def of(cls, axis: int, slices: Tensor) -> Joint:
         """Read them off the slices, shape ``(size, ...)``."""
         size = len(slices)
-        if not size or bool((slices == slices[:, :1]).all()):
-            return cls(axis, size, torch.arange(size), slices.reshape(size, -1)[:, 0].long())
+        if bool((slices == slices[:, :1]).all()):
+            return cls(axis, size, torch.arange(size), slices[:, 0].long())
         slices = slices.long()
         low, high = int(slices.min()), int(slices.max())
         pairs = (slices - low + (high - low + 1) * torch.arange(size)[:, None]).unique()
@@ -67,6 +67,14 @@ class Joint:
     def first(self) -> Tensor:
         """The smallest number of every slice."""
         return self.number[torch.searchsorted(self.place, torch.arange(self.size))]
+
+
+NOTHING = Joint(0, 0, torch.arange(0), torch.arange(0))
+
+
+def _slices(moved: Tensor, axis: int) -> Tensor:
+    """The slices of a result along ``axis``, shape ``(size, rest)``."""
+    return moved.movedim(axis, 0).unsqueeze(-1).flatten(1)
 
 
 class Numbers:
@@ -112,19 +120,18 @@ class Numbers:
         if moved is None or real is None or not moved.dim() == real.dim() == len(shape):  # one dropped for one example
             return None
         if bool((moved == UNKNOWN).all()):
-            nothing = Joint.of(0, moved[:0])
-            return (nothing, []) if self.adapts(moved, nothing, []) else None
+            return (NOTHING, []) if self.adapts(moved, NOTHING, []) else None
         for axis in range(moved.dim()):
             if shape[axis] != real.shape[axis]:
                 continue  # examples lie along it
-            slices = moved.movedim(axis, 0).flatten(1)
+            slices = _slices(moved, axis)
             unknown = slices == UNKNOWN
             if bool((unknown != unknown[:, :1]).any()) or bool((slices == slices[:1]).all()):
                 continue
             joint = Joint.of(axis, slices)
             for ties in self.guesses(joint):
                 if self.adapts(moved, joint, ties):
-                    return Joint.of(axis, real.movedim(axis, 0).flatten(1)), ties
+                    return Joint.of(axis, _slices(real, axis)), ties
         return None
 
     def wanted(self) -> list[fx.Node]:
