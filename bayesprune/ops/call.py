@@ -14,6 +14,8 @@ from bayesprune.ops.features import Features, Step, barrier
 
 Known = Mapping[fx.Node, Features | None]
 WALL = "through which a removed structure cannot be followed"
+ALSO = {"dim": "axis", "keepdim": "keepdims"}
+"""What torch takes for the names of arguments as well, as NumPy has them."""
 NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
 
 
@@ -152,7 +154,8 @@ def argument(node: fx.Node, name: str, place: int, default: Any = None) -> Any:
         place: Its place among all arguments.
         default: What it is if it is not given.
     """
-    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+    given = node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+    return node.kwargs.get(ALSO.get(name, name), given)
 
 
 def tensors_read(node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size]) -> list[fx.Node]:
