@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from bayesprune.errors import GateError, TraceError
 from bayesprune.graph import check_gates
 from bayesprune.layers import Gate
+from tests.graph.moved import Moved, conv, group_off
 from tests.graph.test_axes import verify
-from tests.graph.test_moving import Moved, conv, group_off
 
 
 @pytest.mark.parametrize("example", [False, True], ids=["without an example", "with one"])
