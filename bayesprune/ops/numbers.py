@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.ops.call import Call, tensors_read
+from bayesprune.ops.call import Call, compute, tensors_read
 from bayesprune.ops.features import Features, Flow, Step
 from bayesprune.ops.ties import joined
 
@@ -150,23 +150,15 @@ class Numbers:
     def run(self, gone: Tensor | None = None) -> Tensor | None:
         """The call on numbers, without those in ``gone``, bool; ``None`` if it fails on them, or gives no tensor."""
         made: dict[fx.Node, Any] = {}
+        modules = self.call.modules
 
         def value(node: fx.Node) -> Any:
             if node not in made:
-                made[node] = self._tensor(node, gone) if node in self.shapes else compute(node)
+                made[node] = self._tensor(node, gone) if node in self.shapes else compute(node, modules, value)
             return made[node]
 
-        def compute(node: fx.Node) -> Any:
-            args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
-            target: Any = node.target
-            if node.op == "call_module":
-                return self.call.modules[node].forward(*args, **kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], target)(*args[1:], **kwargs)
-            return target(*args, **kwargs)
-
         try:
-            result = compute(self.call.node)
+            result = compute(self.call.node, modules, value)
         except Exception:  # sizes are computed as the user wrote it: with others that may raise anything
             return None
         return result if isinstance(result, Tensor) and result.is_floating_point() else None
