@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
 from torch import fx, nn
+
+from bayesprune.ops.call import apply
 
 
 class Execution:
@@ -89,16 +91,3 @@ class Execution:
             if node not in values:
                 values[node] = self.compute(node, values)
         return values
-
-
-def apply(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What a function or method gives for these arguments.
-
-    Args:
-        node: The node that calls it.
-        args: Positional arguments; the first one is the object of a method.
-        kwargs: Arguments by name.
-    """
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]

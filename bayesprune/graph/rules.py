@@ -18,6 +18,8 @@ from bayesprune.ops.moving import follow
 from bayesprune.ops.sizes import is_shape
 
 Known = Mapping[fx.Node, Features | None]
+MADE = "_tensor_constant"
+"""How torch.fx calls tensors that forward makes anew in every pass, which cannot be cut."""
 OVERWRITTEN = "whose output is overwritten in place while others read it"
 
 
@@ -148,7 +150,8 @@ class Rules:
         """A parameter or buffer that is used directly, if it has one dimension and only scales or shifts."""
         target = str(node.target)
         owner, tensor = target.rpartition(".")[0], attrgetter(target)(self.traced.net)
-        if self.following.only is not None or owner in self.traced.fixed or not isinstance(tensor, Tensor):
+        made = target.startswith(MADE)
+        if self.following.only is not None or owner in self.traced.fixed or made or not isinstance(tensor, Tensor):
             return Step()
         long = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
         same = [n for n in self.traced.graph.nodes if n.op == "get_attr" and n.target == node.target]

@@ -88,8 +88,10 @@ def _transpose(call: Call) -> Step | None:
     if x.rank is None:
         return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
     order = list(range(x.rank))
-    a, b = call.option("dim0", 1) % x.rank, call.option("dim1", 2) % x.rank
-    order[a], order[b] = b, a
+    a, b = call.option("dim0", 1), call.option("dim1", 2)
+    if not isinstance(a, int) or not isinstance(b, int):
+        return None
+    order[a], order[b] = order[b], order[a]
     return _ordered(call, x, order)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from bayesprune.ops.features import Features, Step, barrier
 
 Known = Mapping[fx.Node, Features | None]
 WALL = "through which a removed structure cannot be followed"
+ALSO = {"dim": "axis", "keepdim": "keepdims"}
+"""What torch takes for the names of arguments as well, as NumPy has them."""
 NEEDS_SHAPES = "pass example_input= (to BayesianNet, compact or check_gates), so that shapes are known"
 
 
@@ -118,14 +120,7 @@ class Call:
         Args:
             values: What its tensors are.
         """
-        args = fx.node.map_arg(self.node.args, values.__getitem__)
-        kwargs = fx.node.map_arg(self.node.kwargs, values.__getitem__)
-        if self.module is not None:
-            return self.module.forward(*args, **kwargs)
-        target: Any = self.node.target
-        if self.node.op == "call_method":
-            return getattr(args[0], target)(*args[1:], **kwargs)
-        return target(*args, **kwargs)
+        return compute(self.node, self.modules, values.__getitem__)
 
     def wall(self, reason: str = "", because: str = WALL) -> Step:
         """Nothing can be followed through it: every entry of its inputs stays.
@@ -136,6 +131,32 @@ class Call:
         """
         kind = "" if self.module is None else f", a {type(self.module).__name__}"
         return barrier(self.node, reason or f"reaches {self.name}{kind}, {because}")
+
+
+def compute(node: fx.Node, modules: Mapping[fx.Node, nn.Module], value: Callable[[fx.Node], Any]) -> Any:
+    """What a call gives.
+
+    Args:
+        node: The call.
+        modules: The modules that calls of the network call.
+        value: Gives the value of each of the nodes that it reads.
+    """
+    args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+    module = modules.get(node)
+    return apply(node, args, kwargs) if module is None else module.forward(*args, **kwargs)
+
+
+def apply(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a function or method gives for these arguments.
+
+    Args:
+        node: The node that calls it.
+        args: Positional arguments; the first one is the object of a method.
+        kwargs: Arguments by name.
+    """
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def name_of(node: fx.Node) -> str:
@@ -152,7 +173,8 @@ def argument(node: fx.Node, name: str, place: int, default: Any = None) -> Any:
         place: Its place among all arguments.
         default: What it is if it is not given.
     """
-    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+    given = node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+    return node.kwargs.get(ALSO.get(name, name), given)
 
 
 def tensors_read(node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size]) -> list[fx.Node]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bayesprune.errors import TraceError
 from bayesprune.ops.call import NEEDS_SHAPES, Call
 from bayesprune.ops.entrywise import same
 from bayesprune.ops.features import Flow, Step
@@ -22,7 +23,9 @@ def _glu(call: Call) -> Step | None:
         return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
     if seen is None:
         return same(call.source, x, x.value * x.value.sigmoid()) if dim % x.rank else None  # type: ignore[operator]
-    half = len(seen) // 2
+    half, odd = divmod(len(seen), 2)
+    if odd:
+        raise TraceError(f"{call.name} halves its features, but what it is given has {len(seen)}")
     ids, (a, b) = seen.ids, seen.value.split(half)
     every = torch.arange(half)
     out = replace(seen, ids=ids[:half], value=torch.where(a == 0, 0.0, a * b.sigmoid()))

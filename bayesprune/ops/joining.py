@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from bayesprune.ops.call import NEEDS_SHAPES, Call
+from bayesprune.ops.call import NEEDS_SHAPES, Call, argument
 from bayesprune.ops.features import Features, Flow, Step
 from bayesprune.ops.registry import Operation, register
 
@@ -23,7 +23,7 @@ def _concatenate(call: Call) -> Step:
     if all(known[i] is None for i in node.all_input_nodes):
         return Step()
     nodes: Sequence[Any] = node.args[0] if node.args else node.kwargs.get("tensors", ())  # type: ignore[assignment]
-    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    dim = argument(node, "dim", 1, 0)
     reason = f"reaches {call.name}, which does not join known features along their dimension"
     if not isinstance(nodes, (tuple, list)) or not all(isinstance(n, fx.Node) for n in nodes):
         return call.wall(reason)

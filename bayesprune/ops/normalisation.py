@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.ops.call import Call
+from bayesprune.ops.call import NEEDS_SHAPES, Call
 from bayesprune.ops.entrywise import resolved
 from bayesprune.ops.features import Step
 from bayesprune.ops.registry import Operation, Parts, register
@@ -38,6 +38,14 @@ def _batch_norm(call: Call) -> Step:
     return resolved(call, seen, call.module.num_features, lambda value: _normalised(call.module, value))
 
 
+def _instance_norm(call: Call) -> Step:
+    """Every channel of every example by its own statistics, where there are examples: without them, channels are."""
+    rank = 2 + int(type(call.module).__name__[-2])
+    if call.x.rank != rank or call.x.layout != "plain":
+        return call.wall(f"reaches {call.name}, which takes tensors of {rank} dimensions for examples; {NEEDS_SHAPES}")
+    return _batch_norm(call)
+
+
 def _channels(norm: nn.Module) -> Parts:
     tensors = "weight", "bias", "running_mean", "running_var"
     return Parts(dict.fromkeys(tensors, ("out",)), {"num_features": "out"})
@@ -54,12 +62,22 @@ register(
         arguments=BATCH_NORM,
     )
 )
+register(
+    Operation(
+        name="instance norm",
+        modules=(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        entries=_instance_norm,
+        parts=_channels,
+        kind="normalisation",
+        memory="own",
+        arguments=BATCH_NORM,
+    )
+)
 for _modules, _arguments in (
     ((nn.GroupNorm,), ("num_groups", "num_channels", "eps", "affine")),
     ((nn.LayerNorm,), ("normalized_shape", "eps", "elementwise_affine", "bias")),
     ((nn.RMSNorm,), ("normalized_shape", "eps", "elementwise_affine")),
     ((nn.LocalResponseNorm,), ("size", "alpha", "beta", "k")),
-    ((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), BATCH_NORM),
     ((nn.Softmax, nn.LogSoftmax, nn.Softmin), ("dim",)),
 ):
     _name = _modules[0].__name__.removesuffix("1d")

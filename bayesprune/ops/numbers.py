@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.ops.call import Call, tensors_read
+from bayesprune.ops.call import Call, compute, tensors_read
 from bayesprune.ops.features import Features, Flow, Step
 from bayesprune.ops.ties import joined
 
@@ -70,8 +70,8 @@ class Joint:
             slices: Shape ``(size, ...)``.
         """
         size = len(slices)
-        if not size or bool((slices == slices[:, :1]).all()):
-            return cls(axis, size, torch.arange(size), slices.reshape(size, -1)[:, 0].long())
+        if bool((slices == slices[:, :1]).all()):
+            return cls(axis, size, torch.arange(size), slices[:, 0].long())
         slices = slices.long()
         low, high = int(slices.min()), int(slices.max())
         pairs = (slices - low + (high - low + 1) * torch.arange(size)[:, None]).unique()
@@ -81,6 +81,14 @@ class Joint:
     def first(self) -> Tensor:
         """The smallest number of every slice."""
         return self.number[torch.searchsorted(self.place, torch.arange(self.size))]
+
+
+NOTHING = Joint(0, 0, torch.arange(0), torch.arange(0))
+
+
+def _slices(moved: Tensor, axis: int) -> Tensor:
+    """The slices of a result along ``axis``, shape ``(size, rest)``."""
+    return moved.movedim(axis, 0).unsqueeze(-1).flatten(1)
 
 
 class Numbers:
@@ -126,19 +134,18 @@ class Numbers:
         if moved is None or real is None or not moved.dim() == real.dim() == len(shape):  # one dropped for one example
             return None
         if bool((moved == UNKNOWN).all()):
-            nothing = Joint.of(0, moved[:0])
-            return (nothing, []) if self.adapts(moved, nothing, []) else None
+            return (NOTHING, []) if self.adapts(moved, NOTHING, []) else None
         for axis in range(moved.dim()):
             if shape[axis] != real.shape[axis]:
                 continue  # examples lie along it
-            slices = moved.movedim(axis, 0).flatten(1)
+            slices = _slices(moved, axis)
             unknown = slices == UNKNOWN
             if bool((unknown != unknown[:, :1]).any()) or bool((slices == slices[:1]).all()):
                 continue
             joint = Joint.of(axis, slices)
             for ties in self.guesses(joint):
                 if self.adapts(moved, joint, ties):
-                    return Joint.of(axis, real.movedim(axis, 0).flatten(1)), ties
+                    return Joint.of(axis, _slices(real, axis)), ties
         return None
 
     def wanted(self) -> list[fx.Node]:
@@ -157,23 +164,15 @@ class Numbers:
     def run(self, gone: Tensor | None = None) -> Tensor | None:
         """The call on numbers, without those in ``gone``, bool; ``None`` if it fails on them, or gives no tensor."""
         made: dict[fx.Node, Any] = {}
+        modules = self.call.modules
 
         def value(node: fx.Node) -> Any:
             if node not in made:
-                made[node] = self._tensor(node, gone) if node in self.shapes else compute(node)
+                made[node] = self._tensor(node, gone) if node in self.shapes else compute(node, modules, value)
             return made[node]
 
-        def compute(node: fx.Node) -> Any:
-            args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
-            target: Any = node.target
-            if node.op == "call_module":
-                return self.call.modules[node].forward(*args, **kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], target)(*args[1:], **kwargs)
-            return target(*args, **kwargs)
-
         try:
-            result = compute(self.call.node)
+            result = compute(self.call.node, modules, value)
         except Exception:  # sizes are computed as the user wrote it: with others that may raise anything
             return None
         return result if isinstance(result, Tensor) and result.is_floating_point() else None

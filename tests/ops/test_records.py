@@ -17,6 +17,9 @@ from bayesprune.ops.names import by_name
 BUILT: dict[type[nn.Module], Callable[[], nn.Module]] = {
     nn.BatchNorm1d: lambda: nn.BatchNorm1d(4), nn.BatchNorm2d: lambda: nn.BatchNorm2d(4),
     nn.BatchNorm3d: lambda: nn.BatchNorm3d(4), nn.PReLU: lambda: nn.PReLU(4), Gate: lambda: Gate(4),
+    **{kind: lambda kind=kind: kind(4, affine=True, track_running_stats=True) for kind in (
+        nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    )},
     nn.Linear: lambda: nn.Linear(3, 4), layers.Linear: lambda: layers.Linear(3, 4, gate="unit"),
     **{kind: lambda kind=kind: kind(3, 4, 2) for kind in (
         nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, layers.Conv1d,
