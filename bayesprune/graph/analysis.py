@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.graph.rules import Rules
-from bayesprune.graph.trace import Traced
+from bayesprune.graph.tracing import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Features, Step
 from bayesprune.ops.ties import joined

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from bayesprune.graph.trace import Traced
+from bayesprune.graph.tracing import Traced
 
 
 def sole_input(traced: Traced, node: fx.Node) -> fx.Node | None:

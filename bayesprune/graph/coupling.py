@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.group import Group, Slice
-from bayesprune.graph.trace import Traced
+from bayesprune.graph.tracing import Traced
 from bayesprune.layers import Gate, Residual, gates_of, holders_of
 from bayesprune.ops import operation_of
 from bayesprune.ops.ties import joined

@@ -13,7 +13,7 @@ from torch import nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.graph.coupling import coupled
 from bayesprune.graph.group import Group, Slice
-from bayesprune.graph.trace import trace
+from bayesprune.graph.tracing import trace
 from bayesprune.layers import plain_parameters
 
 HEAD = "gates", "structures", "written by", "read by", "parameters", "can go"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from bayesprune.graph.trace import Traced
+from bayesprune.graph.tracing import Traced
 from bayesprune.ops import name_of, operation_of
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.graph.analysis import Analysis
-from bayesprune.graph.trace import Traced
+from bayesprune.graph.tracing import Traced
 from bayesprune.layers import Gate, gates_of
 from bayesprune.ops import Flow, operation_of
 

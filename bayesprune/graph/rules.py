@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.graph.memory import overwritten
-from bayesprune.graph.trace import Traced
+from bayesprune.graph.tracing import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Call, Features, Following, Operation, Step, barrier, name_of, operation_of
 from bayesprune.ops.moving import follow

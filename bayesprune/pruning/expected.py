@@ -38,7 +38,8 @@ class ExpectedCost:
     It is exact for chains whose layers cannot die whole, and for branches, also within each other. It approximates
     where layers can die (surgery keeps one structure of them), where units and a branch write to one stream (an entry
     stays wherever it is part of the stream as long as anything writes to it), and where a gate in several places cannot
-    go from all of them (it then stays in all).
+    go from all of them (it then stays in all). Entries that only go together, as those of equal parts of a ``chunk``,
+    are counted each by its own gate.
 
     Seconds are measured operation by operation at the present widths and attributed as multiply-adds are: exact when a
     branch goes, proportional to widths when units go. Measure a network that has become smaller anew.

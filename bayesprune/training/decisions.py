@@ -3,13 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.errors import ConfigError
-from bayesprune.methods.protocol import Decision, Model
+from bayesprune.methods.protocol import Decision, Method, Model, Needs, Run
+from bayesprune.training.history import EpochRow
 from bayesprune.training.masks import Masks
+
+
+def needs_of(method: Method, run: Run) -> Needs:
+    """What a method says in `Method.setup`.
+
+    Args:
+        method: The method.
+        run: The run, which begins.
+
+    Raises:
+        ConfigError: if it says something else.
+    """
+    needs = method.setup(run)
+    if not isinstance(needs, Needs):
+        raise ConfigError(f"method {method.name!r}: setup must return Needs, got {type(needs).__name__}")
+    return needs
+
+
+def decision_of(method: Method, run: Run) -> Decision:
+    """What a method says in `Method.decide`.
+
+    Args:
+        method: The method.
+        run: The run.
+
+    Raises:
+        ConfigError: if it says something else, or notes what no row of the history has.
+    """
+    decision = method.decide(run)
+    if not isinstance(decision, Decision):
+        raise ConfigError(f"method {method.name!r}: decide must return a Decision, got {type(decision).__name__}")
+    known = [field.name for field in fields(EpochRow)]
+    unknown = sorted(decision.note.keys() - set(known))
+    if unknown:
+        raise ConfigError(f"Decision.note: a row has no field {unknown[0]!r}; it has {', '.join(known)}")
+    return decision
 
 
 @torch.no_grad()

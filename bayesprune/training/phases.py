@@ -72,7 +72,7 @@ class Timetable:
         if any(first >= last for first, last in pairwise(self._ends)):
             names = ", ".join(phase.name for phase in phases)
             raise ConfigError(
-                f"fit: {epochs} epochs are too few for the phases {names}, each of which needs at least one"
+                f"fit: epochs={epochs} is too short a run for the phases {names}, each of which needs at least one"
             )
         self.stretches = _stretches(phases, self._ends)
 

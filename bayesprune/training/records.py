@@ -58,7 +58,7 @@ class Records:
         """Charge the run for passes without gradient."""
         self.examples += examples
 
-    def settle(self) -> None:
+    def charge_open(self) -> None:
         """Charge what is open, at what the network costs now; to be called before that changes."""
         if self.examples:
             self.history.charged += self.examples * (self.cost().macs or 0)
@@ -81,7 +81,7 @@ class Records:
             NonFiniteLossError: if the loss is not finite.
         """
         net, size = self.net, self.cost()
-        self.settle()
+        self.charge_open()
         if self.start_branches:
             self.history.branches_computed = net.branch_evaluations / (steps * self.start_branches)
         theta = net.theta.detach()

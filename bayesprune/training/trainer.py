@@ -18,7 +18,7 @@ from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader, batch_errors
 from bayesprune.training.checks import check_data, check_net
 from bayesprune.training.cuts import Cuts
-from bayesprune.training.decisions import edit_weights, switch_off
+from bayesprune.training.decisions import decision_of, edit_weights, needs_of, switch_off
 from bayesprune.training.devices import flush_denormals
 from bayesprune.training.engine import Engine, memory_errors
 from bayesprune.training.fingerprint import fingerprint
@@ -84,7 +84,7 @@ class Trainer:
         seed = next_seed(engine)
         self.generator = torch.Generator().manual_seed(seed)
         self.identity = fingerprint(net, prune, settings, method)
-        needs = method.setup(self)
+        needs = needs_of(method, self)
         if engine.rank > 0:  # or the parts of a batch would share their dropout masks
             torch.manual_seed(seed + engine.rank)
         method.to(engine.device)
@@ -157,7 +157,7 @@ class Trainer:
             off: By gate name, which of its structures go, bool.
             net_cost: For the record, the evidence for each, shape ``(S,)``.
         """
-        self.records.settle()
+        self.records.charge_open()
         self.views.remove()
         try:
             kept = self.cuts.remove(self.step, off, net_cost)
@@ -270,9 +270,9 @@ class Trainer:
         """Ask the method if it is time, and do what it says; returns what goes into the row."""
         if not self.stretch.decides(self.epoch):
             return {}
-        decision = self.method.decide(self)
+        decision = decision_of(self.method, self)
         edit_weights(decision, self.masks_held, self.optimizer)
-        self.records.settle()
+        self.records.charge_open()
         if switch_off(decision, self.masks_held, self.net):
             self.gates = mode_of(self.net)
             if self.prune:

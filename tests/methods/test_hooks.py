@@ -138,13 +138,34 @@ def test_combinations_that_make_no_sense() -> None:
             "unknown method 'nonsense'; known are " + ", ".join(NAMES),
         ),
         (lambda: fit(units(), loader, epochs=1, method="none", settings=Settings(every=2)), "Settings.every is about"),
-        (lambda: fit(units(), loader, epochs=1, method=Rewinding()), "1 epochs are too few for the phases mask, again"),
+        (
+            lambda: fit(units(), loader, epochs=1, method=Rewinding()),
+            "epochs=1 is too short a run for the phases mask, again",
+        ),
         (lambda: fit(units(), loader, epochs=1, method=Ridge()), "method 'ridge' needs a val_loader"),
         (lambda: Magnitude(1.0), "sparsity must be"),
     ):
         with pytest.raises(ConfigError, match=says) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hook", "given", "says"),
+    [
+        ("setup", None, "method 'forgetful': setup must return Needs, got NoneType"),
+        ("decide", None, "method 'forgetful': decide must return a Decision, got NoneType"),
+        ("decide", Decision(note={"sparsity": 0.5}), "a row has no field 'sparsity'; it has epoch, phase,"),
+    ],
+)
+def test_a_hook_that_gives_something_else_is_named(hook: str, given: object, says: str) -> None:
+    class Forgetful(Method):
+        name = "forgetful"
+
+    method = Forgetful()
+    setattr(method, hook, lambda run: given)
+    with pytest.raises(ConfigError, match=says):
+        fit(units(), batches(), epochs=1, method=method)
 
 
 def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
