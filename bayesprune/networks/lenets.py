@@ -55,12 +55,8 @@ def lenet5(
     Raises:
         ConfigError: for inputs that are not images, or too small for two 5x5 convolutions with pooling.
     """
-    check_sizes("lenet5", input_shape, widths=(widths, 3), num_classes=num_classes)
-    check_images("lenet5", input_shape, 16, "use lenet300 or resmlp for smaller inputs")
-    channels, *size = input_shape
+    channels, features = _maps("lenet5", input_shape, num_classes, widths)
     first, second, hidden = widths
-    height, width = (((side - 4) // 2 - 4) // 2 for side in size)
-    features = second * height * width
     return nn.Sequential(
         Conv2d(channels, first, 5, gate="unit"),
         nn.ReLU(),
@@ -95,12 +91,8 @@ def lenet5_bypass(
     Raises:
         ConfigError: for inputs that are not images, or too small for two 5x5 convolutions with pooling.
     """
-    check_sizes("lenet5_bypass", input_shape, widths=(widths, 3), num_classes=num_classes)
-    check_images("lenet5_bypass", input_shape, 16, "use lenet300 or resmlp for smaller inputs")
-    channels, *size = input_shape
+    channels, features = _maps("lenet5_bypass", input_shape, num_classes, widths)
     first, second, hidden = widths
-    height, width = (((side - 4) // 2 - 4) // 2 for side in size)
-    features = second * height * width
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["conv1"], parts["conv2"] = _convolution(channels, first), _convolution(first, second)
     parts["flatten"] = nn.Flatten()
@@ -116,3 +108,11 @@ def _convolution(inputs: int, outputs: int) -> Residual:
     return Residual(
         body, nn.Sequential(nn.AvgPool2d(5, stride=1), nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False))
     )
+
+
+def _maps(name: str, input_shape: tuple[int, ...], num_classes: int, widths: tuple[int, int, int]) -> tuple[int, int]:
+    """Channels of the images, and numbers in the maps of the second convolution."""
+    check_sizes(name, input_shape, widths=(widths, 3), num_classes=num_classes)
+    check_images(name, input_shape, 16, "use lenet300 or resmlp for smaller inputs")
+    channels, height, width = input_shape
+    return channels, widths[1] * math.prod(((side - 4) // 2 - 4) // 2 for side in (height, width))

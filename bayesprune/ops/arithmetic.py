@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from bayesprune.ops.call import NEEDS_SHAPES, Call
 from bayesprune.ops.entrywise import pointwise, same, zeros_alone
 from bayesprune.ops.features import Features, Flow, Step
-from bayesprune.ops.registry import Operation, operation_of, register
+from bayesprune.ops.registry import Kind, Operation, operation_of, register
 
 
 @torch.no_grad()
@@ -100,45 +100,22 @@ def _with_parameter(call: Call, source: fx.Node, other: fx.Node) -> Step:
     return Step(out, flows=[Flow(source, index, every), Flow(other, every, every)], ties=[(p.ids, x.ids[index])])
 
 
-register(
-    Operation(
-        name="sum of two tensors",
-        functions=(operator.add, torch.add),
-        methods=("add",),
-        inplace={operator.iadd: operator.add},
-        entries=_binary,
-        takes="anything",
-        kind="sum",
-        memory="own",
-        files=True,
+_KINDS: tuple[tuple[Kind, str], ...] = (("sum", "add"), ("difference", "sub"), ("product", "mul"))
+for _kind, _name in _KINDS:
+    _function = getattr(operator, _name)
+    register(
+        Operation(
+            name=f"{_kind} of two tensors",
+            functions=(_function, getattr(torch, _name)),
+            methods=(_name,),
+            inplace={getattr(operator, f"i{_name}"): _function},
+            entries=_binary,
+            takes="anything",
+            kind=_kind,
+            memory="own",
+            files=True,
+        )
     )
-)
-register(
-    Operation(
-        name="difference of two tensors",
-        functions=(operator.sub, torch.sub),
-        methods=("sub",),
-        inplace={operator.isub: operator.sub},
-        entries=_binary,
-        takes="anything",
-        kind="difference",
-        memory="own",
-        files=True,
-    )
-)
-register(
-    Operation(
-        name="product of two tensors",
-        functions=(operator.mul, torch.mul),
-        methods=("mul",),
-        inplace={operator.imul: operator.mul},
-        entries=_binary,
-        takes="anything",
-        kind="product",
-        memory="own",
-        files=True,
-    )
-)
 register(
     Operation(
         name="quotient, maximum or minimum of two tensors",

@@ -204,50 +204,23 @@ register(
         files=True,
     )
 )
-register(
-    Operation(
-        name="transpose",
-        functions=(torch.transpose, torch.swapaxes, torch.swapdims),
-        methods=("transpose", "swapaxes", "swapdims"),
-        entries=_transpose,
-        moves=True,
-        memory="view",
-        files=True,
+for _name, _functions, _rule in (
+    ("transpose", (torch.transpose, torch.swapaxes, torch.swapdims), _transpose),
+    ("permute", (torch.permute,), _permute),
+    ("squeeze", (torch.squeeze,), _squeeze),
+    ("unsqueeze", (torch.unsqueeze,), _unsqueeze),
+):
+    register(
+        Operation(
+            name=_name,
+            functions=_functions,
+            methods=tuple(function.__name__ for function in _functions),
+            entries=_rule,
+            moves=True,
+            memory="view",
+            files=True,
+        )
     )
-)
-register(
-    Operation(
-        name="permute",
-        functions=(torch.permute,),
-        methods=("permute",),
-        entries=_permute,
-        moves=True,
-        memory="view",
-        files=True,
-    )
-)
-register(
-    Operation(
-        name="squeeze",
-        functions=(torch.squeeze,),
-        methods=("squeeze",),
-        entries=_squeeze,
-        moves=True,
-        memory="view",
-        files=True,
-    )
-)
-register(
-    Operation(
-        name="unsqueeze",
-        functions=(torch.unsqueeze,),
-        methods=("unsqueeze",),
-        entries=_unsqueeze,
-        moves=True,
-        memory="view",
-        files=True,
-    )
-)
 register(
     Operation(
         name="indexing, or an attribute of a tensor",
