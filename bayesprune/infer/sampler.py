@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ class GateSample(NamedTuple):
     """The gates of a batch.
 
     Attributes:
-        xi: Gate values, shape ``(rows, S)``, ordered as `BayesianNet.theta`.
+        xi: Gate values, shape ``(rows, S)``, or ``(1, S)`` where all rows are alike, ordered as `BayesianNet.theta`.
         on: Which of the branch gates are on.
 
     Example:
@@ -42,6 +43,9 @@ class GateSampler:
     Branch gates, one number for the whole batch, are drawn on the host, which thereby knows what to skip. On an
     accelerator it works with a copy of their θ that is some steps old, since the present one has still to be computed
     there; `refresh` starts a new copy, `synchronize` waits for it.
+
+    While θ stays what it was at the last `synchronize`, the host knows of all gates which are certain. Where every θ of
+    the network is 0 or 1 nothing is drawn: all examples have the one vector of gates that there is.
 
     Args:
         net: The network.
@@ -78,6 +82,8 @@ class GateSampler:
         """
         self._advance()
         net = self.net
+        if self._certain is not None and self._is_known():
+            return GateSample(net.theta.detach()[None], self._certain)
         chosen = torch.rand(len(self._branches), generator=self.generator) < self._branches
         on = chosen.tolist()
         theta = net.theta.detach()
@@ -108,9 +114,25 @@ class GateSampler:
 
     def synchronize(self) -> None:
         """Use θ as it is now; waits for the device."""
-        self._branches = self._theta().cpu()
+        theta, branches = self.net.theta.detach().float().cpu(), self.net.num_branches
+        self._branches = theta[:branches]
+        self._certain = (self._branches == 1).tolist() if bool(((theta == 0) | (theta == 1)).all()) else None
+        self._whole = [True if bool((part == 1).all()) else None for part in theta.split(self.net.draw.sizes)[branches:]]
+        self._version = self.net.theta._version
         self._pending: list[tuple[int, Tensor, torch.cuda.Event]] = []
         self._draws = 0
+
+    @property
+    def whole(self) -> Sequence[bool | None]:
+        """For the gates behind those of branches, in the order of their slots, True where all of one are on for certain.
+
+        None where that is not so, and nothing at all where it is not known.
+        """
+        return self._whole if self._is_known() else ()
+
+    def _is_known(self) -> bool:
+        """Whether θ is what it was at the last `synchronize`."""
+        return self.net.theta._version == self._version
 
     def _theta(self) -> Tensor:
         return self.net.theta.detach()[: self.net.num_branches].float()

@@ -52,7 +52,7 @@ class Draw(threading.local):
     def __init__(self, sizes: Sequence[int]):
         self.sizes = list(sizes)
         self.slices: tuple[Tensor, ...] | None = None
-        self.known: Sequence[bool] = ()
+        self.known: Sequence[bool | None] = ()
         self.noise = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -60,15 +60,17 @@ class Draw(threading.local):
         return type(self), (self.sizes,)
 
     @contextmanager
-    def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: int = 0) -> Iterator[None]:
+    def use(
+        self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool | None] = (), noise: int = 0
+    ) -> Iterator[None]:
         """Let the gates multiply by ``xi`` within the context.
 
         Args:
             xi: Gate values, shape ``(S,)`` (one draw for the batch) or ``(B, S)`` (one draw an example); or one tensor
                 a gate.
-            known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for
-                the whole batch and known to the host. A branch known to be off is not computed, one known to be on not
-                multiplied.
+            known: For the gates of the first ``len(known)`` slots, whether all of each are on, or all off, for the whole
+                batch, as far as the host knows; else None. A branch known to be off is not computed, and nothing is
+                multiplied by a gate known to be on.
             noise: The number of examples, if layers with Normal weights are to draw their outputs instead of using the
                 means of their weights.
         """

@@ -12,7 +12,7 @@ from bayesprune.data.inputs import joined, shapes_of
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.infer.objective import penalty
-from bayesprune.infer.targets import joined_targets
+from bayesprune.infer.targets import joined_targets, losses
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.normal_weights import count_due, divergence_due, divergence_share, scales_due
@@ -97,12 +97,13 @@ class SVI(Method):
         """The negative ELBO for gates that are drawn, or where θ moves what its estimator makes of it."""
         net, (x, y, part) = _bayesian(run), run.batch
         xi, on = self.sampler(*part)
-        objective = BatchObjective(net, x, y, on=on, module=run.module, generator=self.sampler.generator)
         net.weights_posterior.cache_variances(learn=scales_due(self.schedule, run.step, self.settings.every))
         if not self._moves(net, run.step):
             with run.engine.autocast():
-                loss = objective(xi, skip=True).mean()
+                outputs = run.module(x, xi, skip=True, on=[*on, *self.sampler.whole])
+                loss = losses(net.likelihood, outputs, y).mean()
             return Value(loss, loss.detach())
+        objective = BatchObjective(net, x, y, on=on, module=run.module, generator=self.sampler.generator)
         with run.engine.autocast():
             loss = self.estimator(objective, net.theta, xi, net.price)
         return Value(loss, loss.detach() - (net.price * net.theta.detach()).sum())
