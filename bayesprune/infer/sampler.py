@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
-from bayesprune.infer.draws import bernoulli_rows
+from bayesprune.infer.draws import rows_below, thresholds
 from bayesprune.infer.net import BayesianNet
 from bayesprune.layers.gate import distinct_rows
 
@@ -72,33 +72,48 @@ class GateSampler:
         self._units = self.generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
         self.synchronize()
 
-    def __call__(self, rows: int, start: int = 0, stop: int | None = None) -> GateSample:
+    def __call__(self, rows: int, start: int = 0, stop: int | None = None, *, repeated: bool = True) -> GateSample:
         """The gates of a batch.
 
         Args:
             rows: Examples in the batches of all processes together.
             start: First example of this process.
             stop: The one after its last; ``None`` for ``rows``.
+            repeated: Whether there is a row for each example. Otherwise those that examples share in turn may be there
+                once, which is enough to multiply by them.
         """
         self._advance()
         net = self.net
         if self._certain is not None and self._is_known():
             return GateSample(net.theta.detach()[None], self._certain)
-        chosen = torch.rand(len(self._branches), generator=self.generator) < self._branches
-        on = chosen.tolist()
-        theta = net.theta.detach()
-        branches = chosen.to(theta.dtype).to(theta.device, non_blocking=True)
-        if net.num_gates == net.num_branches:
-            return GateSample(branches[None], on)
+        on, parts = [], []
         rows = 1 if net.num_shared == net.num_gates else rows
+        distinct = distinct_rows(rows)
+        if net.num_branches:
+            chosen = torch.rand(net.num_branches, generator=self.generator) < self._branches
+            on = chosen.tolist()
+            branches = chosen.to(net.theta.dtype).to(net.theta.device, non_blocking=True)
+            parts.append(branches.expand(distinct, -1))
+        if net.num_branches < net.num_gates:
+            parts.append(self._drawn_units(distinct))
+        drawn = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         stop = rows if stop is None else min(stop, rows)
         start = min(start, stop - 1)
-        distinct = distinct_rows(rows)
-        drawn = bernoulli_rows(theta[net.num_branches :], distinct, self._units)
-        drawn[:, : net.num_shared - net.num_branches] = drawn[:1, : net.num_shared - net.num_branches]
-        drawn = torch.cat([branches.expand(distinct, -1), drawn], 1) if on else drawn
+        if not repeated and start % distinct == stop % distinct == 0:
+            return GateSample(drawn, on)
         begun = start // distinct * distinct
         return GateSample(drawn.repeat(-(-(stop - begun) // distinct), 1)[start - begun : stop - begun], on)
+
+    def _drawn_units(self, rows: int) -> Tensor:
+        """So many draws of the gates behind those of branches, of which some may be shared by the rows."""
+        net, theta = self.net, self.net.theta
+        if self._thresholds is None or self._thresholds[0] != theta._version:
+            self._thresholds = theta._version, thresholds(theta[net.num_branches :])
+        drawn = rows_below(self._thresholds[1], rows, theta.dtype, self._units)
+        shared = net.num_shared - net.num_branches
+        if shared:
+            drawn[:, :shared] = drawn[:1, :shared]
+        return drawn
 
     def refresh(self) -> None:
         """Take note that θ moved."""
@@ -118,7 +133,7 @@ class GateSampler:
         self._branches = theta[:branches]
         self._certain = (self._branches == 1).tolist() if bool(((theta == 0) | (theta == 1)).all()) else None
         self._whole = [True if bool((part == 1).all()) else None for part in theta.split(self.net.draw.sizes)[branches:]]
-        self._version = self.net.theta._version
+        self._version, self._thresholds = self.net.theta._version, None
         self._pending: list[tuple[int, Tensor, torch.cuda.Event]] = []
         self._draws = 0
 

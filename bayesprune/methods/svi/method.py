@@ -96,9 +96,10 @@ class SVI(Method):
     def objective(self, run: Run) -> Value:
         """The negative ELBO for gates that are drawn, or where θ moves what its estimator makes of it."""
         net, (x, y, part) = _bayesian(run), run.batch
-        xi, on = self.sampler(*part)
+        moves = self._moves(net, run.step)
+        xi, on = self.sampler(*part, repeated=moves)
         net.weights_posterior.cache_variances(learn=scales_due(self.schedule, run.step, self.settings.every))
-        if not self._moves(net, run.step):
+        if not moves:
             with run.engine.autocast():
                 outputs = run.module(x, xi, skip=True, on=[*on, *self.sampler.whole])
                 loss = losses(net.likelihood, outputs, y).mean()
@@ -147,8 +148,8 @@ class SVI(Method):
         if run.step == max(1, schedule.settle_end):
             with run.engine.whole():
                 self.removal.guard()
-                if self.penalty.enforce(self.updates.differences):
-                    self._remove(run, net, run.step, at_rest=True)
+                self.penalty.enforce(self.updates.differences)
+                self._remove(run, net, run.step, at_rest=True)
             self.sampler.synchronize()
 
     def _settle(self, run: Run, net: BayesianNet, step: int) -> None:
