@@ -23,8 +23,9 @@ class GateRemoval:
     """Removes structures whose gates have converged to 0, and sees that no layer is left empty.
 
     A removal takes time: the network is traced and built anew, and the optimiser's state, the prices and the record
-    follow. So structures that may go wait, with gates that stay off, until the multiply-adds that all of them save over
-    the rest of the run outweigh it. Both are counted, not timed, so that every process decides alike.
+    follow. So units and filters that may go wait, with gates that stay off, until the multiply-adds that all of them
+    save over the rest of the run outweigh it. Both are counted, not timed, so that every process decides alike. Gates
+    that a batch shares do not wait: it is their turn as often as any other's when one of them is flipped.
 
     Args:
         net: The network.
@@ -54,6 +55,8 @@ class GateRemoval:
 
     def _pays(self, ready: Tensor) -> bool:
         """Whether to remove the structures in ``ready``, shape ``(S,)``, bool, saves more than it takes."""
+        if bool(ready[: self.net.num_shared].any()):
+            return True
         if not bool(ready.any()) or (self._waiting is not None and torch.equal(ready, self._waiting)):
             return False  # what did not pay with more of the run ahead does not pay now
         self._waiting = ready
