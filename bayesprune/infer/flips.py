@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.data.inputs import Inputs
+from bayesprune.graph import Traced
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.infer.net import BayesianNet
@@ -19,7 +20,7 @@ from bayesprune.layers import Gate, GatedLayer
 from bayesprune.ops import operation_of
 from bayesprune.ops.sizes import is_batch_size, is_shape
 
-ELEMENTS = 2**17
+ELEMENTS = 2**18
 """How many entries the largest tensor may have of all pairs that are computed together."""
 
 
@@ -90,7 +91,7 @@ class UnitFlips:
         node, several = self.traced.uses[gate][0], len(self.traced.uses[gate]) > 1
         ungated = self.ungated(node, gate)
         flip = _Flip(gate, node, start, chosen, ungated, {}, torch.ones(len(chosen), len(self.base), dtype=torch.bool))
-        columnwise = set() if several else self._columnwise(node, gate, ungated)
+        columnwise = columnwise_nodes(self.traced, node, gate, ungated.shape)
         if columnwise:
             flip.columns[node] = ((1 - self.xi[:, start + chosen]) * ungated[:, chosen]).T
             flip.changes = flip.changes.to(ungated.device).zero_()
@@ -111,7 +112,7 @@ class UnitFlips:
         values = _Gathered(self.execution, self.values, rows, len(self.base))
         behind, uses, gates = self._after(flip.node), self.traced.uses[flip.gate], flip.chosen[places]
         gated = {self.traced.gate(later) for later in behind}
-        parts = {other: part[rows] if other in gated else part for other, part in self._parts()}
+        parts = {other: part.index_select(0, rows) if other in gated else part for other, part in self._parts()}
         if not flip.columns:
             own = self.xi[rows, flip.start : flip.start + flip.gate.size]
             own[torch.arange(len(rows), device=rows.device), gates] = 1 - self.xi[rows, flip.start + gates]
@@ -131,23 +132,6 @@ class UnitFlips:
                     values[later] = self.execution.compute(later, values)
         outputs = chosen_output(values[self.nodes[-1]], self.net.loss_on)
         return losses(self.net.likelihood, outputs, self.y[rows])
-
-    def _columnwise(self, node: fx.Node, gate: Gate, ungated: Tensor) -> set[fx.Node]:
-        """The gate's node and the pointwise ones behind it, if all else that reads them is linear; none otherwise."""
-        if ungated.dim() != 2 or gate.dim % 2 != 1 or ungated.shape[1] != gate.size:
-            return set()
-        found = {node}
-        for later in self._after(node):
-            if found & set(later.all_input_nodes):
-                if self._is_pointwise(later):
-                    found.add(later)
-                elif not operation_of(later, self.traced.module(later)).linear:
-                    return set()
-        return found
-
-    def _is_pointwise(self, node: fx.Node) -> bool:
-        """Whether each entry of the node's value follows from that entry of its only input."""
-        return len(node.args) == 1 and not node.kwargs and operation_of(node, self.traced.module(node)).pointwise
 
     def _updated(self, node: fx.Node, change: Tensor, gates: Tensor, rows: Tensor) -> Tensor:
         """What a linear layer gives for examples in each of which one entry of its input changes.
@@ -196,6 +180,28 @@ class UnitFlips:
     def _parts(self) -> Iterator[tuple[Gate, Tensor]]:
         """Each gate with its values, shape ``(B, size)``."""
         return zip(self.net.gates(), self.xi.split(self.net.draw.sizes, dim=-1), strict=True)
+
+
+def columnwise_nodes(traced: Traced, node: fx.Node, gate: Gate, shape: torch.Size) -> set[fx.Node]:
+    """The gate's node and the pointwise ones behind it, if all else that reads them is linear; none otherwise.
+
+    Args:
+        traced: The network.
+        node: The first node that multiplies by the gate.
+        gate: The gate.
+        shape: Of what it multiplies.
+    """
+    if len(shape) != 2 or gate.dim % 2 != 1 or shape[1] != gate.size or len(traced.uses[gate]) > 1:
+        return set()
+    found = {node}
+    for later in list(traced.graph.nodes):
+        if found & set(later.all_input_nodes):
+            operation = operation_of(later, traced.module(later))
+            if operation.pointwise and len(later.args) == 1 and not later.kwargs:
+                found.add(later)
+            elif not operation.linear:
+                return set()
+    return found
 
 
 @dataclass

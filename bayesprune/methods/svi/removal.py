@@ -30,7 +30,7 @@ class GateRemoval:
 
     def check(self) -> bool:
         """Look at every gate once and remove what may go; whether the network became smaller."""
-        return self._remove(self.monitor.check(self.net.theta.detach(), self.updates.net_cost))
+        return self._remove(self.monitor.check(self.net.theta.detach(), self.updates.least_cost))
 
     def clear(self) -> bool:
         """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence; as `check` otherwise."""
