@@ -42,7 +42,7 @@ class GateRemoval:
 
     def check(self) -> bool:
         """Look at every gate once and remove what may go, if it pays; whether the network became smaller."""
-        ready = self.monitor.check(self.net.theta.detach(), self.updates.net_cost)
+        ready = self.monitor.check(self.net.theta.detach(), self.updates.least_cost)
         return self._pays(ready) and self._remove(ready)
 
     def clear(self) -> bool:
