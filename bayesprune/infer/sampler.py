@@ -22,7 +22,7 @@ class GateSample(NamedTuple):
     """The gates of a batch.
 
     Attributes:
-        xi: Gate values, shape ``(rows, S)``, or ``(1, S)`` where all rows are alike, ordered as `BayesianNet.theta`.
+        xi: Gate values, shape ``(rows, S)``, ordered as `BayesianNet.theta`.
         on: Which of the branch gates are on.
 
     Example:
@@ -79,16 +79,17 @@ class GateSampler:
             rows: Examples in the batches of all processes together.
             start: First example of this process.
             stop: The one after its last; ``None`` for ``rows``.
-            repeated: Whether there is a row for each example. Otherwise those that examples share in turn may be there
-                once, which is enough to multiply by them.
+            repeated: Whether there is a row for each example. Otherwise those that examples have in turn may be there
+                once, which is enough to multiply by.
         """
         self._advance()
         net = self.net
-        if self._certain is not None and self._is_known():
-            return GateSample(net.theta.detach()[None], self._certain)
-        on, parts = [], []
         rows = 1 if net.num_shared == net.num_gates else rows
-        distinct = distinct_rows(rows)
+        stop = rows if stop is None else min(stop, rows)
+        start = min(start, stop - 1)
+        if self._certain is not None and self._is_known():
+            return GateSample(net.theta.detach().expand(stop - start if repeated else 1, -1), self._certain)
+        distinct, on, parts = distinct_rows(rows), [], []
         if net.num_branches:
             chosen = torch.rand(net.num_branches, generator=self.generator) < self._branches
             on = chosen.tolist()
@@ -97,8 +98,6 @@ class GateSampler:
         if net.num_branches < net.num_gates:
             parts.append(self._drawn_units(distinct))
         drawn = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        stop = rows if stop is None else min(stop, rows)
-        start = min(start, stop - 1)
         if not repeated and start % distinct == stop % distinct == 0:
             return GateSample(drawn, on)
         begun = start // distinct * distinct

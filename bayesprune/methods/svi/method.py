@@ -100,10 +100,7 @@ class SVI(Method):
         """The negative ELBO for gates that are drawn, or where θ moves what its estimator makes of it."""
         net, (x, y, part) = _bayesian(run), run.batch
         moves = self._moves(net, run.step)
-        settles = self.schedule.phase(run.step) == "settle"
-        self._drawn = self.sampler(*part, repeated=moves or settles)
-        if settles and len(self._drawn.xi) == 1 and net.num_shared < net.num_gates:
-            self._drawn = self._drawn._replace(xi=self._drawn.xi.expand(len(y), -1))
+        self._drawn = self.sampler(*part, repeated=moves or self.schedule.phase(run.step) == "settle")
         xi, on = self.settling.watched(self._drawn, run.step)
         net.weights_posterior.cache_variances(learn=scales_due(self.schedule, run.step, self.settings.every))
         if not moves:

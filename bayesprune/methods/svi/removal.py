@@ -14,7 +14,7 @@ from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.pruning import ExpectedCost, RemovalMonitor, shrink
 
 
-SURGERY = 1e8
+SURGERY = 3e7
 """As how many multiply-adds of forward passes a removal counts, for each operation of the network; a step of the weights
 takes three passes. On a core of a CPU this is about what it takes."""
 
