@@ -13,7 +13,8 @@ from bayesprune.methods.svi.corrected import CorrectedDifferences
 
 RECENT_SHARE = 4
 """Under a fixed prior, the mean of exact differences tells of about the last one in so many of all evaluations."""
-ERROR_SHARE = 0.5
+PRICE_SHARE = 0.2
+ERROR_SHARE = 1.0
 """How much of their standard error counts, besides the price, in the length by which they are divided."""
 DOUBT = 1.645
 """Of how many standard errors a sign is clear: one in twenty of those at 0 would seem clear on this side."""
@@ -62,7 +63,7 @@ class ExactSteps(CorrectedDifferences):
         gates: GateSample,
         size: int | None = None,
         *,
-        slopes: Tensor | None = None,
+        values: Tensor | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
         """Add the differences of some examples to what is known.
@@ -70,9 +71,9 @@ class ExactSteps(CorrectedDifferences):
         Args:
             x: Inputs, shape ``(B, ...)``.
             y: Targets.
-            gates: The other gates, drawn from the guide, those that ``slopes`` were seen at.
+            gates: The other gates, drawn from the guide, those that ``values`` are of.
             size: Examples in all processes together; by default B.
-            slopes: ∂C/∂ξ_s of each example, shape ``(B, S)``; ``None`` for 0.
+            values: v of each example, shape ``(B, S)``; ``None`` for 0.
             wanted: Which gates to measure, bool, shape ``(S,)``; ``None`` for all.
 
         Returns:
@@ -81,7 +82,7 @@ class ExactSteps(CorrectedDifferences):
         wanted = torch.ones_like(self.gaps, dtype=torch.bool) if wanted is None else wanted
         found, pairs = example_differences(self.net, x, y, *gates, wanted)
         size = len(y) if size is None else size
-        first = self.add_gaps(found if slopes is None else found - slopes.T, wanted, size)
+        first = self.add_gaps(found.T if values is None else found.T - values, wanted, size)
         if not self.net.prior_type.decides:
             self.total += first / size
             self.count += 1
@@ -111,7 +112,7 @@ class ExactSteps(CorrectedDifferences):
         difference, self.error, _ = self.estimate()
         self.net_cost = difference + price
         unit = net.prior_type.unit(price, net.num_data)
-        length = torch.addcmul(self.error.square() * ERROR_SHARE**2, unit, unit).sqrt_()
+        length = torch.addcmul(self.error.square() * ERROR_SHARE**2, unit * PRICE_SHARE, unit * PRICE_SHARE).sqrt_()
         theta.sub_((self.net_cost / length).clamp_(-1, 1).to(theta.dtype), alpha=size).clamp_(0, 1)
         self.evaluations += 1
 
