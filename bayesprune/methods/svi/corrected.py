@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -47,9 +49,9 @@ class CorrectedDifferences(Estimates):
         measured: How many examples these are, shape ``(S,)``.
     """
 
-    sums = ("values", "value_squares", "bends", "gaps", "gap_squares", "measured")
-    vectors = ("net_cost", *sums)
-    counts = ("seen",)
+    sums: ClassVar[tuple[str, ...]] = ("values", "value_squares", "bends", "gaps", "gap_squares", "measured")
+    vectors: ClassVar[tuple[str, ...]] = ("net_cost", *sums)
+    counts: ClassVar[tuple[str, ...]] = ("seen",)
     values: Tensor
     value_squares: Tensor
     bends: Tensor
@@ -117,7 +119,7 @@ class CorrectedDifferences(Estimates):
         return value + correction, (variance + chance).sqrt_(), variance.sqrt()
 
     def _correction(self, bends: Tensor) -> tuple[Tensor, Tensor]:
-        """c of every gate and its variance, given q̄, each shape ``(S,)``."""
+        """The c of every gate and its variance, given q̄, each shape ``(S,)``."""
         layer, known = self._layers(), self.measured > 0
         own, all_own = self.measured.clamp(min=1e-9), _over(layer, self.measured).clamp(min=1e-9)
         mean, spread = self.gaps / own, (self.gap_squares - self.gaps.square() / own).clamp_(min=0)
