@@ -139,7 +139,7 @@ class GateSampler:
 
     @property
     def whole(self) -> Sequence[bool | None]:
-        """For the gates behind those of branches, by slot, True where all of one are on for certain, and None elsewhere.
+        """For the gates behind those of branches, by slot, True where all of one are on for certain, else None.
 
         Empty where nothing is known of θ as it is now.
         """
