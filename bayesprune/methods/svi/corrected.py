@@ -136,7 +136,12 @@ class CorrectedDifferences(Estimates):
         return found / total.clamp(min=TINY), 1 / total
 
     def _layers(self) -> Tensor:
-        """Of every gate the number of its layer, from 1, and 0 if a batch shares it; shape ``(S,)``."""
+        """Of every gate the number of its layer, from 1, and 0 where no other gate tells of it; shape ``(S,)``.
+
+        Those are gates that a batch shares, and all under a fixed prior, where each is measured anyway.
+        """
+        if not self.net.prior_type.decides:
+            return torch.zeros_like(self.gaps, dtype=torch.long)
         sizes = torch.tensor([self.net.num_shared, *(gate.size for gate in self.net.gates() if not gate.per_batch)])
         return torch.arange(len(sizes)).repeat_interleave(sizes).to(self.gaps.device)
 
