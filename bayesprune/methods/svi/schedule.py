@@ -13,6 +13,9 @@ from bayesprune.optim.rates import warmup_steps
 
 FRACTIONS = "sample_from", "settle_from", "fine_tune_from", "slab_by"
 """The fields of `Schedule` that are fractions of a run."""
+LEAST_STEPS, LEAST_CHECKS = 8, 20
+"""How many steps there are between two exact evaluations at least, where as many evaluations remain: each takes about as
+long as a step of a small network."""
 DEFAULTS: dict[str, dict[str, float]] = {
     "point": {},
     "normal": {"sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
@@ -114,8 +117,9 @@ class Schedule:
 
     @property
     def settle_every(self) -> int:
-        """Steps between exact evaluations."""
-        return max(1, self.steps_per_epoch // self.checks_per_epoch)
+        """Steps between exact evaluations; where epochs are short no fewer than 8, but 20 evaluations in a phase."""
+        least = min(LEAST_STEPS, (self.settle_end - self.settle_start) // LEAST_CHECKS)
+        return max(1, self.steps_per_epoch // self.checks_per_epoch, least)
 
     def phase(self, step: int) -> str:
         """``warm-up``, ``sample``, ``settle`` or ``fine-tune``."""
