@@ -14,8 +14,8 @@ from bayesprune.optim.rates import warmup_steps
 FRACTIONS = "sample_from", "settle_from", "fine_tune_from", "slab_by"
 """The fields of `Schedule` that are fractions of a run."""
 LEAST_STEPS, LEAST_CHECKS = 8, 20
-"""How many steps there are between two exact evaluations at least, where as many evaluations remain: each takes about as
-long as a step of a small network."""
+"""How many steps there are between two exact evaluations at least, where as many evaluations remain: each takes about
+as long as a step of a small network."""
 DEFAULTS: dict[str, dict[str, float]] = {
     "point": {},
     "normal": {"sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
@@ -51,7 +51,7 @@ class Schedule:
         fine_tune_from: Fraction after which fine-tuning begins.
         travel: How far the price alone takes θ during sampling, and during settling.
         last: Step size at the end of a phase relative to its start; it falls linearly.
-        checks_per_epoch: Exact evaluations an epoch while settling.
+        checks_per_epoch: Exact evaluations an epoch while settling, fewer in very short ones.
         exact_share: What exact differences may cost relative to all steps of the weights so far, in multiply-adds.
         slab_by: Fraction over which the divergence of Normal weights rises to count in full.
 
