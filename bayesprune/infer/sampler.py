@@ -69,6 +69,8 @@ class GateSampler:
         seed = whole("GateSampler: seed", seed, 0, 2**63 - 1)
         self.generator = torch.Generator().manual_seed(seed)
         device = net.theta.device
+        self._draws = 0
+        self._thresholds: tuple[int, Tensor] | None = None
         self._units = self.generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
         self.synchronize()
 
