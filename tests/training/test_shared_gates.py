@@ -50,7 +50,7 @@ def test_a_run_that_removes_them_resumes_bit_for_bit(make, options: dict, tmp_pa
 def test_channels_of_a_stream_go_while_it_is_trained() -> None:
     torch.manual_seed(0)
     bnn = bp.BayesianNet(stream(), num_data=480)
-    history = bp.fit(bnn, Batches(*examples()), epochs=6, settings=Settings(lr=0.02, every=1, price=CostPrice(0.03)))
+    history = bp.fit(bnn, Batches(*examples()), epochs=6, settings=Settings(lr=0.02, every=1, price=CostPrice(0.02)))
     left = len(bnn.gate_probs()["0"])
     gone = [removal for removal in history.removals if removal.gate == "0"]
     assert len(gone) == WIDTH - left > 0 and all(removal.weight_norm > 0 for removal in gone)
