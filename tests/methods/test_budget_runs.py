@@ -119,7 +119,7 @@ def test_a_budget_that_cannot_be_met_is_refused_at_the_start(make, budget: str, 
 
 def test_history_holds_the_path_of_the_multiplier(tmp_path: Path) -> None:
     net = bayesian(branches(6))
-    history = trained(net, "macs=0.6", epochs=10, out=tmp_path)
+    history = trained(net, "macs=0.6", epochs=20, out=tmp_path)
     with (tmp_path / "history.csv").open() as file:
         written = [(float(row["nu"]), float(row["expected"])) for row in csv.DictReader(file)]
     assert written == [(row.nu, row.expected) for row in history.rows]

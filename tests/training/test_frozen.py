@@ -56,6 +56,7 @@ def test_gates_alone_prune_a_trained_network(freeze: str, optimizer, tmp_path: P
         bnn.requires_grad_(False)
     before = {name: p.detach().clone() for name, p in bnn.weights().items()}
     how = Settings(optimizer=optimizer, every=1)
+    torch.manual_seed(0)  # there are local optima with a noise input: one run in four ends there
     history = fit(bnn, Batches(*examples()), epochs=12, settings=how, out=tmp_path)
     assert bnn.gate_probs()["0"].tolist() == [1.0, 1.0, 1.0]
     assert {r.index for r in history.removals if r.gate == "0"} == {3, 4, 5, 6, 7}

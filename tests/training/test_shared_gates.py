@@ -47,6 +47,7 @@ def test_a_run_that_removes_them_resumes_bit_for_bit(make, options: dict, tmp_pa
     assert {removal.gate for removal in history.removals} & {"0", "1.body.0", "1"}
 
 
+@pytest.mark.filterwarnings("ignore:every structure of")  # of a branch that is of no use
 def test_channels_of_a_stream_go_while_it_is_trained() -> None:
     torch.manual_seed(0)
     bnn = bp.BayesianNet(stream(), num_data=480)

@@ -23,8 +23,9 @@ class CorrectedDifferences(Estimates):
 
     For a gate that each example draws, h = ∂C/∂ξ_s at the drawn ξ tells of the difference to first order, and h − ½ C″
     (2ξ_s − 1) to second. The mean of h² is C″ where the model is right (Fisher information; LeCun, Denker & Solla 1990
-    prune by it), so v = h − ½ q with the bend q = h² (2ξ_s − 1) is nearer. Steps of the weights bring h along, so the
-    mean of v is known of many examples; the mean of (difference − v) is c, known of few. Whatever v is, d = v̄ + c has
+    prune by it), so v = h − ½ q with the bend q = h²/(1 + |h|) (2ξ_s − 1) is nearer; by the divisor v keeps the sign of
+    h where the loss is far from quadratic. Steps of the weights bring h along, so the mean of v is known of many
+    examples; the mean of (difference − v) is c, known of few. Whatever v is, d = v̄ + c has
     no bias. For a gate that a batch shares, v is 0.
 
     Where c was measured little, the layer tells what it may be: the c of its gates are taken to be Normal, their means
@@ -71,7 +72,7 @@ class CorrectedDifferences(Estimates):
         Returns:
             v of each example, shape ``(B, S)``.
         """
-        bends = slopes.square() * (2 * xi - 1)
+        bends = slopes.square() / (1 + slopes.abs()) * (2 * xi - 1)
         values = slopes - bends / 2
         sums = self._pooled(size, values.sum(0), values.square().sum(0), bends.sum(0), examples=len(xi))
         self.values += sums[0]

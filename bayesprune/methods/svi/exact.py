@@ -20,6 +20,9 @@ DOUBT = 1.645
 WORTH = 0.5
 """Which part of an error the correction's must be, for a gate to be worth measuring."""
 
+CONFIRMED = 16
+"""With how many recent examples a gate must have been measured that is at 0, so that it may go."""
+
 
 class ExactSteps(CorrectedDifferences):
     """Steps of θ on corrected differences d.
@@ -94,7 +97,8 @@ class ExactSteps(CorrectedDifferences):
             return torch.arange(self.net.num_gates)
         difference, error, correction = self.estimate()
         doubt = (difference + self.net.price).abs() / error
-        doubt = torch.where((doubt < DOUBT) & (correction >= WORTH * error), doubt, torch.inf).cpu()
+        leaving = (self.net.theta.detach() == 0) & (self.measured < CONFIRMED)
+        doubt = torch.where(leaving | (doubt < DOUBT) & (correction >= WORTH * error), doubt, torch.inf).cpu()
         return doubt.argsort()[: int(doubt.isfinite().sum())]
 
     @torch.no_grad()
@@ -130,8 +134,13 @@ class ExactSteps(CorrectedDifferences):
 
     @property
     def least_cost(self) -> Tensor:
-        """What `net_cost` is at least, but for one structure in twenty that costs nothing; shape ``(S,)``."""
-        return self.net_cost - DOUBT * self.error if self.net.prior_type.decides else self.net_cost
+        """What `net_cost` is at least, but for one structure in twenty that costs nothing; shape ``(S,)``.
+
+        Minus infinity where that was not measured of late, as derivatives alone may mislead.
+        """
+        if not self.net.prior_type.decides:
+            return self.net_cost
+        return torch.where(self.measured < CONFIRMED / 2, -torch.inf, self.net_cost - DOUBT * self.error)
 
     @property
     def differences(self) -> Tensor:
