@@ -50,7 +50,8 @@ def measure_latency(net: nn.Module, example: Inputs) -> list[float]:
     """Seconds of every operation of one pass with all gates on, in eval mode, in the order of the traced network.
 
     Each is the median over repeats, measured on its own: on CUDA between two events in the stream of the pass, on a
-    CPU by the time that the calling thread works, which other programs do not add to. A gate takes no time. Modules that are traced as one (torch's own) count with all that happens in them.
+    CPU by the time that the calling thread works, which other programs do not add to. A gate takes no time. Modules
+    that are traced as one (torch's own) count with all that happens in them.
 
     Args:
         net: Gated network, or any that can be traced.
