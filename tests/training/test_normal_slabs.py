@@ -30,10 +30,11 @@ from tests.training.test_checkpoints import Stopped, stop_after
 
 QUICK = {
     "sample_from": 0.05, "settle_from": 0.4, "fine_tune_from": 0.75, "travel": 1.5, "checks_per_epoch": 3,
-    "settle_batches": 1, "slab_by": 0.2,
+    "slab_by": 0.2,
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("free_surgery")
 @pytest.mark.parametrize(("scale", "every", "stops"), [(None, 1, (2, 4)), (0.5, 2, (3,))])
 @pytest.mark.parametrize("temperature", [1.0, 0.2])
 def test_a_resumed_run_ends_as_the_unbroken_one(

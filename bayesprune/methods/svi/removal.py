@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,24 +18,32 @@ from bayesprune.pruning import RemovalMonitor, shrink
 class GateRemoval:
     """Removes structures whose gates have converged to 0, and sees that no layer is left empty.
 
+    What may go need not go at once: structures whose gates stay off wait until their removal pays.
+
     Args:
         net: The network.
         run: The run that it is trained in, which makes it smaller.
         updates: The steps of θ.
         patience: Consecutive checks before a removal.
+        pays: Says of structures that may go, bool, shape ``(S,)``, whether it pays to remove them now.
     """
 
-    def __init__(self, net: BayesianNet, run: Run, updates: GateUpdates, patience: int):
-        self.net, self.run, self.updates = net, run, updates
+    def __init__(self, net: BayesianNet, run: Run, updates: GateUpdates, patience: int, pays: Callable[[Tensor], bool]):
+        self.net, self.run, self.updates, self._pays = net, run, updates, pays
         self.monitor = RemovalMonitor(net.num_gates, patience, net.theta.device)
 
     def check(self) -> bool:
-        """Look at every gate once and remove what may go; whether the network became smaller."""
-        return self._remove(self.monitor.check(self.net.theta.detach(), self.updates.net_cost))
+        """Look at every gate once and remove what may go, if it pays; whether the network became smaller."""
+        ready = self.monitor.check(self.net.theta.detach(), self.updates.least_cost)
+        return bool(ready.any()) and self._pays(ready) and self._remove(ready)
 
     def clear(self) -> bool:
-        """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence; as `check` otherwise."""
-        return self._remove(self.net.theta.detach() == 0)
+        """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence; as `check` otherwise.
+
+        Under a fixed prior, whose θ never rest, remove those that wait.
+        """
+        off = self.net.theta.detach() == 0
+        return self._remove(off if self.net.prior_type.decides else off & self.monitor.ready)
 
     def _remove(self, ready: Tensor) -> bool:
         """Remove the structures in ``ready``, shape ``(S,)``, bool, as far as they can go now."""
