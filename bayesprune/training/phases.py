@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Phase
-from bayesprune.optim.rates import learning_rate, warmup_steps
+from bayesprune.optim.rates import learning_rate, second_rate, warmup_steps
 from bayesprune.schema import require
 
 
@@ -37,8 +37,13 @@ class Stretch:
             step: A step of the run, from 0.
             steps_per_epoch: Steps of an epoch.
         """
-        steps = (self.rate_end - self.rate_begin) * steps_per_epoch
-        return self.phase.lr * learning_rate(step - self.rate_begin * steps_per_epoch, steps, warmup_steps(steps))
+        begin, end = self.rate_begin * steps_per_epoch, self.rate_end * steps_per_epoch
+        factor = learning_rate
+        if self.phase.rise_again is not None:
+            again = round(self.phase.rise_again * ((self.end - self.begin) * steps_per_epoch))
+            if step >= self.begin * steps_per_epoch + again:
+                begin, factor = self.begin * steps_per_epoch + again, second_rate
+        return self.phase.lr * factor(step - begin, end - begin, warmup_steps(end - begin))
 
     def decides(self, done: int) -> bool:
         """Whether a decision is due after so many epochs of the run."""

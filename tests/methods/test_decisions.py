@@ -157,6 +157,15 @@ def test_the_rates_of_phases_that_end_early() -> None:
     assert table.at(4).rate(40, 10) == 0.5 * learning_rate(10, 20, warmup_steps(20))
 
 
+def test_a_rate_that_rises_again() -> None:
+    """Half-way through the second of two phases of 40 steps, so for 20 steps: 2 to rise, and the last 6 to fall."""
+    table = Timetable((Phase("a"), Phase("b", lr=0.5, restart=False, rise_again=0.5)), 8)
+    without = Timetable((Phase("a"), Phase("b", lr=0.5, restart=False)), 8)
+    rates = [table.at(step // 10).rate(step, 10) for step in range(80)]
+    assert rates[:60] == [without.at(step // 10).rate(step, 10) for step in range(60)]
+    assert rates[60:] == pytest.approx([0.25, *[0.5] * 13, *(0.5 * k / 6 for k in (6, 5, 4, 3, 2, 1))])
+
+
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [("stops", [9], "stops: expected epochs before the last"), ("frozen", ["nowhere"], "does not fit the run")],

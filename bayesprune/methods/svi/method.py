@@ -78,7 +78,8 @@ class SVI(Method):
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
         self.removal = GateRemoval(net, run, self.updates, settings.patience, Payoff(net, run, self.penalty))
         self._examples: list[Batch] | None = None
-        return Needs((Phase("svi", decide_every=1),))
+        again = self.schedule.fine_tune_from if net.weights_posterior.name == "point" else None
+        return Needs((Phase("svi", decide_every=1, rise_again=again),))
 
     # a step --------------------------------------------------------------------------------------------------------
 
@@ -154,6 +155,8 @@ class SVI(Method):
             self._settle(run, net, step)
         if run.step == max(1, schedule.settle_end):
             with run.engine.whole():
+                if self.updates.exact.evaluations:
+                    self.removal.commit()
                 self.removal.guard()
                 self.penalty.enforce(self.updates.differences)
                 self._remove(run, net, run.step, at_rest=True)
