@@ -18,7 +18,7 @@ import bayesprune as bp
 @pytest.fixture
 def rows(bench: Any) -> dict[str, Any]:
     pair = bench.timing.Pair
-    dense = bench.pipelines.Row(
+    dense = bench.running.Row(
         "dense", "resnet8", 0, 0.90, 1000, 500, 9, (3, 3), 10.0, [4.0, 2.0, 2.5, 1.5], 300, {1: pair(2.0, 2.0, 1.0)}
     )
     small = {"macs": 400, "params": 250}
@@ -40,9 +40,23 @@ def test_ratios(bench: Any, rows: dict[str, Any]) -> None:
         "seconds": 0.8,
         "peak": 1.1,
     }
+    assert found.pop("cpu_seconds") is None
     assert found == pytest.approx(expected)
     assert bench.comparison.against(rows["gated"], rows["peer"])["peak"] is None
     assert bench.comparison.depth_into_time(rows["gated"], rows["dense"]) == {1: pytest.approx(1.5)}
+
+
+def test_times_are_the_processors_where_both_were_measured(bench: Any, rows: dict[str, Any]) -> None:
+    dense = replace(rows["dense"], cpu_seconds=4.0, cpu_epochs=[1.0, 2.0, 1.0])
+    gated = replace(rows["gated"], cpu_seconds=3.0)
+
+    def times_dense(*rows: Any) -> str:
+        lines = [line.strip("| ").split(" | ") for line in bench.comparison.pipelines_table(list(rows)).splitlines()]
+        return dict(zip(lines[0], lines[3], strict=True))["× dense"]
+
+    assert times_dense(dense, gated) == "0.75" and times_dense(rows["dense"], gated) == "0.80"
+    assert bench.comparison.against(gated, dense)["cpu_seconds"] == 0.75
+    assert dense.first_seconds == 1.5 and dense.last_seconds == 1.0
 
 
 def test_the_very_first_epoch_is_not_taken_for_one_at_the_start(bench: Any, rows: dict[str, Any]) -> None:
@@ -53,7 +67,7 @@ def test_the_very_first_epoch_is_not_taken_for_one_at_the_start(bench: Any, rows
 
 def test_a_row_survives_its_file(bench: Any, rows: dict[str, Any], tmp_path: Path) -> None:
     bench.report.write_json(tmp_path / "row.json", asdict(rows["gated"]))
-    assert bench.pipelines.Row.read(tmp_path / "row.json") == rows["gated"]
+    assert bench.running.Row.read(tmp_path / "row.json") == rows["gated"]
 
 
 def test_tables_have_one_line_a_row(bench: Any, rows: dict[str, Any]) -> None:
