@@ -1,0 +1,233 @@
+"""Where the time of a self-pruned run goes, by a clock at the doors of the library's rooms.
+
+The functions and methods in `DOORS` are wrapped for the length of one run, in which nothing else is changed; the run's
+own time is that of another run, without clocks. A clock counts processor time for the innermost part that is entered,
+so parts add up to the whole, and what is behind no door is the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+REST = "rest"
+CLOSED = ("setting up", "differences", "prices", "surgery", "scoring", "records")
+"""Parts within which no other is counted."""
+
+
+class Clock:
+    """Processor time by part, and how often each was entered."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.entered: Counter[str] = Counter()
+        self.moved = False
+        self._open = [REST]
+        self._last = time.process_time()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what is done in the context for a part."""
+        self._turn()
+        self._open.append(self._open[-1] if self._open[-1] in CLOSED else name)
+        self.entered[self._open[-1]] += 1
+        try:
+            yield
+        finally:
+            self._turn()
+            self._open.pop()
+
+    def _turn(self) -> None:
+        now = time.process_time()
+        self.seconds[self._open[-1]] += now - self._last
+        self._last = now
+
+
+Way = Callable[[Clock, str, Callable[..., Any]], Callable[..., Any]]
+"""How a function is wrapped: (clock, part, function) → function."""
+
+
+def called(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Count its calls."""
+
+    @wraps(function)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        with clock.part(part):
+            return function(*args, **kwargs)
+
+    return counted
+
+
+def made(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Count the calls of the estimator that it makes; what goes backward after one is the derivative of θ, too."""
+
+    @wraps(function)
+    def making(*args: Any, **kwargs: Any) -> Any:
+        made_ = called(clock, part, function(*args, **kwargs))
+
+        def noted(*given: Any) -> Any:
+            clock.moved = True
+            return made_(*given)
+
+        return noted
+
+    return making
+
+
+def backward(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Count its calls, those after an estimator's apart."""
+
+    @wraps(function)
+    def counted(*args: Any) -> Any:
+        moved, clock.moved = clock.moved, False
+        with clock.part(f"{part}, θ too" if moved else part):
+            return function(*args)
+
+    return counted
+
+
+def iterated(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Count what the iterator that it makes takes for each of its items."""
+
+    @wraps(function)
+    def iterating(*args: Any) -> Iterator[Any]:
+        with clock.part(part):
+            items = function(*args)
+        while True:
+            with clock.part(part):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+    return iterating
+
+
+DOORS: dict[str, list[tuple[str, Way]]] = {
+    "loader": [
+        ("bayesprune.data.batches:EpochLoader.__iter__", iterated),
+        ("bayesprune.training.reader:Reader.__call__", called),
+    ],
+    "forward": [("bayesprune.infer.evaluation:BatchObjective.__call__", called)],
+    "multiplications, forward": [("bayesprune.layers.gate:Gate.scale", called)],
+    "backward": [("bayesprune.training.engine:Engine.backward", backward)],
+    "optimiser": [("torch.optim:Optimizer.step", called), ("torch.optim:Optimizer.zero_grad", called)],
+    "draws": [
+        (f"bayesprune.infer.sampler:GateSampler.{name}", called) for name in ("__call__", "refresh", "synchronize")
+    ],
+    "estimator": [
+        ("bayesprune.methods.svi.method:get_estimator", made),
+        ("bayesprune.infer.evaluation:ReplayedObjective.again", called),
+        ("bayesprune.infer.evaluation:ReplayedObjective.flipped", called),
+        ("bayesprune.methods.svi.sampled:SampledSteps.step", called),
+        ("bayesprune.methods.svi.exact:ExactSteps.step", called),
+    ],
+    "differences": [
+        ("bayesprune.methods.svi.exact:ExactSteps.add", called),
+        ("bayesprune.methods.svi.sampled:SampledSteps.add_shared_differences", called),
+    ],
+    "prices": [
+        (f"bayesprune.methods.svi.penalties.base:Penalty.{name}", called) for name in ("update", "rebuild", "enforce")
+    ],
+    "surgery": [
+        *((f"bayesprune.methods.svi.removal:GateRemoval.{name}", called) for name in ("check", "clear", "guard")),
+        ("bayesprune.training.trainer:Trainer.remove", called),
+        ("bayesprune.training.trainer:Trainer.follow", called),
+        ("bayesprune.pruning:compact", called),
+        ("bayesprune:compact", called),
+    ],
+    "scoring": [("bayesprune.training.trainer:evaluate", called)],
+    "records": [
+        *((f"bayesprune.training.records:Records.{name}", called) for name in ("add", "charge_open", "remember")),
+        ("bayesprune.training.loop:undone_if_broken_off", called),
+        ("bayesprune.infer.model:GatedModel.snapshot", called),
+    ],
+    "setting up": [
+        ("bayesprune.training.trainer:Trainer.__init__", called),
+        ("bayesprune.infer.net:BayesianNet.__init__", called),
+    ],
+}
+"""By part, where it is entered, and how that is counted."""
+
+
+def places(target: str) -> list[tuple[Any, str]]:
+    """Where the function ``MODULE:NAME`` or the method ``MODULE:CLASS.NAME`` is defined, subclasses included.
+
+    Raises:
+        AttributeError: if there is none, because it was renamed.
+    """
+    module, _, path = target.partition(":")
+    *outer, name = path.split(".")
+    owner: Any = import_module(module)
+    for part in outer:
+        owner = getattr(owner, part)
+    getattr(owner, name)
+    return [(owner, name), *((below, name) for below in _below(owner) if name in vars(below))]
+
+
+def _below(owner: Any) -> list[type]:
+    """All subclasses of a class."""
+    found = owner.__subclasses__() if isinstance(owner, type) else []
+    return [*found, *(lower for one in found for lower in _below(one))]
+
+
+@contextmanager
+def clocks() -> Iterator[Clock]:
+    """Count, within the context, what is behind every door."""
+    clock = Clock()
+    with ExitStack() as stack:
+        for part, doors in DOORS.items():
+            for target, way in doors:
+                for owner, name in places(target):
+                    stack.enter_context(patch.object(owner, name, way(clock, part, getattr(owner, name))))
+        clock._last = time.process_time()
+        yield clock
+        clock._turn()
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Where the time of a run went.
+
+    Attributes:
+        seconds: Processor time by part, the rest included.
+        clocks: What the clocks themselves took of it, about.
+    """
+
+    seconds: dict[str, float]
+    clocks: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self.seconds.values())
+
+    def share(self, part: str) -> float:
+        """What part of all that is, 0 to 1."""
+        return self.seconds.get(part, 0.0) / self.total
+
+
+def breakdown(run: Callable[[], object]) -> Breakdown:
+    """Where the time of ``run()`` goes."""
+    with clocks() as clock:
+        run()
+    parts = ["forward", "multiplications, forward", "backward", "backward, θ too", "optimiser", *DOORS]
+    seconds = {part: clock.seconds[part] for part in dict.fromkeys([*parts, REST])}
+    return Breakdown(seconds, sum(clock.entered.values()) * _an_entry())
+
+
+def _an_entry(count: int = 1000) -> float:
+    """Seconds that one entry of a clock takes."""
+    nothing = called(Clock(), REST, lambda: None)
+    began = time.process_time()
+    for _ in range(count):
+        nothing()
+    return (time.process_time() - began) / count
