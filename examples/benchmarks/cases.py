@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from experiment import reduced
@@ -15,7 +15,7 @@ import bayesprune as bp
 from bayesprune.data import Augment, EpochLoader, Splits
 from bayesprune.data.images import Images, Raw, make_splits
 from bayesprune.infer import Categorical
-from bayesprune.networks import FAMILIES, NETWORKS
+from bayesprune.networks import NETWORKS
 from bayesprune.optim import OPTIMIZERS
 
 HELD_OUT = 10_000
@@ -28,7 +28,7 @@ class Case:
 
     Attributes:
         title: What it is called in tables.
-        net: Name of a network in `bayesprune.networks`.
+        net: One of `bayesprune.networks.NETWORKS`.
         data: Name of its data set.
         epochs: Length of its runs.
         limit: Number of training images, ``None`` for all.
@@ -53,7 +53,7 @@ CASES = {
     "lenet300": Case("LeNet-300-100, MNIST", "lenet300", "mnist", 40, inputs=True),
     "lenet5": Case("LeNet-5, 6,000 of MNIST", "lenet5", "mnist", 8, 6_000),
     "resmlp": Case("residual MLP of 24 branches, 20,000 of MNIST", "resmlp", "mnist", 10, 20_000),
-    "resnet20": Case("ResNet-20, width 8, 16x16, 8,000 of CIFAR-10", "resnet20", "cifar10", 16, 8_000, 16, 8),
+    "resnet20": Case("ResNet-20, width 8, 16x16, 8,000 of CIFAR-10", "resnet", "cifar10", 16, 8_000, 16, 8),
 }
 
 
@@ -71,12 +71,8 @@ class Setting:
 
     def gated(self) -> nn.Module:
         """The gated network, initialised from torch's global random state."""
-        case, extra = self.case, {} if self.case.width is None else {"width": self.case.width}
-        family = case.net.rstrip("0123456789")
-        if case.net in NETWORKS:
-            return NETWORKS[case.net](self.splits.input_shape, self.splits.num_classes, **extra)
-        build = partial(FAMILIES[family], int(case.net.removeprefix(family)))
-        return build(self.splits.input_shape, self.splits.num_classes, **extra)
+        extra = {} if self.case.width is None else {"width": self.case.width}
+        return NETWORKS[self.case.net](self.splits.input_shape, self.splits.num_classes, **extra)
 
     def plain(self) -> nn.Module:
         """The same network with the same initial weights, without gates."""

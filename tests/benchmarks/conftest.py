@@ -15,6 +15,7 @@ import bayesprune as bp
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "benchmarks"
 MODULES = ("comparison", "peer", "pipelines", "experiment", "report", "selection", "step", "timing")
+MODULES += ("breakdown", "cases", "defaults", "plain", "roles", "run_tables")
 
 
 @pytest.fixture(scope="module")
