@@ -1,14 +1,17 @@
-"""Dense training, training with pruning, and pruning after training, side by side on one GPU.
+"""Dense training, training with pruning, its peers and its controls, side by side on one device.
 
     python examples/benchmarks/cifar.py --data cifar10 --data-dir DIR --device cuda --out OUT
     python examples/benchmarks/cifar.py --net vgg16 --data imagefolder:PATH --budget macs=0.4 --device cuda --out OUT
     python examples/benchmarks/cifar.py --net resnet20 --depths 20,32,44,56 --seeds 0,1,2 --price 0.1 --out OUT ...
     python examples/benchmarks/cifar.py --smoke --out OUT
 
-Three pipelines in one process, on the same batches and with the same optimiser and schedule: *dense*, the network
-without gates in a plain PyTorch loop; *gated*, the network that prunes itself, by `bayesprune.fit`; *peer*, the dense
-network pruned by Torch-Pruning to the multiply-adds that the gated one ended with, and fine-tuned for half as many
-epochs. With ``--depths`` only the gated pipeline runs, from networks of several depths: do they end alike?
+Pipelines in one process, on the same batches and with the same optimiser and schedule: *dense*, the network without
+gates in a plain PyTorch loop; *gated*, the network that prunes itself, by `bayesprune.fit`. Others go down to the
+multiply-adds that the gated one ended with: *peer*, the dense network pruned by Torch-Pruning and fine-tuned for half
+as many epochs; *hesso*, pruned while it trains by Only-Train-Once. And plain controls: *scratch*, what the gated one
+ended with, from fresh weights; *scratch-equal*, the same for as many multiply-adds as the gated one took to train;
+*narrower* and *shallower*, the nearest of the dense network's family that take no more. With ``--depths`` only the
+gated pipeline runs, from networks of several depths: do they end alike?
 
 Every epoch leaves a checkpoint in OUT. With ``--minutes`` the script stops after an epoch when the time is up, with
 exit status 75; the same command then goes on. OUT/result.json holds all that is printed, and more.
@@ -24,12 +27,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import hesso
 import peer
 import torch
 from comparison import comparisons, depths_table, pipelines_table
-from experiment import Deadline, Experiment, OutOfTime, reduced
-from pipelines import PIPELINES, Row, Run
+from experiment import Deadline, Experiment, OutOfTime, TooSmall, reduced
+from pipelines import PIPELINES
 from report import facts, machine, write_json
+from running import Row, Run
 from timing import Pair, step_at_the_start
 
 import bayesprune as bp
@@ -54,7 +59,7 @@ def main() -> None:
         for run, name in _runs(options, experiment, splits, deadline):
             try:
                 rows.append(_row(run, name))
-            except peer.TooSmall as reason:
+            except TooSmall as reason:
                 print(reason, flush=True)
                 continue
             if name == "gated" and step is None and not options.depths:
@@ -74,9 +79,10 @@ def _runs(
 ) -> Iterator[tuple[Run, str]]:
     """Every run and the pipeline that it goes through."""
     nets = [f"{experiment.net.rstrip('0123456789')}{depth}" for depth in options.depths] or [experiment.net]
-    if "peer" in options.only and not peer.available():
-        print(peer.MISSING, flush=True)
-        options.only.remove("peer")
+    for other in (peer, hesso):
+        if other.__name__ in options.only and not other.available():
+            print(other.MISSING, flush=True)
+            options.only.remove(other.__name__)
     for net in nets:
         for seed in options.seeds:
             run = Run(replace(experiment, net=net), splits, seed, options.out / f"{net}-seed{seed}", deadline)
@@ -181,7 +187,7 @@ def _options() -> argparse.Namespace:
     goal.add_argument("--budget", default="macs=0.4", help="what is to be left of --net")
     goal.add_argument("--price", type=float, help="nu of CostPrice instead of a budget, relative to --net")
     parser.add_argument("--seeds", type=_integers, default=[0])
-    parser.add_argument("--only", type=_names, help="pipelines, of dense,gated,peer; all of them by default")
+    parser.add_argument("--only", type=_names, help=f"pipelines, of {','.join(PIPELINES)}; all of them by default")
     parser.add_argument("--depths", type=_integers, default=[], help="depths to start from, gated pipeline alone")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["float32", "bf16"], help="bf16 on CUDA by default, float32 elsewhere")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from statistics import mean
 
-from pipelines import Row
 from report import table
+from running import Row
 
-MEASURES = ("macs", "params", "layers", "first_seconds", "last_seconds", "seconds", "peak")
+MEASURES = ("macs", "params", "layers", "first_seconds", "last_seconds", "seconds", "cpu_seconds", "peak")
 """What is compared as a ratio; accuracy is compared as a difference."""
 
 
@@ -44,7 +44,7 @@ def pipelines_table(rows: list[Row]) -> str:
     peers = {row.seed: row for row in rows if row.pipeline == "peer"}
     sizes = sorted(rows[0].latency)
     header = ["pipeline", "seed", "accuracy %", "multiply-adds", "parameters", "layers", "branches"]
-    header += ["first epochs s", "last epochs s", "total s", "× dense", "× peer", "peak MiB"]
+    header += ["first epochs s", "last epochs s", "total s", "of the CPU s", "× dense", "× peer", "peak MiB"]
     header += [f"latency of batch {size} (over multiply-adds)" for size in sizes]
     lines = []
     for row in rows:
@@ -57,7 +57,8 @@ def pipelines_table(rows: list[Row]) -> str:
             f"{row.first_seconds:.2f}",
             f"{row.last_seconds:.2f}",
         ]
-        line += [f"{row.seconds:.1f}", _times(row, whole), _times(row, peers.get(row.seed))]
+        line += [f"{row.seconds:.1f}", "–" if row.cpu_seconds is None else f"{row.cpu_seconds:.1f}"]
+        line += [_times(row, whole), _times(row, peers.get(row.seed))]
         line += ["not measured" if row.peak is None else f"{row.peak / 2**20:.0f}"]
         over = {} if whole is None else depth_into_time(row, whole)
         shares = {size: f" ({over[size]:.2f})" if over else "" for size in sizes}
@@ -98,4 +99,9 @@ def _share(value: int, whole: int | None) -> str:
 
 
 def _times(row: Row, other: Row | None) -> str:
-    return "–" if other is None else f"{row.seconds / other.seconds:.2f}"
+    """The time of one row over another's, the processor's where it was measured of both."""
+    if other is None:
+        return "–"
+    if None not in (row.cpu_seconds, other.cpu_seconds):
+        return f"{row.cpu_seconds / other.cpu_seconds:.2f}"
+    return f"{row.seconds / other.seconds:.2f}"

@@ -28,6 +28,10 @@ class OutOfTime(Exception):
     """The time is up; checkpoints are written, and the same command goes on from them."""
 
 
+class TooSmall(Exception):
+    """A pipeline cannot give a network as small as it is asked to."""
+
+
 @dataclass
 class Deadline:
     """When to stop.

@@ -10,6 +10,7 @@ import copy
 import importlib.util
 
 import torch
+from experiment import TooSmall
 from torch import nn
 
 import bayesprune as bp
@@ -17,10 +18,6 @@ import bayesprune as bp
 STEPS = 400
 """In so many steps the pruner would remove everything; it is stopped at the first that is small enough."""
 MISSING = "the peer is left out: it needs Torch-Pruning; pip install 'bayesprune[bench]'"
-
-
-class TooSmall(Exception):
-    """The peer cannot be made as small as it is asked to be."""
 
 
 def available() -> bool:

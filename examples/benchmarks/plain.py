@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.data import EpochLoader
+from bayesprune.networks.images import initialise
 from bayesprune.optim.rates import learning_rate, warmup_steps
 
 
@@ -49,6 +51,8 @@ def train_plain(
 def fresh(net: nn.Module) -> nn.Module:
     """Give a plain network new weights, in place, as its modules draw them when they are made.
 
+    With batch normalisation convolutions begin as those of `bayesprune.networks` that have it.
+
     Raises:
         TypeError: for parameters of a module that cannot draw them.
     """
@@ -57,4 +61,6 @@ def fresh(net: nn.Module) -> nn.Module:
             module.reset_parameters()
         elif any(True for _ in module.parameters(recurse=False)):
             raise TypeError(f"{name}: a {type(module).__name__} does not say how its weights begin")
+    if any(isinstance(module, _BatchNorm) for module in net.modules()):
+        initialise(net)
     return net

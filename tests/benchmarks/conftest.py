@@ -14,8 +14,10 @@ import pytest
 import bayesprune as bp
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "benchmarks"
-MODULES = ("comparison", "peer", "pipelines", "experiment", "report", "selection", "step", "timing")
-MODULES += ("breakdown", "cases", "defaults", "plain", "roles", "run_tables")
+MODULES = (
+    *("comparison", "controls", "hesso", "peer", "pipelines", "running", "experiment", "report", "selection", "step"),
+    *("timing", "breakdown", "cases", "defaults", "plain", "roles", "run_tables"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,9 @@ def train(bench: Any, experiment: Any, splits: bp.data.Splits, folder: Path, min
     net = experiment.plain(splits)
     folder.mkdir(exist_ok=True)
     deadline = bench.experiment.Deadline(minutes, time.perf_counter())
-    run = bench.pipelines.Run(experiment, splits, 0, folder, deadline)
-    progress = bench.pipelines.Progress(folder, deadline)
-    return net, bench.pipelines.train_plainly(run, net, folder, experiment.epochs, experiment.lr, progress)
+    run = bench.running.Run(experiment, splits, 0, folder, deadline)
+    progress = bench.running.Progress(folder, deadline)
+    return net, bench.running.train_plainly(run, net, folder, experiment.epochs, experiment.lr, progress)
 
 
 # experiment -----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import bayesprune as bp
 @pytest.fixture
 def rows(bench: Any) -> dict[str, Any]:
     pair = bench.timing.Pair
-    dense = bench.pipelines.Row(
+    dense = bench.running.Row(
         "dense", "resnet8", 0, 0.90, 1000, 500, 9, (3, 3), 10.0, [4.0, 2.0, 2.5, 1.5], 300, {1: pair(2.0, 2.0, 1.0)}
     )
     small = {"macs": 400, "params": 250}
@@ -53,7 +53,7 @@ def test_the_very_first_epoch_is_not_taken_for_one_at_the_start(bench: Any, rows
 
 def test_a_row_survives_its_file(bench: Any, rows: dict[str, Any], tmp_path: Path) -> None:
     bench.report.write_json(tmp_path / "row.json", asdict(rows["gated"]))
-    assert bench.pipelines.Row.read(tmp_path / "row.json") == rows["gated"]
+    assert bench.running.Row.read(tmp_path / "row.json") == rows["gated"]
 
 
 def test_tables_have_one_line_a_row(bench: Any, rows: dict[str, Any]) -> None:

@@ -57,6 +57,15 @@ def test_fresh_weights_are_those_that_a_new_layer_draws(bench: Any) -> None:
         bench.plain.fresh(net)
 
 
+def test_fresh_convolutions_are_drawn_as_those_of_a_new_network(bench: Any) -> None:
+    torch.manual_seed(0)
+    net = bp.compact(bp.networks.resnet(20, (3, 8, 8), width=32).train())
+    bench.plain.fresh(net)
+    weight = max((m.weight for m in net.modules() if isinstance(m, nn.Conv2d)), key=lambda w: w.numel())
+    # He's law; of 147,456 and more draws the deviation has a standard error below 0.2 %.
+    assert weight.std() == pytest.approx((2 / (weight.shape[0] * 9)) ** 0.5, rel=0.01)
+
+
 # cases --------------------------------------------------------------------------------------------------------------
 
 
