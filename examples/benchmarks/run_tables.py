@@ -10,16 +10,16 @@ from report import table
 from roles import Outcome
 
 HEADER = ["network, data, epochs", "run", "accuracy %", "single runs", "parameters", "multiply-adds", "epochs"]
-HEADER += ["seconds", "× dense", "ideal", "ideal over its own"]
+HEADER += ["seconds", "× dense", "× self-pruned", "ideal", "ideal over its own"]
 
 Found = dict[str, list[Outcome]]
 """By role, the outcomes of a case, seed by seed."""
 
 
-def times_dense(outcomes: list[Outcome], dense: list[Outcome]) -> float:
-    """Median over seeds of the processor time relative to that of the dense run of the same seed."""
-    whole = {one.seed: one.seconds for one in dense}
-    return median(one.seconds / whole[one.seed] for one in outcomes)
+def times(outcomes: list[Outcome], others: list[Outcome]) -> float:
+    """Median over seeds of the processor time relative to that of the other run of the same seed."""
+    other = {one.seed: one.seconds for one in others}
+    return median(one.seconds / other[one.seed] for one in outcomes)
 
 
 def runs_table(found: dict[str, tuple[Setting, Found]]) -> str:
@@ -32,13 +32,13 @@ def runs_table(found: dict[str, tuple[Setting, Found]]) -> str:
     for setting, outcomes in found.values():
         for role, ones in outcomes.items():
             lines.append([_title(setting) if role == "dense" else "", f"**{role}**" if role == "self-pruned" else role])
-            lines[-1] += _line(setting, ones, outcomes["dense"])
+            lines[-1] += _line(setting, ones, outcomes)
     return table(HEADER, lines)
 
 
-def _line(setting: Setting, ones: list[Outcome], dense: list[Outcome]) -> list[str]:
-    """Figures of one role."""
-    whole, ratio, work = setting.whole, times_dense(ones, dense), mean(one.work for one in ones)
+def _line(setting: Setting, ones: list[Outcome], outcomes: Found) -> list[str]:
+    """Figures of one role, beside those of all."""
+    whole, ratio, work = setting.whole, times(ones, outcomes["dense"]), mean(one.work for one in ones)
     return [
         f"{100 * mean(one.accuracy for one in ones):.2f}",
         ", ".join(f"{100 * one.accuracy:.2f}" for one in ones),
@@ -47,6 +47,7 @@ def _line(setting: Setting, ones: list[Outcome], dense: list[Outcome]) -> list[s
         f"{median(one.epochs for one in ones):g}",
         f"{median(one.seconds for one in ones):.1f}",
         f"{ratio:.2f}",
+        f"{times(ones, outcomes['self-pruned']):.2f}",
         f"{work:.2f}",
         f"{work / ratio:.2f}",
     ]
@@ -64,7 +65,7 @@ def short_table(found: dict[str, tuple[Setting, Found]]) -> str:
 
 
 def _cell(ones: list[Outcome], dense: list[Outcome]) -> str:
-    return f"{100 * mean(one.accuracy for one in ones):.2f} % in {times_dense(ones, dense):.2f}"
+    return f"{100 * mean(one.accuracy for one in ones):.2f} % in {times(ones, dense):.2f}"
 
 
 def breakdown_table(found: dict[str, tuple[Setting, Breakdown]]) -> str:
