@@ -8,108 +8,15 @@ so parts add up to the whole, and what is behind no door is the rest.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from importlib import import_module
+from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
-REST = "rest"
-CLOSED = ("setting up", "differences", "prices", "surgery", "scoring", "records")
-"""Parts within which no other is counted."""
-
-
-class Clock:
-    """Processor time by part, and how often each was entered."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-        self.entered: Counter[str] = Counter()
-        self.moved = False
-        self._open = [REST]
-        self._last = time.process_time()
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count what is done in the context for a part."""
-        self._turn()
-        self._open.append(self._open[-1] if self._open[-1] in CLOSED else name)
-        self.entered[self._open[-1]] += 1
-        try:
-            yield
-        finally:
-            self._turn()
-            self._open.pop()
-
-    def _turn(self) -> None:
-        now = time.process_time()
-        self.seconds[self._open[-1]] += now - self._last
-        self._last = now
-
-
-Way = Callable[[Clock, str, Callable[..., Any]], Callable[..., Any]]
-"""How a function is wrapped: (clock, part, function) → function."""
-
-
-def called(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Count its calls."""
-
-    @wraps(function)
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        with clock.part(part):
-            return function(*args, **kwargs)
-
-    return counted
-
-
-def made(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Count the calls of the estimator that it makes; what goes backward after one is the derivative of θ, too."""
-
-    @wraps(function)
-    def making(*args: Any, **kwargs: Any) -> Any:
-        made_ = called(clock, part, function(*args, **kwargs))
-
-        def noted(*given: Any) -> Any:
-            clock.moved = True
-            return made_(*given)
-
-        return noted
-
-    return making
-
-
-def backward(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Count its calls, those after an estimator's apart."""
-
-    @wraps(function)
-    def counted(*args: Any) -> Any:
-        moved, clock.moved = clock.moved, False
-        with clock.part(f"{part}, θ too" if moved else part):
-            return function(*args)
-
-    return counted
-
-
-def iterated(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Count what the iterator that it makes takes for each of its items."""
-
-    @wraps(function)
-    def iterating(*args: Any) -> Iterator[Any]:
-        with clock.part(part):
-            items = function(*args)
-        while True:
-            with clock.part(part):
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
-            yield item
-
-    return iterating
-
+from clock import REST, Clock, Way, backward, called, iterated, made, timed
 
 DOORS: dict[str, list[tuple[str, Way]]] = {
     "loader": [
@@ -144,6 +51,7 @@ DOORS: dict[str, list[tuple[str, Way]]] = {
         ("bayesprune.pruning:compact", called),
         ("bayesprune:compact", called),
     ],
+    REST: [("bayesprune.training.trainer:Trainer.run_epoch", timed)],
     "scoring": [("bayesprune.training.trainer:evaluate", called)],
     "records": [
         *((f"bayesprune.training.records:Records.{name}", called) for name in ("add", "charge_open", "remember")),
@@ -188,9 +96,9 @@ def clocks() -> Iterator[Clock]:
             for target, way in doors:
                 for owner, name in places(target):
                     stack.enter_context(patch.object(owner, name, way(clock, part, getattr(owner, name))))
-        clock._last = time.process_time()
+        clock.start()
         yield clock
-        clock._turn()
+        clock.turn()
 
 
 @dataclass(frozen=True)
@@ -200,15 +108,24 @@ class Breakdown:
     Attributes:
         seconds: Processor time by part, the rest included.
         clocks: What the clocks themselves took of it, about.
+        epochs: The phase of every epoch, and its processor time.
     """
 
     seconds: dict[str, float]
     clocks: float
+    epochs: list[tuple[str, float]]
 
     @property
     def total(self) -> float:
         """All of it."""
         return sum(self.seconds.values())
+
+    def by_phase(self) -> dict[str, tuple[int, float]]:
+        """By phase, the number of its epochs and their mean time."""
+        found: dict[str, list[float]] = {}
+        for phase, seconds in self.epochs:
+            found.setdefault(phase, []).append(seconds)
+        return {phase: (len(ones), mean(ones)) for phase, ones in found.items()}
 
     def share(self, part: str) -> float:
         """What part of all that is, 0 to 1."""
@@ -221,7 +138,7 @@ def breakdown(run: Callable[[], object]) -> Breakdown:
         run()
     parts = ["forward", "multiplications, forward", "backward", "backward, θ too", "optimiser", *DOORS]
     seconds = {part: clock.seconds[part] for part in dict.fromkeys([*parts, REST])}
-    return Breakdown(seconds, sum(clock.entered.values()) * _an_entry())
+    return Breakdown(seconds, sum(clock.entered.values()) * _an_entry(), clock.epochs)
 
 
 def _an_entry(count: int = 1000) -> float:

@@ -30,7 +30,7 @@ from breakdown import Breakdown, breakdown
 from cases import CASES, Case, Setting, prepare, shorter
 from report import facts, machine, same_as_before, write_json
 from roles import Run, dense, outcome, roles_of, self_pruned
-from run_tables import Found, breakdown_table, runs_table, short_table
+from run_tables import Found, breakdown_table, phases_table, runs_table, short_table
 
 
 def main() -> None:
@@ -52,6 +52,8 @@ def main() -> None:
     print(f"\nWhole runs, {options.repeats} a line, scored on {scored} images\n\n{runs_table(runs)}")
     print(f"\nAccuracy, and time over that of dense training\n\n{short_table(runs)}")
     print(f"\nWhere the time of a self-pruned run goes\n\n{breakdown_table(parts)}")
+    phases = {name: (setting, one, runs[name][1]) for name, (setting, one) in parts.items()}
+    print(f"\nAn epoch of it, by the phase that it ends in\n\n{phases_table(phases)}")
 
 
 def _warm_up() -> None:

@@ -77,5 +77,16 @@ def breakdown_table(found: dict[str, tuple[Setting, Breakdown]]) -> str:
     return table(["part", *(_title(setting) for setting, _ in found.values())], lines)
 
 
+def phases_table(found: dict[str, tuple[Setting, Breakdown, Found]]) -> str:
+    """One line a case and phase: how long its epochs take, in seconds and relative to those of the dense run."""
+    lines = []
+    for setting, one, outcomes in found.values():
+        dense = next(run for run in outcomes["dense"] if run.seed == 0)
+        for number, (phase, (epochs, seconds)) in enumerate(one.by_phase().items()):
+            line = ["" if number else _title(setting), phase, str(epochs), f"{seconds:.2f}"]
+            lines.append([*line, f"{seconds / (dense.seconds / dense.epochs):.2f}"])
+    return table(["network, data, epochs", "phase", "epochs", "seconds an epoch", "× dense"], lines)
+
+
 def _title(setting: Setting) -> str:
     return f"{setting.case.title}, {setting.case.epochs}"

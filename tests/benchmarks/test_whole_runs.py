@@ -175,7 +175,7 @@ def seconds(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]
 
 
 def test_a_clock_counts_the_innermost_part(bench: Any, seconds: list[float]) -> None:
-    clock = bench.breakdown.Clock()  # at 1
+    clock = bench.clock.Clock()  # at 1
     with clock.part("forward"):  # at 2
         with clock.part("draws"):  # at 3, left at 4
             pass
@@ -187,16 +187,16 @@ def test_a_clock_counts_the_innermost_part(bench: Any, seconds: list[float]) -> 
 
 
 def test_within_a_closed_part_nothing_else_is_counted(bench: Any, seconds: list[float]) -> None:
-    clock = bench.breakdown.Clock()
+    clock = bench.clock.Clock()
     with clock.part("differences"), clock.part("draws"), clock.part("forward"):
         pass
     assert clock.seconds == {"rest": 1, "differences": 5}
 
 
 def test_what_goes_backward_after_an_estimator_is_counted_apart(bench: Any) -> None:
-    clock = bench.breakdown.Clock()
-    estimator = bench.breakdown.made(clock, "estimator", lambda name: lambda *given: (name, given))("auto")
-    back = bench.breakdown.backward(clock, "backward", lambda: None)
+    clock = bench.clock.Clock()
+    estimator = bench.clock.made(clock, "estimator", lambda name: lambda *given: (name, given))("auto")
+    back = bench.clock.backward(clock, "backward", lambda: None)
     back()
     assert estimator(1, 2) == ("auto", (1, 2))
     back()
@@ -205,8 +205,8 @@ def test_what_goes_backward_after_an_estimator_is_counted_apart(bench: Any) -> N
 
 
 def test_an_iterator_is_counted_item_by_item(bench: Any) -> None:
-    clock = bench.breakdown.Clock()
-    items = bench.breakdown.iterated(clock, "loader", iter)
+    clock = bench.clock.Clock()
+    items = bench.clock.iterated(clock, "loader", iter)
     assert list(items([1, 2])) == [1, 2]
     assert clock.entered == {"loader": 1 + 3}  # made, two items, and the end
 
@@ -243,6 +243,7 @@ def test_the_parts_of_a_run_add_up_to_it_and_clocks_change_nothing(bench: Any, s
     measured = {"forward", "backward", "backward, θ too", "optimiser", "loader", "draws", "estimator", "differences"}
     measured |= {"prices", "surgery", "records", "setting up", "rest", "multiplications, forward"}
     assert all(found.seconds[part] > 0 for part in measured)
+    assert len(found.epochs) == setting.case.epochs and sum(spent for _, spent in found.epochs) < found.total
     assert 0 < found.clocks < 0.2 * found.total
     plain, counted = (replace(one, seconds=0.0) for one in outcomes)
     assert plain == counted and plain.macs < setting.whole.macs
@@ -275,10 +276,15 @@ def test_ratios_are_medians_of_runs_of_one_seed(bench: Any, setting: Any) -> Non
 
 
 def test_the_breakdown_has_a_column_a_case(bench: Any, setting: Any) -> None:
-    one = bench.breakdown.Breakdown({"forward": 3.0, "rest": 1.0}, clocks=0.1)
+    one = bench.breakdown.Breakdown(
+        {"forward": 3.0, "rest": 1.0}, 0.1, [("sample", 1.0), ("sample", 2.0), ("settle", 0.2)]
+    )
     lines = cells(bench.run_tables.breakdown_table({"a": (setting, one), "b": (setting, one)}))
     assert [line[0] for line in lines[2:]] == ["forward", "rest", "**all, seconds**", "of these the clocks"]
     assert [line[1] for line in lines[2:]] == [line[2] for line in lines[2:]] == ["75.0 %", "25.0 %", "4.0", "2.5 %"]
+    runs = {"dense": [an_outcome(bench, "dense", 1, 1.0), an_outcome(bench, "dense", 0, 10.0)]}
+    lines = cells(bench.run_tables.phases_table({"a": (setting, one, runs)}))
+    assert [line[1:] for line in lines[2:]] == [["sample", "2", "1.50", "1.50"], ["settle", "1", "0.20", "0.20"]]
 
 
 # defaults -----------------------------------------------------------------------------------------------------------
