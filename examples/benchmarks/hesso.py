@@ -15,6 +15,7 @@ import copy
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -153,10 +154,10 @@ def _groups(net: nn.Module, example: Tensor) -> Iterator[tuple[nn.Module, int, l
 
 def _optimizer(device: torch.device) -> type[torch.optim.Optimizer]:
     """HESSO for a network on a device, imported without the rest of its package."""
-    if "only_train_once" not in sys.modules:
-        spec = importlib.util.find_spec("only_train_once")
-        sys.modules["only_train_once"] = importlib.util.module_from_spec(spec)
-    from only_train_once.optimizer.hesso import HESSO  # optional
+    package = importlib.util.module_from_spec(importlib.util.find_spec("only_train_once"))
+    unused = ModuleType("imp")  # which it imports, and Python 3.12 has no more
+    with patch.dict(sys.modules, only_train_once=package, imp=unused):
+        HESSO = importlib.import_module("only_train_once.optimizer.hesso").HESSO
 
     class OnDevice(HESSO):
         """HESSO whose mask stays on the device."""

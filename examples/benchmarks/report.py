@@ -32,10 +32,6 @@ def facts() -> dict[str, Any]:
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    try:
-        torch_pruning = version("torch-pruning")
-    except PackageNotFoundError:
-        torch_pruning = None
     return {
         "processor": model,
         "cores": os.cpu_count(),
@@ -46,9 +42,17 @@ def facts() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "pyro": pyro.__version__,
-        "torch_pruning": torch_pruning,
+        "torch_pruning": _version("torch-pruning"),
+        "only_train_once": _version("only_train_once"),
         "bayesprune": bayesprune.__version__,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -40,9 +40,23 @@ def test_ratios(bench: Any, rows: dict[str, Any]) -> None:
         "seconds": 0.8,
         "peak": 1.1,
     }
+    assert found.pop("cpu_seconds") is None
     assert found == pytest.approx(expected)
     assert bench.comparison.against(rows["gated"], rows["peer"])["peak"] is None
     assert bench.comparison.depth_into_time(rows["gated"], rows["dense"]) == {1: pytest.approx(1.5)}
+
+
+def test_times_are_the_processors_where_both_were_measured(bench: Any, rows: dict[str, Any]) -> None:
+    dense = replace(rows["dense"], cpu_seconds=4.0, cpu_epochs=[1.0, 2.0, 1.0])
+    gated = replace(rows["gated"], cpu_seconds=3.0)
+
+    def times_dense(*rows: Any) -> str:
+        lines = [line.strip("| ").split(" | ") for line in bench.comparison.pipelines_table(list(rows)).splitlines()]
+        return dict(zip(lines[0], lines[3], strict=True))["× dense"]
+
+    assert times_dense(dense, gated) == "0.75" and times_dense(rows["dense"], gated) == "0.80"
+    assert bench.comparison.against(gated, dense)["cpu_seconds"] == 0.75
+    assert dense.first_seconds == 1.5 and dense.last_seconds == 1.0
 
 
 def test_the_very_first_epoch_is_not_taken_for_one_at_the_start(bench: Any, rows: dict[str, Any]) -> None:
