@@ -23,7 +23,10 @@ DOORS: dict[str, list[tuple[str, Way]]] = {
         ("bayesprune.data.batches:EpochLoader.__iter__", iterated),
         ("bayesprune.training.reader:Reader.__call__", called),
     ],
-    "forward": [("bayesprune.infer.evaluation:BatchObjective.__call__", called)],
+    "forward": [
+        ("bayesprune.infer.gated:GatedNet.forward", called),
+        ("bayesprune.infer.evaluation:BatchObjective.__call__", called),
+    ],
     "multiplications, forward": [("bayesprune.layers.gate:Gate.scale", called)],
     "backward": [("bayesprune.training.engine:Engine.backward", backward)],
     "optimiser": [("torch.optim:Optimizer.step", called), ("torch.optim:Optimizer.zero_grad", called)],
@@ -32,10 +35,11 @@ DOORS: dict[str, list[tuple[str, Way]]] = {
     ],
     "estimator": [
         ("bayesprune.methods.svi.method:get_estimator", made),
-        ("bayesprune.infer.evaluation:ReplayedObjective.again", called),
-        ("bayesprune.infer.evaluation:ReplayedObjective.flipped", called),
         ("bayesprune.methods.svi.sampled:SampledSteps.step", called),
         ("bayesprune.methods.svi.exact:ExactSteps.step", called),
+    ],
+    "further passes": [
+        (f"bayesprune.infer.evaluation:ReplayedObjective.{name}", called) for name in ("again", "flipped")
     ],
     "differences": [
         ("bayesprune.methods.svi.exact:ExactSteps.add", called),

@@ -10,7 +10,7 @@ from functools import wraps
 from typing import Any
 
 REST = "rest"
-CLOSED = ("setting up", "differences", "prices", "surgery", "scoring", "records")
+CLOSED = ("setting up", "further passes", "differences", "prices", "surgery", "scoring", "records")
 """Parts within which no other is counted."""
 
 
