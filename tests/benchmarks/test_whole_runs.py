@@ -270,6 +270,12 @@ def test_ratios_are_medians_of_runs_of_one_seed(bench: Any, setting: Any) -> Non
     assert line["× self-pruned"] == "1.00"
     assert line["parameters"] == line["multiply-adds"] == "10.0 %"
     assert line["ideal"] == "0.30" and line["ideal over its own"] == "0.25"
+    assert line["attainable"] == ""
+    scratch = [an_outcome(bench, "scratch", seed, 0.4 * one.seconds, work=0.1) for seed, one in enumerate(dense)]
+    found["digits"][1]["scratch"] = scratch  # 0.4 at 0.1 of the multiply-adds, 1 at all: of 0.2 / 0.9 of the way
+    assert bench.run_tables.attainable(found["digits"][1]) == pytest.approx(0.4 + 0.6 * 0.2 / 0.9)
+    assert cells(bench.run_tables.runs_table(found))[3][-1] == "0.53"
+    del found["digits"][1]["scratch"]
     short = cells(bench.run_tables.short_table(found))
     assert short[0][2:] == ["dense", "self-pruned"]
     assert short[2][1:] == ["10.0 %", "91.00 % in 1.00", "91.00 % in 1.20"]
