@@ -197,7 +197,7 @@ class GatedNet(nn.Module):
     # forward -------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, x: Any, xi: Tensor | None = None, *, skip: bool = False, on: Sequence[bool] | None = None
+        self, x: Any, xi: Tensor | None = None, *, skip: bool = False, on: Sequence[bool | None] | None = None
     ) -> Tensor:
         """Outputs of the network with the given gate values.
 
@@ -209,20 +209,21 @@ class GatedNet(nn.Module):
             xi: Gate values, shape ``(S,)``, ``(1, S)`` or ``(B, S)``, ordered as `theta`; ``None`` for the mode.
             skip: Whether branches whose gates are off are left out of the computation (they then get no derivative).
             on: With ``skip``, which of the branch gates, the first ``num_branches``, are on in ``xi``; ``None`` to
-                read it off ``xi``, which waits for the device.
+                read it off ``xi``, which waits for the device. More entries are about the gates of the next slots:
+                True where a whole gate is on for all examples, which is then not multiplied by; else None.
         """
         x = as_inputs(x)
         mode = xi is None
         if xi is None:
             self._synchronize()
             xi, skip = (self.theta.detach() > 0.5).to(self.theta.dtype), True
-        known: Sequence[bool] = ()
-        if skip and self.num_branches:
+        known: Sequence[bool | None] = ()
+        if skip:
             known = self.branches_on(xi) if on is None else on
         if not mode:
             if next(iter(self._gates.values()), self).draw is not self.draw:
                 self.check_owner()
-            self.branch_evaluations += sum(known) if known else self.num_branches
+            self.branch_evaluations += sum(map(bool, known[: self.num_branches])) if known else self.num_branches
         with self.draw.use(xi, known, noise=len(x) if self._noise and not mode else 0):
             return chosen(called(self.net, x), self.loss_on)
 

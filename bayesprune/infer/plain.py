@@ -40,9 +40,10 @@ class PlainNet(TrainableNet):
 
     def forward(self, x: Any, xi: Tensor | None = None, **known: Any) -> Tensor:
         """Outputs of the network, see `GatedNet.forward`; those of ``run`` in training."""
-        if self.run is not None and self.training and not self.num_gates and isinstance(x, Tensor):
-            return chosen(self.run(x), self.loss_on)
-        return super().forward(x, xi, **known)
+        if self.num_gates or self._noise or not isinstance(x, Tensor):
+            return super().forward(x, xi, **known)
+        run = self.run if self.run is not None and self.training else self.net
+        return chosen(run(x), self.loss_on)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything that is trained, for a torch optimiser, whose own weight decay holds for all of it."""

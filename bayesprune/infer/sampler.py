@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
-from bayesprune.infer.draws import bernoulli_rows
+from bayesprune.infer.draws import rows_below, thresholds
 from bayesprune.infer.net import BayesianNet
 from bayesprune.layers.gate import distinct_rows
 
@@ -43,6 +44,9 @@ class GateSampler:
     accelerator it works with a copy of their θ that is some steps old, since the present one has still to be computed
     there; `refresh` starts a new copy, `synchronize` waits for it.
 
+    While θ stays what it was at the last `synchronize`, the host knows of all gates which are certain. Where every θ of
+    the network is 0 or 1 nothing is drawn: all examples have the one vector of gates that there is.
+
     Args:
         net: The network.
         seed: Seed of all draws.
@@ -68,31 +72,47 @@ class GateSampler:
         self._units = self.generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
         self.synchronize()
 
-    def __call__(self, rows: int, start: int = 0, stop: int | None = None) -> GateSample:
+    def __call__(self, rows: int, start: int = 0, stop: int | None = None, *, repeated: bool = True) -> GateSample:
         """The gates of a batch.
 
         Args:
             rows: Examples in the batches of all processes together.
             start: First example of this process.
             stop: The one after its last; ``None`` for ``rows``.
+            repeated: Whether there is a row for each example. Otherwise those that examples have in turn may be there
+                once, which is enough to multiply by.
         """
         self._advance()
         net = self.net
-        chosen = torch.rand(len(self._branches), generator=self.generator) < self._branches
-        on = chosen.tolist()
-        theta = net.theta.detach()
-        branches = chosen.to(theta.dtype).to(theta.device, non_blocking=True)
-        if net.num_gates == net.num_branches:
-            return GateSample(branches[None], on)
         rows = 1 if net.num_shared == net.num_gates else rows
         stop = rows if stop is None else min(stop, rows)
         start = min(start, stop - 1)
-        distinct = distinct_rows(rows)
-        drawn = bernoulli_rows(theta[net.num_branches :], distinct, self._units)
-        drawn[:, : net.num_shared - net.num_branches] = drawn[:1, : net.num_shared - net.num_branches]
-        drawn = torch.cat([branches.expand(distinct, -1), drawn], 1) if on else drawn
+        if self._certain is not None and self._is_known():
+            return GateSample(net.theta.detach().expand(stop - start if repeated else 1, -1), self._certain)
+        distinct, on, parts = distinct_rows(rows), [], []
+        if net.num_branches:
+            chosen = torch.rand(net.num_branches, generator=self.generator) < self._branches
+            on = chosen.tolist()
+            branches = chosen.to(net.theta.dtype).to(net.theta.device, non_blocking=True)
+            parts.append(branches.expand(distinct, -1))
+        if net.num_branches < net.num_gates:
+            parts.append(self._drawn_units(distinct))
+        drawn = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        if not repeated and start % distinct == stop % distinct == 0:
+            return GateSample(drawn, on)
         begun = start // distinct * distinct
         return GateSample(drawn.repeat(-(-(stop - begun) // distinct), 1)[start - begun : stop - begun], on)
+
+    def _drawn_units(self, rows: int) -> Tensor:
+        """So many draws of the gates behind those of branches, of which some may be shared by the rows."""
+        net, theta = self.net, self.net.theta
+        if self._thresholds is None or self._thresholds[0] != theta._version:
+            self._thresholds = theta._version, thresholds(theta[net.num_branches :])
+        drawn = rows_below(self._thresholds[1], rows, theta.dtype, self._units)
+        shared = net.num_shared - net.num_branches
+        if shared:
+            drawn[:, :shared] = drawn[:1, :shared]
+        return drawn
 
     def refresh(self) -> None:
         """Take note that θ moved."""
@@ -108,9 +128,25 @@ class GateSampler:
 
     def synchronize(self) -> None:
         """Use θ as it is now; waits for the device."""
-        self._branches = self._theta().cpu()
+        theta, branches = self.net.theta.detach().float().cpu(), self.net.num_branches
+        self._branches = theta[:branches]
+        self._certain = (self._branches == 1).tolist() if bool(((theta == 0) | (theta == 1)).all()) else None
+        self._whole = [True if bool((part == 1).all()) else None for part in theta.split(self.net.draw.sizes)[branches:]]
+        self._version, self._thresholds = self.net.theta._version, None
         self._pending: list[tuple[int, Tensor, torch.cuda.Event]] = []
         self._draws = 0
+
+    @property
+    def whole(self) -> Sequence[bool | None]:
+        """For the gates behind those of branches, in the order of their slots, True where all of one are on for certain.
+
+        None where that is not so, and nothing at all where it is not known.
+        """
+        return self._whole if self._is_known() else ()
+
+    def _is_known(self) -> bool:
+        """Whether θ is what it was at the last `synchronize`."""
+        return self.net.theta._version == self._version
 
     def _theta(self) -> Tensor:
         return self.net.theta.detach()[: self.net.num_branches].float()

@@ -52,7 +52,7 @@ class Draw(threading.local):
     def __init__(self, sizes: Sequence[int]):
         self.sizes = list(sizes)
         self.slices: tuple[Tensor, ...] | None = None
-        self.known: Sequence[bool] = ()
+        self.known: Sequence[bool | None] = ()
         self.noise = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -60,15 +60,17 @@ class Draw(threading.local):
         return type(self), (self.sizes,)
 
     @contextmanager
-    def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool] = (), noise: int = 0) -> Iterator[None]:
+    def use(
+        self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool | None] = (), noise: int = 0
+    ) -> Iterator[None]:
         """Let the gates multiply by ``xi`` within the context.
 
         Args:
-            xi: Gate values, shape ``(S,)`` (one draw for the batch) or ``(B, S)`` (one draw an example); or one tensor
-                a gate.
-            known: For the gates of the first ``len(known)`` slots, whether they are on, where that is one number for
-                the whole batch and known to the host. A branch known to be off is not computed, one known to be on not
-                multiplied.
+            xi: Gate values, shape ``(S,)`` (one draw for the batch), ``(B, S)`` (one draw an example) or ``(R, S)`` (R
+                draws, which the examples have in turn); or one tensor a gate.
+            known: For the gates of the first ``len(known)`` slots, whether all of each are on, or all off, for the whole
+                batch, as far as the host knows; else None. A branch known to be off is not computed, and nothing is
+                multiplied by a gate known to be on.
             noise: The number of examples, if layers with Normal weights are to draw their outputs instead of using the
                 means of their weights.
         """
@@ -215,13 +217,16 @@ class Gate(nn.Module):
 
         Args:
             x: What is gated.
-            xi: Gate values, shape ``(size,)`` or ``(B, size)``.
+            xi: Gate values, shape ``(size,)``, ``(B, size)``, or ``(R, size)`` for R that divides B: rows that the
+                examples have in turn.
             dim: The dimension that they run along; ``None`` for the gate's own.
         """
         shape = [1] * x.dim()
         shape[(self.dim if dim is None else dim) % x.dim()] = self.size
         if xi.dim() == 2:
-            shape[0] = xi.shape[0]
+            shape[0] = rows = xi.shape[0]
+            if rows > 1 and rows != x.shape[0]:
+                return (x.unflatten(0, (-1, rows)) * xi.view(shape).to(x.dtype)).flatten(0, 1)
         return x * xi.view(shape).to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -45,6 +45,11 @@ class RemovalMonitor:
             Which structures may be removed now, bool, shape ``(S,)``.
         """
         self.agreed = torch.where((theta == 0) & (net_cost > 0), self.agreed + 1, 0)
+        return self.ready
+
+    @property
+    def ready(self) -> Tensor:
+        """Which structures may be removed as of the last check, bool, shape ``(S,)``."""
         return self.agreed >= self.patience
 
     def keep(self, kept: Tensor) -> None:

@@ -229,8 +229,8 @@ class Trainer:
         rate = self.settings.lr * self.stretch.rate(self.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
-        loss, nll = method.objective(self)
         self.optimizer.zero_grad()
+        loss, nll = method.objective(self)
         share = len(batch.y) * engine.world_size / batch.part.size  # gradients are averaged over processes
         if loss.requires_grad:  # not where gates alone are learned and this is no step of theirs
             engine.backward(loss if share == 1 else loss * share)

@@ -71,8 +71,8 @@ def test_gates_are_flipped_in_portions_without_a_difference(monkeypatch: pytest.
     case = Case(nets.units)
     xi = case.net.sample_gates(case.x)
     expected, _ = paired_differences(case.net, case.x, case.y, xi)
-    for elements in (1, 50, 10**6):  # one gate at a time, two, all
-        monkeypatch.setattr("bayesprune.infer.differences.ELEMENTS", elements)
+    for elements in (1, 50, 10**6):  # one pair at a time, some, all
+        monkeypatch.setattr("bayesprune.infer.flips.ELEMENTS", elements)
         torch.testing.assert_close(paired_differences(case.net, case.x, case.y, xi)[0], expected)
 
 
@@ -118,14 +118,20 @@ def test_flips_of_a_column_are_those_of_whole_passes(build: Callable[[], nn.Modu
 
 
 def test_a_flipped_column_costs_no_matrix_product() -> None:
-    """Two passes of the batch, one more of the first linear layer, and of each flip what lies behind that."""
+    """One pass of the batch, one more of the first linear layer, and of each flip what lies behind that.
+
+    Where the flipped entry is 0 there is no difference, and nothing is computed.
+    """
     net = BayesianNet(
         nn.Sequential(layers.Gate(50), nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 3)), num_data=50
     ).eval()
     x, y = torch.randn(4, 50), torch.zeros(4, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter:
-        paired_differences(net, x, y, torch.ones(4, 50))
-    assert counter.get_total_flops() == 2 * 4 * (2 * (50 * 20 + 20 * 3) + 50 * 20 + 50 * 20 * 3)
+    for pairs in (4 * 50, 3 * 50 - 10, 0):
+        x.view(-1)[pairs:] = 0
+        with FlopCounterMode(display=False) as counter:
+            found, _ = paired_differences(net, x, y, torch.ones(4, 50))
+        assert counter.get_total_flops() == 2 * (4 * (50 * 20 + 20 * 3 + 50 * 20) + pairs * 20 * 3)
+    assert not bool(found.any())
 
 
 def statistics(case: Case) -> list[Tensor]:

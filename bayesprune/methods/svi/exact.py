@@ -1,4 +1,4 @@
-"""While settling, θ follows exact paired differences (method page, "Settling")."""
+"""While settling, θ follows derivatives that exact paired differences correct (method page, "Settling")."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import torch
 from torch import Tensor
 
 from bayesprune.data.inputs import Inputs
-from bayesprune.infer import GateSample, paired_differences
+from bayesprune.infer import GateSample
+from bayesprune.infer.differences import example_differences
 from bayesprune.infer.targets import Targets
-from bayesprune.methods.svi.estimates import Estimates
+from bayesprune.methods.svi.corrected import CorrectedDifferences
 
-MEMORY = 0.7
-"""Weight of the past in the running mean of exact differences."""
 RECENT_SHARE = 4
 """Under a fixed prior, the mean of exact differences tells of about the last one in so many of all evaluations."""
 ERROR_SHARE = 0.5
 """How much of their standard error counts, besides the price, in the length by which they are divided."""
+DOUBT = 1.645
+"""Of how many standard errors a sign is clear: one in twenty of those at 0 would seem clear on this side."""
+WORTH = 0.5
+"""Which part of an error the correction's must be, for a gate to be worth measuring."""
 
 
-class ExactSteps(Estimates):
-    """Steps of θ on evaluations of E[C | ξ_s=1] − E[C | ξ_s=0], of which each gathers some batches.
+class ExactSteps(CorrectedDifferences):
+    """Steps of θ on corrected differences d.
 
-    Where training decides about gates, a step is ``size`` · (d + ρ)/√(ρ² + (κe)²), d the smoothed difference and e its
-    standard error, by ``size`` at most. Under a fixed prior λ exact differences give the optimum itself, θ* =
-    sigmoid(logit λ − D − N d), D being the divergence of the structure's weights, and θ moves towards it. There an
-    error of a nat shows, so the exponent is averaged over ever more evaluations, of which evaluation k counts 4/(k + 3)
-    when it is made (polynomial-decay averaging, Shamir & Zhang 2013, η = 3).
+    Worth measuring are gates whose sign is not clear, |d + ρ| < ``DOUBT`` e, e being the standard error of d, for want
+    of a correction.
+
+    Where training decides about gates, a step is ``size`` · (d + ρ)/√(ρ² + (κe)²), by ``size`` at most. Under a fixed
+    prior λ exact differences alone give the optimum itself, θ* = sigmoid(logit λ − D − N d), D being the divergence of the
+    structure's weights, and θ moves towards it. There an error of a nat shows: all gates are measured, and the exponent
+    is averaged over ever more evaluations, of which evaluation k counts 4/(k + 3) when it is made (polynomial-decay
+    averaging, Shamir & Zhang 2013, η = 3).
 
     Args:
         net: The network whose θ is moved.
@@ -33,81 +39,99 @@ class ExactSteps(Estimates):
 
     Attributes:
         net_cost: d + ρ, and under a fixed prior the slope of the entropy besides, nats per example, shape ``(S,)``.
-        evaluations: How many there were.
-        total: Sum of the differences of the batches of the present evaluation.
-        variance: Sum of the squares of their standard errors.
+        error: e.
+        total: Under a fixed prior, sum of the mean differences of the batches of the present evaluation.
         count: How many batches they are.
-        smoothed: Exponential mean of evaluations, before its correction for their number.
         evidence: Under a fixed prior, mean of d + ρ.
+        evaluations: How many there were.
     """
 
-    vectors = ("net_cost", "total", "variance", "smoothed", "evidence")
-    counts = ("count", "evaluations")
+    vectors = (*CorrectedDifferences.vectors, "error", "total", "evidence")
+    counts = (*CorrectedDifferences.counts, "count", "evaluations")
+    error: Tensor
     total: Tensor
-    variance: Tensor
-    smoothed: Tensor
     evidence: Tensor
     count: int
     evaluations: int
 
     @torch.no_grad()
-    def add(self, x: Inputs, y: Targets, gates: GateSample, size: int | None = None) -> None:
-        """Add the differences of one batch to the present evaluation.
+    def add(
+        self,
+        x: Inputs,
+        y: Targets,
+        gates: GateSample,
+        size: int | None = None,
+        *,
+        slopes: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Add the differences of some examples to what is known.
 
         Args:
             x: Inputs, shape ``(B, ...)``.
             y: Targets.
-            gates: The other gates, drawn from the guide.
-            size: Examples of the batch in all processes together; by default B.
+            gates: The other gates, drawn from the guide, those that ``slopes`` were seen at.
+            size: Examples in all processes together; by default B.
+            slopes: ∂C/∂ξ_s of each example, shape ``(B, S)``; ``None`` for 0.
+            wanted: Which gates to measure, bool, shape ``(S,)``; ``None`` for all.
+
+        Returns:
+            In how many examples the flip of each gate was computed, shape ``(S,)``.
         """
-        difference, error = paired_differences(self.net, x, y, *gates)
-        variance = error.square()
-        if size is not None and size != len(y):  # pool the examples of all processes
-            square = (len(y) - 1) * variance + difference.square()
-            sums = torch.stack([difference, square, torch.ones_like(square)]) * len(y)
-            difference, square, count = self._mean(sums).unbind()
-            difference, square = difference / count, square / count
-            variance = (square - difference.square()).clamp_(min=0) / (size - 1)
-        self.total += difference
-        self.variance += variance
-        self.count += 1
+        wanted = torch.ones_like(self.gaps, dtype=torch.bool) if wanted is None else wanted
+        found, pairs = example_differences(self.net, x, y, *gates, wanted)
+        size = len(y) if size is None else size
+        first = self.add_gaps(found if slopes is None else found - slopes.T, wanted, size)
+        if not self.net.prior_type.decides:
+            self.total += first / size
+            self.count += 1
+        return pairs
+
+    def candidates(self) -> Tensor:
+        """The gates that are worth measuring, on the host, those first whose sign is least clear."""
+        if not self.net.prior_type.decides:
+            return torch.arange(self.net.num_gates)
+        difference, error, correction = self.estimate()
+        doubt = (difference + self.net.price).abs() / error
+        doubt = torch.where((doubt < DOUBT) & (correction >= WORTH * error), doubt, torch.inf).cpu()
+        return doubt.argsort()[: int(doubt.isfinite().sum())]
 
     @torch.no_grad()
     def step(self, size: float) -> None:
-        """Move θ by what `add` gathered, smoothed with the evaluations before, by at most ``size``."""
-        if not self.count:
-            return
-        self.evaluations += 1
-        found = self.total / self.count
-        self.smoothed.lerp_(found, 1 - MEMORY)
+        """Move θ by what is known by now, by at most ``size``."""
         if self.net.prior_type.decides:
             self._decide(size)
-        else:
-            self._approach_optimum(found, size)
-        self.total, self.variance, self.count = torch.zeros_like(self.total), torch.zeros_like(self.total), 0
+        elif self.count:
+            self._approach_optimum(size)
+        self.fade()
 
     def _decide(self, size: float) -> None:
-        """A projected step on the smoothed differences and the price."""
+        """A projected step on the differences and the price, which leaves alone those of which nothing is known."""
         net, price, theta = self.net, self.net.price, self.net.theta
-        self.net_cost = self.differences + price
-        variance, unit = self.variance / self.count**2, net.prior_type.unit(price, net.num_data)
-        length = torch.addcmul(variance * ERROR_SHARE**2, unit, unit).sqrt_()
+        difference, self.error, _ = self.estimate()
+        self.net_cost = difference + price
+        unit = net.prior_type.unit(price, net.num_data)
+        length = torch.addcmul(self.error.square() * ERROR_SHARE**2, unit, unit).sqrt_()
         theta.sub_((self.net_cost / length).clamp_(-1, 1).to(theta.dtype), alpha=size).clamp_(0, 1)
+        self.evaluations += 1
 
-    def _approach_optimum(self, found: Tensor, size: float) -> None:
-        """A step towards the probability that prior and data say.
-
-        Args:
-            found: The differences of the present evaluation, shape ``(S,)``.
-            size: The length of the step at most.
-        """
+    def _approach_optimum(self, size: float) -> None:
+        """A step towards the probability that prior and data say, by at most ``size``."""
         net, theta = self.net, self.net.theta
+        self.evaluations += 1
+        found = self.total / self.count
         self.evidence.lerp_(found + net.price, RECENT_SHARE / (self.evaluations + RECENT_SHARE - 1))
         best = net.prior_type.optimum(self.evidence, net.num_data)
         theta.add_((best.to(theta.dtype) - theta).clamp_(-size, size)).clamp_(0, 1)
         self.net_cost = self.evidence + self.entropy_slope()
+        self.total, self.count = torch.zeros_like(self.total), 0
+
+    @property
+    def least_cost(self) -> Tensor:
+        """What `net_cost` is at least, but for one structure in twenty that costs nothing; shape ``(S,)``."""
+        return self.net_cost - DOUBT * self.error if self.net.prior_type.decides else self.net_cost
 
     @property
     def differences(self) -> Tensor:
-        """The smoothed differences, nats per example, shape ``(S,)``."""
-        return self.smoothed / (1 - MEMORY**self.evaluations)
+        """d, nats per example, shape ``(S,)``."""
+        return self.estimate()[0]

@@ -53,6 +53,11 @@ class GateUpdates:
         """Latest estimate of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``; NaN before there is one."""
         return self._latest.differences
 
+    @property
+    def least_cost(self) -> Tensor:
+        """What `net_cost` is at least, as far as its error is known, see `ExactSteps.least_cost`; shape ``(S,)``."""
+        return self.exact.least_cost if self.exact.evaluations else self.sampled.net_cost
+
     def keep(self, kept: Tensor) -> None:
         """Go on with the gates of these indices."""
         self.sampled.keep(kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 import torch
@@ -12,7 +12,7 @@ from bayesprune.data.inputs import joined, shapes_of
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estimator
 from bayesprune.infer.objective import penalty
-from bayesprune.infer.targets import joined_targets
+from bayesprune.infer.targets import joined_targets, losses
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.normal_weights import count_due, divergence_due, divergence_share, scales_due
@@ -20,6 +20,7 @@ from bayesprune.methods.svi.penalties import make_penalty
 from bayesprune.methods.svi.removal import GateRemoval
 from bayesprune.methods.svi.schedule import make_schedule
 from bayesprune.methods.svi.settings import Settings
+from bayesprune.methods.svi.settling import Settling
 from bayesprune.schema import generator_state, record, require, tensor
 
 EXAMPLES = 1024
@@ -37,6 +38,7 @@ class SVI(Method):
         schedule: The phases of θ within the run.
         updates: The steps of θ.
         penalty: What structures cost.
+        settling: What steps of θ go by while settling.
         sampler: The gates of one batch after another.
         removal: Which structures go.
 
@@ -71,6 +73,7 @@ class SVI(Method):
             raise ConfigError("fit: Normal weights cannot be divided among processes; take strategy 'auto'")
         self.updates = GateUpdates(net, run.engine.mean)
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
+        self.settling = Settling(net, self.updates.exact, self.schedule, settings.every)
         self.removal = GateRemoval(net, run, self.updates, settings.patience)
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
         self._examples: list[Batch] | None = None
@@ -96,13 +99,17 @@ class SVI(Method):
     def objective(self, run: Run) -> Value:
         """The negative ELBO for gates that are drawn, or where θ moves what its estimator makes of it."""
         net, (x, y, part) = _bayesian(run), run.batch
-        xi, on = self.sampler(*part)
-        objective = BatchObjective(net, x, y, on=on, module=run.module, generator=self.sampler.generator)
+        moves = self._moves(net, run.step)
+        self._drawn = self.sampler(*part, repeated=moves or self.schedule.phase(run.step) == "settle")
+        xi, on = self.settling.watched(self._drawn, run.step)
         net.weights_posterior.cache_variances(learn=scales_due(self.schedule, run.step, self.settings.every))
-        if not self._moves(net, run.step):
+        if not moves:
             with run.engine.autocast():
-                loss = objective(xi, skip=True).mean()
+                known = on if xi.requires_grad else [*on, *self.sampler.whole]
+                outputs = run.module(x, xi, skip=True, on=known)
+                loss = losses(net.likelihood, outputs, y).mean()
             return Value(loss, loss.detach())
+        objective = BatchObjective(net, x, y, on=on, module=run.module, generator=self.sampler.generator)
         with run.engine.autocast():
             loss = self.estimator(objective, net.theta, xi, net.price)
         return Value(loss, loss.detach() - (net.price * net.theta.detach()).sum())
@@ -114,6 +121,7 @@ class SVI(Method):
     def stepped(self, run: Run) -> None:
         """Move θ, and look at what is due after this step."""
         net, step = _bayesian(run), run.step - 1
+        self.settling.allowance.earn(run.batch.part.size)
         if self._moves(net, step):
             self.updates.sampled.step(self.schedule.sampling_step(step) * self.settings.every)
             self.sampler.refresh()
@@ -146,21 +154,15 @@ class SVI(Method):
         if run.step == max(1, schedule.settle_end):
             with run.engine.whole():
                 self.removal.guard()
-                if self.penalty.enforce(self.updates.differences):
-                    self._remove(run, net, run.step, at_rest=True)
+                self.penalty.enforce(self.updates.differences)
+                self._remove(run, net, run.step, at_rest=True)
             self.sampler.synchronize()
 
     def _settle(self, run: Run, net: BayesianNet, step: int) -> None:
-        """Gather exact differences on the first batches of each interval; at its end move θ by them and remove."""
-        schedule, (x, y, part) = self.schedule, run.batch
-        position = (step - schedule.settle_start) % schedule.settle_every
-        if position < schedule.batches_to_measure(net.num_shared):
-            run.engine.average_statistics(net)
-            units = net.num_shared < net.num_gates  # these are flipped layer by layer
-            with run.engine.autocast(), run.engine.whole(read_only=True) if units else nullcontext():
-                for _ in range(schedule.draws_to_measure(net.num_shared)):
-                    self.updates.exact.add(x, y, self.sampler(*part), part.size)
-        if position == schedule.settle_every - 1:
+        """Learn what the data say of the gates; at the end of each interval move θ by it and remove."""
+        schedule = self.schedule
+        self.settling.gather(run, self._drawn, step)
+        if (step - schedule.settle_start) % schedule.settle_every == schedule.settle_every - 1:
             self.updates.exact.step(schedule.settling_step(step))
             with run.engine.whole():
                 self._remove(run, net, step)
@@ -217,6 +219,7 @@ class SVI(Method):
         return {
             "agreed": self.removal.monitor.agreed.cpu(),
             "updates": self.updates.state(),
+            "allowance": self.settling.allowance.state(),
             "penalty": self.penalty.state(),
             "gates_rng": self.sampler.state(),
         }
@@ -227,12 +230,14 @@ class SVI(Method):
         record({"agreed": tensor((torch.long,), 1), "gates_rng": rng})(state, "")
         require(len(state["agreed"]) == gates, "agreed", f"{gates} counts", state["agreed"])
         self.updates.schema(gates)(state["updates"], "updates")
+        self.settling.allowance.schema()(state["allowance"], "allowance")
         self.penalty.schema()(state["penalty"], "penalty")
 
     def load(self, state: Mapping[str, Any], run: Run) -> None:
         """See `Method.load`."""
         self.updates.load(state["updates"])
         self.removal.monitor.agreed = state["agreed"].to(run.net.theta.device)
+        self.settling.allowance.load(state["allowance"])
         self.penalty.load(state["penalty"])
         self.penalty.update(run.step)
         self.sampler.load(state["gates_rng"])

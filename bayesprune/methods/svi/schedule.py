@@ -18,7 +18,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "normal": {"sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
     "fixed": {
         **{"sample_from": 0.3, "settle_from": 0.5, "fine_tune_from": 1.0},
-        **{"checks_per_epoch": 1, "settle_batches": 32, "settle_draws": 4, "settle_share": 2.0},
+        **{"checks_per_epoch": 1, "exact_share": 1.0},
     },
 }
 """By posterior of the weights, or ``fixed`` for a fixed prior of the gates, the fields of `Schedule` that are not at
@@ -49,9 +49,7 @@ class Schedule:
         travel: How far the price alone takes θ during sampling, and during settling.
         last: Step size at the end of a phase relative to its start; it falls linearly.
         checks_per_epoch: Exact evaluations an epoch while settling.
-        settle_batches: Batches of each evaluation at most, see `batches_to_measure`.
-        settle_draws: Passes of each evaluation at least: each of few batches is measured with several draws.
-        settle_share: What the flips of branches in exact evaluations may cost relative to the steps of the weights.
+        exact_share: What exact differences may cost relative to all steps of the weights so far, in multiply-adds.
         slab_by: Fraction over which the divergence of Normal weights rises to count in full.
 
     Raises:
@@ -71,15 +69,13 @@ class Schedule:
     travel: float = 5.0
     last: float = 0.1
     checks_per_epoch: int = 4
-    settle_batches: int = 8
-    settle_draws: int = 1
-    settle_share: float = 0.2
+    exact_share: float = 0.05
     slab_by: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "checks_per_epoch", "settle_batches", "settle_draws"):
+        for name in ("epochs", "steps_per_epoch", "checks_per_epoch"):
             object.__setattr__(self, name, whole(f"Schedule: {name}", getattr(self, name)))
-        for name in ("settle_share", "travel"):
+        for name in ("exact_share", "travel"):
             object.__setattr__(self, name, real(f"Schedule: {name}", getattr(self, name), 0))
         for name, ends in (("last", "(]"), *((name, "[]") for name in FRACTIONS)):
             object.__setattr__(self, name, real(f"Schedule: {name}", getattr(self, name), 0, 1, ends))
@@ -120,29 +116,6 @@ class Schedule:
     def settle_every(self) -> int:
         """Steps between exact evaluations."""
         return max(1, self.steps_per_epoch // self.checks_per_epoch)
-
-    def batches_to_measure(self, shared: int) -> int:
-        """How many batches an exact evaluation takes: ``settle_batches``, or fewer where that would cost too much.
-
-        A batch costs a forward pass, and on average half a one for each gate that a batch shares; a step costs three.
-
-        Args:
-            shared: Number of gates that a batch shares.
-        """
-        return min(self.settle_batches, self.settle_every, self._most_passes(shared))
-
-    def draws_to_measure(self, shared: int) -> int:
-        """With how many draws of gates and weights an exact evaluation measures each of its batches.
-
-        Args:
-            shared: Number of gates that a batch shares.
-        """
-        return max(1, min(self.settle_draws, self._most_passes(shared)) // self.batches_to_measure(shared))
-
-    def _most_passes(self, shared: int) -> int:
-        """How often an exact evaluation may measure a batch without costing too much."""
-        steps = (1 + shared / 2) / 3
-        return max(1, int(self.settle_share * self.settle_every / steps))
 
     def phase(self, step: int) -> str:
         """``warm-up``, ``sample``, ``settle`` or ``fine-tune``."""

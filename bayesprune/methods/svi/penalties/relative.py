@@ -38,6 +38,7 @@ class RelativeCost:
     def rebuild(self, seconds: Sequence[float] | None = None) -> None:
         """Go on with a network that became smaller, and the seconds of its operations."""
         self._expected = ExpectedCost(self.net.net, self.example, tuple(self.weights), seconds)
+        self._latest: tuple[Tensor, float, Tensor] | None = None
 
     @torch.no_grad()
     def __call__(self, theta: Tensor) -> float:
@@ -45,9 +46,15 @@ class RelativeCost:
         return float(relative_cost(self._expected, self._by_gate(theta), self.reference, self.weights))
 
     def savings(self, theta: Tensor) -> tuple[float, Tensor]:
-        """The relative cost c at θ, shape ``(S,)``, and ∂ 2√c / ∂θ, the same shape, on the CPU."""
-        cost, gradient = marginal_cost(self._expected, self._by_gate(theta), self.reference, self.weights)
-        return cost, torch.cat([torch.zeros(0), *gradient.values()])
+        """The relative cost c at θ, shape ``(S,)``, and ∂ 2√c / ∂θ, the same shape, on the CPU.
+
+        Those of the last θ are kept, since prices are asked for more often than θ moves.
+        """
+        theta = theta.cpu()
+        if self._latest is None or not torch.equal(theta, self._latest[0]):
+            cost, gradient = marginal_cost(self._expected, self._by_gate(theta), self.reference, self.weights)
+            self._latest = theta.clone(), cost, torch.cat([torch.zeros(0), *gradient.values()])
+        return self._latest[1:]
 
     def charge(self, nu: float, savings: Tensor) -> None:
         """Make the price of every structure of the network ν times what it saves.

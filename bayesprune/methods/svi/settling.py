@@ -1,0 +1,128 @@
+"""While settling: which steps bring derivatives of all gates, and when exact differences correct them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from bayesprune.infer import BayesianNet, GateSample
+from bayesprune.infer.derivatives import NUDGE
+from bayesprune.methods.protocol import Run
+from bayesprune.methods.svi.allowance import LEAST, Allowance
+from bayesprune.methods.svi.exact import ExactSteps
+from bayesprune.methods.svi.schedule import Schedule
+
+DRAWS = 4
+"""Under a fixed prior, so many draws of gates and weights are measured between two steps of θ at least."""
+
+
+class Settling:
+    """Gathers what `ExactSteps` go by.
+
+    Where training decides about gates, every ``every``-th step of the weights also takes the derivatives of the loss in
+    the gates that each example draws, ∂C/∂ξ_s at the drawn gates, for which its backward pass goes on to them; and at
+    the first of these after each step of θ, with the same draws, exact differences of some gates and examples. Under a
+    fixed prior every step measures all gates with all its examples. Either as far as the `Allowance` covers it.
+
+    Args:
+        net: The network.
+        exact: The steps of θ.
+        schedule: The phases of the run.
+        every: At every so-many-th step of the weights derivatives are taken.
+
+    Attributes:
+        allowance: What exact differences may cost.
+    """
+
+    def __init__(self, net: BayesianNet, exact: ExactSteps, schedule: Schedule, every: int):
+        self.net, self.exact, self.schedule = net, exact, schedule
+        self.every = min(every, schedule.settle_every)
+        self.allowance = Allowance(net, schedule.exact_share)
+        self._drawn: GateSample | None = None
+
+    def watched(self, drawn: GateSample, step: int) -> GateSample:
+        """The gates of a step, such that their derivatives can be had where they are due.
+
+        Args:
+            drawn: The gates.
+            step: The step of the weights.
+        """
+        due = self.schedule.phase(step) == "settle" and self.net.num_gates and self._position(step) % self.every == 0
+        if not due or self.net.num_shared == self.net.num_gates or not self.net.prior_type.decides:
+            self._drawn = None
+            return drawn
+        self._drawn = GateSample(drawn.xi.clamp(min=NUDGE).requires_grad_(), drawn.on)
+        return self._drawn
+
+    def gather(self, run: Run, drawn: GateSample, step: int) -> None:
+        """After a step of settling: take its derivatives, and measure if it is time.
+
+        Args:
+            run: The run.
+            drawn: The gates of the step, as they were before `watched`.
+            step: The step of the weights that was just taken.
+        """
+        part, slopes = run.batch.part, self._slopes(run)
+        if slopes is not None:
+            self.exact.add_slopes(slopes, part.size)
+        if not self.net.prior_type.decides:
+            for _ in range(max(1, DRAWS // self.schedule.settle_every)):
+                self._measure(run, drawn, None, least=part.size)
+        elif self._position(step) == 0:
+            self._measure(run, drawn, slopes)
+
+    def _slopes(self, run: Run) -> Tensor | None:
+        """The derivatives that the step left in its gates, shape ``(B, S)``."""
+        drawn, self._drawn = self._drawn, None
+        if drawn is None or drawn.xi.grad is None:
+            return None
+        slopes = drawn.xi.grad * (run.batch.part.size / _processes(run))  # of the mean loss, see `Trainer.train_step`
+        slopes[:, : self.net.num_shared] = 0
+        return slopes
+
+    def _measure(self, run: Run, drawn: GateSample, slopes: Tensor | None, least: int = LEAST) -> None:
+        """Measure what is worth it and affordable.
+
+        Args:
+            run: The run.
+            drawn: The gates.
+            slopes: The derivatives at them, if there are any.
+            least: With how many examples at least; all of a batch are measured for all gates or not at all.
+        """
+        (x, y, part), net = run.batch, self.net
+        candidates = self.exact.candidates()
+        number, examples = self.allowance.affordable(x, part.size, candidates, least)
+        if not number or (least == part.size and number < len(candidates)):
+            return
+        flipped = torch.zeros(net.num_gates, dtype=torch.bool).index_fill_(0, candidates[:number], True)
+        rows = min(len(y), -(-examples * len(y) // part.size))
+        size = int(_total(run, torch.tensor(rows)))
+        run.engine.average_statistics(net)
+        units = bool(flipped[net.num_shared :].any())  # these are flipped layer by layer
+        with run.engine.autocast(), run.engine.whole(read_only=True) if units else nullcontext():
+            gates, some = GateSample(drawn.xi[:rows], drawn.on), None if slopes is None else slopes[:rows]
+            wanted = flipped.to(net.theta.device)
+            pairs = self.exact.add(x[:rows], y[:rows], gates, size, slopes=some, wanted=wanted)
+        self.allowance.spend(size, flipped, _total(run, pairs).cpu())
+
+    def _position(self, step: int) -> int:
+        """How many steps after the last one of θ."""
+        return (step - self.schedule.settle_start) % self.schedule.settle_every
+
+
+def _processes(run: Run) -> int:
+    """How many processes share the run's present batch."""
+    if len(run.batch.y) == run.batch.part.size:
+        return 1
+    mean = run.engine.mean(torch.tensor(float(len(run.batch.y)), device=run.net.theta.device))
+    return round(run.batch.part.size / float(mean))
+
+
+def _total(run: Run, counts: Tensor) -> Tensor:
+    """The sum of whole numbers over all processes."""
+    processes = _processes(run)
+    if processes == 1:
+        return counts
+    return (run.engine.mean(counts.to(run.net.theta.device, torch.float64)) * processes).round_().long()
