@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
-from clock import REST, Clock, Way, backward, called, iterated, made, timed
+from clock import REST, Clock, Way, backward, called, iterated, made, timed, watched
 
 DOORS: dict[str, list[tuple[str, Way]]] = {
     "loader": [
@@ -26,6 +26,7 @@ DOORS: dict[str, list[tuple[str, Way]]] = {
     "forward": [
         ("bayesprune.infer.gated:GatedNet.forward", called),
         ("bayesprune.infer.evaluation:BatchObjective.__call__", called),
+        ("bayesprune.methods.svi.method:losses", called),
     ],
     "multiplications, forward": [("bayesprune.layers.gate:Gate.scale", called)],
     "backward": [("bayesprune.training.engine:Engine.backward", backward)],
@@ -35,6 +36,7 @@ DOORS: dict[str, list[tuple[str, Way]]] = {
     ],
     "estimator": [
         ("bayesprune.methods.svi.method:get_estimator", made),
+        ("bayesprune.methods.svi.settling:Settling.watched", watched),
         ("bayesprune.methods.svi.sampled:SampledSteps.step", called),
         ("bayesprune.methods.svi.exact:ExactSteps.step", called),
     ],
@@ -42,7 +44,8 @@ DOORS: dict[str, list[tuple[str, Way]]] = {
         (f"bayesprune.infer.evaluation:ReplayedObjective.{name}", called) for name in ("again", "flipped")
     ],
     "differences": [
-        ("bayesprune.methods.svi.exact:ExactSteps.add", called),
+        ("bayesprune.methods.svi.settling:Settling.gather", called),
+        ("bayesprune.methods.svi.allowance:Allowance.earn", called),
         ("bayesprune.methods.svi.sampled:SampledSteps.add_shared_differences", called),
     ],
     "prices": [

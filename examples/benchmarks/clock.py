@@ -79,8 +79,21 @@ def made(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[...,
     return making
 
 
+def watched(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Count its calls; where the gates that it gives want derivatives, what goes backward next is these, too."""
+
+    @wraps(function)
+    def counted(*args: Any) -> Any:
+        with clock.part(part):
+            gates = function(*args)
+        clock.moved = clock.moved or gates.xi.requires_grad
+        return gates
+
+    return counted
+
+
 def backward(clock: Clock, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Count its calls, those after an estimator's apart."""
+    """Count its calls, those that go on to the gates apart."""
 
     @wraps(function)
     def counted(*args: Any) -> Any:

@@ -193,7 +193,7 @@ def test_within_a_closed_part_nothing_else_is_counted(bench: Any, seconds: list[
     assert clock.seconds == {"rest": 1, "differences": 5}
 
 
-def test_what_goes_backward_after_an_estimator_is_counted_apart(bench: Any) -> None:
+def test_what_goes_backward_to_the_gates_is_counted_apart(bench: Any) -> None:
     clock = bench.clock.Clock()
     estimator = bench.clock.made(clock, "estimator", lambda name: lambda *given: (name, given))("auto")
     back = bench.clock.backward(clock, "backward", lambda: None)
@@ -202,6 +202,11 @@ def test_what_goes_backward_after_an_estimator_is_counted_apart(bench: Any) -> N
     back()
     back()
     assert clock.entered == {"backward": 2, "estimator": 1, "backward, θ too": 1}
+    watched = bench.clock.watched(clock, "estimator", lambda xi: SimpleNamespace(xi=xi))
+    for gates in (torch.ones(1), torch.ones(1, requires_grad=True)):
+        assert watched(gates).xi is gates
+        back()
+    assert clock.entered == {"backward": 3, "estimator": 3, "backward, θ too": 2}
 
 
 def test_an_iterator_is_counted_item_by_item(bench: Any) -> None:
