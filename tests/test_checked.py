@@ -127,7 +127,7 @@ AMOUNTS: dict[str, Callable[..., object]] = {
     "BayesianNet: slab_scale": network("slab_scale"),
     "Settings: lr": settings("lr"),
     "Settings: temperature": settings("temperature"),
-    **{f"Schedule: {name}": schedule(name) for name in ("travel", "settle_share", "last", "slab_by", "sample_from")},
+    **{f"Schedule: {name}": schedule(name) for name in ("travel", "exact_share", "last", "slab_by", "sample_from")},
     "budget: the fraction of the starting cost": lambda value: Budget("macs", value),
     "CostPrice: nu": CostPrice,
     "CostPrice: params": lambda value: CostPrice(1.0, value),

@@ -131,16 +131,17 @@ class GateSampler:
         theta, branches = self.net.theta.detach().float().cpu(), self.net.num_branches
         self._branches = theta[:branches]
         self._certain = (self._branches == 1).tolist() if bool(((theta == 0) | (theta == 1)).all()) else None
-        self._whole = [True if bool((part == 1).all()) else None for part in theta.split(self.net.draw.sizes)[branches:]]
+        units = theta.split(self.net.draw.sizes)[branches:]
+        self._whole = [True if bool((part == 1).all()) else None for part in units]
         self._version, self._thresholds = self.net.theta._version, None
         self._pending: list[tuple[int, Tensor, torch.cuda.Event]] = []
         self._draws = 0
 
     @property
     def whole(self) -> Sequence[bool | None]:
-        """For the gates behind those of branches, in the order of their slots, True where all of one are on for certain.
+        """For the gates behind those of branches, by slot, True where all of one are on for certain, else None.
 
-        None where that is not so, and nothing at all where it is not known.
+        Empty where nothing is known of θ as it is now.
         """
         return self._whole if self._is_known() else ()
 

@@ -60,17 +60,15 @@ class Draw(threading.local):
         return type(self), (self.sizes,)
 
     @contextmanager
-    def use(
-        self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool | None] = (), noise: int = 0
-    ) -> Iterator[None]:
+    def use(self, xi: Tensor | tuple[Tensor, ...], known: Sequence[bool | None] = (), noise: int = 0) -> Iterator[None]:
         """Let the gates multiply by ``xi`` within the context.
 
         Args:
             xi: Gate values, shape ``(S,)`` (one draw for the batch), ``(B, S)`` (one draw an example) or ``(R, S)`` (R
                 draws, which the examples have in turn); or one tensor a gate.
-            known: For the gates of the first ``len(known)`` slots, whether all of each are on, or all off, for the whole
-                batch, as far as the host knows; else None. A branch known to be off is not computed, and nothing is
-                multiplied by a gate known to be on.
+            known: For the gates of the first ``len(known)`` slots, whether all of each are on, or all off, for the
+                whole batch, as far as the host knows; else None. A branch known to be off is not computed, and nothing
+                is multiplied by a gate known to be on.
             noise: The number of examples, if layers with Normal weights are to draw their outputs instead of using the
                 means of their weights.
         """

@@ -37,8 +37,12 @@ class Stretch:
             step: A step of the run, from 0.
             steps_per_epoch: Steps of an epoch.
         """
-        steps = (self.rate_end - self.rate_begin) * steps_per_epoch
-        return self.phase.lr * learning_rate(step - self.rate_begin * steps_per_epoch, steps, warmup_steps(steps))
+        begin, end = self.rate_begin * steps_per_epoch, self.rate_end * steps_per_epoch
+        if self.phase.rise_again is not None:
+            done = round(self.phase.rise_again * ((self.end - self.begin) * steps_per_epoch))
+            again = self.begin * steps_per_epoch + done
+            begin = again if step >= again else begin
+        return self.phase.lr * learning_rate(step - begin, end - begin, warmup_steps(end - begin))
 
     def decides(self, done: int) -> bool:
         """Whether a decision is due after so many epochs of the run."""

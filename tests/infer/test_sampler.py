@@ -82,3 +82,57 @@ def test_no_branches_left() -> None:
     net = Case(nets.units, (0.5,)).net
     sample = GateSampler(net, 7)(5)
     assert sample.on == [] and sample.xi.shape == (5, 7)
+
+
+def test_nothing_is_drawn_where_all_gates_are_certain() -> None:
+    """Until θ moves again, whoever moves it."""
+    net = Case(nets.mixed, (0.0, 1.0, 1.0, 1.0, 0.0)).net
+    sampler = GateSampler(net, 8)
+    theta, state = net.theta.detach(), sampler.state()
+    for repeated in (True, False):
+        sample = sampler(40, repeated=repeated)
+        assert torch.equal(sample.xi, theta.expand(40 if repeated else 1, -1))
+        assert sample.on == (theta[: net.num_branches] == 1).tolist()
+    assert all(torch.equal(value, state[name]) for name, value in sampler.state().items())
+    with torch.no_grad():
+        net.theta[-1] = 0.5
+    assert 0 < sampler(64).xi[:, -1].sum() < 64
+
+
+def test_what_is_on_for_certain_is_known_until_theta_moves() -> None:
+    net = Case(nets.units, (1.0,)).net
+    sampler = GateSampler(net, 9)
+    assert list(sampler.whole) == [True] * len(net.gates())
+    with torch.no_grad():
+        net.theta[0] = 0.5
+    assert list(sampler.whole) == []
+    sampler.synchronize()
+    assert list(sampler.whole) == [None] + [True] * (len(net.gates()) - 1)
+
+
+@pytest.mark.parametrize("build", [nets.mixed, nets.units, nets.shared_units, nets.branches])
+def test_rows_that_examples_have_in_turn(build) -> None:
+    """Of 128 rows 32 are distinct, of 100 as many, which do not go into them evenly, and of 16 all."""
+    net = Case(build, (0.3, 0.7, 0.5)).net
+    one, other = GateSampler(net, 10), GateSampler(net, 10)
+    for rows in (128, 100, 16):
+        full, short = one(rows).xi, other(rows, repeated=False).xi
+        assert len(short) == (len(full) if rows == 100 or len(full) == 1 else min(32, rows))
+        assert torch.equal(short.repeat(len(full) // len(short), 1), full)
+
+
+@pytest.mark.parametrize("build", [nets.mixed, nets.units])
+def test_gates_that_are_known_to_be_on_change_nothing(build) -> None:
+    """Outputs and gradients of the pass that multiplies by all of them."""
+    net = Case(build, (1.0,)).net
+    sampler = GateSampler(net, 11)
+    x = torch.randn(nets.ROWS, 3).double()
+    xi, on = sampler(nets.ROWS, repeated=False)
+    found = []
+    for known in ([*on, *sampler.whole], on):
+        net.zero_grad()
+        output = net(x, xi, skip=True, on=known)
+        output.square().sum().backward()
+        found.append([output.detach(), *(p.grad for p in net.weights().values())])
+    assert len(sampler.whole) > 0
+    torch.testing.assert_close(*found)

@@ -218,3 +218,21 @@ def test_gated_layer_as_a_whole_or_without_gate(name: str) -> None:
 def test_unknown_kind_of_gate_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: gate must be 'unit', 'layer' or None, got 'filter'"):
         LAYERS[name][0](gate="filter")
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 2, 2), (6, 4, 3)])
+def test_rows_that_examples_have_in_turn(shape: tuple[int, ...]) -> None:
+    """Values and derivatives are those of the rows repeated."""
+    x = torch.randn(shape).double()
+    if x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    gate, draw = Gate(3, dim=1 if shape[1] == 3 else -1), Draw([3])
+    gate.connect(draw, 0)
+    found = []
+    for repeats in (1, 3):
+        rows, given = torch.tensor([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]).double().requires_grad_(), x.clone()
+        with draw.use(rows.repeat(repeats, 1)):
+            y = gate(given.requires_grad_())
+        y.square().sum().backward()
+        found.append((y, given.grad, rows.grad))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)

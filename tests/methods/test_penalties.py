@@ -31,7 +31,7 @@ from tests.training.problems import (
     units,
 )
 
-SCHEDULE = {"checks_per_epoch": 3, "settle_batches": 2}
+SCHEDULE = {"checks_per_epoch": 3}
 X = examples(1)[0]
 LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi import SVI
 from bayesprune.methods.svi.schedule import DEFAULTS, make_schedule
 from bayesprune.optim.rates import learning_rate
-from bayesprune.training import Schedule
+from bayesprune.training import Engine, Schedule, Settings
+from bayesprune.training.trainer import Trainer
 from tests.training.problems import units
 
 LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
@@ -107,50 +110,14 @@ def test_refused(arguments: dict[str, float], message: str) -> None:
         Schedule(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("shared", "batches"), [(0, 8), (4, 8), (12, 8), (14, 7), (27, 4), (54, 2), (1000, 1)])
-def test_an_evaluation_takes_fewer_batches_of_a_deep_network(shared: int, batches: int) -> None:
-    """390 steps an epoch, 97 an interval: b batches cost b (1 + S/2) / 3 steps, at most a fifth of 97."""
-    schedule = Schedule(10, 390)
-    assert schedule.batches_to_measure(shared) == batches
-    assert batches == 1 or batches * (1 + shared / 2) / 3 <= 0.2 * 97
+def test_under_a_fixed_prior_theta_follows_to_the_end_once_an_epoch() -> None:
+    schedule = Schedule(100, 20, **DEFAULTS["fixed"])  # type: ignore[arg-type]
+    assert schedule.settle_every == 20 and schedule.settle_end == schedule.steps
 
 
-@pytest.mark.parametrize(
-    ("steps", "shared", "batches", "draws"),
-    [
-        (1, 0, 1, 4),  # full batches: four draws
-        (2, 0, 2, 2),
-        (20, 0, 20, 1),  # all batches of a table
-        (500, 0, 32, 1),
-        (1, 4, 1, 2),  # a measurement of four branches costs as much as a step: two
-        (1, 40, 1, 1),
-        (100, 40, 28, 1),
-    ],
-)
-def test_under_a_fixed_prior_small_data_are_measured_whole_and_often(
-    steps: int, shared: int, batches: int, draws: int
-) -> None:
-    schedule = Schedule(100, steps, **DEFAULTS["fixed"])  # type: ignore[arg-type]
-    assert schedule.settle_every == steps and schedule.settle_end == schedule.steps
-    assert schedule.batches_to_measure(shared) == batches
-    assert schedule.draws_to_measure(shared) == draws
-
-
-@pytest.mark.parametrize(("epochs", "steps"), LENGTHS)
-@pytest.mark.parametrize("shared", [0, 3, 60])
-def test_otherwise_a_batch_is_measured_with_one_draw(epochs: int, steps: int, shared: int) -> None:
-    schedule = Schedule(epochs, steps)
-    assert schedule.draws_to_measure(shared) == 1
-    assert 1 <= schedule.batches_to_measure(shared) <= min(8, schedule.settle_every)
-
-
-@pytest.mark.parametrize(
-    ("field", "range"),
-    [({"settle_draws": 0}, "a whole number, at least 1"), ({"settle_share": 0.0}, "positive and finite")],
-)
-def test_evaluations_of_nothing_are_refused(field: dict[str, float], range: str) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(field))} must be {range}, got 0"):
-        Schedule(10, 10, **field)  # type: ignore[arg-type]
+def test_evaluations_of_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="exact_share must be positive and finite, got 0"):
+        Schedule(10, 10, exact_share=0.0)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +136,17 @@ def test_phases_suit_prior_and_posterior_where_nothing_else_is_chosen(
     assert make_schedule(net, 10, 20, {}) == Schedule(10, 20, **DEFAULTS[kind])  # type: ignore[arg-type]
     chosen = {"settle_from": 0.55, "slab_by": 0.1}
     assert make_schedule(net, 10, 20, chosen) == Schedule(10, 20, **(DEFAULTS[kind] | chosen))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("weights", "share"), [("point", 0.7), ("normal", None)])
+def test_the_learning_rate_rises_again_as_gates_come_to_rest(weights: str, share: float | None) -> None:
+    """Where weights are points, and then from the first step of fine-tuning on as in a run of its own."""
+    net = BayesianNet(units(), num_data=32, weights=weights)
+    loader = [(torch.randn(8, 8), torch.randint(2, (8,)))] * 4
+    trainer = Trainer(net, loader, 5, True, Settings(), Engine("cpu"), SVI())
+    assert trainer.stretch.phase.rise_again == share
+    start = Schedule(5, 4).settle_end
+    rest = 20 - start
+    whole = [learning_rate(step, 20, 2) for step in range(20)]
+    again = [*whole[:start], *(learning_rate(step, rest, 1) for step in range(rest))]
+    assert [trainer.stretch.rate(step, 4) for step in range(20)] == (whole if share is None else again)

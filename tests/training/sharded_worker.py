@@ -30,7 +30,6 @@ from tests.training.problems import Batches, bayesian, branches, examples, units
 
 QUICK = {
     "sample_from": 0.05, "settle_from": 0.4, "fine_tune_from": 0.75, "travel": 5.0, "checks_per_epoch": 3,
-    "settle_batches": 2,
 }  # fmt: skip
 EPOCHS, STOP = 6, 3
 NETWORKS = {"branches": branches, "units": units}

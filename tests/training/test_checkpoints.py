@@ -22,7 +22,6 @@ from tests.training.problems import Batches, bayesian, branches, convolutional, 
 EPOCHS = 6
 QUICK = {
     "sample_from": 0.05, "settle_from": 0.4, "fine_tune_from": 0.75, "travel": 1.5, "checks_per_epoch": 3,
-    "settle_batches": 1,
 }  # fmt: skip
 
 

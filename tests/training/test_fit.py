@@ -35,7 +35,6 @@ from tests.training.problems import (
 
 QUICK = {
     "sample_from": 0.05, "settle_from": 0.4, "fine_tune_from": 0.75, "travel": 5.0, "checks_per_epoch": 3,
-    "settle_batches": 2,
 }  # fmt: skip
 
 

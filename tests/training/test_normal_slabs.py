@@ -30,7 +30,7 @@ from tests.training.test_checkpoints import Stopped, stop_after
 
 QUICK = {
     "sample_from": 0.05, "settle_from": 0.4, "fine_tune_from": 0.75, "travel": 1.5, "checks_per_epoch": 3,
-    "settle_batches": 1, "slab_by": 0.2,
+    "slab_by": 0.2,
 }  # fmt: skip
 
 

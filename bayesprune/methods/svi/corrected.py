@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from bayesprune.methods.svi.estimates import Estimates
 
-MEMORY = 0.7
+MEMORY = 0.9
 """Weight of the past, from one evaluation to the next."""
 ALIKE = 4
 """As many examples the variance of all gates of a layer counts in that of each."""
@@ -17,15 +19,20 @@ TINY = 1e-24
 
 
 class CorrectedDifferences(Estimates):
-    """Estimates d of E[C | ξ_s=1] − E[C | ξ_s=0] by a control variate.
+    """Estimates d of E[C | ξ_s=1] − E[C | ξ_s=0] by a control variate that follows from derivatives.
 
-    For a gate that each example draws, d = D + c: D is the mean of the derivatives ∂C/∂ξ_s, which steps of the weights
-    bring along, and c that of (difference − derivative) over the examples where both are known. For a gate that a batch
-    shares D is 0. Sums of both and of their squares are kept, and fade from one evaluation to the next.
+    For a gate that each example draws, h = ∂C/∂ξ_s at the drawn ξ tells of the difference to first order, and h − ½ C″
+    (2ξ_s − 1) to second. The mean of h² is C″ where the model is right (Fisher information; LeCun, Denker & Solla 1990
+    prune by it), so v = h − ½ q with the bend q = h² (2ξ_s − 1) is nearer. Steps of the weights bring h along, so the
+    mean of v is known of many examples; the mean of (difference − v) is c, known of few. Whatever v is, d = v̄ + c has
+    no bias. For a gate that a batch shares, v is 0.
 
-    Where c was measured little, the layer tells what it may be: the c of its gates are taken to be Normal, with the
-    mean and the variance that those of its measured gates have (empirical Bayes, Efron & Morris 1975), and c is the
-    mean of its posterior. With many examples that is the mean of its own.
+    Where c was measured little, the layer tells what it may be: the c of its gates are taken to be Normal, their means
+    a line over q̄ and their variance what its measured gates have about it (empirical Bayes with regression, Efron &
+    Morris 1975; Fay & Herriot 1979), and c is the mean of its posterior. With many examples that is the mean of its
+    own.
+
+    All is kept in sums over examples, which fade from one evaluation to the next.
 
     Args:
         net: The network of the gates.
@@ -33,99 +40,126 @@ class CorrectedDifferences(Estimates):
 
     Attributes:
         net_cost: Latest d + ρ.
-        slopes: Sum of the derivatives of the examples that count.
-        slope_squares: Sum of their squares.
+        values: Σ v, shape ``(S,)``.
+        value_squares: Σ v².
+        bends: Σ q.
         seen: How many examples these are.
-        gaps: For each gate the sum of differences, less their derivatives, of the examples that count.
-        gap_squares: Sum of their squares.
-        measured: How many examples these are.
+        gaps: Σ of (difference − v) of the examples where it was measured.
+        gap_squares: Σ of their squares.
+        measured: How many examples these are, shape ``(S,)``.
     """
 
-    vectors = ("net_cost", "slopes", "slope_squares", "gaps", "gap_squares", "measured")
-    counts = ("seen",)
-    slopes: Tensor
-    slope_squares: Tensor
+    sums: ClassVar[tuple[str, ...]] = ("values", "value_squares", "bends", "gaps", "gap_squares", "measured")
+    vectors: ClassVar[tuple[str, ...]] = ("net_cost", *sums)
+    counts: ClassVar[tuple[str, ...]] = ("seen",)
+    values: Tensor
+    value_squares: Tensor
+    bends: Tensor
+    seen: float
     gaps: Tensor
     gap_squares: Tensor
     measured: Tensor
-    seen: float
 
-    def add_slopes(self, slopes: Tensor, size: int) -> None:
+    def add_values(self, slopes: Tensor, xi: Tensor, size: int) -> Tensor:
         """Add the derivatives of a batch.
 
         Args:
-            slopes: ∂C/∂ξ_s of each example, shape ``(B, S)``.
+            slopes: h of each example, shape ``(B, S)``, 0 for gates that the batch shares.
+            xi: The gates that they were seen at, shape ``(B, S)``.
             size: Examples of the batch in all processes together.
+
+        Returns:
+            v of each example, shape ``(B, S)``.
         """
-        first, second = self._pooled(slopes.T, size)
-        self.slopes += first
-        self.slope_squares += second
+        bends = slopes.square() * (2 * xi - 1)
+        values = slopes - bends / 2
+        sums = self._pooled(size, values.sum(0), values.square().sum(0), bends.sum(0), examples=len(xi))
+        self.values += sums[0]
+        self.value_squares += sums[1]
+        self.bends += sums[2]
         self.seen += size
+        return values
 
     def add_gaps(self, gaps: Tensor, wanted: Tensor, size: int) -> Tensor:
-        """Add what differences were beyond their derivatives.
+        """Add what differences were beyond v.
 
         Args:
-            gaps: Shape ``(S, B)``.
+            gaps: Shape ``(B, S)``.
             wanted: For which gates they were measured, bool, shape ``(S,)``.
             size: Examples in all processes together.
 
         Returns:
             Their sums over the examples, shape ``(S,)``.
         """
-        first, second = self._pooled(gaps, size)
-        self.gaps += first * wanted
-        self.gap_squares += second * wanted
+        sums = self._pooled(size, gaps.sum(0), gaps.square().sum(0), examples=len(gaps)) * wanted
+        self.gaps += sums[0]
+        self.gap_squares += sums[1]
         self.measured += size * wanted
-        return first
+        return sums[0]
 
-    def _pooled(self, values: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Sums over the examples of all processes of ``values``, shape ``(S, B)``, and of their squares."""
-        values = values.to(self.gaps.dtype)
-        sums = torch.stack([values.sum(1), values.square().sum(1)])
-        if values.shape[1] == size:
-            return sums[0], sums[1]
-        counted = self._mean(torch.cat([sums, torch.full_like(sums[:1], values.shape[1])]))
-        return counted[0] / counted[2] * size, counted[1] / counted[2] * size
+    def _pooled(self, size: int, *sums: Tensor, examples: int) -> Tensor:
+        """The sums over the ``size`` examples of all processes, given those over the ``examples`` of this one."""
+        own = torch.stack(sums).to(self.gaps.dtype)
+        if examples == size:
+            return own
+        counted = self._mean(torch.cat([own, torch.full_like(own[:1], examples)]))
+        return counted[:-1] * (size / counted[-1])
 
     def fade(self) -> None:
         """Let what there is count less than what comes."""
-        for name in ("slopes", "slope_squares", "gaps", "gap_squares", "measured", "seen"):
+        for name in (*self.sums, "seen"):
             setattr(self, name, getattr(self, name) * MEMORY)
 
     def estimate(self) -> tuple[Tensor, Tensor, Tensor]:
         """d, its standard error, infinite where nothing is known, and that of its correction c; each shape ``(S,)``."""
-        correction, variance = self._correction()
-        if not self.seen:
-            return correction, variance.sqrt(), variance.sqrt()
-        slope = self.slopes / self.seen
-        spread = (self.slope_squares / self.seen - slope.square()).clamp_(min=0) / max(1.0, self.seen - 1)
-        return slope + correction, (variance + spread).sqrt_(), variance.sqrt()
+        seen = max(self.seen, 1.0)
+        value = self.values / seen
+        chance = (self.value_squares / seen - value.square()).clamp_(min=0) / max(1.0, seen - 1)
+        correction, variance = self._correction(self.bends / seen)
+        return value + correction, (variance + chance).sqrt_(), variance.sqrt()
 
-    def _correction(self) -> tuple[Tensor, Tensor]:
-        """C of every gate and its variance."""
+    def _correction(self, bends: Tensor) -> tuple[Tensor, Tensor]:
+        """The c of every gate and its variance, given q̄, each shape ``(S,)``."""
         layer, known = self._layers(), self.measured > 0
-        own, all_own = self.measured.clamp(min=1e-9), self._sum(self.measured, layer).clamp(min=1e-9)
-        mean, common = self.gaps / own, self._sum(self.gaps, layer) / all_own
-        spread = (self.gap_squares - self.gaps.square() / own).clamp_(min=0)
+        own, all_own = self.measured.clamp(min=1e-9), _over(layer, self.measured).clamp(min=1e-9)
+        mean, spread = self.gaps / own, (self.gap_squares - self.gaps.square() / own).clamp_(min=0)
         alike = ALIKE * (layer > 0)
-        spread = (spread + alike * self._sum(spread, layer) / all_own) / (own + alike - 1).clamp(min=1)
+        spread = (spread + alike * _over(layer, spread) / all_own) / (own + alike - 1).clamp(min=1)
         variance = torch.where(known, (spread / own).clamp(min=TINY), torch.inf)
-        gates, chance = self._sum(known.to(own), layer), self._sum(torch.where(known, spread, 0.0), layer) / all_own
-        between = self._sum(self.measured * (mean - common).square(), layer) / all_own - chance
-        between = (between * gates / (gates - 1)).clamp(min=0) + chance / gates
-        between = torch.where((gates > 1) & (layer > 0), between.clamp(min=TINY), torch.inf)
+        line = _line(layer, self.measured, bends, mean)
+        gates, chance = _over(layer, known.to(own)), _over(layer, torch.where(known, spread, 0.0)) / all_own
+        between = _over(layer, self.measured * (mean - line).square()) / all_own
+        between = (between * gates / (gates - 2) - chance).clamp(min=0) + 2 * chance / gates
+        between = torch.where((gates > 2) & (layer > 0), between.clamp(min=TINY), torch.inf)
         total = 1 / variance + 1 / between
-        found = torch.where(known, mean / variance, 0.0) + torch.where(between.isinf(), 0.0, common / between)
+        found = torch.where(known, mean / variance, 0.0) + torch.where(between.isinf(), 0.0, line / between)
         return found / total.clamp(min=TINY), 1 / total
 
     def _layers(self) -> Tensor:
-        """Of every gate the number of its layer, from 1, and 0 if a batch shares it; shape ``(S,)``."""
+        """Of every gate the number of its layer, from 1, and 0 where no other gate tells of it; shape ``(S,)``.
+
+        Those are gates that a batch shares, and all under a fixed prior, where each is measured anyway.
+        """
+        if not self.net.prior_type.decides:
+            return torch.zeros_like(self.gaps, dtype=torch.long)
         sizes = torch.tensor([self.net.num_shared, *(gate.size for gate in self.net.gates() if not gate.per_batch)])
         return torch.arange(len(sizes)).repeat_interleave(sizes).to(self.gaps.device)
 
-    @staticmethod
-    def _sum(values: Tensor, layer: Tensor) -> Tensor:
-        """For every gate the sum of ``values`` over its layer."""
-        sums = values.new_zeros(len(values) + 1).index_add_(0, layer, values)
-        return sums[layer]
+
+def _over(layer: Tensor, values: Tensor) -> Tensor:
+    """For every gate the sum of ``values`` over its layer."""
+    return values.new_zeros(len(values) + 1).index_add_(0, layer, values)[layer]
+
+
+def _line(layer: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """For every gate what the line of its layer gives, fitted by least squares.
+
+    Args:
+        layer: The layer of every gate.
+        weight: How much each gate counts.
+        x: Places of the gates.
+        y: Values there.
+    """
+    total = _over(layer, weight).clamp(min=1e-9)
+    away, value = x - _over(layer, weight * x) / total, _over(layer, weight * y) / total
+    return value + away * _over(layer, weight * away * y) / _over(layer, weight * away.square()).clamp(min=TINY)

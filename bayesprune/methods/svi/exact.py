@@ -13,8 +13,8 @@ from bayesprune.methods.svi.corrected import CorrectedDifferences
 
 RECENT_SHARE = 4
 """Under a fixed prior, the mean of exact differences tells of about the last one in so many of all evaluations."""
-ERROR_SHARE = 0.5
-"""How much of their standard error counts, besides the price, in the length by which they are divided."""
+PRICE_SHARE = 0.2
+"""κ, how much of the price counts, besides their standard error, in the length by which differences are divided."""
 DOUBT = 1.645
 """Of how many standard errors a sign is clear: one in twenty of those at 0 would seem clear on this side."""
 WORTH = 0.5
@@ -27,11 +27,12 @@ class ExactSteps(CorrectedDifferences):
     Worth measuring are gates whose sign is not clear, |d + ρ| < ``DOUBT`` e, e being the standard error of d, for want
     of a correction.
 
-    Where training decides about gates, a step is ``size`` · (d + ρ)/√(ρ² + (κe)²), by ``size`` at most. Under a fixed
-    prior λ exact differences alone give the optimum itself, θ* = sigmoid(logit λ − D − N d), D being the divergence of the
-    structure's weights, and θ moves towards it. There an error of a nat shows: all gates are measured, and the exponent
-    is averaged over ever more evaluations, of which evaluation k counts 4/(k + 3) when it is made (polynomial-decay
-    averaging, Shamir & Zhang 2013, η = 3).
+    Where training decides about gates, a step is ``size`` · (d + ρ)/√((κρ)² + e²), by ``size`` at most: as fast as can
+    be where the sign is clear, and hardly where it is not. Under a fixed prior λ exact differences alone give the
+    optimum itself, θ* = sigmoid(logit λ − D − N d), D being the divergence of the structure's weights, and θ moves
+    towards it. There an error of a nat shows: all gates are measured, and the exponent is averaged over ever more
+    evaluations, of which evaluation k counts 4/(k + 3) when it is made (polynomial-decay averaging, Shamir & Zhang
+    2013, η = 3).
 
     Args:
         net: The network whose θ is moved.
@@ -62,7 +63,7 @@ class ExactSteps(CorrectedDifferences):
         gates: GateSample,
         size: int | None = None,
         *,
-        slopes: Tensor | None = None,
+        values: Tensor | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
         """Add the differences of some examples to what is known.
@@ -70,9 +71,9 @@ class ExactSteps(CorrectedDifferences):
         Args:
             x: Inputs, shape ``(B, ...)``.
             y: Targets.
-            gates: The other gates, drawn from the guide, those that ``slopes`` were seen at.
+            gates: The other gates, drawn from the guide, those that ``values`` are of.
             size: Examples in all processes together; by default B.
-            slopes: ∂C/∂ξ_s of each example, shape ``(B, S)``; ``None`` for 0.
+            values: v of each example, shape ``(B, S)``; ``None`` for 0.
             wanted: Which gates to measure, bool, shape ``(S,)``; ``None`` for all.
 
         Returns:
@@ -81,7 +82,7 @@ class ExactSteps(CorrectedDifferences):
         wanted = torch.ones_like(self.gaps, dtype=torch.bool) if wanted is None else wanted
         found, pairs = example_differences(self.net, x, y, *gates, wanted)
         size = len(y) if size is None else size
-        first = self.add_gaps(found if slopes is None else found - slopes.T, wanted, size)
+        first = self.add_gaps(found.T if values is None else found.T - values, wanted, size)
         if not self.net.prior_type.decides:
             self.total += first / size
             self.count += 1
@@ -110,8 +111,8 @@ class ExactSteps(CorrectedDifferences):
         net, price, theta = self.net, self.net.price, self.net.theta
         difference, self.error, _ = self.estimate()
         self.net_cost = difference + price
-        unit = net.prior_type.unit(price, net.num_data)
-        length = torch.addcmul(self.error.square() * ERROR_SHARE**2, unit, unit).sqrt_()
+        unit = PRICE_SHARE * net.prior_type.unit(price, net.num_data)
+        length = torch.addcmul(self.error.square(), unit, unit).sqrt_()
         theta.sub_((self.net_cost / length).clamp_(-1, 1).to(theta.dtype), alpha=size).clamp_(0, 1)
         self.evaluations += 1
 

@@ -60,7 +60,7 @@ class FlipCosts:
         return STEP * (self.base * examples + self.launch * number)
 
     def _behind(self, name: str, gate: Gate) -> list[fx.Node]:
-        """What a flip computes anew: all from the gate on, and of a gate that a batch shares also the block it is in."""
+        """What a flip computes: all from the gate on, and of a gate that a batch shares the block it is in as well."""
         nodes, uses = self._pass.nodes, self._pass.traced.uses.get(gate, [])
         if not uses:
             return []

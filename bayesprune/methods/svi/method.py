@@ -16,6 +16,7 @@ from bayesprune.infer.targets import joined_targets, losses
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.normal_weights import count_due, divergence_due, divergence_share, scales_due
+from bayesprune.methods.svi.payoff import Payoff
 from bayesprune.methods.svi.penalties import make_penalty
 from bayesprune.methods.svi.removal import GateRemoval
 from bayesprune.methods.svi.schedule import make_schedule
@@ -74,10 +75,11 @@ class SVI(Method):
         self.updates = GateUpdates(net, run.engine.mean)
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
         self.settling = Settling(net, self.updates.exact, self.schedule, settings.every)
-        self.removal = GateRemoval(net, run, self.updates, settings.patience)
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
+        self.removal = GateRemoval(net, run, self.updates, settings.patience, Payoff(net, run, self.penalty))
         self._examples: list[Batch] | None = None
-        return Needs((Phase("svi", decide_every=1),))
+        again = self.schedule.fine_tune_from if net.weights_posterior.name == "point" else None
+        return Needs((Phase("svi", decide_every=1, rise_again=again),))
 
     # a step --------------------------------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class SVI(Method):
                 run.engine.average_statistics(net)
                 with run.engine.autocast():
                     self.updates.sampled.add_shared_differences(run.batch.x, run.batch.y, self.sampler(*run.batch.part))
-            self.penalty.update(step, self.updates.differences)
+            self._update_prices(step)
         if step == schedule.settle_start:
             self.updates.sampled.update_net_cost()
         if phase == "settle" and net.num_gates:
@@ -167,7 +169,11 @@ class SVI(Method):
             with run.engine.whole():
                 self._remove(run, net, step)
             self.sampler.synchronize()
-            self.penalty.update(step, self.updates.differences)
+            self._update_prices(step)
+
+    def _update_prices(self, step: int) -> None:
+        """Let prices follow θ, and a budget's multiplier what the data say."""
+        self.penalty.update(step, self.updates.differences if self.penalty.needs_differences else None)
 
     def _remove(self, run: Run, net: BayesianNet, step: int, at_rest: bool = False) -> None:
         """Look at the gates and remove what may go, or at rest all that is off, on every process alike."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,39 +12,30 @@ from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.protocol import Run
 from bayesprune.methods.svi.gates import GateUpdates
-from bayesprune.pruning import ExpectedCost, RemovalMonitor, shrink
-
-
-SURGERY = 3e7
-"""As how many multiply-adds of forward passes a removal counts, for each operation of the network; a step of the weights
-takes three passes. On a core of a CPU this is about what it takes."""
+from bayesprune.pruning import RemovalMonitor, shrink
 
 
 class GateRemoval:
     """Removes structures whose gates have converged to 0, and sees that no layer is left empty.
 
-    A removal takes time: the network is traced and built anew, and the optimiser's state, the prices and the record
-    follow. So units and filters that may go wait, with gates that stay off, until the multiply-adds that all of them
-    save over the rest of the run outweigh it. Both are counted, not timed, so that every process decides alike. Gates
-    that a batch shares do not wait: it is their turn as often as any other's when one of them is flipped.
+    What may go need not go at once: structures whose gates stay off wait until their removal pays.
 
     Args:
         net: The network.
         run: The run that it is trained in, which makes it smaller.
         updates: The steps of θ.
         patience: Consecutive checks before a removal.
+        pays: Says of structures that may go, bool, shape ``(S,)``, whether it pays to remove them now.
     """
 
-    def __init__(self, net: BayesianNet, run: Run, updates: GateUpdates, patience: int):
-        self.net, self.run, self.updates = net, run, updates
+    def __init__(self, net: BayesianNet, run: Run, updates: GateUpdates, patience: int, pays: Callable[[Tensor], bool]):
+        self.net, self.run, self.updates, self._pays = net, run, updates, pays
         self.monitor = RemovalMonitor(net.num_gates, patience, net.theta.device)
-        self._macs: ExpectedCost | None = None
-        self._waiting: Tensor | None = None
 
     def check(self) -> bool:
         """Look at every gate once and remove what may go, if it pays; whether the network became smaller."""
         ready = self.monitor.check(self.net.theta.detach(), self.updates.least_cost)
-        return self._pays(ready) and self._remove(ready)
+        return bool(ready.any()) and self._pays(ready) and self._remove(ready)
 
     def clear(self) -> bool:
         """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence; as `check` otherwise.
@@ -52,20 +44,6 @@ class GateRemoval:
         """
         off = self.net.theta.detach() == 0
         return self._remove(off if self.net.prior_type.decides else off & self.monitor.ready)
-
-    def _pays(self, ready: Tensor) -> bool:
-        """Whether to remove the structures in ``ready``, shape ``(S,)``, bool, saves more than it takes."""
-        if bool(ready[: self.net.num_shared].any()):
-            return True
-        if not bool(ready.any()) or (self._waiting is not None and torch.equal(ready, self._waiting)):
-            return False  # what did not pay with more of the run ahead does not pay now
-        self._waiting = ready
-        run, expected = self.run, self._macs or ExpectedCost(self.net.net, self.run.example, ("macs",))
-        self._macs = expected
-        left = (1 - run.progress) * run.epochs * self.net.num_data
-        stays = self.net.by_gate((~ready).cpu().double())
-        saved = expected.total["macs"] - float(expected(stays)["macs"])
-        return left * saved > SURGERY * len(expected.presence.steps)
 
     def _remove(self, ready: Tensor) -> bool:
         """Remove the structures in ``ready``, shape ``(S,)``, bool, as far as they can go now."""
@@ -86,7 +64,6 @@ class GateRemoval:
             return False
         self.updates.keep(kept)
         self.monitor.keep(kept)
-        self._macs = self._waiting = None
         return True
 
     def guard(self) -> None:

@@ -23,7 +23,8 @@ class Settings:
     """How `fit` trains, with defaults that serve.
 
     Attributes:
-        lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it.
+        lr: Peak learning rate of the weights; warm-up and half a cosine are applied to it. With weights that are
+            points it rises a second time as gates come to rest.
         optimizer: Constructor of their optimiser, called with parameters, ``lr`` and ``weight_decay`` = λ/N (the slab's
             density enters as coupled L2, so the optimiser must add it to the gradient, as Adam and SGD do and AdamW
             does not). It is tried on small weights before training, see `bayesprune.optim.trial`.

@@ -65,13 +65,12 @@ class Settling:
             step: The step of the weights that was just taken.
         """
         part, slopes = run.batch.part, self._slopes(run)
-        if slopes is not None:
-            self.exact.add_slopes(slopes, part.size)
+        values = None if slopes is None else self.exact.add_values(slopes, drawn.xi, part.size)
         if not self.net.prior_type.decides:
             for _ in range(max(1, DRAWS // self.schedule.settle_every)):
                 self._measure(run, drawn, None, least=part.size)
         elif self._position(step) == 0:
-            self._measure(run, drawn, slopes)
+            self._measure(run, drawn, values)
 
     def _slopes(self, run: Run) -> Tensor | None:
         """The derivatives that the step left in its gates, shape ``(B, S)``."""
@@ -82,13 +81,13 @@ class Settling:
         slopes[:, : self.net.num_shared] = 0
         return slopes
 
-    def _measure(self, run: Run, drawn: GateSample, slopes: Tensor | None, least: int = LEAST) -> None:
+    def _measure(self, run: Run, drawn: GateSample, values: Tensor | None, least: int = LEAST) -> None:
         """Measure what is worth it and affordable.
 
         Args:
             run: The run.
             drawn: The gates.
-            slopes: The derivatives at them, if there are any.
+            values: v at them, see `CorrectedDifferences`, if there are any.
             least: With how many examples at least; all of a batch are measured for all gates or not at all.
         """
         (x, y, part), net = run.batch, self.net
@@ -102,9 +101,9 @@ class Settling:
         run.engine.average_statistics(net)
         units = bool(flipped[net.num_shared :].any())  # these are flipped layer by layer
         with run.engine.autocast(), run.engine.whole(read_only=True) if units else nullcontext():
-            gates, some = GateSample(drawn.xi[:rows], drawn.on), None if slopes is None else slopes[:rows]
+            gates, some = GateSample(drawn.xi[:rows], drawn.on), None if values is None else values[:rows]
             wanted = flipped.to(net.theta.device)
-            pairs = self.exact.add(x[:rows], y[:rows], gates, size, slopes=some, wanted=wanted)
+            pairs = self.exact.add(x[:rows], y[:rows], gates, size, values=some, wanted=wanted)
         self.allowance.spend(size, flipped, _total(run, pairs).cpu())
 
     def _position(self, step: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi.normal_weights import divergence_share
+from bayesprune.methods.svi.penalties.relative import RelativeCost
 from bayesprune.methods.svi.schedule import Schedule
 from bayesprune.schema import Check, record
 
@@ -35,6 +36,7 @@ class Penalty(ABC):
     """
 
     needs_differences: ClassVar[bool] = False
+    _cost: RelativeCost
 
     def __init__(self, net: BayesianNet, schedule: Schedule, temperature: float):
         self.net, self.schedule, self._temperature = net, schedule, temperature
@@ -62,9 +64,13 @@ class Penalty(ABC):
     def _follow(self, step: int, differences: Tensor | None) -> None:
         """Set log γ; arguments as those of `update`."""
 
-    @abstractmethod
     def rebuild(self) -> None:
         """Go on with a network that became smaller."""
+        self._cost.rebuild()
+
+    def saved_macs(self, off: Tensor) -> float:
+        """What the removal of structures whose gates are off saves, see `RelativeCost.saved_macs`."""
+        return self._cost.saved_macs(off)
 
     def enforce(self, differences: Tensor) -> bool:
         """At the end of settling: switch off what has to go, whatever the data say.

@@ -46,7 +46,3 @@ class CostPenalty(Penalty):
         self.expected, savings = self._cost.savings(self.net.theta.detach())
         self.nu = self.price.nu * price_factor(self.schedule, step)
         self._cost.charge(self.nu, savings)
-
-    def rebuild(self) -> None:
-        """Go on with a network that became smaller."""
-        self._cost.rebuild()

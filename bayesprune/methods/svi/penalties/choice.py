@@ -51,7 +51,7 @@ def make_penalty(
     """
     price, budget, temperature = settings.price, settings.budget, settings.temperature
     if price is None and budget is None:
-        return ConstantPenalty(net, schedule, temperature)
+        return ConstantPenalty(net, example, schedule, temperature)
     if not net.prior_type.decides:
         raise ConfigError(
             f"fit: Settings.{'price' if budget is None else 'budget'} would overwrite what the FixedInclusion "

@@ -37,7 +37,8 @@ class RelativeCost:
 
     def rebuild(self, seconds: Sequence[float] | None = None) -> None:
         """Go on with a network that became smaller, and the seconds of its operations."""
-        self._expected = ExpectedCost(self.net.net, self.example, tuple(self.weights), seconds)
+        measures = tuple(dict.fromkeys([*self.weights, "macs"]))
+        self._expected = ExpectedCost(self.net.net, self.example, measures, seconds)
         self._latest: tuple[Tensor, float, Tensor] | None = None
 
     @torch.no_grad()
@@ -55,6 +56,14 @@ class RelativeCost:
             cost, gradient = marginal_cost(self._expected, self._by_gate(theta), self.reference, self.weights)
             self._latest = theta.clone(), cost, torch.cat([torch.zeros(0), *gradient.values()])
         return self._latest[1:]
+
+    def saved_macs(self, off: Tensor) -> float:
+        """Multiply-adds of a pass of one example that the network is left without, with all other gates on.
+
+        Args:
+            off: Gates that are off, bool, shape ``(S,)``.
+        """
+        return self._expected.total["macs"] - float(self._expected(self._by_gate(~off))["macs"])
 
     def charge(self, nu: float, savings: Tensor) -> None:
         """Make the price of every structure of the network ν times what it saves.
