@@ -13,7 +13,8 @@ inputs have gates, a network of the same widths with inputs chosen at random. Ti
 runs of one seed. Where the self-pruned run's time goes is counted in a run of its own.
 
 Every run leaves a file in OUT when it is done and is not made again; OUT/result.json holds all that is printed.
-``--validate`` scores training images that are held out instead of the test images.
+``--validate`` scores training images that are held out instead of the test images. Five repeats of all cases but
+``resnet20`` take about an hour of one core, half of it ``lenet300``.
 """
 
 from __future__ import annotations
