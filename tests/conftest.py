@@ -16,3 +16,9 @@ def clean_session(request: pytest.FixtureRequest) -> Iterator[None]:
     pyro.set_rng_seed(marker.args[0] if marker else 0)
     with pyro.validation_enabled(True):
         yield
+
+
+@pytest.fixture
+def free_surgery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removals pay at once, also in runs so short that structures would wait to the end of settling."""
+    monkeypatch.setattr("bayesprune.methods.svi.payoff.SURGERY", 0.0)

@@ -6,6 +6,8 @@ from math import cos, pi
 
 WARMUP = 200
 """Steps over which the learning rate rises in a run that is not short."""
+FALL = 0.3
+"""Over which last share of the steps `second_rate` falls."""
 
 
 def warmup_steps(steps: int) -> int:
@@ -22,3 +24,14 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
         warmup: Over how many of them it rises, see `warmup_steps`.
     """
     return min(1.0, (step + 1) / warmup) * 0.5 * (1 + cos(pi * step / steps))
+
+
+def second_rate(step: int, steps: int, warmup: int) -> float:
+    """Factor on the peak learning rate after a second rise, which is linear: 1, and in the end a linear fall to 0.
+
+    Args:
+        step: The step, from 0 where the rate rises again.
+        steps: How many there are from there on.
+        warmup: Over how many of them it rises, see `warmup_steps`.
+    """
+    return min(1.0, (step + 1) / warmup, (steps - step) / (FALL * steps))

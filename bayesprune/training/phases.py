@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Phase
-from bayesprune.optim.rates import learning_rate, warmup_steps
+from bayesprune.optim.rates import learning_rate, second_rate, warmup_steps
 from bayesprune.schema import require
 
 
@@ -38,11 +38,12 @@ class Stretch:
             steps_per_epoch: Steps of an epoch.
         """
         begin, end = self.rate_begin * steps_per_epoch, self.rate_end * steps_per_epoch
+        factor = learning_rate
         if self.phase.rise_again is not None:
-            done = round(self.phase.rise_again * ((self.end - self.begin) * steps_per_epoch))
-            again = self.begin * steps_per_epoch + done
-            begin = again if step >= again else begin
-        return self.phase.lr * learning_rate(step - begin, end - begin, warmup_steps(end - begin))
+            again = round(self.phase.rise_again * ((self.end - self.begin) * steps_per_epoch))
+            if step >= self.begin * steps_per_epoch + again:
+                begin, factor = self.begin * steps_per_epoch + again, second_rate
+        return self.phase.lr * factor(step - begin, end - begin, warmup_steps(end - begin))
 
     def decides(self, done: int) -> bool:
         """Whether a decision is due after so many epochs of the run."""

@@ -79,6 +79,7 @@ def known(net: BayesianNet, rho: Tensor, seed: int, truth: Tensor) -> ExactSteps
         moves.values += values.sum(0)
         moves.value_squares += values.square().sum(0)
         moves.seen += 200
+        moves.count += 1
         some = torch.rand(len(rho), generator=generator) < 0.5
         moves.add_gaps(bias + 4 * rho * torch.randn((40, len(rho)), generator=generator), some, 40)
         if k < 4:

@@ -12,7 +12,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi import SVI
 from bayesprune.methods.svi.schedule import DEFAULTS, make_schedule
-from bayesprune.optim.rates import learning_rate
+from bayesprune.optim.rates import learning_rate, second_rate
 from bayesprune.training import Engine, Schedule, Settings
 from bayesprune.training.trainer import Trainer
 from tests.training.problems import units
@@ -140,7 +140,7 @@ def test_phases_suit_prior_and_posterior_where_nothing_else_is_chosen(
 
 @pytest.mark.parametrize(("weights", "share"), [("point", 0.7), ("normal", None)])
 def test_the_learning_rate_rises_again_as_gates_come_to_rest(weights: str, share: float | None) -> None:
-    """Where weights are points, and then from the first step of fine-tuning on as in a run of its own."""
+    """Where weights are points, from the first step of fine-tuning on."""
     net = BayesianNet(units(), num_data=32, weights=weights)
     loader = [(torch.randn(8, 8), torch.randint(2, (8,)))] * 4
     trainer = Trainer(net, loader, 5, True, Settings(), Engine("cpu"), SVI())
@@ -148,5 +148,5 @@ def test_the_learning_rate_rises_again_as_gates_come_to_rest(weights: str, share
     start = Schedule(5, 4).settle_end
     rest = 20 - start
     whole = [learning_rate(step, 20, 2) for step in range(20)]
-    again = [*whole[:start], *(learning_rate(step, rest, 1) for step in range(rest))]
+    again = [*whole[:start], *(second_rate(step, rest, 1) for step in range(rest))]
     assert [trainer.stretch.rate(step, 4) for step in range(20)] == (whole if share is None else again)

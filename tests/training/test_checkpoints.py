@@ -98,6 +98,7 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("free_surgery")
 @pytest.mark.parametrize(("make", "loader", "log_gamma", "stops", "settings"), CASES)
 def test_resumed_run_ends_as_the_unbroken_one(
     make, loader, log_gamma: float, stops: list[int], settings: dict[str, object], tmp_path: Path
@@ -105,12 +106,19 @@ def test_resumed_run_ends_as_the_unbroken_one(
     verify_resumed(make, loader, log_gamma, tmp_path, stops, **settings)
 
 
+@pytest.mark.usefixtures("free_surgery")
 def test_resumed_after_structures_were_removed(tmp_path: Path) -> None:
     """The case above proves something only if structures went before the stop, and more after it."""
     stops = [2, 3]
     history = verify_resumed(units, shuffled, 2.0, tmp_path, stops)
     steps = [removal.step for removal in history.removals]
     assert any(min(steps) <= epoch * 12 < max(steps) for epoch in stops)
+
+
+def test_resumed_while_structures_wait_for_their_removal(tmp_path: Path) -> None:
+    """In so short a run they do until θ comes to rest, after 54 of 72 steps."""
+    history = verify_resumed(units, shuffled, 2.0, tmp_path, [3, 4])
+    assert {removal.step for removal in history.removals} == {54}
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

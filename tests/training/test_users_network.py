@@ -82,6 +82,7 @@ class Listed(nn.Module):
         return x
 
 
+@pytest.mark.usefixtures("free_surgery")
 def test_layers_that_are_called_from_a_list_are_the_trained_ones() -> None:
     net, (x, y) = Listed(), examples()
     bnn = bayesian(net)

@@ -57,8 +57,8 @@ class Phase:
         start: With which weights: as they are, as the run began, or as layers initialise themselves.
         decide_every: After how many of its epochs `Method.decide` is asked; ``None`` for at its end alone, where it
             always is.
-        rise_again: After which share of its steps the learning rate rises a second time, to the peak, and falls to 0
-            anew, while the optimiser goes on as it is; ``None`` for never.
+        rise_again: After which share of its steps the learning rate rises a second time, to the peak, and stays there
+            until it falls to 0 in the end, while the optimiser goes on as it is; ``None`` for never.
 
     Example:
         >>> Phase("again", share=2.0, lr=0.1, start="initial").restart

@@ -21,7 +21,7 @@ gate when π_s is at its optimum ("The flattening hyper-prior", [N]); d is const
   [C]), with the ν of a `CostPrice`, or one that dual ascent (`multiplier`) finds for a `Budget` ("A budget"); what is
   too much of all the same is switched off at the end of settling (`enforcement`).
 - `removal`: a structure goes when θ_s is exactly 0 and its net cost positive, several times in a row ("When a structure
-  is removed"; [L], section 4).
+  is removed"; [L], section 4), as soon as that pays (`payoff`).
 """
 
 from bayesprune.methods.svi.method import SVI

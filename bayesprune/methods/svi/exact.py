@@ -42,7 +42,7 @@ class ExactSteps(CorrectedDifferences):
         net_cost: d + ρ, and under a fixed prior the slope of the entropy besides, nats per example, shape ``(S,)``.
         error: e.
         total: Under a fixed prior, sum of the mean differences of the batches of the present evaluation.
-        count: How many batches they are.
+        count: How many batches were measured, under a fixed prior for the present evaluation.
         evidence: Under a fixed prior, mean of d + ρ.
         evaluations: How many there were.
     """
@@ -85,7 +85,7 @@ class ExactSteps(CorrectedDifferences):
         first = self.add_gaps(found.T if values is None else found.T - values, wanted, size)
         if not self.net.prior_type.decides:
             self.total += first / size
-            self.count += 1
+        self.count += 1
         return pairs
 
     def candidates(self) -> Tensor:
@@ -99,10 +99,13 @@ class ExactSteps(CorrectedDifferences):
 
     @torch.no_grad()
     def step(self, size: float) -> None:
-        """Move θ by what is known by now, by at most ``size``."""
+        """Move θ by what is known by now, by at most ``size``; not before anything was measured."""
+        if not self.count:
+            return
+        self.evaluations += 1
         if self.net.prior_type.decides:
             self._decide(size)
-        elif self.count:
+        else:
             self._approach_optimum(size)
         self.fade()
 
@@ -114,12 +117,10 @@ class ExactSteps(CorrectedDifferences):
         unit = PRICE_SHARE * net.prior_type.unit(price, net.num_data)
         length = torch.addcmul(self.error.square(), unit, unit).sqrt_()
         theta.sub_((self.net_cost / length).clamp_(-1, 1).to(theta.dtype), alpha=size).clamp_(0, 1)
-        self.evaluations += 1
 
     def _approach_optimum(self, size: float) -> None:
         """A step towards the probability that prior and data say, by at most ``size``."""
         net, theta = self.net, self.net.theta
-        self.evaluations += 1
         found = self.total / self.count
         self.evidence.lerp_(found + net.price, RECENT_SHARE / (self.evaluations + RECENT_SHARE - 1))
         best = net.prior_type.optimum(self.evidence, net.num_data)

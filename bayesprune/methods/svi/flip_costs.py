@@ -16,10 +16,10 @@ from bayesprune.infer import BayesianNet
 from bayesprune.infer.flips import columnwise_nodes
 from bayesprune.layers import Gate, eval_mode
 
-ENTRY = 8
-"""How many multiply-adds it counts to read and write an entry of what an operation gives."""
-LAUNCH = 2**18
-"""How many the call of an operation counts, however little it computes: of small networks this is most of the time."""
+ENTRY = 16
+"""How many multiply-adds an entry of what a product gives counts besides: it is activated, gated, read and written."""
+LAUNCH = 2**19
+"""How many a product counts, however small it is, and what goes with it: in small networks calls take the time."""
 STEP = 3
 """How many forward passes a step of the weights counts."""
 
@@ -39,16 +39,16 @@ class FlipCosts:
     """
 
     def __init__(self, net: BayesianNet, x: Inputs):
-        with torch.no_grad(), eval_mode(net), net.drawn_weights(), net.draw.use(torch.ones_like(net.theta)[None]):
+        with torch.no_grad(), eval_mode(net), net.draw.use(torch.ones_like(net.theta)[None]):
             self._pass = _Counted(net, x)
-        self.base, self.launch = self._pass.total(self._pass.nodes), float(LAUNCH * len(self._pass.nodes))
+        self.base, self.launch = self._pass.total(self._pass.nodes), LAUNCH * self._pass.products(self._pass.nodes)
         self.flips, self.launches = torch.zeros(2, net.num_gates, dtype=torch.float64).unbind()
         begin = 0
         for name, gate in zip(net.gate_names, net.gates(), strict=True):
             part = slice(begin, begin + gate.size)
             behind, begin = self._behind(name, gate), begin + gate.size
             self.flips[part] = self._pass.total(behind) if gate.per_batch else self._unit(gate, behind)
-            self.launches[part] = LAUNCH * len(behind) / (1 if gate.per_batch else gate.size)
+            self.launches[part] = LAUNCH * self._pass.products(behind) / (1 if gate.per_batch else gate.size)
 
     def steps(self, number: int, examples: int) -> float:
         """Of so many steps of the weights on so many examples in all.
@@ -111,9 +111,14 @@ class _Counted(Execution):
         before = self._counter.get_total_flops()
         value = super().compute(node, values)
         self.macs[node] = (self._counter.get_total_flops() - before) / 2
-        if isinstance(value, Tensor) and node.op != "get_attr":
-            self.entries[node], self.shapes[node] = float(ENTRY * value.numel()), value.shape
+        if isinstance(value, Tensor):
+            self.shapes[node] = value.shape
+            self.entries[node] = float(ENTRY * value.numel()) if self.macs[node] else 0.0
         return value
+
+    def products(self, nodes: Iterable[fx.Node]) -> float:
+        """How many of some nodes are products."""
+        return float(sum(self.macs[node] > 0 for node in nodes))
 
     def total(self, nodes: Iterable[fx.Node]) -> float:
         """Of some nodes, all in all."""

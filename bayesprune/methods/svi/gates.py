@@ -40,18 +40,16 @@ class GateUpdates:
         self.sampled, self.exact = SampledSteps(net, mean), ExactSteps(net, mean)
 
     @property
-    def _latest(self) -> SampledSteps | ExactSteps:
-        return self.exact if self.exact.evaluations else self.sampled
-
-    @property
     def net_cost(self) -> Tensor:
         """Latest estimate of ∂L/∂θ for every gate, nats per example, shape ``(S,)``: the evidence for a removal."""
-        return self._latest.net_cost
+        exact, sampled = self.exact, self.sampled.net_cost
+        return torch.where(exact.error.isinf(), sampled, exact.net_cost) if exact.evaluations else sampled
 
     @property
     def differences(self) -> Tensor:
         """Latest estimate of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``; NaN before there is one."""
-        return self._latest.differences
+        exact, sampled = self.exact, self.sampled.differences
+        return torch.where(exact.error.isinf(), sampled, exact.differences) if exact.evaluations else sampled
 
     @property
     def least_cost(self) -> Tensor:

@@ -155,6 +155,8 @@ class SVI(Method):
             self._settle(run, net, step)
         if run.step == max(1, schedule.settle_end):
             with run.engine.whole():
+                if self.updates.exact.evaluations:
+                    self.removal.commit()
                 self.removal.guard()
                 self.penalty.enforce(self.updates.differences)
                 self._remove(run, net, run.step, at_rest=True)

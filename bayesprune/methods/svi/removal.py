@@ -66,6 +66,15 @@ class GateRemoval:
         self.monitor.keep(kept)
         return True
 
+    def commit(self) -> None:
+        """When θ has come to rest: take the gates that are still undecided, which may as well be on as off, to 0 or 1.
+
+        Not under a fixed prior: its θ are probabilities.
+        """
+        if self.net.prior_type.decides:
+            with torch.no_grad():
+                self.net.theta.round_()
+
     def guard(self) -> None:
         """When θ has come to rest: switch the best structure on again in every layer that its gates would empty.
 
