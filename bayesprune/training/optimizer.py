@@ -47,6 +47,20 @@ def _decay(net: Model) -> dict[str, float]:
     return {"weight_decay": net.weight_precision / net.num_data} if isinstance(net, BayesianNet) else {}
 
 
+def prepare_step(optimizer: torch.optim.Optimizer, rate: float, anew: bool) -> None:
+    """Set the learning rate of a step, times each group's own factor.
+
+    Args:
+        optimizer: The optimiser, edited in place.
+        rate: The learning rate.
+        anew: Whether what it keeps of the weights is forgotten first.
+    """
+    if anew:
+        optimizer.state.clear()
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_factor", 1.0)
+
+
 def check_state(
     net: Model,
     optimizer: torch.optim.Optimizer,

@@ -37,13 +37,17 @@ class Stretch:
             step: A step of the run, from 0.
             steps_per_epoch: Steps of an epoch.
         """
-        begin, end = self.rate_begin * steps_per_epoch, self.rate_end * steps_per_epoch
-        factor = learning_rate
-        if self.phase.rise_again is not None:
-            again = round(self.phase.rise_again * ((self.end - self.begin) * steps_per_epoch))
-            if step >= self.begin * steps_per_epoch + again:
-                begin, factor = self.begin * steps_per_epoch + again, second_rate
+        begin, end, factor = self.rate_begin * steps_per_epoch, self.rate_end * steps_per_epoch, learning_rate
+        again = self.again(steps_per_epoch)
+        if again is not None and step >= again:
+            begin, factor = again, second_rate
         return self.phase.lr * factor(step - begin, end - begin, warmup_steps(end - begin))
+
+    def again(self, steps_per_epoch: int) -> int | None:
+        """The step of the run in which the learning rate begins to rise a second time, if it does."""
+        if self.phase.rise_again is None:
+            return None
+        return self.begin * steps_per_epoch + round(self.phase.rise_again * ((self.end - self.begin) * steps_per_epoch))
 
     def decides(self, done: int) -> bool:
         """Whether a decision is due after so many epochs of the run."""

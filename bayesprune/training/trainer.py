@@ -27,7 +27,7 @@ from bayesprune.training.history import EpochRow, History
 from bayesprune.training.layout import check_layout
 from bayesprune.training.masks import Masks
 from bayesprune.training.metrics import Score, evaluate
-from bayesprune.training.optimizer import build_optimizer
+from bayesprune.training.optimizer import build_optimizer, prepare_step
 from bayesprune.training.phases import Timetable
 from bayesprune.training.reader import Reader
 from bayesprune.training.records import TRAINING, Records
@@ -227,8 +227,7 @@ class Trainer:
         """One step. Returns the batch's mean data term, still on the device."""
         method, engine, self.batch = self.method, self.engine, batch
         rate = self.settings.lr * self.stretch.rate(self.step, self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_factor", 1.0)
+        prepare_step(self.optimizer, rate, anew=self.step == self.stretch.again(self.steps_per_epoch))
         self.optimizer.zero_grad()
         loss, nll = method.objective(self)
         share = len(batch.y) * engine.world_size / batch.part.size  # gradients are averaged over processes

@@ -166,6 +166,23 @@ def test_a_rate_that_rises_again() -> None:
     assert rates[60:] == pytest.approx([0.25, *[0.5] * 13, *(0.5 * k / 6 for k in (6, 5, 4, 3, 2, 1))])
 
 
+def test_the_optimiser_forgets_as_the_rate_rises_again() -> None:
+    """Adam counts its steps from there, so that its mean squares are again those of the steps that they divide."""
+    counts: list[float] = []
+
+    class Counting(Says):
+        def stepped(self, run: Run) -> None:
+            state = run.optimizer.state.values()  # type: ignore[attr-defined]
+            counts.append(float(next(iter(state))["step"]))
+
+    torch.manual_seed(0)
+    loader, phase = batches(), Phase("train", rise_again=0.5)
+    fit(dropping(), loader, epochs=2, method=Counting(lambda _: Decision(), (phase,)), settings=Settings(lr=0.02))
+    steps = len(counts)
+    assert steps == 2 * len(loader)
+    assert counts == [*range(1, steps // 2 + 1), *range(1, steps // 2 + 1)]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [("stops", [9], "stops: expected epochs before the last"), ("frozen", ["nowhere"], "does not fit the run")],

@@ -58,7 +58,7 @@ class Phase:
         decide_every: After how many of its epochs `Method.decide` is asked; ``None`` for at its end alone, where it
             always is.
         rise_again: After which share of its steps the learning rate rises a second time, to the peak, and stays there
-            until it falls to 0 in the end, while the optimiser goes on as it is; ``None`` for never.
+            until it falls to 0 in the end, by an optimiser that forgets what it kept; ``None`` for never.
 
     Example:
         >>> Phase("again", share=2.0, lr=0.1, start="initial").restart
