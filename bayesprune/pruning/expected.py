@@ -41,14 +41,16 @@ class ExpectedCost:
     go from all of them (it then stays in all). Entries that only go together, as those of equal parts of a ``chunk``,
     are counted each by its own gate.
 
-    Seconds are measured operation by operation at the present widths and attributed as multiply-adds are: exact when a
-    branch goes, proportional to widths when units go. Measure a network that has become smaller anew.
+    Seconds are measured operation by operation at the present widths. What an operation takes however narrow it is goes
+    when nothing reads it any more; the rest is attributed as multiply-adds are. So they are exact when a branch goes,
+    and on a straight line between two measured points when units go. Measure a network that has become smaller anew.
 
     Args:
         net: Gated network.
         example: Inputs, shape ``(B, ...)``; multiply-adds are those of the first example, seconds those of the batch.
         measures: Which of ``MEASURES`` to take.
         seconds: What `measure_latency` gives, if it was asked before.
+        overheads: Which part of them does not depend on widths; nothing, if left out.
 
     Attributes:
         total: By measure, the cost with all gates on.
@@ -71,6 +73,7 @@ class ExpectedCost:
         example: Inputs,
         measures: tuple[str, ...] = ("params", "macs"),
         seconds: Sequence[float] | None = None,
+        overheads: Sequence[float] | None = None,
     ):
         self.measures = measures
         with eval_mode(net), misfits_named(net, example, "ExpectedCost"):
@@ -89,12 +92,10 @@ class ExpectedCost:
         self._fixed = torch.zeros(len(measures), dtype=torch.float64)
         self._costs: dict[tuple[fx.Node, str], Tensor] = {}
         self._add_parameters()
-        if seconds is not None and len(seconds) != len(calls):
-            raise ConfigError(f"ExpectedCost: seconds must hold one number for each of {len(calls)} calls")
-        latency = {} if seconds is None else dict(zip(calls, seconds, strict=True))
-        for measure, by_node in (("macs", macs), ("latency", latency)):
-            for node, amount in by_node.items():
-                self._add(node, self._kind(node), measure, amount)
+        for node, amount in macs.items():
+            self._add(node, self._kind(node), "macs", amount)
+        if seconds is not None:
+            self._add_seconds(calls, seconds, overheads or [0.0] * len(calls))
         total = self._fixed + sum(self._costs.values())
         self.total: dict[str, float] = dict(zip(measures, total.tolist(), strict=True))
 
@@ -184,6 +185,20 @@ class ExpectedCost:
         if measure in self.measures and amount:
             vector = self._costs.setdefault((node, kind), torch.zeros_like(self._fixed))
             vector[self.measures.index(measure)] += amount
+
+    def _add_seconds(self, calls: Sequence[fx.Node], seconds: Sequence[float], overheads: Sequence[float]) -> None:
+        """Attribute what operations take.
+
+        Args:
+            calls: The operations, in their order.
+            seconds: Of each.
+            overheads: The part of these that does not depend on widths.
+        """
+        if not len(calls) == len(seconds) == len(overheads):
+            raise ConfigError(f"ExpectedCost: seconds must hold one number for each of {len(calls)} calls")
+        for node, whole, overhead in zip(calls, seconds, overheads, strict=True):
+            self._add(node, WHOLE, "latency", overhead)
+            self._add(node, self._kind(node), "latency", whole - overhead)
 
     def _add_parameters(self) -> None:
         """Attribute parameters to the one operation that uses them; those of several, or of none, are fixed."""

@@ -6,6 +6,7 @@ import csv
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,13 +166,34 @@ def test_seconds_come_from_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
     net = bayesian(branches(4))
     seconds = Timed()(net.net, X)
 
-    def broadcast(value: list[float]) -> list[float]:
-        return seconds if len(value) == 20 else value
+    def broadcast(value: Any) -> Any:
+        return (seconds, [0.0] * len(seconds)) if isinstance(value, tuple) else seconds if len(value) == 20 else value
 
     with pytest.raises(ConfigError, match=r"1\.0000 of latency are left, so no budget"):
         make_penalty(net, X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10), broadcast=broadcast)
     prices = make_penalty(net, X, Settings(price=CostPrice(0.1)), Schedule(10, 10), broadcast=broadcast)
     assert prices.nu == pytest.approx(0.02)
+
+
+def test_only_what_goes_has_a_price_where_width_saves_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer takes a second, or half a one and half of it by its width: a branch saves two, units none or some."""
+    body = nn.Sequential(layers.Linear(4, 6, gate="unit"), nn.ReLU(), nn.Linear(6, 4))
+    net = bayesian(nn.Sequential(nn.Linear(4, 4), Residual(body), nn.Linear(4, 2)))
+    for by_width in (0.0, 0.5):
+
+        def clock(net: nn.Module, example: Tensor, by_width: float = by_width) -> list[float]:
+            traced = trace(net)
+            calls = [traced.module(node) for node in traced.graph.nodes if node.op.startswith("call")]
+            width = sum(m.out_features for m in calls if isinstance(m, nn.Linear)) / 16
+            return [(1 - by_width + by_width * width) * isinstance(m, nn.Linear) for m in calls]
+
+        monkeypatch.setattr(by_budget, "measure_latency", clock)
+        make_penalty(net, torch.zeros(1, 4), Settings(budget=Budget("latency", 0.9)), Schedule(10, 10))
+        price = net.by_gate(net.price)
+        branch = next(name for name in price if net.is_branch(name))
+        (units,) = (part for name, part in price.items() if name != branch)
+        assert float(price[branch]) > 0
+        assert bool((units < 1e-4 * price[branch]).all()) == (by_width == 0)  # no price is quite 0
 
 
 def test_seconds_that_pruning_cannot_save(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ def test_a_target_that_falls_raises_the_multiplier_and_one_that_is_met_lowers_it
 
 BAD_STATES = [
     ({"multiplier": math.nan}, "prices.multiplier: expected a finite number"),
-    ({"seconds": "long"}, "prices.seconds: expected a list"),
+    ({"latency": "long"}, "prices.latency: expected a list of 2"),
     ({"reference": None}, "prices.reference: expected a table"),
     ({"at_rest": "yes"}, "prices.at_rest: expected a finite number"),
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune import layers
+from bayesprune.errors import ConfigError
 from bayesprune.graph import trace
 from bayesprune.layers import Residual, gates_of
 from bayesprune.pruning import ExpectedCost, cost
@@ -124,6 +125,22 @@ def test_seconds_go_with_what_is_there() -> None:
     found = expected({"0": torch.tensor([1.0, 0.5, 0.0, 0.5])})
     assert float(found["latency"]) == pytest.approx(8 * 0.5 + 4 * 0.5 + 2 * 0.5)
     assert float(found["params"]) == pytest.approx(2 * 4 + 2 * 2 + 2)
+
+
+def test_what_an_operation_takes_however_narrow_stays_until_it_goes() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), Residual(nn.Sequential(layers.Linear(3, 4, gate="unit"), nn.Linear(4, 3))))
+    net.append(nn.Linear(3, 2))
+    x = torch.randn(1, 3)
+    names = [node.name for node in trace(net).graph.nodes if node.op.startswith("call")]
+    seconds = {"_0": (8.0, 0.0), "_1_body_0": (6.0, 2.0), "_1_body_1": (5.0, 4.0), "_2": (1.0, 1.0)}
+    whole, part = zip(*(seconds.get(name, (0.0, 0.0)) for name in names), strict=True)
+    expected = ExpectedCost(net, x, ("latency",), whole, part)
+    assert expected.total == {"latency": 20.0}
+    half = {"1": torch.ones(1), "1.body.0": torch.full((4,), 0.5)}
+    assert float(expected(half)["latency"]) == pytest.approx(20 - 0.5 * (4 + 1))
+    assert float(expected(half | {"1": torch.zeros(1)})["latency"]) == pytest.approx(9)
+    with pytest.raises(ConfigError, match=f"each of {len(names)} calls"):
+        ExpectedCost(net, x, ("latency",), whole, part[:-1])
 
 
 def test_a_gate_on_which_both_reader_and_writer_depend_counts_once() -> None:

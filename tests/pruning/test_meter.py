@@ -12,7 +12,7 @@ from bayesprune import layers
 from bayesprune.graph import trace
 from bayesprune.layers import Gate, Residual
 from bayesprune.pruning import ExpectedCost, cost, measure_latency
-from bayesprune.pruning.meter import count_macs
+from bayesprune.pruning.meter import WORKING, count_macs
 from tests.pruning.nets import NETS
 
 PAUSE = 0.004
@@ -20,6 +20,14 @@ PAUSE = 0.004
 
 @fx.wrap
 def pause(x: Tensor) -> Tensor:
+    until = WORKING() + PAUSE
+    while WORKING() < until:
+        pass
+    return x
+
+
+@fx.wrap
+def wait(x: Tensor) -> Tensor:
     time.sleep(PAUSE)
     return x
 
@@ -63,6 +71,15 @@ def test_a_slow_operation_takes_its_time_and_goes_with_its_branch() -> None:
     )
     assert total == pytest.approx(sum(seconds))
     assert fast <= total - PAUSE and same > PAUSE
+
+
+@pytest.mark.skipif(WORKING is not time.thread_time, reason="the machine has no fine clock of threads")
+def test_what_a_pass_waits_for_is_no_work_of_its_operations() -> None:
+    class Waiting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return wait(x)
+
+    assert sum(measure_latency(Waiting(), torch.zeros(1, 2))) < PAUSE / 4
 
 
 def test_a_large_layer_takes_most_of_the_time() -> None:

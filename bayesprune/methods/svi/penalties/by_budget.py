@@ -17,9 +17,9 @@ from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off
 from bayesprune.methods.svi.multiplier import Multiplier, dual_maximiser
 from bayesprune.methods.svi.penalties.base import Penalty
-from bayesprune.methods.svi.penalties.relative import RelativeCost
+from bayesprune.methods.svi.penalties.relative import Latency, RelativeCost
 from bayesprune.methods.svi.schedule import Schedule
-from bayesprune.pruning import compact, cost, measure_latency
+from bayesprune.pruning import compact, cost, measure_latency, shrink
 from bayesprune.schema import Check, items, number, optional, record, table
 
 MARGIN = 0.99
@@ -70,23 +70,30 @@ class BudgetPenalty(Penalty):
         super().__init__(net, schedule, temperature)
         self.example, self.budget, self._broadcast = example, budget, broadcast
         self._multiplier = Multiplier()
-        self._seconds = self._measured_seconds()
+        self._latency = self._measured()
         self._at_rest: float | None = None
-        self._cost = RelativeCost(net, example, {budget.measure: 1.0}, seconds=self._seconds)
+        self._cost = RelativeCost(net, example, {budget.measure: 1.0}, latency=self._latency)
         self._check_reachable()
         self.update(0)
         self._beginning = self.expected
 
     def rebuild(self) -> None:
         """Go on with a network that became smaller."""
-        self._seconds = self._measured_seconds()
-        self._cost.rebuild(self._seconds)
+        self._latency = self._measured()
+        self._cost.rebuild(self._latency)
 
-    def _measured_seconds(self) -> list[float] | None:
-        """What every operation of the present network takes, if the budget is one of seconds."""
+    def _measured(self) -> Latency | None:
+        """What every operation of the present network takes, and however narrow, if the budget is one of seconds."""
         if self.budget.measure != "latency":
             return None
-        return self._broadcast(measure_latency(self.net.net, self.example))
+        seconds = measure_latency(self.net.net, self.example)
+        theta = self.net.by_gate(self.net.theta.detach())
+        others = {name: torch.arange(len(part), device=part.device) > 0 for name, part in theta.items()}
+        if all(len(mask) == 1 for mask in others.values()):
+            return self._broadcast((seconds, [0.0] * len(seconds)))
+        narrow, _ = shrink(self.net.net, others, may_empty=True, example_input=self.net.example_input)
+        least = measure_latency(narrow, self.example)
+        return self._broadcast((seconds, [min(pair) for pair in zip(seconds, least, strict=True)]))
 
     def _follow(self, step: int, differences: Tensor | None) -> None:
         self.expected, savings = self._cost.savings(self.net.theta.detach())
@@ -178,7 +185,7 @@ class BudgetPenalty(Penalty):
             "multiplier": self._multiplier.value,
             "beginning": self._beginning,
             "reference": self._cost.reference,
-            "seconds": self._seconds,
+            "latency": self._latency,
             "at_rest": self._at_rest,
         }
 
@@ -189,7 +196,7 @@ class BudgetPenalty(Penalty):
                 "multiplier": number(),
                 "beginning": number(finite=False),
                 "reference": table(number()),
-                "seconds": optional(items(number(0))),
+                "latency": optional(items(items(number(0)), 2, 2)),
                 "at_rest": optional(number()),
             }
         )
@@ -197,6 +204,6 @@ class BudgetPenalty(Penalty):
     def load(self, state: dict[str, Any]) -> None:
         """Take up the state of a checkpoint, with the network as it is now."""
         self._multiplier.value, self._beginning = state["multiplier"], state["beginning"]
-        self._seconds, self._at_rest = state["seconds"], state["at_rest"]
+        self._latency, self._at_rest = state["latency"], state["at_rest"]
         self._cost.reference = state["reference"]
-        self._cost.rebuild(self._seconds)
+        self._cost.rebuild(self._latency)

@@ -11,6 +11,9 @@ from bayesprune.data.inputs import Inputs
 from bayesprune.infer import BayesianNet
 from bayesprune.pruning import ExpectedCost, marginal_cost, prices, relative_cost
 
+Latency = tuple[Sequence[float], Sequence[float]]
+"""Seconds of every operation, and the part of each that does not depend on widths."""
+
 
 class RelativeCost:
     """c(θ) = ∏_m (E[cost_m] / reference_m)^w_m of the present network, its derivative, and prices made of that.
@@ -20,7 +23,8 @@ class RelativeCost:
         example: One input, shape ``(1, ...)``, where the network is.
         weights: By measure, the exponent w.
         reference: By measure, what counts as 1; ``None`` for the cost with all gates on.
-        seconds: Of every operation, for the measure ``latency``; ``None`` where that is not asked for.
+        latency: Seconds of every operation, and which part of them does not depend on widths; ``None`` where that
+            measure is not asked for.
     """
 
     def __init__(
@@ -29,16 +33,16 @@ class RelativeCost:
         example: Inputs,
         weights: Mapping[str, float],
         reference: Mapping[str, float] | None = None,
-        seconds: Sequence[float] | None = None,
+        latency: Latency | None = None,
     ):
         self.net, self.example, self.weights = net, example, weights
-        self.rebuild(seconds)
+        self.rebuild(latency)
         self.reference = dict(self._expected.total if reference is None else reference)
 
-    def rebuild(self, seconds: Sequence[float] | None = None) -> None:
+    def rebuild(self, latency: Latency | None = None) -> None:
         """Go on with a network that became smaller, and the seconds of its operations."""
         measures = tuple(dict.fromkeys([*self.weights, "macs"]))
-        self._expected = ExpectedCost(self.net.net, self.example, measures, seconds)
+        self._expected = ExpectedCost(self.net.net, self.example, measures, *(latency or ()))
         self._latest: tuple[Tensor, float, Tensor] | None = None
 
     @torch.no_grad()
