@@ -99,3 +99,29 @@ def check_smoke(result: dict[str, Any], printed: str) -> None:
     compared = {entry["pipeline"]: entry for entry in result["comparisons"]}
     assert compared["gated"]["to dense"]["macs"] == rows["gated"]["macs"] / dense["macs"]
     assert result["step at the start"]["ratio"] > 0 and result["machine"]["torch"]
+
+
+@pytest.mark.examples
+def test_the_benchmark_of_whole_runs_compares_and_repeats_nothing(tmp_path: Path) -> None:
+    command = "benchmarks/run.py", tmp_path, "--smoke", "--out", "out"
+    done = run(*command, "--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    runs, whole = {role: ones[0] for role, ones in result["runs"]["smoke"].items()}, result["dense"]["smoke"]
+    assert list(runs) == ["dense", "self-pruned", "scratch", "scratch, equal compute", "random inputs"]
+    assert whole["macs"] == runs["dense"]["macs"] == 64 * 300 + 300 * 100 + 100 * 10
+    small = runs["self-pruned"]
+    assert small["macs"] < 0.8 * whole["macs"] and small["work"] < 1 == runs["dense"]["work"]
+    for role in ("scratch", "scratch, equal compute", "random inputs"):
+        assert (runs[role]["macs"], runs[role]["params"]) == (small["macs"], small["params"])
+        assert runs[role]["accuracy"] > 0.8  # chance is 0.1
+    work = small["charged"] / (3 * 400 * 12 * whole["macs"])
+    assert abs(runs["scratch, equal compute"]["work"] - work) < small["macs"] / (12 * whole["macs"])  # an epoch
+    assert sum(result["breakdown"]["smoke"]["seconds"].values()) > small["seconds"] / 3
+    more = run(*command, "--repeats", "2")
+    assert more.returncode == 0 and "seed 1" in more.stdout, more.stderr
+    after = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert all(ones[0] == runs[role] for role, ones in after["runs"]["smoke"].items())
+    assert after["breakdown"] == result["breakdown"]
+    other = run(*command, "--epochs", "3")
+    assert other.returncode == 1 and "epochs was 12 and is 3" in other.stderr

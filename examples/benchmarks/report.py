@@ -60,6 +60,24 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=1).encode())
 
 
+def same_as_before(path: Path, now: dict[str, Any]) -> None:
+    """Refuse to mix in one folder what was made in two ways.
+
+    Args:
+        path: The file that says how it was made; written if it is not there.
+        now: How it is to be made now, as JSON gives it back.
+
+    Raises:
+        SystemExit: if that is another way.
+    """
+    before = json.loads(path.read_text()) if path.exists() else now
+    changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise SystemExit(f"{path.parent} holds another run: {'; '.join(changed)}; give another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, now)
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]

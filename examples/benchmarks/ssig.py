@@ -22,17 +22,16 @@ import time
 from dataclasses import replace
 
 import torch
+from plain import train_plain
 from report import machine
 from ssig_cases import CASES, Case, load, outsiders, prior
 from ssig_tables import Outcome, calibration_table, outside_table, size_table
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import bayesprune as bp
 from bayesprune import metrics
 from bayesprune.data import Splits
 from bayesprune.infer import ClassPrediction
-from bayesprune.optim.rates import learning_rate, warmup_steps
 from bayesprune.training import Settings
 
 DRAWS = 32
@@ -43,19 +42,7 @@ def train_dense(case: Case, splits: Splits, seed: int, epochs: int) -> nn.Module
     torch.manual_seed(seed)
     net = bp.compact(case.build(splits.input_shape).train())
     loader, _ = bp.data.loaders(splits, case.batch, seed)
-    steps = epochs * len(loader)
-    optimizer = torch.optim.Adam(net.parameters(), lr=case.dense_lr, fused=True)
-    for epoch in range(epochs):
-        loader.set_epoch(epoch)
-        for number, (x, y) in enumerate(loader):
-            rate = case.dense_lr * learning_rate(epoch * len(loader) + number, steps, warmup_steps(steps))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = F.cross_entropy(net(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return net.eval()
+    return train_plain(net, loader, epochs, torch.optim.Adam(net.parameters(), lr=case.dense_lr, fused=True))
 
 
 def train_bayesian(case: Case, splits: Splits, seed: int, epochs: int) -> tuple[bp.BayesianNet, float]:

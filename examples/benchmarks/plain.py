@@ -1,0 +1,66 @@
+"""Training without the library: a plain PyTorch loop, with the learning rates that `fit` has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bayesprune.data import EpochLoader
+from bayesprune.networks.images import initialise
+from bayesprune.optim.rates import learning_rate, warmup_steps
+
+
+def train_plain(
+    net: nn.Module,
+    loader: EpochLoader,
+    epochs: int,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> nn.Module:
+    """Train ``net`` in place.
+
+    Args:
+        net: The network.
+        loader: Training batches.
+        epochs: Length of the run.
+        optimizer: Of its parameters, at the peak learning rate.
+        loss_of: The loss of outputs and labels.
+
+    Returns:
+        The network, in eval mode.
+    """
+    net.train()
+    steps, peak = epochs * len(loader), optimizer.param_groups[0]["lr"]
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)
+        for number, (x, y) in enumerate(loader):
+            rate = peak * learning_rate(epoch * len(loader) + number, steps, warmup_steps(steps))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = loss_of(net(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return net.eval()
+
+
+def fresh(net: nn.Module) -> nn.Module:
+    """Give a plain network new weights, in place, as its modules draw them when they are made.
+
+    With batch normalisation convolutions begin as those of `bayesprune.networks` that have it.
+
+    Raises:
+        TypeError: for parameters of a module that cannot draw them.
+    """
+    for name, module in net.named_modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise TypeError(f"{name}: a {type(module).__name__} does not say how its weights begin")
+    if any(isinstance(module, _BatchNorm) for module in net.modules()):
+        initialise(net)
+    return net
