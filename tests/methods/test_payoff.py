@@ -54,7 +54,7 @@ def test_what_waits_goes_when_theta_comes_to_rest(surgery: float, early: bool, m
     settings = Settings(lr=2e-2, every=1, price=CostPrice(0.2))
     history = fit(net, Batches(*examples()), epochs=20, settings=settings, progress=False)
     steps = {removal.step for removal in history.removals}
-    end = round(0.7 * 20 * EXAMPLES / 40)
+    end = round(0.4 * 20 * EXAMPLES / 40)
     assert history.removals and max(steps) <= end and not (net.theta == 0).any()
     assert (min(steps) < end) is early
 

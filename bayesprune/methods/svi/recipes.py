@@ -106,7 +106,7 @@ def recommended(net: nn.Module, *, weights: str | None = None) -> Recipe:
         raise ConfigError(f"recommended: weights must be 'point' or 'normal', got {weights!r}")
     recipe = _made_like(list(net.modules()))
     if weights == "normal" or (weights is None and normal_layers(net)):
-        recipe = replace(recipe, **NORMAL_WEIGHTS)
+        recipe = replace(Recipe() if recipe is PLAIN else recipe, **NORMAL_WEIGHTS)
     return replace(recipe, price=None) if isinstance(net, BayesianNet) and net.prior_given else recipe
 
 
