@@ -12,7 +12,7 @@ import torch
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.errors import CheckpointError
 
-MAGIC = b"bayesprune checkpoint 3\n"
+MAGIC = b"bayesprune checkpoint 4\n"
 
 
 def write_checkpoint(path: Path, state: dict) -> None:

@@ -32,11 +32,12 @@ class Allowance:
         fill: Which part of what was foreseen the last flips took, since where nothing changes nothing is computed.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from bayesprune import layers
         >>> net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
         >>> allowance = Allowance(net.eval(), share=0.1)
-        >>> for _ in range(30):
+        >>> for _ in range(60):
         ...     allowance.earn(examples=8)
         >>> allowance.affordable(torch.zeros(8, 2), size=8, candidates=torch.arange(3), least=4)
         (3, 8)
