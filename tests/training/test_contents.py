@@ -121,7 +121,7 @@ MISFITS = [
     (set_at("tensors", "3.weight", torch.zeros(3, 9)), "tensors.3.weight: expected a tensor of shape"),
     (set_at("tensors", "3.weight", torch.zeros(3, 6).double()), "tensors.3.weight: expected .* float32, found"),
     (lambda state: state["tensors"]["0.theta"].fill_(2.0), "tensors.0.theta: expected probabilities"),
-    (set_at("origin", "0", torch.tensor([0, 1])), "tensors"),
+    (lambda state: state["origin"].update({"0": torch.arange(len(state["origin"]["0"]) + 1)}), "tensors"),
     (set_at("origin", {}), "does not fit the run .GateError."),
     (set_at("history", "thetas", {}), "origin.0: expected the name of a gate"),
     (set_at("own", "agreed", torch.zeros(99, dtype=torch.long)), r"agreed: expected \d+ counts"),
