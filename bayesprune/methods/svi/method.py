@@ -155,7 +155,7 @@ class SVI(Method):
             self._settle(run, net, step)
         if run.step == max(1, schedule.settle_end):
             with run.engine.whole():
-                self.removal.guard()
+                self.removal.rest()
                 self.penalty.enforce(self.updates.differences)
                 self._remove(run, net, run.step, at_rest=True)
             self.sampler.synchronize()

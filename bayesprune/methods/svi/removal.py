@@ -66,18 +66,23 @@ class GateRemoval:
         self.monitor.keep(kept)
         return True
 
-    def guard(self) -> None:
-        """When θ has come to rest: switch the best structure on again in every layer that its gates would empty.
+    @torch.no_grad()
+    def rest(self) -> None:
+        """Bring every θ to the nearer of 0 and 1, where the objective's minima are, and leave no layer empty.
 
-        Not under a fixed prior: its θ are probabilities, which stay what they are.
+        From here on the weights are trained in the very network that the run ends with. In a layer that its gates would
+        empty, the best structure is switched on again. Under a fixed prior θ are probabilities, which stay what they
+        are.
         """
         if not self.net.prior_type.decides:
             return
-        off = {name: part <= 0.5 for name, part in self.net.by_gate(self.net.theta.detach()).items()}
+        theta = self.net.theta.detach()
+        off = {name: part <= 0.5 for name, part in self.net.by_gate(theta).items()}
         try:
             shrink(self.net.net, off, example_input=self.net.example_input)
         except GateError:
             self._spare_last(off)
+        theta.copy_(theta > 0.5)
 
     def _spare_last(self, off: dict[str, Tensor]) -> None:
         """Take the best structure out of ``off`` wherever a whole gate that is no branch's is off."""
