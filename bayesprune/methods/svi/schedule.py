@@ -62,7 +62,7 @@ class Schedule:
         ConfigError: for fewer than one epoch or step, numbers outside their range, or phases that are not in order.
 
     Example:
-        >>> schedule = Schedule(epochs=10, steps_per_epoch=20, settle_from=0.5)
+        >>> schedule = Schedule(epochs=10, steps_per_epoch=20, fine_tune_from=0.6)
         >>> [schedule.phase(step) for step in (0, 20, 100, 199)]
         ['warm-up', 'sample', 'settle', 'fine-tune']
     """
