@@ -21,8 +21,8 @@ from bayesprune.cli.record import read_config
 from bayesprune.cli.scoring import posterior_predictive
 from bayesprune.data import load
 from bayesprune.infer import BayesianNet, ClassPrediction
-from bayesprune.networks import NETWORKS
 from bayesprune.methods.svi.removal import GateRemoval
+from bayesprune.networks import NETWORKS
 from bayesprune.pruning import load as load_network
 from bayesprune.training.checkpoint import read_checkpoint
 from tests.cli.verify import listing, start_and_stop, table, verify_done, verify_refused, verify_same_end
