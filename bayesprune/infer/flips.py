@@ -154,7 +154,12 @@ class UnitFlips:
         return output if gate is None else gate(output)
 
     def ungated(self, node: fx.Node, gate: Gate) -> Tensor:
-        """What a gate multiplies."""
+        """What a gate multiplies, computed once.
+
+        Args:
+            node: The node that multiplies.
+            gate: The gate.
+        """
         if node not in self._ungated:
             module = self.traced.module(node)
             assert isinstance(node.args[0], fx.Node) and module is not None

@@ -183,7 +183,7 @@ def test_log_gamma_is_the_multiplier_times_the_derivative() -> None:
 
 def test_a_target_that_falls_raises_the_multiplier_and_one_that_is_met_lowers_it() -> None:
     net = bayesian(branches(4))
-    schedule = Schedule(10, 10, sample_from=0.1, settle_from=0.6)
+    schedule = Schedule(10, 10, sample_from=0.1, settle_from=0.6, fine_tune_from=0.8)
     prices = make_penalty(net, X, Settings(budget=Budget("macs", 0.6)), schedule)
     useful = torch.tensor([-4.0, -3.0, -2.0, -1.0])
     unknown = torch.tensor([-4.0, math.nan, -2.0, -1.0])
@@ -230,7 +230,7 @@ def test_prices_grow_to_their_full_size_by_the_middle_of_sampling(epochs: int, s
     assert all(price_factor(schedule, step) == factors[0] for step in range(schedule.sample_start))
 
 
-@pytest.mark.parametrize(("epochs", "steps", "often"), [(2, 40, 20), (10, 100, 20), (100, 40, 4 * 30), (3, 4, 3)])
+@pytest.mark.parametrize(("epochs", "steps", "often"), [(5, 40, 20), (10, 100, 20), (100, 40, 4 * 15), (6, 4, 3)])
 def test_prices_follow_often_enough(epochs: int, steps: int, often: int) -> None:
     """At least 20 times while sampling, if it has as many steps, and some times an epoch."""
     schedule = Schedule(epochs, steps)
@@ -243,7 +243,7 @@ def test_prices_follow_often_enough(epochs: int, steps: int, often: int) -> None
 
 
 def test_a_budget_comes_down_over_most_of_sampling() -> None:
-    schedule = Schedule(10, 100, sample_from=0.1, settle_from=0.6)
+    schedule = Schedule(10, 100, sample_from=0.1, settle_from=0.6, fine_tune_from=0.8)
     shares = [budget_share(schedule, step) for step in range(schedule.steps)]
     assert shares[:101] == [0.0] * 101 and shares[300] == pytest.approx(0.5)
     assert shares[499] < 1.0 and shares[500:] == [1.0] * 500

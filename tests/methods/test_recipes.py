@@ -20,8 +20,8 @@ from bayesprune.optim import nesterov
 from bayesprune.pruning import CostPrice
 from bayesprune.training import Budget
 
-MLP = (64, 2e-3, "adam", None, 0.25, 0.05, 4, False, False, 1.0)
-LENET5 = (128, 4e-3, "adam", 1e-4, 0.36, 0.05, 4, False, True, 1.0)
+MLP = (128, 3e-3, "adam", 1e-4, 0.17, 0.05, 2, False, False, 1.0)
+LENET5 = (128, 4e-3, "adam", 1e-4, 0.36, 0.05, 2, False, True, 1.0)
 RESMLP = (128, 2e-3, "adam", 1e-3, 0.4, 0.0, 16, False, False, 1.0)
 SMALL = (128, 0.1, "sgd", 5e-4, 0.1, 0.0, 4, True, True, 1.0)
 LARGE = (256, 0.1, "sgd", 1e-4, 0.1, 0.0, 4, True, True, 1.0)
@@ -63,7 +63,9 @@ def test_networks_by_name(name: str):
 @pytest.mark.parametrize("name", TABLE)
 def test_normal_weights_change_what_is_recommended(name: str):
     changed = {"lr": 1e-2, "optimizer": "adam", "label_smoothing": 0.0, "every": 2, "temperature": 0.1}
-    assert recommended(named(name), weights="normal") == replace(Recipe(*TABLE[name]), **changed)
+    start = Recipe() if TABLE[name] is MLP else Recipe(*TABLE[name])  # batch, weight decay and price of plain networks
+    assert recommended(named(name), weights="normal") == replace(start, **changed)
+    assert astuple(Recipe())[:5] == (64, 2e-3, "adam", None, 0.25)
 
 
 def test_normal_weights_are_seen_in_the_network():
@@ -78,7 +80,7 @@ def test_a_prior_that_was_given_says_what_gates_cost(prior: FlatteningPrior | Fi
     """Also one that is equal to the default."""
     assert recommended(units(prior=prior)) == replace(recommended(units()), price=None)
     assert recommended(units(prior=prior)).settings().price is None
-    assert recommended(units()).settings().price == CostPrice(0.25)
+    assert recommended(units()).settings().price == CostPrice(0.17)
 
 
 def test_settings_of_a_recipe():

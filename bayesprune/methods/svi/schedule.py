@@ -62,8 +62,8 @@ class Schedule:
         ConfigError: for fewer than one epoch or step, numbers outside their range, or phases that are not in order.
 
     Example:
-        >>> schedule = Schedule(epochs=10, steps_per_epoch=20, settle_from=0.5)
-        >>> [schedule.phase(step) for step in (0, 20, 100, 199)]
+        >>> schedule = Schedule(epochs=10, steps_per_epoch=20)
+        >>> [schedule.phase(step) for step in (0, 20, 40, 80)]
         ['warm-up', 'sample', 'settle', 'fine-tune']
     """
 
