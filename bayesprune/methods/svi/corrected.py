@@ -121,7 +121,7 @@ class CorrectedDifferences(Estimates):
 
     def _correction(self, bends: Tensor) -> tuple[Tensor, Tensor]:
         """The c of every gate and its variance, given q̄, each shape ``(S,)``."""
-        layer, known = self._layers(), self.measured > 0
+        layer, known = self._layers(), self.measured > 1  # of one example the spread is not known
         own, all_own = self.measured.clamp(min=1e-9), _over(layer, self.measured).clamp(min=1e-9)
         mean, spread = self.gaps / own, (self.gap_squares - self.gaps.square() / own).clamp_(min=0)
         alike = ALIKE * (layer > 0)

@@ -93,7 +93,7 @@ class Settling:
         (x, y, part), net = run.batch, self.net
         candidates = self.exact.candidates()
         with run.engine.whole(read_only=True):
-            number, examples = self.allowance.affordable(x, part.size, candidates, least)
+            number, examples = self.allowance.affordable(run.example, part.size, candidates, least)
             if not number or (least == part.size and number < len(candidates)):
                 return
             flipped = torch.zeros(net.num_gates, dtype=torch.bool).index_fill_(0, candidates[:number], True)
