@@ -48,7 +48,8 @@ def test_steps_of_settling_add_up_to_travel(epochs: int, steps: int, travel: flo
     schedule = Schedule(epochs, steps, travel=travel, checks_per_epoch=4)
     sizes = [schedule.settling_step(s) for s in settling_evaluations(schedule)]
     length = schedule.settle_end - schedule.settle_start
-    assert schedule.settle_every == max(1, steps // 4, min(8, length // 20))
+    assert schedule.settle_every == max(1, min(steps, length) // 4, min(8, length // 20))
+    assert len(sizes) >= min(4, length)
     assert schedule.settle_every <= max(1, steps // 4) or (schedule.settle_every <= 8 and len(sizes) >= 20)
     if sizes:
         assert sum(sizes) == pytest.approx(travel, rel=1e-9)
