@@ -241,7 +241,7 @@ def test_exact_differences_keep_to_their_share(share: float, monkeypatch: pytest
     monkeypatch.setattr(steps, "DOUBT", 20.0)  # so that hardly a sign is clear
     settings = Settings(schedule={"exact_share": share})
     with FlopCounterMode(display=False) as counter:
-        fit(net, Batches(x, y), epochs=6, settings=settings, prune=False)
+        fit(net, Batches(x, y), epochs=12, settings=settings, prune=False)
     total = counter.get_total_flops()
     assert sum(measured) > 100
     assert 0.1 * share < sum(spent) / (total - sum(spent)) <= share

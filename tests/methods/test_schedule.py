@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
@@ -15,7 +17,7 @@ from bayesprune.methods.svi.schedule import DEFAULTS, make_schedule
 from bayesprune.optim.rates import learning_rate, second_rate
 from bayesprune.training import Engine, Schedule, Settings
 from bayesprune.training.trainer import Trainer
-from tests.training.problems import units
+from tests.training.problems import branches, units
 
 LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
 
@@ -139,6 +141,21 @@ def test_phases_suit_prior_and_posterior_where_nothing_else_is_chosen(
     assert make_schedule(net, 10, 20, {}) == Schedule(10, 20, **DEFAULTS[kind])  # type: ignore[arg-type]
     chosen = {"settle_from": 0.35, "slab_by": 0.1}
     assert make_schedule(net, 10, 20, chosen) == Schedule(10, 20, **(DEFAULTS[kind] | chosen))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "resting", "kind"),
+    [(branches, [], "branches"), (branches, ["0"], "branches"), (units, ["1"], "frozen"), (units, "13", "frozen")],
+)
+def test_gates_are_decided_later_where_there_are_branches_or_weights_rest(
+    make: Callable[[], nn.Module], resting: Sequence[str], kind: str
+) -> None:
+    module = make()
+    for name in resting:
+        module.get_submodule(name).requires_grad_(False)
+    schedule = make_schedule(BayesianNet(module, num_data=10), 10, 20, {})
+    assert schedule == Schedule(10, 20, **DEFAULTS[kind])  # type: ignore[arg-type]
+    assert (schedule.settle_start, schedule.settle_end) == (70, 140) > (Schedule(10, 20).settle_start, 80)
 
 
 @pytest.mark.parametrize(("weights", "share"), [("point", 0.4), ("normal", None)])

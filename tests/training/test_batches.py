@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import BayesianNet, Bernoulli, Gaussian
 from bayesprune.layers import Gate
-from bayesprune.training import evaluate, fit
+from bayesprune.training import Settings, evaluate, fit
 from bayesprune.training.checks import check_data
 from tests.training.loaders import Mapped, TwoInputs, TwoOutputs, halves, trained
-from tests.training.problems import EXAMPLES, Batches, bayesian, examples, units
+from tests.training.problems import EXAMPLES, REST, Batches, bayesian, examples, units
 
 
 class Unsized:
@@ -167,7 +167,7 @@ def test_targets_that_are_not_finite_are_named(likelihood: Any, epoch: int) -> N
     clean = Mapped(lambda x, y: (x, torch.stack([y, y], 1).float()))
     loader = Mapped(lambda x, y: spoil(x, y) if loader.plain.epoch >= epoch else clean.function(x, y))
     with pytest.raises(DataError, match=r"the targets hold 1 NaN or infinite values, the first for example 3"):
-        fit(BayesianNet(units(), likelihood, num_data=EXAMPLES), loader, epochs=2)
+        fit(BayesianNet(units(), likelihood, num_data=EXAMPLES), loader, epochs=2, settings=Settings(schedule=REST))
 
 
 def normalised(norm: Callable[[], nn.Module]) -> nn.Module:

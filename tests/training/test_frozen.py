@@ -95,6 +95,7 @@ def test_some_weights_rest_and_are_cut_all_the_same() -> None:
         kept.append(torch.optim.Adam(params, lr=lr, weight_decay=weight_decay))
         return kept[-1]
 
+    torch.manual_seed(1)  # one run in four ends in a local optimum here too
     fit(bnn, Batches(*examples()), epochs=12, settings=Settings(optimizer=optimizer, every=1))
     weights = bnn.weights()
     assert weights["1.weight"].shape[1] == 3 and weights["1.weight"].shape[0] <= 6

@@ -53,7 +53,7 @@ def trained(memory_format: torch.memory_format, slab: str = "point") -> tuple[Ep
     net = bp.networks.resnet(8, (3, 8, 8), 4, width=4, units=True).to(memory_format=memory_format)
     bnn = bp.BayesianNet(net, num_data=len(x), slab=slab)
     loader = DataLoader(TensorDataset(x.to(memory_format=memory_format), y), batch_size=8)
-    history = bp.fit(bnn, loader, epochs=2, prune=False, settings=Settings(every=1))
+    history = bp.fit(bnn, loader, epochs=2, prune=False, settings=Settings(every=1, schedule={"travel": 0.3}))
     return history.rows[-1], bnn.weights()
 
 
