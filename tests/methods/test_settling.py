@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayesprune.distributions import FixedInclusion
 from bayesprune.infer import BayesianNet
+from bayesprune.methods.svi.allowance import LEAST, Allowance
 from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.removal import GateRemoval
@@ -47,6 +48,26 @@ def test_so_many_draws_are_measured_between_two_steps_of_theta(
     for draws in seen[1:-1]:
         assert len(draws) == expected
         assert not any(torch.equal(one, other) for one in draws for other in draws if one is not other)
+
+
+@pytest.mark.parametrize("size", [LEAST, 40])
+def test_some_gates_are_measured_where_not_all_can_be(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    add = ExactSteps.add
+
+    def adding(self: ExactSteps, *args: Any, wanted: Tensor, **kwargs: Any) -> Tensor:
+        counts.append(int(wanted.sum()))
+        return add(self, *args, wanted=wanted, **kwargs)
+
+    def affordable(self: Allowance, x: Tensor, size: int, candidates: Tensor, least: int) -> tuple[int, int]:
+        self._look(x)
+        return min(3, len(candidates)), size
+
+    monkeypatch.setattr(ExactSteps, "add", adding)
+    monkeypatch.setattr(Allowance, "affordable", affordable)
+    net = bayesian(units())
+    fit(net, Batches(*examples(), size=size), epochs=3, settings=Settings(schedule={"settle_from": 0.1}), prune=False)
+    assert 3 in counts and max(counts) == 3
 
 
 def test_at_rest_theta_is_at_the_nearer_end_and_no_layer_is_empty() -> None:

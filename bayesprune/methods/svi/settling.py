@@ -66,9 +66,9 @@ class Settling:
         part, slopes = run.batch.part, self._slopes(run)
         values = None if slopes is None else self.exact.add_values(slopes, drawn.xi, part.size)
         if not self.net.prior_type.decides:
-            self._measure(run, drawn, None, least=part.size)
+            self._measure(run, drawn, None)
             for _ in range(DRAWS // self.schedule.settle_every - 1):
-                self._measure(run, self.sampler(*part), None, least=part.size)
+                self._measure(run, self.sampler(*part), None)
         elif self._position(step) == 0:
             self._measure(run, drawn, values)
 
@@ -81,29 +81,30 @@ class Settling:
         slopes[:, : self.net.num_shared] = 0
         return slopes
 
-    def _measure(self, run: Run, drawn: GateSample, values: Tensor | None, least: int = LEAST) -> None:
-        """Measure what is worth it and affordable.
+    def _measure(self, run: Run, drawn: GateSample, values: Tensor | None) -> None:
+        """Measure what is worth it and affordable; under a fixed prior all gates with all examples, or nothing.
 
         Args:
             run: The run.
             drawn: The gates.
             values: v at them, see `CorrectedDifferences`, if there are any.
-            least: With how many examples at least; all of a batch are measured for all gates or not at all.
         """
         (x, y, part), net = run.batch, self.net
-        candidates = self.exact.candidates()
+        candidates, some = self.exact.candidates(), net.prior_type.decides
         with run.engine.whole(read_only=True):
-            number, examples = self.allowance.affordable(run.example, part.size, candidates, least)
-            if not number or (least == part.size and number < len(candidates)):
+            number, examples = self.allowance.affordable(
+                run.example, part.size, candidates, LEAST if some else part.size
+            )
+            if not number or (number < len(candidates) and not some):
                 return
             flipped = torch.zeros(net.num_gates, dtype=torch.bool).index_fill_(0, candidates[:number], True)
             rows = min(len(y), -(-examples * len(y) // part.size))
             size = int(_total(run, torch.tensor(rows)))
             run.engine.average_statistics(net)
-            gates, some = GateSample(drawn.xi[:rows], drawn.on), None if values is None else values[:rows]
+            gates, values = GateSample(drawn.xi[:rows], drawn.on), None if values is None else values[:rows]
             with run.engine.autocast():
                 wanted = flipped.to(net.theta.device)
-                pairs = self.exact.add(x[:rows], y[:rows], gates, size, values=some, wanted=wanted)
+                pairs = self.exact.add(x[:rows], y[:rows], gates, size, values=values, wanted=wanted)
         self.allowance.spend(size, flipped, _total(run, pairs).cpu())
 
     def _position(self, step: int) -> int:
