@@ -8,6 +8,7 @@ from torch import nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
+from bayesprune.networks.depth import initial_theta
 from bayesprune.networks.sizes import check_sizes
 
 
@@ -16,6 +17,8 @@ def resmlp(
     input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, *, depth: int = 24, width: int = 64
 ) -> nn.Sequential:
     """Residual MLP, logits ``(B, num_classes)``: h ← h + ξ · relu(W h + b), ``depth`` times.
+
+    As training begins, about half of the branches are on where there are many, see `networks.depth`.
 
     Args:
         input_shape: Shape of one example; it is flattened.
@@ -27,7 +30,8 @@ def resmlp(
         ConfigError: for sizes that are not whole numbers, at least 1.
     """
     check_sizes("resmlp", input_shape, num_classes=num_classes, depth=depth, width=width)
-    branches = [Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU())) for _ in range(depth)]
+    theta = initial_theta(depth)
+    branches = [Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU()), theta=theta) for _ in range(depth)]
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(math.prod(input_shape), width),

@@ -47,16 +47,18 @@ def _decay(net: Model) -> dict[str, float]:
     return {"weight_decay": net.weight_precision / net.num_data} if isinstance(net, BayesianNet) else {}
 
 
-def prepare_step(optimizer: torch.optim.Optimizer, rate: float, anew: bool) -> None:
+def prepare_step(optimizer: torch.optim.Optimizer, rate: float, new: torch.optim.Optimizer | None = None) -> None:
     """Set the learning rate of a step, times each group's own factor.
 
     Args:
         optimizer: The optimiser, edited in place.
         rate: The learning rate.
-        anew: Whether what it keeps of the weights is forgotten first.
+        new: One of the same parameters that has taken no step, if the optimiser is to forget what it kept of them: some
+            keep numbers before their first step.
     """
-    if anew:
+    if new is not None:
         optimizer.state.clear()
+        optimizer.state.update(new.state)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_factor", 1.0)
 

@@ -78,8 +78,7 @@ class Trainer:
         self.reader = Reader(net, first.outputs, loader, engine.input)
         if engine.device.type == "cpu":
             check_layout(net, each(first.example, engine.input))
-        self.epoch = self.step = 0
-        net.branch_evaluations = 0
+        self.epoch = self.step = net.branch_evaluations = 0
         self.cuts, self.masks_held = Cuts(net, self.trained), Masks(self.trained)
         seed = next_seed(engine)
         self.generator = torch.Generator().manual_seed(seed)
@@ -89,8 +88,7 @@ class Trainer:
             torch.manual_seed(seed + engine.rank)
         method.to(engine.device)
         self.timetable, self.statistics = Timetable(needs.phases, epochs), Statistics(net, needs, engine)
-        self.stretch = self.timetable.stretches[0]
-        self.starts, self.frozen = Starts(net, needs.phases), Frozen(net)
+        self.stretch, self.starts, self.frozen = self.timetable.stretches[0], Starts(net, needs.phases), Frozen(net)
         self.cuts.followers += [self.masks_held.follow, self.starts.follow, self.statistics.follow]
         self.views = Views(method, needs, self)
         self._new_optimizer()
@@ -227,7 +225,8 @@ class Trainer:
         """One step. Returns the batch's mean data term, still on the device."""
         method, engine, self.batch = self.method, self.engine, batch
         rate = self.settings.lr * self.stretch.rate(self.step, self.steps_per_epoch)
-        prepare_step(self.optimizer, rate, anew=self.step == self.stretch.again(self.steps_per_epoch))
+        again = self.step == self.stretch.again(self.steps_per_epoch)
+        prepare_step(self.optimizer, rate, self._built() if again else None)
         self.optimizer.zero_grad()
         loss, nll = method.objective(self)
         share = len(batch.y) * engine.world_size / batch.part.size  # gradients are averaged over processes
@@ -261,9 +260,11 @@ class Trainer:
             self.statistics.begin(self.sites)
 
     def _new_optimizer(self) -> None:
-        self.optimizer = build_optimizer(self.net, self.method, self.settings, self.prune and self.net.num_gates > 0)
-        self.cuts.optimizer = self.optimizer
+        self.optimizer = self.cuts.optimizer = self._built()
         self.apart = [*self.net.likelihood.parameters(), *self.method.parameters()]
+
+    def _built(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.net, self.method, self.settings, self.prune and self.net.num_gates > 0)
 
     def _decide(self) -> dict[str, object]:
         """Ask the method if it is time, and do what it says; returns what goes into the row."""
@@ -288,8 +289,8 @@ class Trainer:
         if self.frozen.add(names):
             state = self.optimizer.state
             self._new_optimizer()
-            left = [p for group in self.optimizer.param_groups for p in group["params"] if p in state]
-            self.optimizer.state.update({p: state[p] for p in left})
+            left = (p for group in self.optimizer.param_groups for p in group["params"])
+            self.optimizer.state.update({p: state[p] for p in left if p in state})
             self.follow()
 
     def follow(self) -> None:

@@ -52,7 +52,7 @@ DOORS: dict[str, list[tuple[str, Way]]] = {
         (f"bayesprune.methods.svi.penalties.base:Penalty.{name}", called) for name in ("update", "rebuild", "enforce")
     ],
     "surgery": [
-        *((f"bayesprune.methods.svi.removal:GateRemoval.{name}", called) for name in ("check", "clear", "guard")),
+        *((f"bayesprune.methods.svi.removal:GateRemoval.{name}", called) for name in ("check", "clear", "rest")),
         ("bayesprune.training.trainer:Trainer.remove", called),
         ("bayesprune.training.trainer:Trainer.follow", called),
         ("bayesprune.pruning:compact", called),

@@ -33,7 +33,7 @@ import torch
 from comparison import comparisons, depths_table, pipelines_table
 from experiment import Deadline, Experiment, OutOfTime, TooSmall, reduced
 from pipelines import PIPELINES
-from report import facts, machine, write_json
+from report import facts, machine, same_as_before, write_json
 from running import Row, Run
 from timing import Pair, step_at_the_start
 
@@ -86,7 +86,8 @@ def _runs(
     for net in nets:
         for seed in options.seeds:
             run = Run(replace(experiment, net=net), splits, seed, options.out / f"{net}-seed{seed}", deadline)
-            _same_as_before(run, {"data": options.data, "limit": options.limit, "side": options.side})
+            data = {"data": options.data, "limit": options.limit, "side": options.side}
+            same_as_before(run.folder / "recipe.json", asdict(run.experiment) | data)
             for name in options.only:
                 yield run, name
 
@@ -106,17 +107,6 @@ def _step(run: Run) -> Pair:
     if not path.exists():
         write_json(path, asdict(step_at_the_start(run.experiment, run.splits)))
     return Pair(**json.loads(path.read_text()))
-
-
-def _same_as_before(run: Run, data: dict) -> None:
-    """Refuse to mix in one folder what was trained in two ways."""
-    path, now = run.folder / "recipe.json", asdict(run.experiment) | data
-    run.folder.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text()) if path.exists() else now
-    changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
-    if changed:
-        raise SystemExit(f"{run.folder} holds another run: {'; '.join(changed)}; give another --out")
-    write_json(path, now)
 
 
 def _report(options: argparse.Namespace, rows: list[Row], step: Pair | None) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from experiment import Experiment, TooSmall, example
+from plain import fresh
 from running import Progress, Row, Run, begin, finish, needed, train_plainly
-from torch import nn
 
 import bayesprune as bp
 from bayesprune.layers import Residual
-from bayesprune.networks.images import initialise
 
 
 def scratch(run: Run) -> Row:
@@ -58,21 +57,11 @@ def _anew(run: Run, name: str, epochs: int) -> Row:
     """
     (target,) = needed(run, "gated")
     folder = begin(run, name)
-    net = bp.load(run.folder / "gated" / "model.safetensors")
-    fresh(net)
+    net = fresh(bp.load(run.folder / "gated" / "model.safetensors")).train()
     net = net.to(run.experiment.device, memory_format=run.experiment.memory_format)
     progress = Progress(folder, run.deadline)
     history = train_plainly(run, net, folder, epochs, run.experiment.lr, progress)
     return finish(run, name, net, history, progress, branches=target.branches)
-
-
-def fresh(net: nn.Module) -> None:
-    """Give a network the weights of one that has just been built, in training mode."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
-            module.reset_parameters()
-    initialise(net)
-    net.train()
 
 
 def _member(run: Run, name: str, family: Iterable[Experiment]) -> Row:

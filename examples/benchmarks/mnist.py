@@ -17,41 +17,47 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from report import machine, table
+from torch import nn
 
 import bayesprune as bp
 from bayesprune.infer import Categorical
 from bayesprune.pruning import CostPrice
-from bayesprune.training import Budget, Settings
+from bayesprune.training import Budget, Recipe
 
 
 @dataclass(frozen=True)
 class Case:
-    """How one network is trained; what is not said here is `fit`'s default."""
+    """How one network is trained: as is recommended for it, but for ``changes``."""
 
     epochs: int
-    nu: float
-    lr: float
     wide: dict
     usual: dict = field(default_factory=dict)
     params: float = 0.5
-    weight_precision: float = 6.0
-    label_smoothing: float = 0.05
     channels_last: bool = False
-    every: int = 4
+    changes: dict = field(default_factory=dict)
+
+    def recipe(self, net: nn.Module) -> Recipe:
+        """How this network of the case is trained."""
+        return replace(bp.recommended(net), **self.changes)
 
 
+LESS = {"price": 0.3, "lr": 3e-3, "every": 4}
 CASES = {
-    "lenet300": Case(epochs=40, nu=0.15, lr=3e-3, wide={"widths": (600, 200)}),
-    "lenet5": Case(epochs=20, nu=0.36, lr=4e-3, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
-    "lenet5-bypass": Case(epochs=10, nu=0.3, lr=3e-3, wide={"widths": (40, 100, 1000)}, channels_last=True),
-    "vgg16": Case(epochs=10, nu=0.3, lr=3e-3, wide={"width": 16}, usual={"width": 8}, channels_last=True),
-    "resmlp": Case(
-        epochs=20, nu=0.4, lr=2e-3, wide={"depth": 48}, weight_precision=60.0, label_smoothing=0.0, every=16
+    "lenet300": Case(epochs=40, wide={"widths": (600, 200)}),
+    "lenet5": Case(epochs=20, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
+    "lenet5-bypass": Case(epochs=10, wide={"widths": (40, 100, 1000)}, channels_last=True, changes=LESS),
+    "vgg16": Case(
+        epochs=10,
+        wide={"width": 16},
+        usual={"width": 8},
+        channels_last=True,
+        changes=LESS | {"optimizer": "adam", "weight_decay": 1e-4, "label_smoothing": 0.05, "augment": False},
     ),
+    "resmlp": Case(epochs=20, wide={"depth": 48}),
 }
 
 
@@ -83,13 +89,14 @@ def run(
     net = build(splits.input_shape, splits.num_classes, **(case.wide if wide else case.usual))
     if case.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    train, test = bp.data.loaders(splits, 128, seed)
-    likelihood = Categorical(case.label_smoothing)
-    bnn = bp.BayesianNet(net, likelihood, num_data=len(splits.train), weight_precision=case.weight_precision)
+    recipe, count = case.recipe(net), len(splits.train)
+    train, test = bp.data.loaders(splits, recipe.batch_size, seed)
+    likelihood = Categorical(recipe.label_smoothing)
+    bnn = bp.BayesianNet(net, likelihood, num_data=count, weight_precision=recipe.weight_decay * count)
     layers = bnn.num_branches == bnn.num_gates
     began = time.perf_counter()
-    price = None if budget else CostPrice(case.nu, case.params, reference)
-    settings = Settings(lr=case.lr, price=price, budget=budget, every=case.every)
+    price = None if budget else CostPrice(recipe.price, case.params, reference)
+    settings = recipe.settings(price=price, budget=budget)
     history = bp.fit(bnn, train, epochs=epochs, settings=settings)
     seconds = time.perf_counter() - began
     small = bp.compact(bnn)
@@ -124,7 +131,7 @@ def main() -> None:
     dense_net = bp.networks.NETWORKS[options.net](splits.input_shape, splits.num_classes, **case.usual)
     dense = bp.cost(dense_net, torch.zeros(1, *splits.input_shape))
     print(machine(), flush=True)
-    print(f"{options.net}, {epochs} epochs, {options.budget or f'nu {case.nu}'}", flush=True)
+    print(f"{options.net}, {epochs} epochs, {options.budget or f'nu {case.recipe(dense_net).price}'}", flush=True)
     print(f"dense: {dense.params} parameters, {dense.macs} multiply-adds", flush=True)
     rows, outcomes = [], []
     for start in options.starts:

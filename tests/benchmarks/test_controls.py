@@ -21,19 +21,19 @@ def run(bench: Any, experiment: Any, splits: bp.data.Splits, tmp_path: Path) -> 
     return bench.running.Run(deep, splits, 0, tmp_path, bench.experiment.Deadline(math.inf, time.perf_counter()))
 
 
-def test_a_fresh_network_is_one_that_was_just_built(bench: Any, experiment: Any, splits: bp.data.Splits) -> None:
-    torch.manual_seed(5)
-    built = experiment.gated(splits)  # the order of modules, and so of random numbers, is that of building
-    used = copy.deepcopy(built)
-    weights = [name for name in built.state_dict() if "theta" not in name]
-    with torch.no_grad():
-        for name in weights:
-            used.state_dict()[name].fill_(7)
-    torch.manual_seed(5)
-    bench.controls.fresh(used.eval())
-    assert used.training
-    for name in weights:
-        assert torch.equal(used.state_dict()[name], built.state_dict()[name]), name
+def test_nothing_is_left_in_a_fresh_network_of_what_it_was(bench: Any, experiment: Any, splits: bp.data.Splits) -> None:
+    built = experiment.plain(splits)
+    found = []
+    for before in (built, copy.deepcopy(built)):
+        with torch.no_grad():
+            for value in before.state_dict().values():
+                value.fill_(7 + len(found))
+        torch.manual_seed(5)
+        found.append(bench.plain.fresh(before).state_dict())
+    one, other = (experiment.plain(splits).state_dict() for _ in range(2))
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+        assert not torch.equal(one[name], other[name]) or torch.equal(value, one[name]), f"{name} is not drawn"
 
 
 def ended_with(bench: Any, run: Any, net: Any, macs: int, charged: float) -> Any:

@@ -21,6 +21,7 @@ from bayesprune.cli.record import read_config
 from bayesprune.cli.scoring import posterior_predictive
 from bayesprune.data import load
 from bayesprune.infer import BayesianNet, ClassPrediction
+from bayesprune.methods.svi.removal import GateRemoval
 from bayesprune.networks import NETWORKS
 from bayesprune.pruning import load as load_network
 from bayesprune.training.checkpoint import read_checkpoint
@@ -30,13 +31,19 @@ OPTIONS = (
     *("--slab", "normal", "--limit", "300", "--epochs", "6", "--batch-size", "16", "--every", "1"),
     *("--log-gamma", "0.01", "--temperature", "0.03", "--seed", "3"),
 )
-"""Options of a run of a second in which gates are removed, and some are undecided at the end."""
+"""Options of a run of a second in which gates are removed."""
 FIGURES = ("accuracy", "nll", "brier", "ece")
+
+
+def remove_every_other(removal: GateRemoval) -> bool:
+    """At rest, as `GateRemoval.clear`, but leave half of the gates that are off."""
+    off = removal.net.theta.detach() == 0
+    return removal._remove(off & (torch.arange(len(off)) % 2 == 0))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BayesianNet]:
-    """The folder of a finished run, and the network as training left it."""
+    """The folder of a finished run, and the network as training left it: some gates off that were not removed."""
     folder, left = tmp_path_factory.mktemp("normal") / "run", []
 
     def watched(net: BayesianNet) -> BayesianNet:
@@ -44,6 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BayesianNet
         return compact_posterior(net)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GateRemoval, "clear", remove_every_other)
         patch.setattr("bayesprune.cli.run.compact_posterior", watched)
         verify_done("train", *OPTIONS, "--out", folder)
     return folder, left[0]
@@ -71,6 +79,7 @@ def test_the_posterior_in_the_folder_is_the_one_that_was_trained(trained: tuple[
     folder, net = trained
     theta = torch.cat([*net.gate_probs().values()])
     assert 10 < int((theta > 0.5).sum()) < len(theta) < 464  # some were removed, some of the others are off
+    assert read_config(folder)[0].weight_decay == 1 / 300  # of the parameters that stay points
     posterior, expected = read_posterior(folder, 10), compact_posterior(net.eval())
     assert not posterior.training
     assert (posterior.num_data, posterior.weights_posterior.name) == (300, "normal")
@@ -160,9 +169,10 @@ def test_evaluate_prints_both_and_draws_the_diagram_of_the_posterior(finished: P
     ] * 2
 
 
-def test_a_stopped_run_ends_as_an_unbroken_one(trained: tuple[Path, BayesianNet], tmp_path: Path):
+def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path: Path):
     """Stopped while gates settle, some of them removed."""
-    unbroken, folder = trained[0], tmp_path / "stopped"
+    unbroken, folder = tmp_path / "unbroken", tmp_path / "stopped"
+    verify_done("train", *OPTIONS, "--out", unbroken)
     start_and_stop(*OPTIONS, folder=folder, epoch=4)
     last = table(folder / "history.csv")[-1]
     assert last["phase"] == "settle" and int(last["gates_left"]) < 464
@@ -226,7 +236,8 @@ def test_normal_slabs_have_recipes_of_their_own(net: str):
     normal.check()
     changed = (normal.optimizer, normal.lr, normal.label_smoothing, normal.every, normal.temperature)
     assert changed == ("adam", 1e-2, 0.0, 2, 0.1)
-    assert (normal.batch_size, normal.weight_decay, normal.price) == (point.batch_size, point.weight_decay, point.price)
+    kept = (normal.batch_size, normal.weight_decay, normal.price)
+    assert kept == ((64, None, 0.25) if net == "lenet300" else (point.batch_size, point.weight_decay, point.price))
     given = {"lr": 0.5, "label_smoothing": 0.2, "temperature": 1.0}
     asked = resolve({"net": net, "slab": "normal", **given})
     assert {name: getattr(asked, name) for name in given} == given

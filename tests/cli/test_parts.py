@@ -49,7 +49,7 @@ def test_a_run_recorded_with_fewer_options_can_be_read(tmp_path: Path):
         del record["options"][name]
     del record["run"]
     (tmp_path / "config.json").write_text(json.dumps(record))
-    assert read_config(tmp_path) == (config, (1, 8, 8), None)
+    assert read_config(tmp_path) == (replace(config, every=4, weight_decay=None), (1, 8, 8), None)
 
 
 def test_only_given_options_are_compared_when_resuming():

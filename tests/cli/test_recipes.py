@@ -11,16 +11,16 @@ from bayesprune.errors import ConfigError
 from bayesprune.networks import NETWORKS
 
 
-def test_a_run_without_options_is_what_it_always_was():
-    """Results of runs without options must not change."""
+def test_a_run_without_options_is_as_the_command_lines_page_says():
+    """Nor may the results of such runs change unseen."""
     assert asdict(resolve({})) == {
         "net": "lenet300",
         "data": "digits",
         "epochs": 100,
         "seed": 0,
-        "batch_size": 64,
-        "lr": 2e-3,
-        "price": 0.25,
+        "batch_size": 128,
+        "lr": 3e-3,
+        "price": 0.17,
         "log_gamma": None,
         "label_smoothing": 0.05,
         "estimator": "auto",
@@ -33,8 +33,8 @@ def test_a_run_without_options_is_what_it_always_was():
         "compile": False,
         "strategy": "auto",
         "augment": "none",
-        "every": 4,
-        "weight_decay": None,
+        "every": 2,
+        "weight_decay": 1e-4,
         "optimizer": "adam",
         "temperature": 1.0,
     }

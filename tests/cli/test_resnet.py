@@ -23,7 +23,7 @@ OPTIONS = (
     "--budget",
     f"macs={BUDGET}",
     "--epochs",
-    "8",
+    "12",
     "--batch-size",
     "16",
     "--lr",

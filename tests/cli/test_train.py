@@ -69,7 +69,7 @@ def test_history_and_removals_add_up_to_the_result(finished: Path):
 def test_the_config_holds_all_options(finished: Path):
     config = json.loads((finished / "config.json").read_text())
     given = {"epochs": 6, "limit": 600, "batch_size": 16, "lr": 0.02, "log_gamma": 0.2, "seed": 3}
-    assert RunConfig(**config["options"]) == resolve({**given, "weight_decay": 1 / 600})
+    assert RunConfig(**config["options"]) == resolve(given)
     assert config["input_shape"] == [1, 8, 8]
 
 
@@ -196,7 +196,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torc
     def spoiled(likelihood: Likelihood, outputs: torch.Tensor, y: Targets) -> torch.Tensor:
         return losses(likelihood, change(outputs), y)
 
-    monkeypatch.setattr("bayesprune.infer.evaluation.losses", spoiled)
+    for user in ("bayesprune.infer.evaluation", "bayesprune.methods.svi.method"):
+        monkeypatch.setattr(f"{user}.losses", spoiled)
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, after: int) -> None:

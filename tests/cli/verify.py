@@ -21,7 +21,7 @@ from bayesprune.training import EpochRow
 from bayesprune.training.checkpoint import read_checkpoint
 
 TINY = ("--epochs", "6", "--limit", "600", "--batch-size", "16", "--lr", "0.02", "--log-gamma", "0.2")
-"""Options of a run of a second in which gates are removed from the second epoch on."""
+"""Options of a run of a second in which gates settle in the second epoch and are removed in the third."""
 
 
 KILLED = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -181,6 +182,36 @@ def test_the_optimiser_forgets_as_the_rate_rises_again() -> None:
     steps = len(counts)
     assert steps == 2 * len(loader)
     assert counts == [*range(1, steps // 2 + 1), *range(1, steps // 2 + 1)]
+
+
+class Summing(torch.optim.Optimizer):
+    """Adds up its steps, from 10, in a state that is there before the first, as that of Adagrad in torch 2.6."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["count"] = torch.tensor(10.0)
+
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["count"] += 1
+                p.data.sub_(p.grad + group["weight_decay"] * p.data, alpha=group["lr"])
+
+
+def test_an_optimiser_that_keeps_numbers_before_its_first_step_begins_with_them_again() -> None:
+    counts: list[float] = []
+
+    class Counting(Says):
+        def stepped(self, run: Run) -> None:
+            counts.append(float(next(iter(run.optimizer.state.values()))["count"]))  # type: ignore[attr-defined]
+
+    torch.manual_seed(0)
+    method = Counting(lambda _: Decision(), (Phase("train", rise_again=0.5),))
+    fit(dropping(), batches(), epochs=2, method=method, settings=Settings(lr=0.02, optimizer=Summing))
+    half = len(counts) // 2
+    assert half > 1 and counts == 2 * [10.0 + k for k in range(1, half + 1)]
 
 
 @pytest.mark.parametrize(

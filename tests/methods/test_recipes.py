@@ -22,7 +22,7 @@ from bayesprune.training import Budget
 
 MLP = (128, 3e-3, "adam", 1e-4, 0.17, 0.05, 2, False, False, 1.0)
 LENET5 = (128, 4e-3, "adam", 1e-4, 0.36, 0.05, 2, False, True, 1.0)
-RESMLP = (128, 2e-3, "adam", 1e-3, 0.4, 0.0, 16, False, False, 1.0)
+RESMLP = (128, 2e-3, "adam", 1e-3, 0.4, 0.0, 4, False, False, 1.0)
 SMALL = (128, 0.1, "sgd", 5e-4, 0.1, 0.0, 4, True, True, 1.0)
 LARGE = (256, 0.1, "sgd", 1e-4, 0.1, 0.0, 4, True, True, 1.0)
 TABLE = {  # batch size, lr, optimiser, weight decay, price, label smoothing, every, augment, accelerate, temperature
@@ -92,7 +92,7 @@ def test_settings_of_a_recipe():
 def test_changes_of_a_recipe_s_settings_are_taken_and_a_budget_takes_the_place_of_the_price():
     recipe, budget = recommended(named("resmlp")), Budget.parse("macs=0.4")
     settings = recipe.settings(budget=budget, lr=0.5)
-    assert (settings.budget, settings.price, settings.lr, settings.every) == (budget, None, 0.5, 16)
+    assert (settings.budget, settings.price, settings.lr, settings.every) == (budget, None, 0.5, 4)
     assert recipe.settings(price=CostPrice(2.0)).price == CostPrice(2.0)
     assert recipe.settings(price=None).price is None
 

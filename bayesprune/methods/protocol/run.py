@@ -25,6 +25,10 @@ class Engine(Protocol):
     """
 
     @property
+    def world_size(self) -> int:
+        """How many processes share every batch."""
+
+    @property
     def divides(self) -> bool:
         """Whether processes divide the weights among them."""
 

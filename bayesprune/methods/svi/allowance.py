@@ -59,8 +59,8 @@ class Allowance:
         """How many gates can be measured, and with how many examples.
 
         Args:
-            x: Inputs of the batch.
-            size: Its examples.
+            x: Inputs, of which the first example is looked at.
+            size: Examples of the batch.
             candidates: The gates, those first that matter most, on the host.
             least: With how many examples a gate is measured at least, if there are as many.
         """
@@ -69,8 +69,10 @@ class Allowance:
         flips, launches = costs.flips[candidates] * self.fill, costs.launches[candidates]
         least = min(size, least)
         gates = int((costs.base * least + (flips * least + launches).cumsum(0) <= left).sum())
-        examples = (left - float(launches[:gates].sum())) / (costs.base + float(flips[:gates].sum()))
-        return gates, max(0, min(size, int(examples)))
+        if not gates:
+            return 0, 0
+        each = max(1.0, costs.base + float(flips[:gates].sum()))
+        return gates, min(size, int((left - float(launches[:gates].sum())) / each))
 
     def spend(self, examples: int, flipped: Tensor, pairs: Tensor) -> None:
         """Note that gates were measured.

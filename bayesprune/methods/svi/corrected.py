@@ -31,7 +31,11 @@ class CorrectedDifferences(Estimates):
     Where c was measured little, the layer tells what it may be: the c of its gates are taken to be Normal, their means
     a line over q̄ and their variance what its measured gates have about it (empirical Bayes with regression, Efron &
     Morris 1975; Fay & Herriot 1979), and c is the mean of its posterior. With many examples that is the mean of its
-    own.
+    own. Of g gates the sum of squares about the line is divided by g − 4, the mean of the variance under its own
+    posterior, so that few gates do not promise too much; of 4 or fewer nothing is concluded.
+
+    In the error of d, v̄ and c count as independent, since far more examples bring v than differences. Were both of the
+    same, and v half of the difference, it would be too small by √2.
 
     All is kept in sums over examples, which fade from one evaluation to the next.
 
@@ -121,7 +125,7 @@ class CorrectedDifferences(Estimates):
 
     def _correction(self, bends: Tensor) -> tuple[Tensor, Tensor]:
         """The c of every gate and its variance, given q̄, each shape ``(S,)``."""
-        layer, known = self._layers(), self.measured > 0
+        layer, known = self._layers(), self.measured > 1  # of one example the spread is not known
         own, all_own = self.measured.clamp(min=1e-9), _over(layer, self.measured).clamp(min=1e-9)
         mean, spread = self.gaps / own, (self.gap_squares - self.gaps.square() / own).clamp_(min=0)
         alike = ALIKE * (layer > 0)
@@ -130,8 +134,8 @@ class CorrectedDifferences(Estimates):
         line = _line(layer, self.measured, bends, mean)
         gates, chance = _over(layer, known.to(own)), _over(layer, torch.where(known, spread, 0.0)) / all_own
         between = _over(layer, self.measured * (mean - line).square()) / all_own
-        between = (between * gates / (gates - 2) - chance).clamp(min=0) + 2 * chance / gates
-        between = torch.where((gates > 2) & (layer > 0), between.clamp(min=TINY), torch.inf)
+        between = (between * gates / (gates - 4) - chance).clamp(min=0) * (1 + 2 / gates) + 2 * chance / gates
+        between = torch.where((gates > 4) & (layer > 0), between.clamp(min=TINY), torch.inf)
         total = 1 / variance + 1 / between
         found = torch.where(known, mean / variance, 0.0) + torch.where(between.isinf(), 0.0, line / between)
         return found / total.clamp(min=TINY), 1 / total

@@ -74,7 +74,7 @@ class SVI(Method):
             raise ConfigError("fit: Normal weights cannot be divided among processes; take strategy 'auto'")
         self.updates = GateUpdates(net, run.engine.mean)
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
-        self.settling = Settling(net, self.updates.exact, self.schedule, settings.every)
+        self.settling = Settling(net, self.sampler, self.updates.exact, self.schedule, settings.every)
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
         self.removal = GateRemoval(net, run, self.updates, settings.patience, Payoff(net, run, self.penalty))
         self._examples: list[Batch] | None = None
@@ -155,7 +155,8 @@ class SVI(Method):
             self._settle(run, net, step)
         if run.step == max(1, schedule.settle_end):
             with run.engine.whole():
-                self.removal.rest()
+                if schedule.settle_end < schedule.steps:
+                    self.removal.rest()
                 self.penalty.enforce(self.updates.differences)
                 self._remove(run, net, run.step, at_rest=True)
             self.sampler.synchronize()

@@ -13,6 +13,8 @@ from bayesprune.optim.rates import warmup_steps
 
 FRACTIONS = "sample_from", "settle_from", "fine_tune_from", "slab_by"
 """The fields of `Schedule` that are fractions of a run."""
+FEWEST = 4
+"""How many evaluations there are while settling at least, in a run of one epoch too, if it has as many steps."""
 LEAST_STEPS, LEAST_CHECKS = 8, 20
 """How many steps there are between two exact evaluations at least, where as many evaluations remain: each takes about
 as long as a step of a small network."""
@@ -122,9 +124,10 @@ class Schedule:
 
     @property
     def settle_every(self) -> int:
-        """Steps between exact evaluations; where epochs are short no fewer than 8, but 20 evaluations in a phase."""
-        least = min(LEAST_STEPS, (self.settle_end - self.settle_start) // LEAST_CHECKS)
-        return max(1, self.steps_per_epoch // self.checks_per_epoch, least)
+        """Steps between exact evaluations: 4 at least in the phase, 8 steps apart where that leaves 20 of them."""
+        steps = self.settle_end - self.settle_start
+        apart = min(self.steps_per_epoch // self.checks_per_epoch, steps // FEWEST)
+        return max(1, apart, min(LEAST_STEPS, steps // LEAST_CHECKS))
 
     def phase(self, step: int) -> str:
         """``warm-up``, ``sample``, ``settle`` or ``fine-tune``."""

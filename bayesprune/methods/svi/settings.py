@@ -37,7 +37,7 @@ class Settings:
         temperature: How much the divergence of Normal weights from their prior counts while training: 1 is the evidence
             lower bound, less keeps more weights and trusts the data more than the model does (Wenzel et al. 2020). The
             prices of gates are not multiplied by it.
-        schedule: Fields of `Schedule` to set, e.g. ``{"settle_from": 0.5}``.
+        schedule: Fields of `Schedule` to set, e.g. ``{"fine_tune_from": 0.6}``.
         patience: Consecutive checks that must agree before a structure is removed.
 
     Raises:
@@ -45,7 +45,7 @@ class Settings:
             budget.
 
     Example:
-        >>> settings = Settings(lr=1e-2, schedule={"sample_from": 0.2})
+        >>> settings = Settings(lr=1e-2, schedule={"fine_tune_from": 0.6})
         >>> settings.every
         4
     """

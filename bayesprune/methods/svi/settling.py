@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
-from bayesprune.infer import BayesianNet, GateSample
+from bayesprune.infer import BayesianNet, GateSample, GateSampler
 from bayesprune.infer.derivatives import NUDGE
 from bayesprune.methods.protocol import Run
 from bayesprune.methods.svi.allowance import LEAST, Allowance
@@ -28,6 +26,7 @@ class Settling:
 
     Args:
         net: The network.
+        sampler: The gates of its batches.
         exact: The steps of θ.
         schedule: The phases of the run.
         every: At every so-many-th step of the weights derivatives are taken.
@@ -36,8 +35,8 @@ class Settling:
         allowance: What exact differences may cost.
     """
 
-    def __init__(self, net: BayesianNet, exact: ExactSteps, schedule: Schedule, every: int):
-        self.net, self.exact, self.schedule = net, exact, schedule
+    def __init__(self, net: BayesianNet, sampler: GateSampler, exact: ExactSteps, schedule: Schedule, every: int):
+        self.net, self.sampler, self.exact, self.schedule = net, sampler, exact, schedule
         self.every = min(every, schedule.settle_every)
         self.allowance = Allowance(net, schedule.exact_share)
         self._drawn: GateSample | None = None
@@ -67,8 +66,9 @@ class Settling:
         part, slopes = run.batch.part, self._slopes(run)
         values = None if slopes is None else self.exact.add_values(slopes, drawn.xi, part.size)
         if not self.net.prior_type.decides:
-            for _ in range(max(1, DRAWS // self.schedule.settle_every)):
-                self._measure(run, drawn, None, least=part.size)
+            self._measure(run, drawn, None, least=part.size)
+            for _ in range(DRAWS // self.schedule.settle_every - 1):
+                self._measure(run, self.sampler(*part), None, least=part.size)
         elif self._position(step) == 0:
             self._measure(run, drawn, values)
 
@@ -77,7 +77,7 @@ class Settling:
         drawn, self._drawn = self._drawn, None
         if drawn is None or drawn.xi.grad is None:
             return None
-        slopes = drawn.xi.grad * (run.batch.part.size / _processes(run))  # of the mean loss, see `Trainer.train_step`
+        slopes = drawn.xi.grad * (run.batch.part.size / run.engine.world_size)  # see `Trainer.train_step`
         slopes[:, : self.net.num_shared] = 0
         return slopes
 
@@ -92,18 +92,18 @@ class Settling:
         """
         (x, y, part), net = run.batch, self.net
         candidates = self.exact.candidates()
-        number, examples = self.allowance.affordable(x, part.size, candidates, least)
-        if not number or (least == part.size and number < len(candidates)):
-            return
-        flipped = torch.zeros(net.num_gates, dtype=torch.bool).index_fill_(0, candidates[:number], True)
-        rows = min(len(y), -(-examples * len(y) // part.size))
-        size = int(_total(run, torch.tensor(rows)))
-        run.engine.average_statistics(net)
-        units = bool(flipped[net.num_shared :].any())  # these are flipped layer by layer
-        with run.engine.autocast(), run.engine.whole(read_only=True) if units else nullcontext():
+        with run.engine.whole(read_only=True):
+            number, examples = self.allowance.affordable(run.example, part.size, candidates, least)
+            if not number or (least == part.size and number < len(candidates)):
+                return
+            flipped = torch.zeros(net.num_gates, dtype=torch.bool).index_fill_(0, candidates[:number], True)
+            rows = min(len(y), -(-examples * len(y) // part.size))
+            size = int(_total(run, torch.tensor(rows)))
+            run.engine.average_statistics(net)
             gates, some = GateSample(drawn.xi[:rows], drawn.on), None if values is None else values[:rows]
-            wanted = flipped.to(net.theta.device)
-            pairs = self.exact.add(x[:rows], y[:rows], gates, size, values=some, wanted=wanted)
+            with run.engine.autocast():
+                wanted = flipped.to(net.theta.device)
+                pairs = self.exact.add(x[:rows], y[:rows], gates, size, values=some, wanted=wanted)
         self.allowance.spend(size, flipped, _total(run, pairs).cpu())
 
     def _position(self, step: int) -> int:
@@ -111,17 +111,9 @@ class Settling:
         return (step - self.schedule.settle_start) % self.schedule.settle_every
 
 
-def _processes(run: Run) -> int:
-    """How many processes share the run's present batch."""
-    if len(run.batch.y) == run.batch.part.size:
-        return 1
-    mean = run.engine.mean(torch.tensor(float(len(run.batch.y)), device=run.net.theta.device))
-    return round(run.batch.part.size / float(mean))
-
-
 def _total(run: Run, counts: Tensor) -> Tensor:
     """The sum of whole numbers over all processes."""
-    processes = _processes(run)
-    if processes == 1:
+    if run.engine.world_size == 1:
         return counts
-    return (run.engine.mean(counts.to(run.net.theta.device, torch.float64)) * processes).round_().long()
+    mean = run.engine.mean(counts.to(run.net.theta.device, torch.float64))
+    return (mean * run.engine.world_size).round_().long()
