@@ -39,7 +39,7 @@ def inclusion(x: Tensor, y: Tensor, *, hidden: int, log_gamma: float, noise: flo
     bnn = bp.BayesianNet(net, likelihood=Gaussian(noise), num_data=len(x), prior=prior)
     loader = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True)
     # A small table makes few steps an epoch: let the weights find their signs before gates are judged by them.
-    settings = bp.training.Settings(lr=1e-2, schedule={"sample_from": 0.2})
+    settings = bp.training.Settings(lr=1e-2, schedule={"sample_from": 0.2, "settle_from": 0.4, "fine_tune_from": 0.6})
     bp.fit(bnn, loader, epochs=80, prune=False, settings=settings)
     return bnn.gate_probs()["0"]
 

@@ -7,7 +7,7 @@ from bayesprune.layers.gate import INITIAL_THETA
 ACTIVE = 9
 """So many branches are on in a step as training begins, on average, if that leaves each on more often than off."""
 LEAST = 0.51
-"""With a probability above a half a branch counts as on wherever no gates are drawn, as in a network without training."""
+"""Above a half, so that a branch counts as on wherever no gates are drawn, as in a network before its training."""
 
 
 def initial_theta(branches: int) -> float:
