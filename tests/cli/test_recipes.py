@@ -56,7 +56,7 @@ def test_recipes_of_residual_networks():
     assert (small.optimizer, small.lr, small.batch_size, small.weight_decay, small.every) == ("sgd", 0.1, 128, 5e-4, 4)
     assert (large.optimizer, large.lr, large.batch_size, large.weight_decay) == ("sgd", 0.1, 256, 1e-4)
     assert small.label_smoothing == large.label_smoothing == mlp.label_smoothing == 0
-    assert (mlp.optimizer, mlp.price, mlp.every, mlp.weight_decay) == ("adam", 0.4, 16, 60 / 60_000)
+    assert (mlp.optimizer, mlp.price, mlp.every, mlp.weight_decay) == ("adam", 0.4, 4, 60 / 60_000)
 
 
 def test_options_that_were_given_stay():
