@@ -15,7 +15,7 @@ from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.removal import GateRemoval
 from bayesprune.methods.svi.schedule import Schedule
-from bayesprune.methods.svi.settling import DRAWS
+from bayesprune.methods.svi.settling import REPEATS
 from bayesprune.training import Settings, fit
 from tests.training.problems import EXAMPLES, Batches, bayesian, examples, units
 from tests.training.test_surgeon import Patient, off
@@ -23,11 +23,11 @@ from tests.training.test_surgeon import Patient, off
 HALF = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0}
 
 
-@pytest.mark.parametrize(("checks", "expected"), [(3, 4), (12, DRAWS)])
+@pytest.mark.parametrize(("checks", "expected"), [(3, 4 * REPEATS), (12, REPEATS)])
 def test_so_many_draws_are_measured_between_two_steps_of_theta(
     checks: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under a fixed prior, each with gates of its own: at every 4th step of the weights 4, at every step 4 as well."""
+    """Under a fixed prior, each with gates of its own: four a step, whether θ moves at every 4th step of the weights or at each."""
     seen: list[list[Tensor]] = [[]]
     add, step = ExactSteps.add, ExactSteps.step
 

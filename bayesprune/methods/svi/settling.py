@@ -12,8 +12,9 @@ from bayesprune.methods.svi.allowance import LEAST, Allowance
 from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.schedule import Schedule
 
-DRAWS = 4
-"""Under a fixed prior, so many draws of gates and weights are measured between two steps of θ at least."""
+DRAWS, REPEATS = 32, 4
+"""Under a fixed prior, so many draws of gates and weights are measured between two steps of θ, if that takes no more than
+so many of a batch."""
 
 
 class Settling:
@@ -67,7 +68,7 @@ class Settling:
         values = None if slopes is None else self.exact.add_values(slopes, drawn.xi, part.size)
         if not self.net.prior_type.decides:
             self._measure(run, drawn, None)
-            for _ in range(DRAWS // self.schedule.settle_every - 1):
+            for _ in range(min(REPEATS, DRAWS // self.schedule.settle_every) - 1):
                 self._measure(run, self.sampler(*part), None)
         elif self._position(step) == 0:
             self._measure(run, drawn, values)
