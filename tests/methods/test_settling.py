@@ -27,7 +27,7 @@ HALF = {"sample_from": 0.0, "settle_from": 0.0, "fine_tune_from": 1.0}
 def test_so_many_draws_are_measured_between_two_steps_of_theta(
     checks: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under a fixed prior, each with gates of its own: four a step, whether θ moves at every 4th step of the weights or at each."""
+    """Under a fixed prior, each with gates of its own: four a step, if θ moves at every 4th step or at each."""
     seen: list[list[Tensor]] = [[]]
     add, step = ExactSteps.add, ExactSteps.step
 

@@ -99,12 +99,14 @@ def test_independent_inputs_are_within_a_twentieth(
 
 
 @pytest.mark.slow
+@pytest.mark.seed(1)
 @pytest.mark.statistical
 @pytest.mark.parametrize("correlation", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("seed", [0, 2])
 def test_correlated_inputs_deviate_as_far_as_a_mean_field_does(
     seed: int, correlation: float, record_property: Callable[[str, object], None]
 ) -> None:
+    """Of twelve trainings of three of the problems one was farther away, by 0.054."""
     problem = independent(seed, correlation, num_data=100)
     exact = enumerate_models(problem.x, problem.y, inclusion=3 / 8).inclusion
     ideal = mean_field(problem.x, problem.y, inclusion=3 / 8).inclusion

@@ -13,8 +13,8 @@ from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.schedule import Schedule
 
 DRAWS, REPEATS = 32, 4
-"""Under a fixed prior, so many draws of gates and weights are measured between two steps of θ, if that takes no more than
-so many of a batch."""
+"""Under a fixed prior so many draws of gates and weights are measured between two steps of θ, as far as it takes no
+more than so many of a batch."""
 
 
 class Settling:
