@@ -83,7 +83,8 @@ NORMAL_WEIGHTS: dict[str, Any] = {
     "every": 2,
     "temperature": 0.1,
 }
-"""What is different where weights are Normal. Smoothed labels would make predictions less sure than the data are."""
+"""What is different where weights are Normal. Smoothed labels would make predictions less sure than the data are. In
+networks that are `PLAIN` all else is as in a `Recipe` of which nothing is said: what suits points was not tried."""
 
 
 @checked_arguments
