@@ -144,23 +144,23 @@ def test_phases_suit_prior_and_posterior_where_nothing_else_is_chosen(
 
 
 @pytest.mark.parametrize(
-    ("make", "resting", "kind"),
+    ("make", "resting", "kind", "settling"),
     [
-        (branches, [], "branches"),
-        (branches, ["0"], "branches"),
-        (units, ["1"], "frozen"),
-        (units, ["1", "3"], "frozen"),
+        (branches, [], "branches", (50, 100)),
+        (branches, ["0"], "branches", (50, 100)),
+        (units, ["1"], "frozen", (70, 140)),
+        (units, ["1", "3"], "frozen", (70, 140)),
     ],
 )
 def test_gates_are_decided_later_where_there_are_branches_or_weights_rest(
-    make: Callable[[], nn.Module], resting: list[str], kind: str
+    make: Callable[[], nn.Module], resting: list[str], kind: str, settling: tuple[int, int]
 ) -> None:
     module = make()
     for name in resting:
         module.get_submodule(name).requires_grad_(False)
     schedule = make_schedule(BayesianNet(module, num_data=10), 10, 20, {})
     assert schedule == Schedule(10, 20, **DEFAULTS[kind])  # type: ignore[arg-type]
-    assert (schedule.settle_start, schedule.settle_end) == (70, 140) > (Schedule(10, 20).settle_start, 80)
+    assert (schedule.settle_start, schedule.settle_end) == settling > (Schedule(10, 20).settle_start, 80)
 
 
 @pytest.mark.parametrize(("weights", "share"), [("point", 0.4), ("normal", None)])

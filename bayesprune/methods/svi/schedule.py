@@ -20,7 +20,7 @@ LEAST_STEPS, LEAST_CHECKS = 8, 20
 as long as a step of a small network."""
 DEFAULTS: dict[str, dict[str, float]] = {
     "point": {},
-    "branches": {"settle_from": 0.35, "fine_tune_from": 0.7, "exact_share": 0.1},
+    "branches": {"settle_from": 0.25, "fine_tune_from": 0.5, "exact_share": 0.1},
     "frozen": {"settle_from": 0.35, "fine_tune_from": 0.7},
     "normal": {"sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
     "fixed": {
@@ -31,9 +31,10 @@ DEFAULTS: dict[str, dict[str, float]] = {
 """By posterior of the weights, ``branches`` for points in a network that has gated branches, ``frozen`` for points of
 which some rest, or ``fixed`` for a fixed prior of the gates, the fields of `Schedule` that are not at default. A branch
 is judged by a flip, which costs half a forward pass, where derivatives tell of all units at once, and a deep network
-has to learn more before its depth can be decided. Where weights rest, they gain nothing by fine-tuning, and gates have
-to be the surer. With Normal weights gates are judged by the evidence, which tells nothing before their variances have
-found their place. Under a fixed prior θ are probabilities: they follow the weights to the end, and evaluations see all
+has to learn more before its depth can be decided; half of the run is left for the weights to find their place. Where
+weights rest, they gain nothing by fine-tuning, and gates have to be the surer. With Normal weights gates are judged by
+the evidence, which tells nothing before their variances have found their place. Under a fixed prior θ are
+probabilities: they follow the weights to the end, and evaluations see all
 examples of a small data set and several draws, as an error of half a nat moves a probability by 0.1."""
 
 
