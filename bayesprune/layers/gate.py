@@ -103,6 +103,9 @@ class Gate(nn.Module):
         theta: Initial inclusion probability.
 
     Attributes:
+        begin: With which θ variational inference begins, where θ is still `INITIAL_THETA` then; ``None`` for θ itself.
+            So a gate may be drawn off more often than on as training begins, and be on wherever none is drawn, as in a
+            network before its training.
         in_size: Number of entries that the input has along ``dim``.
         index: Which of them are kept, shape ``(size,)``; ``None`` for all.
         rank: The number of dimensions that inputs must have, where removal relies on it; ``None`` for any.
@@ -142,6 +145,7 @@ class Gate(nn.Module):
         self.dim = whole("Gate: dim", dim, -LARGEST_DIM, LARGEST_DIM)
         self.per_batch = per_batch
         self.theta = nn.Parameter(torch.full((size,), theta))
+        self.begin: float | None = None
         self.in_size = size
         self.register_buffer("index", None)
         self.draw: Draw | None = None

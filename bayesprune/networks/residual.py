@@ -12,7 +12,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate, Residual
-from bayesprune.networks.depth import initial_theta
+from bayesprune.networks.depth import begin_with_few
 from bayesprune.networks.images import check_images, conv_norm, initialise
 from bayesprune.networks.sizes import check_sizes
 
@@ -31,8 +31,8 @@ def resnet(
     Three stages of n blocks, of ``width``, 2 ``width`` and 4 ``width`` channels. A block is relu(x + ξ · F(x)), F two
     3x3 convolutions, each with its normalisation; the gate multiplies after the last one. Where a stage begins, the
     by-pass is a strided 1x1 convolution with normalisation (the paper's option B). With the default width, 20 layers
-    have 0.27 M parameters, 56 have 0.86 M, and 110 have 1.7 M. As training
-    begins, about half of the branches are on where there are many, see `networks.depth`.
+    have 0.27 M parameters, 56 have 0.86 M, and 110 have 1.7 M. As training begins, 9 of the branches are on in a
+    step, see `networks.depth`.
 
     Args:
         depth: 20, 32, 44, 56, 110, ...; ``depth`` = 50 is 6 · 8 + 2 layers here, not `resnet50`.
@@ -56,28 +56,28 @@ def resnet(
     check_images("resnet", input_shape, 4, "use lenet300 or resmlp for other inputs")
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["stem"] = nn.Sequential(*conv_norm(input_shape[0], width), nn.ReLU())
-    theta = initial_theta(3 * blocks)
-    parts["stage1"] = _stage([width] * (blocks + 1), 1, units, theta)
-    parts["stage2"] = _stage([width] + [2 * width] * blocks, 2, units, theta)
-    parts["stage3"] = _stage([2 * width] + [4 * width] * blocks, 2, units, theta)
+    parts["stage1"] = _stage([width] * (blocks + 1), 1, units)
+    parts["stage2"] = _stage([width] + [2 * width] * blocks, 2, units)
+    parts["stage3"] = _stage([2 * width] + [4 * width] * blocks, 2, units)
     parts["pool"], parts["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     parts["head"] = nn.Linear(4 * width, num_classes)
     net = nn.Sequential(parts)
     initialise(net)
+    begin_with_few(module for module in net.modules() if isinstance(module, Residual))
     return net
 
 
-def _stage(channels: Sequence[int], stride: int, units: bool, theta: float) -> nn.Sequential:
+def _stage(channels: Sequence[int], stride: int, units: bool) -> nn.Sequential:
     """Residual blocks from one number of channels to the next, the first with this stride."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for block, (inputs, outputs) in enumerate(pairwise(channels), 1):
-        parts[f"block{block}"] = _block(inputs, outputs, stride if block == 1 else 1, units, theta)
+        parts[f"block{block}"] = _block(inputs, outputs, stride if block == 1 else 1, units)
         parts[f"relu{block}"] = nn.ReLU()
     return nn.Sequential(parts)
 
 
-def _block(inputs: int, outputs: int, stride: int, units: bool, theta: float) -> Residual:
+def _block(inputs: int, outputs: int, stride: int, units: bool) -> Residual:
     gates = [Gate(outputs)] if units else []
     body = nn.Sequential(*conv_norm(inputs, outputs, 3, stride), nn.ReLU(), *gates, *conv_norm(outputs, outputs))
     fits = inputs == outputs and stride == 1
-    return Residual(body, None if fits else nn.Sequential(*conv_norm(inputs, outputs, 1, stride)), theta=theta)
+    return Residual(body, None if fits else nn.Sequential(*conv_norm(inputs, outputs, 1, stride)))

@@ -8,7 +8,7 @@ from torch import nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.layers import Residual
-from bayesprune.networks.depth import initial_theta
+from bayesprune.networks.depth import begin_with_few
 from bayesprune.networks.sizes import check_sizes
 
 
@@ -18,7 +18,7 @@ def resmlp(
 ) -> nn.Sequential:
     """Residual MLP, logits ``(B, num_classes)``: h ← h + ξ · relu(W h + b), ``depth`` times.
 
-    As training begins, about half of the branches are on where there are many, see `networks.depth`.
+    As training begins, 9 of the branches are on in a step, see `networks.depth`.
 
     Args:
         input_shape: Shape of one example; it is flattened.
@@ -30,8 +30,8 @@ def resmlp(
         ConfigError: for sizes that are not whole numbers, at least 1.
     """
     check_sizes("resmlp", input_shape, num_classes=num_classes, depth=depth, width=width)
-    theta = initial_theta(depth)
-    branches = [Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU()), theta=theta) for _ in range(depth)]
+    branches = [Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU())) for _ in range(depth)]
+    begin_with_few(branches)
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(math.prod(input_shape), width),

@@ -13,8 +13,9 @@ from bayesprune.distributions.gate_prior import EDGE
 from bayesprune.infer import BayesianNet, GateSample, paired_differences
 from bayesprune.methods.svi.corrected import MEMORY
 from bayesprune.methods.svi.exact import PRICE_SHARE
-from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.gates import GateUpdates, begin
 from bayesprune.methods.svi.sampled import NOISE_SHARE
+from bayesprune.networks import resmlp
 from tests.training.problems import EXAMPLES, bayesian, branches, examples, units
 
 S = 14
@@ -63,6 +64,14 @@ def test_an_exact_gradient_moves_theta_by_size_times_gradient_over_price(factor:
         moved = step(net, moves, gradient, 0.01)
         torch.testing.assert_close(moved, torch.full((S,), exact), rtol=1e-4, atol=1e-7)
     assert exact == pytest.approx(-0.01 * factor, rel=0.021)
+
+
+def test_inference_begins_where_gates_say_unless_theta_is_another_than_the_initial_one() -> None:
+    net = resmlp((5,), 2, depth=12, width=3)
+    net[3].gate.begin, net[4].gate.theta.data[:] = None, 0.8
+    bnn = BayesianNet(net.double(), num_data=10)
+    begin(bnn)
+    assert bnn.theta.tolist() == pytest.approx([0.9, 0.8] + [0.75] * 10)  # 9 of 12
 
 
 def test_noise_holds_steps_back() -> None:

@@ -14,10 +14,12 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi import SVI
 from bayesprune.methods.svi.schedule import DEFAULTS, make_schedule
+from bayesprune.networks import resmlp
 from bayesprune.optim.rates import learning_rate, second_rate
+from bayesprune.pruning import CostPrice, cost
 from bayesprune.training import Engine, Schedule, Settings
 from bayesprune.training.trainer import Trainer
-from tests.training.problems import branches, units
+from tests.training.problems import bayesian, branches, shuffled, units
 
 LENGTHS = [(1, 1), (1, 7), (2, 10), (3, 33), (20, 4), (40, 469), (7, 1000)]
 
@@ -175,3 +177,14 @@ def test_the_learning_rate_rises_again_as_gates_come_to_rest(weights: str, share
     whole = [learning_rate(step, 20, 2) for step in range(20)]
     again = [*whole[:start], *(second_rate(step, rest, 1) for step in range(rest))]
     assert [trainer.stretch.rate(step, 4) for step in range(20)] == (whole if share is None else again)
+
+
+def test_prices_are_relative_to_all_branches_though_a_run_begins_with_few() -> None:
+    net = bayesian(resmlp((8,), 2, depth=24, width=4))
+    whole = cost(net, torch.zeros(1, 8))
+    method = SVI(settings := Settings(price=CostPrice(0.1)))
+    Trainer(net, shuffled(), 5, True, settings, Engine("cpu"), method)
+    assert net.theta.tolist() == pytest.approx([0.375] * 24)
+    assert method.penalty.price.reference == whole
+    drawn = [sum(method.sampler(40).on) for _ in range(400)]
+    assert sum(drawn) / 400 == pytest.approx(9, abs=0.5)  # 4.2 standard errors

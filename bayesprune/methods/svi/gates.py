@@ -9,9 +9,18 @@ import torch
 from torch import Tensor
 
 from bayesprune.infer import BayesianNet
+from bayesprune.layers.gate import INITIAL_THETA
 from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.sampled import SampledSteps
 from bayesprune.schema import Check, record
+
+
+@torch.no_grad()
+def begin(net: BayesianNet) -> None:
+    """Take θ of the gates that inference begins with another θ than they were built with there, see `Gate.begin`."""
+    for gate, theta in zip(net.gates(), net.by_gate(net.theta).values(), strict=True):
+        if gate.begin is not None and bool(torch.isclose(theta, torch.full_like(theta, INITIAL_THETA)).all()):
+            theta.fill_(gate.begin)
 
 
 class GateUpdates:

@@ -14,7 +14,7 @@ from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estim
 from bayesprune.infer.objective import penalty
 from bayesprune.infer.targets import joined_targets, losses
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
-from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.gates import GateUpdates, begin
 from bayesprune.methods.svi.normal_weights import count_due, divergence_due, divergence_share, scales_due
 from bayesprune.methods.svi.payoff import Payoff
 from bayesprune.methods.svi.penalties import make_penalty
@@ -76,6 +76,8 @@ class SVI(Method):
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
         self.settling = Settling(net, self.sampler, self.updates.exact, self.schedule, settings.every)
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
+        begin(net)  # costs are relative to the network with all of it
+        self.sampler.synchronize()
         self.removal = GateRemoval(net, run, self.updates, settings.patience, Payoff(net, run, self.penalty))
         self._examples: list[Batch] | None = None
         again = self.schedule.fine_tune_from if net.weights_posterior.name == "point" else None
