@@ -51,8 +51,8 @@ def measure_latency(net: nn.Module, example: Inputs) -> list[float]:
     """Seconds of every operation of one pass with all gates on, in eval mode, in the order of the traced network.
 
     Each is the median over repeats, measured on its own: on CUDA between two events in the stream of the pass, on a
-    CPU by the time that the calling thread works, which other programs do not add to. A gate takes no time. Modules
-    that are traced as one (torch's own) count with all that happens in them.
+    CPU by the time that the calling thread works, which other programs do not add to. Gates and identities, which
+    `compact` takes out, take no time. Modules that are traced as one (torch's own) count with all that happens in them.
 
     Args:
         net: Gated network, or any that can be traced.
@@ -98,7 +98,7 @@ def compare_latencies(nets: Sequence[nn.Module], example: Inputs) -> list[list[f
             if time.perf_counter() - began > PATIENCE * len(nets):
                 break
     return [
-        [0.0 if isinstance(each.module(node), Gate) else median(taken) for node, taken in found.items()]
+        [0.0 if isinstance(each.module(node), (Gate, nn.Identity)) else median(taken) for node, taken in found.items()]
         for each, found in zip(traced, times, strict=True)
     ]
 
