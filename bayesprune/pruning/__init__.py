@@ -4,7 +4,7 @@ from bayesprune.pruning.compaction import compact
 from bayesprune.pruning.costs import cost
 from bayesprune.pruning.expected import MEASURES, ExpectedCost
 from bayesprune.pruning.export import export_onnx, export_torch
-from bayesprune.pruning.meter import measure_latency
+from bayesprune.pruning.meter import compare_latencies, measure_latency
 from bayesprune.pruning.modelfile import load, read_run, save, unsavable
 from bayesprune.pruning.price import CostPrice, marginal_cost, prices, relative_cost
 from bayesprune.pruning.removal import RemovalMonitor, gates_left
@@ -16,6 +16,7 @@ __all__ = [
     "ExpectedCost",
     "RemovalMonitor",
     "compact",
+    "compare_latencies",
     "cost",
     "export_onnx",
     "export_torch",

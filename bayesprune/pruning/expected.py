@@ -113,7 +113,7 @@ class ExpectedCost:
         amounts, shares = [self._fixed], [torch.ones(1, dtype=torch.float64)]
         for (node, kind), amount in self._costs.items():
             if kind == WHOLE:
-                event = anything[node]
+                event = both([anything[node], Event(joint[node].gates)]) if node in joint else anything[node]
             else:
                 here = joint.get(node) if kind == TERMS else None
                 here = present[node] if here is None else here

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from statistics import median
 from typing import Any
 
@@ -24,7 +25,7 @@ from bayesprune.pruning.counter import counted
 WARM_UP = 3
 """Passes before the first that is timed."""
 REPEATS, PATIENCE = 50, 1.0
-"""Timed passes at most, and the seconds after which no further one begins."""
+"""Timed passes at most, and the seconds, for each network, after which no further one begins."""
 WORKING = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-6 else time.perf_counter
 """The clock on a CPU: it stands while other work has the processor, where there is one that is as fine."""
 
@@ -50,8 +51,8 @@ def measure_latency(net: nn.Module, example: Inputs) -> list[float]:
     """Seconds of every operation of one pass with all gates on, in eval mode, in the order of the traced network.
 
     Each is the median over repeats, measured on its own: on CUDA between two events in the stream of the pass, on a
-    CPU by the time that the calling thread works, which other programs do not add to. A gate takes no time. Modules
-    that are traced as one (torch's own) count with all that happens in them.
+    CPU by the time that the calling thread works, which other programs do not add to. Gates and identities, which
+    `compact` takes out, take no time. Modules that are traced as one (torch's own) count with all that happens in them.
 
     Args:
         net: Gated network, or any that can be traced.
@@ -61,21 +62,45 @@ def measure_latency(net: nn.Module, example: Inputs) -> list[float]:
         DataError: for an ``example`` that the network does not take.
         TraceError: if the forward pass cannot be followed.
     """
+    return compare_latencies([net], example)[0]
+
+
+@checked_arguments
+def compare_latencies(nets: Sequence[nn.Module], example: Inputs) -> list[list[float]]:
+    """The same for several networks, which take turns, so that all of them see the machine as fast as it is by then.
+
+    Args:
+        nets: The networks.
+        example: Inputs, shape ``(B, ...)``, where the networks are.
+
+    Raises:
+        DataError: for an ``example`` that a network does not take.
+        TraceError: if a forward pass cannot be followed.
+    """
     mark, between = _clock(example.device)
-    found: dict[fx.Node, list[float]] = {}
-    with eval_mode(net), misfits_named(net, example, "measure_latency"):
-        traced = trace(net)
-        for _ in range(WARM_UP):
-            _Pass(traced, mark).of(example)
-        began = time.perf_counter()
-        for _ in range(REPEATS):
-            passing = _Pass(traced, mark)
-            passing.of(example)
-            for node, (before, after) in passing.marks.items():
-                found.setdefault(node, []).append(between(before, after))
-            if time.perf_counter() - began > PATIENCE:
+    with ExitStack() as modes:
+        for net in nets:
+            modes.enter_context(eval_mode(net))
+            modes.enter_context(misfits_named(net, example, "measure_latency"))
+        traced = [trace(net) for net in nets]
+        times: list[dict[fx.Node, list[float]]] = [{} for _ in nets]
+        began = math.inf
+        for turn in range(WARM_UP + REPEATS):
+            passes = [_Pass(each, mark) for each in traced]
+            for passing in passes:
+                passing.of(example)
+            if turn < WARM_UP:
+                began = time.perf_counter()
+                continue
+            for found, passing in zip(times, passes, strict=True):
+                for node, (before, after) in passing.marks.items():
+                    found.setdefault(node, []).append(between(before, after))
+            if time.perf_counter() - began > PATIENCE * len(nets):
                 break
-    return [0.0 if isinstance(traced.module(node), Gate) else median(times) for node, times in found.items()]
+    return [
+        [0.0 if isinstance(each.module(node), (Gate, nn.Identity)) else median(taken) for node, taken in found.items()]
+        for each, found in zip(traced, times, strict=True)
+    ]
 
 
 class _Pass(Execution):

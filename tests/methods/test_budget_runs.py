@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import random
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from bayesprune import layers
 from bayesprune.errors import ConfigError
 from bayesprune.graph import trace
 from bayesprune.infer import BayesianNet
-from bayesprune.layers import Residual
+from bayesprune.layers import Gate, Residual, eval_mode
 from bayesprune.methods.svi.budget import Budget
-from bayesprune.methods.svi.penalties import by_budget, make_penalty
+from bayesprune.methods.svi.penalties import by_budget, make_penalty, timing
 from bayesprune.methods.svi.schedule import Schedule
 from bayesprune.pruning import CostPrice, compact, cost
+from bayesprune.pruning.meter import count_macs
 from bayesprune.training import History, Settings, fit
 from tests.training.problems import Batches, bayesian, branches, convolutional, examples, stream, units
 from tests.training.test_checkpoints import verify_resumed
@@ -142,32 +145,107 @@ class Timed:
     def __init__(self) -> None:
         self.asked = 0
 
-    def __call__(self, net: nn.Module, example: Tensor) -> list[float]:
+    def __call__(self, nets: Sequence[nn.Module], example: Tensor) -> list[list[float]]:
         self.asked += 1
+        return [self.of(net) for net in nets]
+
+    def of(self, net: nn.Module) -> list[float]:
         with torch.no_grad():
             traced = trace(net)
         calls = [traced.module(node) for node in traced.graph.nodes if node.op.startswith("call")]
         return [1e-6 * sum(p.numel() for p in m.parameters()) if isinstance(m, nn.Linear) else 0.0 for m in calls]
 
 
+class Law:
+    """Every operation takes a time of its own and more for what it computes, on a machine now fast, now slow."""
+
+    def __init__(self, floor: float, rate: float, pointwise: float):
+        self.floor, self.rate, self.pointwise = floor, rate, pointwise
+        self.speed = random.Random(0)
+
+    def __call__(self, nets: Sequence[nn.Module], example: Tensor) -> list[list[float]]:
+        speed = self.speed.uniform(1, 2)
+        return [[speed * seconds for seconds in self.of(net, example)] for net in nets]
+
+    def of(self, net: nn.Module, example: Tensor) -> list[float]:
+        with eval_mode(net), torch.no_grad():
+            traced = trace(net)
+            macs = count_macs(traced, example)
+        none = Gate, nn.Identity
+        return [
+            0.0 if isinstance(traced.module(node), none) else self.floor + self.rate * n if n else self.pointwise
+            for node, n in macs.items()
+        ]
+
+
+def narrow_branches() -> nn.Module:
+    """Eight branches of twelve units."""
+    bodies = [Residual(nn.Sequential(layers.Linear(4, 12, gate="unit"), nn.ReLU(), nn.Linear(12, 4))) for _ in range(8)]
+    return nn.Sequential(nn.Linear(8, 4), *bodies, nn.Linear(4, 2))
+
+
+def wide() -> nn.Module:
+    """Two layers of units."""
+    return nn.Sequential(
+        layers.Linear(8, 24, gate="unit"), nn.ReLU(), layers.Linear(24, 24, gate="unit"), nn.ReLU(), nn.Linear(24, 2)
+    )
+
+
+LAWS = {"computation": (1.0, 0.1, 0.2), "calls": (10.0, 0.01, 4.0)}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("make", [wide, lambda: branches(16), narrow_branches], ids=["units", "branches", "both"])
+def test_expected_seconds_are_those_of_what_compaction_leaves(make, law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the gates are, and however the machine's speed changes: branches and whole layers are off exactly."""
+    monkeypatch.setattr(timing, "compare_latencies", Law(*LAWS[law]))
+    net = bayesian(make())
+    penalty = make_penalty(net, X[:1], Settings(budget=Budget("latency", 0.95)), Schedule(10, 10))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        with torch.no_grad():
+            net.theta.copy_(torch.rand(net.num_gates, generator=generator) < 0.7)
+            for name, part in net.by_gate(net.theta).items():
+                part[0] = 1.0 if not net.is_branch(name) else part[0]
+        # units are taken to save in proportion to products of widths between two measured points
+        assert penalty._cost(net.theta) == pytest.approx(penalty._compacted(net.theta.cpu() > 0.5), abs=0.01)
+
+
+@pytest.mark.seed(0)
+@pytest.mark.statistical
+@pytest.mark.parametrize(("make", "law", "least"), [
+    (wide, "computation", 0.85), (lambda: branches(16), "calls", 0.85), (narrow_branches, "calls", 0.7),
+], ids=["units", "branches", "both"])  # fmt: skip
+def test_a_latency_budget_is_used_on_a_machine_whose_speed_changes(
+    make, law: str, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the budget at least 0.85 is left, where structures are fine: a branch of eight with units takes 0.12."""
+    clock = Law(*LAWS[law])
+    monkeypatch.setattr(timing, "compare_latencies", clock)
+    net, whole = bayesian(make()), sum(clock.of(make(), X[:1]))
+    trained(net, "latency=0.6", epochs=30)
+    assert least <= sum(clock.of(compact(net), X[:1])) / (0.6 * whole) <= 1
+
+
 def test_a_latency_budget_is_met_by_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Timed()
-    monkeypatch.setattr(by_budget, "measure_latency", clock)
+    monkeypatch.setattr(timing, "compare_latencies", clock)
     net = bayesian(branches(6))
     history = trained(net, "latency=0.6")
-    assert sum(clock(compact(net), X)) <= 0.6e-6 * (36 + 6 * 20 + 10)
+    assert sum(clock.of(compact(net))) <= 0.6e-6 * (36 + 6 * 20 + 10)
     assert history.rows[-1].expected <= 0.6
     assert clock.asked > 3  # at the start, after removals, at the end
 
 
 def test_seconds_come_from_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process would measure others, and then hold other prices."""
-    monkeypatch.setattr(by_budget, "measure_latency", lambda net, example: [math.nan] * 20)
     net = bayesian(branches(4))
-    seconds = Timed()(net.net, X)
+    clock = Timed()
+    seconds = clock.of(net.net)
+    monkeypatch.setattr(timing, "compare_latencies", lambda nets, x: [seconds, *([math.nan] * 20 for _ in nets[1:])])
 
     def broadcast(value: Any) -> Any:
-        return (seconds, [0.0] * len(seconds)) if isinstance(value, tuple) else seconds if len(value) == 20 else value
+        return [[part / sum(seconds) for part in seconds]] if isinstance(value, list) else value
 
     with pytest.raises(ConfigError, match=r"1\.0000 of latency are left, so no budget"):
         make_penalty(net, X, Settings(budget=Budget("latency", 0.3)), Schedule(10, 10), broadcast=broadcast)
@@ -181,13 +259,13 @@ def test_only_what_goes_has_a_price_where_width_saves_no_time(monkeypatch: pytes
     net = bayesian(nn.Sequential(nn.Linear(4, 4), Residual(body), nn.Linear(4, 2)))
     for by_width in (0.0, 0.5):
 
-        def clock(net: nn.Module, example: Tensor, by_width: float = by_width) -> list[float]:
+        def of(net: nn.Module, by_width: float) -> list[float]:
             traced = trace(net)
             calls = [traced.module(node) for node in traced.graph.nodes if node.op.startswith("call")]
             width = sum(m.out_features for m in calls if isinstance(m, nn.Linear)) / 16
             return [(1 - by_width + by_width * width) * isinstance(m, nn.Linear) for m in calls]
 
-        monkeypatch.setattr(by_budget, "measure_latency", clock)
+        monkeypatch.setattr(timing, "compare_latencies", lambda nets, x, w=by_width: [of(net, w) for net in nets])
         make_penalty(net, torch.zeros(1, 4), Settings(budget=Budget("latency", 0.9)), Schedule(10, 10))
         price = net.by_gate(net.price)
         branch = next(name for name in price if net.is_branch(name))
@@ -226,7 +304,7 @@ def test_a_measured_latency_budget_in_a_real_run() -> None:
 def test_resumed_run_has_the_same_path(
     make, stops: list[int], budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(by_budget, "measure_latency", Timed())
+    monkeypatch.setattr(timing, "compare_latencies", Timed())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
         history = verify_resumed(make, lambda: Batches(*examples()), 2.0, tmp_path, stops, budget=Budget.parse(budget))

@@ -17,9 +17,10 @@ from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off
 from bayesprune.methods.svi.multiplier import Multiplier, dual_maximiser
 from bayesprune.methods.svi.penalties.base import Penalty
-from bayesprune.methods.svi.penalties.relative import Latency, RelativeCost
+from bayesprune.methods.svi.penalties.relative import RelativeCost
+from bayesprune.methods.svi.penalties.timing import Timing
 from bayesprune.methods.svi.schedule import Schedule
-from bayesprune.pruning import compact, cost, measure_latency, shrink
+from bayesprune.pruning import compact, cost
 from bayesprune.schema import Check, items, number, optional, record, table
 
 MARGIN = 0.99
@@ -68,32 +69,21 @@ class BudgetPenalty(Penalty):
         broadcast: Callable[[Any], Any],
     ):
         super().__init__(net, schedule, temperature)
-        self.example, self.budget, self._broadcast = example, budget, broadcast
+        self.example, self.budget = example, budget
         self._multiplier = Multiplier()
-        self._latency = self._measured()
+        self._timing = Timing(net, example, broadcast) if budget.measure == "latency" else None
+        self._latency = None if self._timing is None else self._timing.operations()
         self._at_rest: float | None = None
-        self._cost = RelativeCost(net, example, {budget.measure: 1.0}, latency=self._latency)
+        reference = None if self._timing is None else {"latency": 1.0}
+        self._cost = RelativeCost(net, example, {budget.measure: 1.0}, reference, self._latency)
         self._check_reachable()
         self.update(0)
         self._beginning = self.expected
 
     def rebuild(self) -> None:
         """Go on with a network that became smaller."""
-        self._latency = self._measured()
+        self._latency = None if self._timing is None else self._timing.operations()
         self._cost.rebuild(self._latency)
-
-    def _measured(self) -> Latency | None:
-        """What every operation of the present network takes, and however narrow, if the budget is one of seconds."""
-        if self.budget.measure != "latency":
-            return None
-        seconds = measure_latency(self.net.net, self.example)
-        theta = self.net.by_gate(self.net.theta.detach())
-        others = {name: torch.arange(len(part), device=part.device) > 0 for name, part in theta.items()}
-        if all(len(mask) == 1 for mask in others.values()):
-            return self._broadcast((seconds, [0.0] * len(seconds)))
-        narrow, _ = shrink(self.net.net, others, may_empty=True, example_input=self.net.example_input)
-        least = measure_latency(narrow, self.example)
-        return self._broadcast((seconds, [min(pair) for pair in zip(seconds, least, strict=True)]))
 
     def _follow(self, step: int, differences: Tensor | None) -> None:
         self.expected, savings = self._cost.savings(self.net.theta.detach())
@@ -157,12 +147,10 @@ class BudgetPenalty(Penalty):
         """What the network compacted to the structures in ``on`` costs, relative to the reference."""
         with only_on(self.net, on):
             small = compact(self.net)
+        if self._timing is not None:
+            return self._timing.share(small)
         measure = self.budget.measure
-        if measure == "latency":
-            amount = sum(self._broadcast(measure_latency(small, self.example)))
-        else:
-            amount = getattr(cost(small, self.example), measure)
-        return amount / self._cost.reference[measure]
+        return getattr(cost(small, self.example), measure) / self._cost.reference[measure]
 
     def _check_reachable(self) -> None:
         """Refuse a budget that cannot be met."""
