@@ -223,7 +223,8 @@ class GatedNet(nn.Module):
         if not mode:
             if next(iter(self._gates.values()), self).draw is not self.draw:
                 self.check_owner()
-            self.branch_evaluations += sum(map(bool, known[: self.num_branches])) if known else self.num_branches
+            if self.num_branches:  # modules take long to set what is set in every step
+                self.branch_evaluations += sum(map(bool, known[: self.num_branches])) if known else self.num_branches
         with self.draw.use(xi, known, noise=len(x) if self._noise and not mode else 0):
             return chosen(called(self.net, x), self.loss_on)
 

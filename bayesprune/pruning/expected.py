@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
-from bayesprune.graph import trace
+from bayesprune.graph import Traced, trace
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.graph.presence import Event, Presence, both, probability
 from bayesprune.layers import plain_parameters
@@ -51,6 +51,7 @@ class ExpectedCost:
         measures: Which of ``MEASURES`` to take.
         seconds: What `measure_latency` gives, if it was asked before.
         overheads: Which part of them does not depend on widths; nothing, if left out.
+        traced: The network as `trace` follows it in eval mode, if that was done before.
 
     Attributes:
         total: By measure, the cost with all gates on.
@@ -74,10 +75,11 @@ class ExpectedCost:
         measures: tuple[str, ...] = ("params", "macs"),
         seconds: Sequence[float] | None = None,
         overheads: Sequence[float] | None = None,
+        traced: Traced | None = None,
     ):
         self.measures = measures
         with eval_mode(net), misfits_named(net, example, "ExpectedCost"):
-            self.traced = trace(net)
+            self.traced = trace(net) if traced is None else traced
             macs = count_macs(self.traced, example[:1]) if "macs" in measures else {}
         self.traced.learn_shapes(example)
         if "latency" in measures and seconds is None:

@@ -64,7 +64,8 @@ def edit_weights(decision: Decision, masks: Masks, optimizer: torch.optim.Optimi
     """
     if decision.lift:
         masks.lift()
-    assign(masks.trained(), decision.assign)
+    if decision.assign:
+        assign(masks.trained(), decision.assign)
     if decision.masks:
         masks.add(decision.masks)
     masks.on_weights(optimizer)
@@ -99,6 +100,8 @@ def switch_off(decision: Decision, masks: Masks, net: Model) -> bool:
     Raises:
         ConfigError: for a mask that is none of a gate's.
     """
+    if not (decision.off or decision.masks):
+        return False
     thetas = net.by_gate(net.theta.detach())
     for name, mask in decision.off.items():
         if name not in thetas or mask.dtype != torch.bool or mask.shape != thetas[name].shape:

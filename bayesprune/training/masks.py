@@ -87,13 +87,11 @@ class Masks:
         trained = self.trained()
         self._factors = [(trained[name], mask.to(trained[name].dtype)) for name, mask in self.kept.items()]
 
-    @torch.no_grad()
     def on_gradients(self) -> None:
         """Let the gradients of masked entries be 0."""
         pairs = [(weight.grad, factor) for weight, factor in self._factors if weight.grad is not None]
         _multiply(pairs)
 
-    @torch.no_grad()
     def on_weights(self, optimizer: torch.optim.Optimizer) -> None:
         """Let masked entries, and what the optimiser keeps of them, be 0."""
         pairs: list[tuple[Tensor, Tensor]] = []
@@ -108,4 +106,5 @@ def _multiply(pairs: list[tuple[Tensor, Tensor]]) -> None:
     """Multiply each first tensor by the second, in place."""
     if pairs:
         values, factors = zip(*pairs, strict=True)
-        torch._foreach_mul_(values, factors)
+        with torch.no_grad():
+            torch._foreach_mul_(values, factors)

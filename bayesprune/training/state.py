@@ -230,7 +230,7 @@ class Checkpoint:
             run.cuts.follow(*cut)
         run.masks_held.load(self.masks)
         run.starts.load(self.initial)
-        run.statistics.load(self.before, run.sites)
+        run.statistics.load(self.before)
         run.net.net.load_state_dict(self.tensors)
         run.net.likelihood.load_state_dict(self.likelihood)
         run.optimizer.load_state_dict(self.optimizer)

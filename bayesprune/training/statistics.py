@@ -15,6 +15,7 @@ from bayesprune.methods.protocol import ActGrad, Batch, InOut, Model, Needs, Sit
 from bayesprune.schema import shaped
 from bayesprune.training.activations import OF_GATES, Activations
 from bayesprune.training.engine import Engine
+from bayesprune.training.views import sites_of
 from bayesprune.types import IndexMap
 
 KEEPING = ("pooled", "in_out")
@@ -48,26 +49,26 @@ class Statistics:
 
     # what changes --------------------------------------------------------------------------------------------------
 
-    def begin(self, sites: Sequence[Site]) -> None:
+    def begin(self) -> None:
         """Measure changes from here on."""
         if "change" in self.names:
+            sites = sites_of(self.net.net)
             self.before = {s.name: s.weight.detach().clone() for s in sites if s.kind == "weight"}
 
     def follow(self, index: IndexMap) -> None:
         """Go on with a network that became smaller."""
         self.before = {name: index.select(name, value) for name, value in self.before.items() if name in index.kept}
 
-    def load(self, before: Mapping[str, Tensor], sites: Sequence[Site]) -> None:
+    def load(self, before: Mapping[str, Tensor]) -> None:
         """Take up the weights of a checkpoint from which changes are measured.
 
         Args:
             before: What they were.
-            sites: Where a method may act.
 
         Raises:
             Mismatch: if they are not those of this network.
         """
-        self.begin(sites)
+        self.begin()
         if self.before or before:
             shaped(self.before)(before, "before")
         self.before = {name: value.to(self.before[name].device) for name, value in before.items()}

@@ -257,7 +257,7 @@ class Trainer:
                 self._new_optimizer()
             self.masks_held.on_weights(self.optimizer)
         if self.epoch == self.stretch.begin:
-            self.statistics.begin(self.sites)
+            self.statistics.begin()
 
     def _new_optimizer(self) -> None:
         self.optimizer = self.cuts.optimizer = self._built()
@@ -281,7 +281,7 @@ class Trainer:
         if decision.stop:
             self.timetable.stop(self.epoch)
             self.epochs = self.timetable.length
-        self.statistics.begin(self.sites)
+        self.statistics.begin()
         return decision.note
 
     def freeze(self, names: Iterable[str]) -> None:

@@ -198,7 +198,8 @@ class SVI(Method):
         if phase == "sample":
             self.updates.sampled.update_net_cost()
             self._remove(run, net, run.step)
-        self.sampler.synchronize()
+        if phase in ("sample", "settle"):  # otherwise θ rests
+            self.sampler.synchronize()
         return Decision(note={"phase": phase, "nu": self.penalty.nu, "expected": self.penalty.expected})
 
     def loss(self, run: Run) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from bayesprune.checked import real, whole
@@ -96,34 +97,34 @@ class Schedule:
                 f"{self.sample_from}, {self.settle_from}, {self.fine_tune_from}"
             )
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Optimisation steps of the run."""
         return self.epochs * self.steps_per_epoch
 
-    @property
+    @cached_property
     def warmup(self) -> int:
         """Steps over which the learning rate rises, and before which no gate moves: 200, or a tenth of a short run."""
         return warmup_steps(self.steps)
 
-    @property
+    @cached_property
     def sample_start(self) -> int:
         """First step of sampling."""
         if self.sample_from == 0:
             return 0
         return min(max(round(self.sample_from * self.steps), self.warmup), self.settle_start)
 
-    @property
+    @cached_property
     def settle_start(self) -> int:
         """First step of settling."""
         return round(self.settle_from * self.steps)
 
-    @property
+    @cached_property
     def settle_end(self) -> int:
         """First step of fine-tuning."""
         return round(self.fine_tune_from * self.steps)
 
-    @property
+    @cached_property
     def settle_every(self) -> int:
         """Steps between exact evaluations: 4 at least in the phase, 8 steps apart where that leaves 20 of them."""
         steps = self.settle_end - self.settle_start

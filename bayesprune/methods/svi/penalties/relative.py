@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesprune.data.inputs import Inputs
 from bayesprune.infer import BayesianNet
+from bayesprune.layers import eval_mode
 from bayesprune.pruning import ExpectedCost, marginal_cost, prices, relative_cost
 
 Latency = tuple[Sequence[float], Sequence[float]]
@@ -42,8 +43,11 @@ class RelativeCost:
     def rebuild(self, latency: Latency | None = None) -> None:
         """Go on with a network that became smaller, and the seconds of its operations."""
         measures = tuple(dict.fromkeys([*self.weights, "macs"]))
-        self._expected = ExpectedCost(self.net.net, self.example, measures, *(latency or ()))
+        with eval_mode(self.net):
+            traced = self.net.traced
+        self._expected = ExpectedCost(self.net.net, self.example, measures, *(latency or (None, None)), traced)
         self._latest: tuple[Tensor, float, Tensor] | None = None
+        self._charged: tuple[float, Tensor] | None = None
 
     @torch.no_grad()
     def __call__(self, theta: Tensor) -> float:
@@ -76,6 +80,9 @@ class RelativeCost:
             nu: ν, nats per example.
             savings: From `savings`, shape ``(S,)``.
         """
+        if self._charged is not None and nu == self._charged[0] and savings is self._charged[1]:
+            return
+        self._charged = nu, savings
         if len(savings):
             rho = prices(nu, self.net.by_gate(savings))
             self.net.log_gamma.copy_(torch.cat(list(rho.values())) * self.net.num_data)
