@@ -105,7 +105,7 @@ class Rules:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         operation = operation_of(node, self._modules.get(node))
         several = None if self.traced.example is None else lambda: self.traced.shapes_of_several
-        call = Call(node, self._modules, known, self.traced.shapes, self.following, several)
+        call = Call(node, self._modules, known, self.traced.shapes, self.following, several, self.traced.written)
         if operation.moves and not is_shape(node):
             return follow(call, lambda: self._recorded(operation, call))
         return self._recorded(operation, call)

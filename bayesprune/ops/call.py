@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ class Call:
         shapes: The shapes of tensors for one example, as far as known.
         following: What is followed.
         several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
+        written: The calls of the network whose numbers are data of a ``torch.fx.GraphModule``, and may be rewritten.
 
     Example:
         >>> graph = fx.Graph()
@@ -77,6 +78,7 @@ class Call:
     shapes: Mapping[fx.Node, torch.Size]
     following: Following
     several: Callable[[], Mapping[fx.Node, torch.Size]] | None = None
+    written: Container[fx.Node] = ()
 
     @property
     def module(self) -> Any:
@@ -133,15 +135,22 @@ class Call:
         return barrier(self.node, reason or f"reaches {self.name}{kind}, {because}")
 
 
-def compute(node: fx.Node, modules: Mapping[fx.Node, nn.Module], value: Callable[[fx.Node], Any]) -> Any:
+def compute(
+    node: fx.Node,
+    modules: Mapping[fx.Node, nn.Module],
+    value: Callable[[fx.Node], Any],
+    given: tuple[Any, ...] | None = None,
+) -> Any:
     """What a call gives.
 
     Args:
         node: The call.
         modules: The modules that calls of the network call.
         value: Gives the value of each of the nodes that it reads.
+        given: Its positional arguments, if they are not those of the node.
     """
-    args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+    args = fx.node.map_arg(node.args if given is None else given, value)
+    kwargs = fx.node.map_arg(node.kwargs, value)
     module = modules.get(node)
     return apply(node, args, kwargs) if module is None else module.forward(*args, **kwargs)
 

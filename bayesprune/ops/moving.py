@@ -65,6 +65,10 @@ COPIES = (
     "stack", "tile", "vstack",
 )  # fmt: skip
 PARTS = ("chunk", "split", "tensor_split", "unbind")
+SIZES = {
+    "broadcast_to": slice(1, None), "expand": slice(1, None), "narrow": slice(2, 4), "split": slice(1, 2),
+    "unflatten": slice(2, 3),
+}  # fmt: skip
 for _name in (*VIEWS, *COPIES):
     register(
         Operation(
@@ -72,6 +76,7 @@ for _name in (*VIEWS, *COPIES):
             functions=(getattr(torch, _name),) if hasattr(torch, _name) else (),
             methods=(_name,) if hasattr(Tensor, _name) else (),
             moves=True,
+            sizes=SIZES.get(_name),
             memory="view" if _name in VIEWS else "own",
             gives=["tensor"] if _name in PARTS else "tensor",
             files=True,

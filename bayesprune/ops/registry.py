@@ -71,6 +71,7 @@ class Operation:
         cut: What else of a module changes with its parts, given which inputs and outputs stay, bool; called first.
         kind: For those operations that need a special case somewhere, which.
         moves: Whether it only moves and copies entries, whatever they are, so that it may be run on their numbers.
+        sizes: Which arguments of its functions and methods are sizes or places, which other numbers may take.
         pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
         linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
         memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
@@ -100,6 +101,7 @@ class Operation:
     cut: Callable[[Any, Tensor, Tensor], None] | None = None
     kind: Kind = ""
     moves: bool = False
+    sizes: slice | None = None
     pointwise: bool = False
     linear: bool = False
     memory: Memory = ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.graph import Analysis
+from bayesprune.graph.origins import rewrite
 from bayesprune.layers import Gate
 from bayesprune.ops import Features, Parts, operation_of
 
@@ -53,6 +55,15 @@ class Cutter:
                 self._module(use, gate, operation_of(gate).parts(gate))  # type: ignore[misc]
             else:
                 self._own_gate(gate, analysis.stay(ids))
+        self._numbers()
+
+    def _numbers(self) -> None:
+        """Write the sizes that are left into the graphs where sizes are written out."""
+        new: dict[fx.Node, Sequence[int]] = {}
+        for step in self.analysis.steps.values():
+            for node, numbers in step.refit(self.analysis.stay).items() if step.refit is not None else ():
+                assert new.setdefault(node, numbers) == numbers
+        rewrite(self.analysis.traced.net, self.analysis.traced.written, new)
 
     def _module(self, node: fx.Node, module: Any, parts: Parts) -> None:
         """Cut the parts of a module and its gate.
