@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from operator import attrgetter
 from typing import Any
 
@@ -64,9 +64,14 @@ class GateTracer(fx.Tracer):
         """The forward pass of the whole network, and what stands for its inputs."""
         forward, inputs = super().create_args_for_root(*args, **kwargs)
         root = self.root
-        if isinstance(root, fx.GraphModule):
-            return lambda _, *rest: self._read(root, rest, {}), inputs
-        return forward, inputs
+        if not isinstance(root, fx.GraphModule):
+            return forward, inputs
+
+        @wraps(forward)
+        def read(_: Any, *given: Any) -> Any:
+            return self._read(root, given, {})
+
+        return read, inputs
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node, which is told where its call stands, if that is in a graph."""

@@ -133,6 +133,7 @@ class Step:
         holds: Ids of entries that stay in any case.
         selects: Whether it may keep fewer entries of its output than of its input (a gate that stands alone).
         reason: Why it pins, in words that complete "it ...".
+        whole: Given which ids stay, those that have to stay with them, so that what is left is such an operation.
         refit: Given which ids stay, the numbers that calls have to be written with, by call.
 
     Example:
@@ -149,6 +150,7 @@ class Step:
     holds: list[Tensor] = field(default_factory=list)
     selects: bool = False
     reason: str = ""
+    whole: Callable[[Stay], Tensor] | None = None
     refit: Callable[[Stay], Mapping[fx.Node, Sequence[int]]] | None = None
 
 

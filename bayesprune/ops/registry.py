@@ -14,7 +14,7 @@ from bayesprune.ops.features import Step
 Takes = Literal["tensor", "sizes", "anything"]
 Kind = Literal["sum", "difference", "product", "normalisation", "extremum", ""]
 Memory = Literal["own", "view", ""]
-Role = Literal["in", "out", None]
+Role = Literal["in", "out", "place", None]
 Gives = Any
 """``"tensor"`` or ``"number"``; a list with the kind of each of its items, or a tuple of kinds; or a function that says
 so of a call and the module that it calls."""
@@ -24,7 +24,8 @@ so of a call and the module that it calls."""
 class Parts:
     """Which parts of a module run along its inputs (``"in"``) and its outputs (``"out"``).
 
-    A module is cut, counted and measured by them.
+    A module is cut, counted and measured by them. What runs along the places within its groups (``"place"``) is cut as
+    its record says.
 
     Attributes:
         tensors: By attribute name of a parameter or buffer, what its leading dimensions run along; ``None`` for
@@ -68,7 +69,8 @@ class Operation:
         parts: Of a module, what surgery cuts and what is counted.
         fold: Adds what constant inputs contribute to a module's bias, given their values (0 where there is none), and
             gives the names of the attributes that changed; ``None`` if constants cannot go.
-        cut: What else of a module changes with its parts, given which inputs and outputs stay, bool; called first.
+        cut: What else of a module changes with its parts, given which inputs and outputs stay, bool; called first. It
+            gives what stays in other roles.
         kind: For those operations that need a special case somewhere, which.
         moves: Whether it only moves and copies entries, whatever they are, so that it may be run on their numbers.
         sizes: Which arguments of its functions and methods are sizes or places, which other numbers may take.
@@ -98,7 +100,7 @@ class Operation:
     takes: Takes = "tensor"
     parts: Callable[[Any], Parts] | None = None
     fold: Callable[[Any, Tensor], list[str]] | None = None
-    cut: Callable[[Any, Tensor, Tensor], None] | None = None
+    cut: Callable[[Any, Tensor, Tensor], Mapping[Role, Tensor]] | None = None
     kind: Kind = ""
     moves: bool = False
     sizes: slice | None = None
