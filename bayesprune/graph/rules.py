@@ -59,7 +59,7 @@ class Rules:
     def with_off(self, off: Mapping[Gate, Tensor]) -> Rules:
         """The same rules with other gates switched off; what was found out by running calls is used again."""
         rules = copy(self)
-        rules._start(Following(off, self.following.only, moved=self.following.moved))
+        rules._start(Following(off, self.following.only, moved=self.following.moved, waiting=self.following.waiting))
         return rules
 
     def step(self, node: fx.Node, known: Known) -> Step:

@@ -31,6 +31,7 @@ class Following:
         num_ids: How many physical entries have an id.
         ties: Pairs of ids that go together, found so far.
         moved: What running calls that move entries gave, see `ops.moving`; it is the same whatever is off.
+        waiting: Calls that are made with those that read them, see `ops.moving`; they are the same whatever is off.
 
     Example:
         >>> following = Following(off={})
@@ -44,6 +45,7 @@ class Following:
     num_ids: int = 0
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     moved: dict[fx.Node, Any] = field(default_factory=dict)
+    waiting: set[fx.Node] = field(default_factory=set)
 
     def fresh(self, size: int) -> Tensor:
         """New ids for ``size`` physical entries."""
@@ -186,20 +188,23 @@ def argument(node: fx.Node, name: str, place: int, default: Any = None) -> Any:
     return node.kwargs.get(ALSO.get(name, name), given)
 
 
-def tensors_read(node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size]) -> list[fx.Node]:
+def tensors_read(
+    node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size], waiting: Container[fx.Node]
+) -> list[fx.Node]:
     """The tensors that a call depends on: its arguments, those whose sizes it is given, and those it gets parts of.
 
     Args:
         node: The call.
         known: What is known of them.
         shapes: The shapes of all tensors.
+        waiting: Calls that are made with it.
     """
     found: dict[fx.Node, None] = {}
-    waiting = list(reversed(node.all_input_nodes))
-    while waiting:
-        source = waiting.pop()
-        if source in shapes or known[source] is not None:
+    left = list(reversed(node.all_input_nodes))
+    while left:
+        source = left.pop()
+        if (source in shapes and source not in waiting) or known[source] is not None:
             found[source] = None
         else:
-            waiting += reversed(source.all_input_nodes)
+            left += reversed(source.all_input_nodes)
     return list(found)

@@ -60,7 +60,7 @@ class Numbered:
         self.call, self.shapes = call, shapes
         self.sources: dict[fx.Node, Source] = {}
         start = 0
-        for node in tensors_read(call.node, call.known, shapes):
+        for node in tensors_read(call.node, call.known, shapes, call.following.waiting):
             x = call.known[node]
             if x is None:
                 continue
@@ -70,19 +70,32 @@ class Numbered:
             index = index.repeat(2) if length == 1 else index
             self.sources[node] = Source(node, x, axis, index, start, length)
             start += len(index)
-        self.literals = {node: found for node in self._made() if node in call.written and (found := literals_of(node))}
+        self._gone: Tensor | None = None
+        self._tensors: dict[fx.Node, Tensor] = {}
+        self.literals = {node: found for node in self.made() if node in call.written and (found := literals_of(node))}
         every = self.sources.values()
         self.twins = torch.cat([torch.arange(len(s.index)) >= s.length for s in every])
         self.ids = torch.cat([s.x.ids[s.index] for s in every])
         self.values = torch.cat([s.x.value[s.index] for s in every])
 
-    def _made(self) -> Iterator[fx.Node]:
+    def made(self) -> Iterator[fx.Node]:
         """The call, and those before it that are made with it, as what they give has no features."""
         waiting = [self.call.node]
         while waiting:
             node = waiting.pop()
             yield node
-            waiting += [source for source in node.all_input_nodes if source not in self.shapes]
+            waiting += [source for source in node.all_input_nodes if not self._given(source)]
+
+    def _given(self, node: fx.Node) -> bool:
+        """Whether the call is given what a node computes, instead of being made with it."""
+        return node in self.shapes and node not in self.call.following.waiting
+
+    def spread(self) -> bool:
+        """Whether the entries lie along several dimensions of what the call gives."""
+        moved = self.run()
+        if moved is None:
+            return False
+        return sum(not torch.equal(moved.narrow(d, 0, 1).expand_as(moved), moved) for d in range(moved.dim())) > 1
 
     def run(self, gone: Tensor | None = None, literals: Literals | None = None) -> Tensor | None:
         """The call on numbers; ``None`` if it fails on them, or gives no tensor.
@@ -91,17 +104,23 @@ class Numbered:
             gone: The numbers that are left out, bool.
             literals: Numbers that are written in calls, if they are others than they were.
         """
+        if gone is not self._gone or not self._tensors:
+            self._gone, self._tensors = gone, {}
+        tensors: dict[fx.Node, Tensor] = self._tensors
         made: dict[fx.Node, Any] = {}
-        modules = self.call.modules
 
         def value(node: fx.Node) -> Any:
+            if self._given(node):
+                if node not in tensors:
+                    tensors[node] = self._tensor(node, gone)
+                return tensors[node]
             if node not in made:
-                made[node] = self._tensor(node, gone) if node in self.shapes else call(node)
+                made[node] = call(node)
             return made[node]
 
         def call(node: fx.Node) -> Any:
             new = None if literals is None or node not in literals else with_literals(node, literals[node])
-            return compute(node, modules, value, new)
+            return compute(node, self.call.modules, value, new)
 
         try:
             result = call(self.call.node)

@@ -100,7 +100,9 @@ class Numbers(Numbered):
             yield [(first, self.ids[s.numbers]) for s in alike]
         if len(moved) == 1:
             ids = self.ids[moved[0].numbers]
-            for parts in (n for n in range(2, len(ids) // 2 + 1) if len(ids) % n == 0):
+            written = [number for numbers in self.literals.values() for number in numbers]
+            several = [n for n in range(2, len(ids) // 2 + 1) if len(ids) % n == 0]
+            for parts in sorted(several, key=lambda n: n not in written):
                 yield equal_rows(ids.view(parts, -1))
                 yield equal_rows(ids.view(-1, parts).T)
 

@@ -13,7 +13,7 @@ from bayesprune.graph import check_gates
 from bayesprune.graph.tracing import GateTracer
 from bayesprune.layers import Residual
 from bayesprune.pruning import cost, shrink
-from tests.graph.moved import BLOCKS, EACH, SIZE, C, Moved, conv, group_off
+from tests.graph.moved import BLOCKS, EACH, HALVES, SIZE, C, Moved, conv, group_off
 from tests.graph.test_axes import some_off, verify
 
 
@@ -31,7 +31,11 @@ WRITTEN: dict[str, Case] = {
     "view(b, 2, 4, 36)": (
         lambda h: h.view(h.shape[0], 2, 4, 36).sum(1).flatten(1), lambda: nn.Linear(144, 2), BLOCKS, 0,
     ),
-    "unflatten": (lambda h: h.unflatten(1, (2, 4)).flatten(1), lambda: nn.Linear(288, 2), BLOCKS, 288),
+    "unflatten": (lambda h: h.unflatten(1, (2, 4)).flatten(1), lambda: nn.Linear(288, 2), HALVES, 144),
+    "shuffled": (lambda h: h.view(-1, 2, 4, 6, 6).transpose(1, 2).reshape(-1, 8, 6, 6), conv, HALVES, 4),
+    "shuffled, contiguous": (
+        lambda h: h.view(-1, 2, 4, 6, 6).transpose(1, 2).contiguous().view(-1, 8, 6, 6), conv, HALVES, 4,
+    ),
     "expand": (lambda h: h.mean((2, 3), keepdim=True).expand(-1, 8, 6, 6), conv, EACH, 2),
 }  # fmt: skip
 
