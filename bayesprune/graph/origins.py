@@ -59,7 +59,7 @@ def written(net: nn.Module, nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
     times = Counter(found.values())
     graphs = {path: {n.name: n for n in _graph(net, path).nodes} for path in {origin.module for origin in times}}
     at = {node: graphs[origin.module][origin.node] for node, origin in found.items() if times[origin] == 1}
-    return {node: own for node, own in at.items() if (own.target, literals_of(own)) == (node.target, literals_of(node))}
+    return {node: own for node, own in at.items() if own.target == node.target and _numbers(own) == _numbers(node)}
 
 
 def rewrite(net: nn.Module, places: dict[fx.Node, fx.Node], literals: Literals) -> None:
@@ -76,6 +76,10 @@ def rewrite(net: nn.Module, places: dict[fx.Node, fx.Node], literals: Literals) 
         module = net.get_submodule(path)
         assert isinstance(module, fx.GraphModule)
         module.recompile()
+
+
+def _numbers(node: fx.Node) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in literals_of(node)]
 
 
 def _graph(net: nn.Module, path: str) -> fx.Graph:

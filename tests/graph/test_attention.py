@@ -92,6 +92,31 @@ def test_heads_go_whole(way: int) -> None:
             assert plain.get_submodule(name).out_features == width
 
 
+class OfItsInput(nn.Module):
+    """The sizes of heads and of what they are joined to are read of the stream, which stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.gate, self.out = nn.Linear(12, 36), Gate(HEADS), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4)
+        mixed = self.gate(F.scaled_dot_product_attention(*picked(qkv.unbind(0), 0, 1, 2)))
+        return self.out(mixed.transpose(1, 2).reshape(b, n, c))
+
+
+def test_sizes_that_are_read_of_the_stream_are_left_open() -> None:
+    net, x = as_graph(OfItsInput()), torch.randn(3, STEPS, 12)
+    for seed in range(2):
+        some_off(net, seed)
+        plain, left = verify(net, x, x), WIDTH * int(net.gate.mode().sum())
+        assert plain.get_submodule("qkv").out_features == 3 * left
+        torch.testing.assert_close(plain(x[:1].double()), net(x[:1].double()), rtol=0, atol=1e-10)
+    with pytest.raises(GateError, match="reaches reshape with sizes that are written out or computed"):
+        check_gates(OfItsInput(), example_input=x)
+
+
 REFUSED: dict[str, tuple[Callable[..., Tensor], str]] = {
     "a bias for each head": (
         lambda q, k, v: (q @ k.mT + torch.ones(1, HEADS, STEPS, STEPS)).softmax(-1) @ v, "along its features",
