@@ -132,12 +132,14 @@ class Analysis:
         return emptied
 
     def _complete(self) -> None:
-        """Keep at least one entry of every tensor, and the entry that a gate multiplies where it keeps its product."""
+        """Keep at least one entry of every tensor, the entry that a gate multiplies, and what operations want whole."""
         before = -1
         while before != int(self._keep.sum()):
             before = int(self._keep.sum())
             for node in reversed(self.traced.graph.nodes):
                 step = self.steps[node]
+                if step.whole is not None:
+                    self._pin(step.whole(self.stay))
                 if step.out is None:
                     continue
                 if not bool(self.stay(step.out.ids).any()):

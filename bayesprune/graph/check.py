@@ -196,10 +196,11 @@ def _follow(traced: Traced, gate: Gate, rules: Rules, known: dict[fx.Node, Featu
     """
     whole, uses = gate.size == 1, traced.uses[gate]
     changed: dict[fx.Node, Features] = {}
+    waiting = rules.following.waiting
     node = uses[0].prev
     while node.op != "output":
         node = node.next
-        read = node.all_input_nodes if traced.example is None else tensors_read(node, known, traced.shapes)
+        read = node.all_input_nodes if traced.example is None else tensors_read(node, known, traced.shapes, waiting)
         touched = [i for i in read if i in changed]
         if not touched and node not in uses:
             continue

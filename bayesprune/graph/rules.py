@@ -59,7 +59,7 @@ class Rules:
     def with_off(self, off: Mapping[Gate, Tensor]) -> Rules:
         """The same rules with other gates switched off; what was found out by running calls is used again."""
         rules = copy(self)
-        rules._start(Following(off, self.following.only, moved=self.following.moved))
+        rules._start(Following(off, self.following.only, moved=self.following.moved, waiting=self.following.waiting))
         return rules
 
     def step(self, node: fx.Node, known: Known) -> Step:
@@ -105,7 +105,7 @@ class Rules:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         operation = operation_of(node, self._modules.get(node))
         several = None if self.traced.example is None else lambda: self.traced.shapes_of_several
-        call = Call(node, self._modules, known, self.traced.shapes, self.following, several)
+        call = Call(node, self._modules, known, self.traced.shapes, self.following, several, self.traced.written)
         if operation.moves and not is_shape(node):
             return follow(call, lambda: self._recorded(operation, call))
         return self._recorded(operation, call)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.data.inputs import Inputs, as_inputs, each, tensors_of
+from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import BayesPruneError, TraceError
-from bayesprune.graph.execute import Execution
-from bayesprune.graph.given import given_inputs
+from bayesprune.graph.origins import Reader, written
+from bayesprune.graph.shapes import shapes_of
 from bayesprune.layers import Gate, GatedLayer, Residual
 from bayesprune.ops import operation_of
 from bayesprune.ops.registry import UNKNOWN
@@ -57,7 +57,37 @@ class GateTracer(fx.Tracer):
         """The graph of a module's forward pass."""
         with _ONE_AT_A_TIME:
             self._thread = threading.get_ident()
+            self._readers: list[Reader] = []
             return super().trace(*args, **kwargs)
+
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """The forward pass of the whole network, and what stands for its inputs."""
+        forward, inputs = super().create_args_for_root(*args, **kwargs)
+        root = self.root
+        if not isinstance(root, fx.GraphModule):
+            return forward, inputs
+
+        @wraps(forward)
+        def read(_: Any, *given: Any) -> Any:
+            return self._read(root, given, {})
+
+        return read, inputs
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node, which is told where its call stands, if that is in a graph."""
+        node = super().create_node(*args, **kwargs)
+        if self._readers:
+            node.meta["origin"] = self._readers[-1].origin
+        return node
+
+    def _read(self, module: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What a GraphModule gives, call by call."""
+        names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+        self._readers.append(Reader(module, self))
+        try:
+            return self._readers[-1].run(*args, *[kwargs[name] for name in names[len(args) :] if name in kwargs])
+        finally:
+            self._readers.pop()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for the value of ``node`` in the forward pass."""
@@ -84,6 +114,11 @@ class GateTracer(fx.Tracer):
 
             def forward(x: Any) -> Any:
                 return m.shortcut(x) + m.gate(m.body(x))
+
+        elif isinstance(m, fx.GraphModule):
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                return self._read(m, args, kwargs)
 
         return super().call_module(m, forward, args, kwargs)
 
@@ -127,7 +162,7 @@ class Traced:
             TraceError: if they do not go through the network.
             GateError: if they do not fit a gate.
         """
-        self.shapes |= _shapes(self.net, self.graph, example)
+        self.shapes |= shapes_of(self.net, self.graph, example)
         self.example = example[:1]
 
     @cached_property
@@ -136,10 +171,15 @@ class Traced:
         if self.example is None:
             return {}
         try:
-            several = _shapes(self.net, self.graph, self.example, copies=3)
+            several = shapes_of(self.net, self.graph, self.example, copies=3)
         except BayesPruneError:
             return {}
         return {**several, **{node: shape for node, shape in self.shapes.items() if node.op == "get_attr"}}
+
+    @cached_property
+    def written(self) -> dict[fx.Node, fx.Node]:
+        """The calls whose numbers are data of a ``torch.fx.GraphModule``, and where they stand there."""
+        return written(self.net, self.graph.nodes)
 
     @cached_property
     def uses(self) -> dict[Gate, list[fx.Node]]:
@@ -208,50 +248,6 @@ def _advice(error: Exception) -> str:
     if "'len'" in str(error):
         return "In forward, write x.shape[0] for len(x)"
     return "Avoid Python conditions and loops on tensor values or shapes in forward"
-
-
-class _Shapes(Execution):
-    """One pass that notes the shape of every tensor."""
-
-    def __init__(self, net: nn.Module, graph: fx.Graph):
-        super().__init__(net, graph)
-        self.found: dict[fx.Node, torch.Size] = {}
-
-    def of(self, inputs: Inputs) -> dict[fx.Node, torch.Size]:
-        """Go through the network with these inputs."""
-        given = given_inputs(self.nodes, inputs)
-        self.found = {node: value.shape for node, value in given.items() if isinstance(value, Tensor)}
-        self.run(given)
-        return self.found
-
-    def compute(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-        """Compute one operation."""
-        value = super().compute(node, values)
-        if isinstance(value, Tensor):
-            self.found[node] = value.shape
-        return value
-
-
-def _shapes(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1) -> dict[fx.Node, torch.Size]:
-    """The shapes of all tensors for so many copies of the first example, in eval mode."""
-    like = next(net.parameters(), tensors_of(example)[0])
-    modes = {module: module.training for module in net.modules()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            one = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
-            inputs = each(one, lambda x: torch.cat([x] * copies))
-            return _Shapes(net.eval(), graph).of(inputs)
-    except BayesPruneError:
-        raise
-    except Exception as error:  # user code runs here: it may raise anything
-        given, why = ", ".join(str(tuple(x.shape)) for x in tensors_of(example)), str(error).partition("\n")[0]
-        raise TraceError(
-            f"example_input of shape {given} does not go through {type(net).__name__}: {why}. Pass inputs as those of "
-            "training, (B, ...)"
-        ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def block_graph(net: nn.Module) -> fx.Graph:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from bayesprune.graph import Analysis, Presence, Traced, gates_of, trace
 from bayesprune.graph.presence import Event, both, probability
 from bayesprune.layers import NormalLayer, Residual
-from bayesprune.ops.convolution import is_depthwise
+from bayesprune.ops.grouped import has_groups
 
 WeightShares = tuple[Tensor | None, Tensor | None]
 """With what probability outputs and inputs of a layer are there, shapes ``(n_out,)`` and ``(n_in,)``, or one entry for
@@ -68,7 +68,7 @@ class WeightPresence:
                 continue
             given = branches.get(name, frozenset())
             out = needed[node]
-            if is_depthwise(layer) and layer.bias is not None:  # what it makes of an input that is off is its bias
+            if has_groups(layer) and layer.bias is not None:  # what it makes of an input that is off is its bias
                 gate = self._presence.gates.get(node)
                 if gate is not None:
                     out = out.and_gate(gate, theta[gate], shared=gate in self._presence.shared)
@@ -76,7 +76,7 @@ class WeightPresence:
                 out = both([present[node], out])
             columns = (
                 None
-                if is_depthwise(layer)
+                if has_groups(layer)
                 else self._columns(node, present, theta, given | (out.gates - self._presence.shared))
             )
             shares.append((_probability(out, theta, given), columns))

@@ -142,7 +142,18 @@ register(
     )
 )
 
-_function(operator.pos, methods=("contiguous", "detach"), memory="view")
+register(
+    Operation(
+        name="contiguous",
+        methods=("contiguous",),
+        entries=pointwise,
+        pointwise=True,
+        moves=True,
+        memory="view",
+        files=True,
+    )
+)
+_function(operator.pos, methods=("detach",), memory="view")
 _function(methods=("clone",))
 _function(torch.neg, operator.neg, methods=("neg",))
 _function(torch.pow, operator.pow, methods=("pow",))

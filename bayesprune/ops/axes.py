@@ -200,6 +200,7 @@ register(
         entries=_reshape,
         takes="sizes",
         moves=True,
+        sizes=slice(1, None),
         memory="view",
         files=True,
     )
@@ -228,6 +229,7 @@ register(
         entries=_pick,
         takes="anything",
         moves=True,
+        sizes=slice(1, 2),
         memory="view",
         files=True,
     )

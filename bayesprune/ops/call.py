@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Following:
         num_ids: How many physical entries have an id.
         ties: Pairs of ids that go together, found so far.
         moved: What running calls that move entries gave, see `ops.moving`; it is the same whatever is off.
+        waiting: Calls that are made with those that read them, see `ops.moving`; they are the same whatever is off.
 
     Example:
         >>> following = Following(off={})
@@ -44,6 +45,7 @@ class Following:
     num_ids: int = 0
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     moved: dict[fx.Node, Any] = field(default_factory=dict)
+    waiting: set[fx.Node] = field(default_factory=set)
 
     def fresh(self, size: int) -> Tensor:
         """New ids for ``size`` physical entries."""
@@ -62,6 +64,7 @@ class Call:
         shapes: The shapes of tensors for one example, as far as known.
         following: What is followed.
         several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
+        written: The calls of the network whose numbers are data of a ``torch.fx.GraphModule``, and may be rewritten.
 
     Example:
         >>> graph = fx.Graph()
@@ -77,6 +80,7 @@ class Call:
     shapes: Mapping[fx.Node, torch.Size]
     following: Following
     several: Callable[[], Mapping[fx.Node, torch.Size]] | None = None
+    written: Container[fx.Node] = ()
 
     @property
     def module(self) -> Any:
@@ -133,15 +137,22 @@ class Call:
         return barrier(self.node, reason or f"reaches {self.name}{kind}, {because}")
 
 
-def compute(node: fx.Node, modules: Mapping[fx.Node, nn.Module], value: Callable[[fx.Node], Any]) -> Any:
+def compute(
+    node: fx.Node,
+    modules: Mapping[fx.Node, nn.Module],
+    value: Callable[[fx.Node], Any],
+    given: tuple[Any, ...] | None = None,
+) -> Any:
     """What a call gives.
 
     Args:
         node: The call.
         modules: The modules that calls of the network call.
         value: Gives the value of each of the nodes that it reads.
+        given: Its positional arguments, if they are not those of the node.
     """
-    args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+    args = fx.node.map_arg(node.args if given is None else given, value)
+    kwargs = fx.node.map_arg(node.kwargs, value)
     module = modules.get(node)
     return apply(node, args, kwargs) if module is None else module.forward(*args, **kwargs)
 
@@ -177,20 +188,23 @@ def argument(node: fx.Node, name: str, place: int, default: Any = None) -> Any:
     return node.kwargs.get(ALSO.get(name, name), given)
 
 
-def tensors_read(node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size]) -> list[fx.Node]:
+def tensors_read(
+    node: fx.Node, known: Known, shapes: Mapping[fx.Node, torch.Size], waiting: Container[fx.Node]
+) -> list[fx.Node]:
     """The tensors that a call depends on: its arguments, those whose sizes it is given, and those it gets parts of.
 
     Args:
         node: The call.
         known: What is known of them.
         shapes: The shapes of all tensors.
+        waiting: Calls that are made with it.
     """
     found: dict[fx.Node, None] = {}
-    waiting = list(reversed(node.all_input_nodes))
-    while waiting:
-        source = waiting.pop()
-        if source in shapes or known[source] is not None:
+    left = list(reversed(node.all_input_nodes))
+    while left:
+        source = left.pop()
+        if (source in shapes and source not in waiting) or known[source] is not None:
             found[source] = None
         else:
-            waiting += reversed(source.all_input_nodes)
+            left += reversed(source.all_input_nodes)
     return list(found)

@@ -1,4 +1,4 @@
-"""Convolutions: ordinary, depthwise and transposed."""
+"""Convolutions: ordinary, in groups, depthwise and transposed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from bayesprune.ops.call import Call
 from bayesprune.ops.dense import dense, fold, is_normal, layer, weighted
 from bayesprune.ops.entrywise import resolved
 from bayesprune.ops.features import Features, Step
+from bayesprune.ops.grouped import cut_groups, grouped, in_groups, is_depthwise
 from bayesprune.ops.registry import Operation, Parts, Role, register
 
 ORDINARY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias",
             "padding_mode")  # fmt: skip
 TRANSPOSED = (*ORDINARY[:5], "output_padding", "groups", "bias", "dilation", "padding_mode")
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Whether a layer is a convolution with one filter for each channel."""
-    groups = getattr(module, "groups", 1)
-    return bool(groups > 1 and groups == module.in_channels == module.out_channels)
 
 
 def is_transposed(module: Any) -> bool:
@@ -44,8 +39,8 @@ def _convolution(call: Call) -> Step:
     module: Any = call.module
     if is_depthwise(module):
         return _depthwise(call)
-    if module.groups != 1:
-        return call.wall(f"reaches {call.name}, a convolution in groups")
+    if in_groups(module):
+        return grouped(call)
     x, rank = call.known[call.source], module.weight.dim()
     seen = x if x is not None and x.axis == 1 and x.rank in (None, rank) else None
     spoilt = ""
@@ -78,6 +73,7 @@ def _parts(module: nn.Module) -> Parts:
     if is_depthwise(module):
         return weighted(module, ("out",), dict.fromkeys(("groups", "in_channels", "out_channels"), "out"))
     roles: tuple[Role, ...] = ("in", "out") if is_transposed(module) else ("out", "in")
+    roles = (roles[0], "place") if in_groups(module) else roles
     return weighted(module, roles, {"out_channels": "out", "in_channels": "in"})
 
 
@@ -88,6 +84,7 @@ register(
         entries=_convolution,
         takes="anything",
         parts=_parts,
+        cut=cut_groups,
         fold=fold,
         memory="own",
         random=is_normal,
@@ -101,6 +98,7 @@ register(
         entries=_convolution,
         takes="anything",
         parts=_parts,
+        cut=cut_groups,
         memory="own",
         arguments=TRANSPOSED,
     )

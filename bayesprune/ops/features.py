@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
 
 from bayesprune.errors import TraceError
+
+Stay = Callable[[Tensor], Tensor]
+"""Gives for ids whether each of these entries stays, bool."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ class Step:
         holds: Ids of entries that stay in any case.
         selects: Whether it may keep fewer entries of its output than of its input (a gate that stands alone).
         reason: Why it pins, in words that complete "it ...".
+        whole: Given which ids stay, those that have to stay with them, so that what is left is such an operation.
+        refit: Given which ids stay, the numbers that calls have to be written with, by call.
 
     Example:
         >>> x = fx.Graph().placeholder("x")
@@ -144,6 +150,8 @@ class Step:
     holds: list[Tensor] = field(default_factory=list)
     selects: bool = False
     reason: str = ""
+    whole: Callable[[Stay], Tensor] | None = None
+    refit: Callable[[Stay], Mapping[fx.Node, Sequence[int | fx.Node]]] | None = None
 
 
 def barrier(node: fx.Node, reason: str) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from bayesprune.layers import Gate
 from bayesprune.ops.call import NEEDS_SHAPES, Call
 from bayesprune.ops.entrywise import same, silenced, zeros_alone
 from bayesprune.ops.features import Features, Flow, Step
-from bayesprune.ops.registry import Operation, Parts, operation_of, register
+from bayesprune.ops.registry import Operation, Parts, Role, operation_of, register
 
 
 def _gate(call: Call) -> Step:
@@ -84,7 +85,7 @@ def _gated_entries(call: Call, x: Features, assumed: bool) -> Tensor:
     return entries if gate.index is None else entries[gate.index.cpu()]
 
 
-def _select(gate: Gate, read: Tensor, stays: Tensor) -> None:
+def _select(gate: Gate, read: Tensor, stays: Tensor) -> Mapping[Role, Tensor]:
     """Where its input keeps more entries than its output, it selects.
 
     Args:
@@ -95,6 +96,7 @@ def _select(gate: Gate, read: Tensor, stays: Tensor) -> None:
     index = torch.arange(gate.in_size) if gate.index is None else gate.index.cpu()
     chosen = (read.cumsum(0) - 1)[index[stays]]
     gate.index = None if int(stays.sum()) == int(read.sum()) else chosen.to(gate.theta.device)
+    return {}
 
 
 def _parts(gate: Gate) -> Parts:

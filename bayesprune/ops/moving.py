@@ -1,7 +1,8 @@
 """Operations that only move and copy entries: views, permutations, parts, copies and shuffles.
 
 Where shapes are known they need no rules: what a call does is seen by running it, see `ops.numbers`. A record that says
-``moves=True`` is enough. Records with rules of their own say what holds where no shape is known.
+``moves=True`` is enough. Records with rules of their own say what holds where no shape is known. Calls that give
+several tensors, or spread entries over several dimensions, wait for those that read them, and are run with these.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from bayesprune.ops.call import NEEDS_SHAPES, Call, tensors_read
+from bayesprune.ops.call import NEEDS_SHAPES, Call, name_of, tensors_read
 from bayesprune.ops.features import Features, Flow, Step
 from bayesprune.ops.numbers import Numbers
 from bayesprune.ops.registry import Operation, operation_of, register
+from bayesprune.ops.sizes import is_shape
 
 
 def follow(call: Call, rule: Callable[[], Step]) -> Step:
@@ -26,25 +28,38 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
     """
     if not call.several:
         return rule()
-    read = tensors_read(call.node, call.known, call.shapes)
+    read = tensors_read(call.node, call.known, call.shapes, call.following.waiting)
     if all(call.known[tensor] is None for tensor in read):
         return Step()
     if call.node not in call.shapes:  # it gives several tensors; whoever picks from them is followed from here on
-        followed = call.several() and all(operation_of(user).moves for user in call.node.users)
+        followed = call.several() and _read_by_moves(call.node)
         return Step() if followed else Step(pins=read, reason=call.wall().reason)
-    step = rule()
+    alone = call.following.waiting.isdisjoint(call.node.all_input_nodes)
+    step = rule() if alone else Step()
     if step.out is not None and step.out.layout != "plain" and (step.out.rank or 0) > 2:
         return _written_out(step, call.shapes[call.node])
     shapes = call.several() if step.out is None and all(tensor in call.shapes for tensor in read) else {}
     if not shapes:
         return step
-    reason = f"reaches {call.name}, which mixes entries, or would do something else to fewer (sizes written in forward)"
     said = step.reason not in ("", call.wall().reason) and NEEDS_SHAPES not in step.reason
     numbers, moved = Numbers(call, shapes), call.following.moved
+    if call.node not in moved and _read_by_moves(call.node) and numbers.spread():
+        call.following.waiting.add(call.node)
+    if call.node in call.following.waiting:
+        return Step()
     if call.node not in moved:
         moved[call.node] = numbers.with_fewer() or numbers.wanted()
     found = moved[call.node]
-    return Step(pins=found, reason=step.reason if said else reason) if isinstance(found, list) else numbers.step(*found)
+    if not isinstance(found, list):
+        return numbers.step(*found)
+    name = name_of([call.node, *(node for node in numbers.made() if node in call.following.waiting)][-1])
+    reason = f"reaches {name}, which mixes entries, or would do something else to fewer (sizes written in forward)"
+    return Step(pins=found, reason=step.reason if said else reason)
+
+
+def _read_by_moves(node: fx.Node) -> bool:
+    """Whether nothing but calls that move entries reads what a call gives."""
+    return all(operation_of(user).moves and not is_shape(user) for user in node.users)
 
 
 def _written_out(step: Step, shape: torch.Size) -> Step:
@@ -65,6 +80,10 @@ COPIES = (
     "stack", "tile", "vstack",
 )  # fmt: skip
 PARTS = ("chunk", "split", "tensor_split", "unbind")
+SIZES = {
+    "broadcast_to": slice(1, None), "expand": slice(1, None), "narrow": slice(2, 4), "split": slice(1, 2),
+    "unflatten": slice(2, 3),
+}  # fmt: skip
 for _name in (*VIEWS, *COPIES):
     register(
         Operation(
@@ -72,6 +91,7 @@ for _name in (*VIEWS, *COPIES):
             functions=(getattr(torch, _name),) if hasattr(torch, _name) else (),
             methods=(_name,) if hasattr(Tensor, _name) else (),
             moves=True,
+            sizes=SIZES.get(_name),
             memory="view" if _name in VIEWS else "own",
             gives=["tensor"] if _name in PARTS else "tensor",
             files=True,

@@ -7,94 +7,21 @@ is left of the first result, in its order, does the call keep working in a small
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx
 
-from bayesprune.ops.call import Call, compute, tensors_read
-from bayesprune.ops.features import Features, Flow, Step
+from bayesprune.errors import TraceError
+from bayesprune.ops.features import Features, Flow, Stay, Step
+from bayesprune.ops.joint import NOTHING, Joint, Ties, equal_rows, removals, slices_along
+from bayesprune.ops.literals import Literals, candidates
+from bayesprune.ops.numbered import UNKNOWN, Numbered, Source
 from bayesprune.ops.ties import joined
 
-Ties = list[tuple[Tensor, Tensor]]
-UNKNOWN = -1.0
-"""The number of all entries of tensors of which nothing is known."""
 
-
-@dataclass(frozen=True)
-class Source:
-    """A tensor that is read.
-
-    Attributes:
-        node, x: What gives the tensor, and its features.
-        axis, index: The dimension that they lie along, from the front, and which of them is at each position.
-        start: The number of the first position.
-        length: How many positions there are, without the twin of one that is alone.
-    """
-
-    node: fx.Node
-    x: Features
-    axis: int
-    index: Tensor
-    start: int
-    length: int
-
-    @property
-    def numbers(self) -> Tensor:
-        """The numbers of its positions."""
-        return torch.arange(self.start, self.start + len(self.index))
-
-
-@dataclass(frozen=True)
-class Joint:
-    """Which numbers each slice of a result along ``axis`` holds: ``number[k]`` is in slice ``place[k]``, once.
-
-    Attributes:
-        axis, size: The dimension, and how many slices there are.
-        place, number: Slices, ascending, and a number that each holds.
-    """
-
-    axis: int
-    size: int
-    place: Tensor
-    number: Tensor
-
-    @classmethod
-    def of(cls, axis: int, slices: Tensor) -> Joint:
-        """Read them off the slices.
-
-        Args:
-            axis: The dimension that they lay along.
-            slices: Shape ``(size, ...)``.
-        """
-        size = len(slices)
-        if bool((slices == slices[:, :1]).all()):
-            return cls(axis, size, torch.arange(size), slices[:, 0].long())
-        slices = slices.long()
-        low, high = int(slices.min()), int(slices.max())
-        pairs = (slices - low + (high - low + 1) * torch.arange(size)[:, None]).unique()
-        return cls(axis, size, pairs // (high - low + 1), pairs % (high - low + 1) + low)
-
-    @property
-    def first(self) -> Tensor:
-        """The smallest number of every slice."""
-        return self.number[torch.searchsorted(self.place, torch.arange(self.size))]
-
-
-NOTHING = Joint(0, 0, torch.arange(0), torch.arange(0))
-
-
-def _slices(moved: Tensor, axis: int) -> Tensor:
-    """The slices of a result along ``axis``, shape ``(size, rest)``."""
-    return moved.movedim(axis, 0).unsqueeze(-1).flatten(1)
-
-
-class Numbers:
-    """The entries of all tensors that a call depends on, numbered, and the call, made on their numbers.
-
-    An entry that is alone does not tell along which dimension it lies, so that a twin is put beside it.
+class Numbers(Numbered):
+    """Where a call takes the entries of the tensors that it depends on, and whether it would take fewer there.
 
     Args:
         call: The call.
@@ -108,29 +35,11 @@ class Numbers:
         [[0, 1, 2, 3], [0, 2, 1, 3]]
     """
 
-    def __init__(self, call: Call, shapes: Mapping[fx.Node, torch.Size]):
-        self.call, self.shapes = call, shapes
-        self.sources: dict[fx.Node, Source] = {}
-        start = 0
-        for node in tensors_read(call.node, call.known, shapes):
-            x = call.known[node]
-            if x is None:
-                continue
-            axis = x.axis % len(shapes[node])
-            index = x.entries(shapes[node][axis], node.name)
-            length = len(index)
-            index = index.repeat(2) if length == 1 else index
-            self.sources[node] = Source(node, x, axis, index, start, length)
-            start += len(index)
-        every = self.sources.values()
-        self.twins = torch.cat([torch.arange(len(s.index)) >= s.length for s in every])
-        self.ids = torch.cat([s.x.ids[s.index] for s in every])
-        self.values = torch.cat([s.x.value[s.index] for s in every])
-
     def with_fewer(self) -> tuple[Joint, Ties] | None:
         """What ends up where, and what besides must go together for the call to do the same to fewer entries."""
-        moved, shape = self.run(), self.call.shapes[self.call.node]
-        real = self.run(self.twins) if bool(self.twins.any()) else moved
+        shape, alone = self.call.shapes[self.call.node], bool(self.twins.any())
+        real = self.run(self.twins) if alone else self.run()
+        moved = real if not alone else self._with_twins(real) if self.literals else self.run()
         if moved is None or real is None or not moved.dim() == real.dim() == len(shape):  # one dropped for one example
             return None
         if bool((moved == UNKNOWN).all()):
@@ -138,14 +47,14 @@ class Numbers:
         for axis in range(moved.dim()):
             if shape[axis] != real.shape[axis]:
                 continue  # examples lie along it
-            slices = _slices(moved, axis)
+            slices = slices_along(moved, axis)
             unknown = slices == UNKNOWN
             if bool((unknown != unknown[:, :1]).any()) or bool((slices == slices[:1]).all()):
                 continue
             joint = Joint.of(axis, slices)
             for ties in self.guesses(joint):
                 if self.adapts(moved, joint, ties):
-                    return Joint.of(axis, _slices(real, axis)), ties
+                    return Joint.of(axis, slices_along(real, axis)), ties
         return None
 
     def wanted(self) -> list[fx.Node]:
@@ -161,32 +70,22 @@ class Numbers:
                     found.append(node)
         return list(dict.fromkeys([*found, *self.call.node.all_input_nodes]))
 
-    def run(self, gone: Tensor | None = None) -> Tensor | None:
-        """The call on numbers, without those in ``gone``, bool; ``None`` if it fails on them, or gives no tensor."""
-        made: dict[fx.Node, Any] = {}
-        modules = self.call.modules
+    def _with_twins(self, real: Tensor | None) -> Tensor | None:
+        """The call with every twin, for which numbers that are written out are doubled where that is right.
 
-        def value(node: fx.Node) -> Any:
-            if node not in made:
-                made[node] = self._tensor(node, gone) if node in self.shapes else compute(node, modules, value)
-            return made[node]
-
-        try:
-            result = compute(self.call.node, modules, value)
-        except Exception:  # sizes are computed as the user wrote it: with others that may raise anything
-            return None
-        return result if isinstance(result, Tensor) and result.is_floating_point() else None
-
-    def _tensor(self, node: fx.Node, gone: Tensor | None) -> Tensor:
-        """The numbers of what is left of a tensor."""
-        shape = list(self.shapes[node])
-        source = self.sources.get(node)
-        if source is None:
-            return torch.tensor(UNKNOWN).expand(shape)
-        left = source.numbers if gone is None else source.numbers[~gone[source.numbers]]
-        shape[source.axis] = len(left)
-        along = left.to(torch.float32).view(-1, *[1] * (len(shape) - source.axis - 1))
-        return along.expand(shape).contiguous()
+        Args:
+            real: What it gives without them.
+        """
+        double = [(n, 2 * n) for numbers in self.literals.values() for n in numbers if isinstance(n, int)]
+        for literals in candidates(self.literals, double, []):
+            moved = self.run(None, literals)
+            if moved is None or real is None:
+                continue
+            for axis in range(moved.dim()):
+                stays = ~torch.isin(slices_along(moved, axis)[:, 0], self.twins.nonzero()[:, 0])
+                if torch.equal(moved.index_select(axis, stays.nonzero()[:, 0]), real):
+                    return moved
+        return None
 
     def guesses(self, joint: Joint) -> Iterator[Ties]:
         """Ties, besides those of entries that end up in one, with which the call may keep working on fewer of them.
@@ -201,9 +100,11 @@ class Numbers:
             yield [(first, self.ids[s.numbers]) for s in alike]
         if len(moved) == 1:
             ids = self.ids[moved[0].numbers]
-            for parts in (n for n in range(2, len(ids) // 2 + 1) if len(ids) % n == 0):
-                yield _equal(ids.view(parts, -1))
-                yield _equal(ids.view(-1, parts).T)
+            written = [number for numbers in self.literals.values() for number in numbers]
+            several = [n for n in range(2, len(ids) // 2 + 1) if len(ids) % n == 0]
+            for parts in sorted(several, key=lambda n: n not in written):
+                yield equal_rows(ids.view(parts, -1))
+                yield equal_rows(ids.view(-1, parts).T)
 
     def adapts(self, moved: Tensor, joint: Joint, ties: Ties) -> bool:
         """Whether the call gives of fewer entries what is left of ``moved``, which it gives of all.
@@ -218,17 +119,34 @@ class Numbers:
         if any(len(s.index) > 1 and len(one[s.numbers].unique()) == 1 for s in self.sources.values()):
             return False
         tried = False
-        for removed in _removals(one.unique()):
+        for removed in removals(one.unique()):
             gone = torch.isin(one, removed)
             if any(bool(gone[s.numbers].all()) for s in self.sources.values()):
                 continue
-            stays = (joint.first == UNKNOWN) | ~gone[joint.first]
-            left = moved.index_select(joint.axis, stays.nonzero()[:, 0]) if joint.size else moved
-            found = self.run(gone)
-            if found is None or not torch.equal(found, left):
+            left = moved.index_select(joint.axis, _left(joint, gone)) if joint.size else moved
+            if self.refitted(gone, moved, left) is None:
                 return False
             tried = True
         return tried
+
+    def refitted(self, gone: Tensor, moved: Tensor, left: Tensor) -> Literals | None:
+        """Numbers to write in calls, with which the call gives ``left`` of fewer entries; ``None`` if there are none.
+
+        Args:
+            gone: The numbers that are left out, bool.
+            moved: What it gives of all.
+            left: What is left of that.
+        """
+        found = self.run(gone)
+        if found is not None and torch.equal(found, left):
+            return {}
+        sizes = list(zip(moved.shape, left.shape, strict=True))
+        stays = [~gone[source.numbers] for source in self.sources.values()]
+        for literals in candidates(self.literals, sizes, stays) if self.literals else ():
+            found = self.run(gone, literals)
+            if found is not None and torch.equal(found, left):
+                return literals
+        return None
 
     def step(self, joint: Joint, ties: Ties) -> Step:
         """The call as a step: its result has one feature for each slice.
@@ -238,14 +156,32 @@ class Numbers:
             ties: Which go together, besides those that end up in one.
         """
         if not joint.size:
-            return Step()
+            return self._refitting(Step(), joint)
         held = joint.first == UNKNOWN
         ids = self.ids[joint.first]
         ids[held] = self.call.following.fresh(int(held.sum()))
         out = Features(ids, self._value(joint), joint.axis, len(self.call.shapes[self.call.node]))
         flows = [flow for source in self.sources.values() for flow in _flows(source, joint)]
         holds = [ids[held]] if bool(held.any()) else []
-        return Step(out, flows=flows, holds=holds, ties=[*self._merged(joint), *ties])
+        step = Step(out, flows=flows, holds=holds, ties=[*self._merged(joint), *ties])
+        return self._refitting(step, joint)
+
+    def _refitting(self, step: Step, joint: Joint) -> Step:
+        """The step, with the numbers that calls have to be written with once it is known which ids stay."""
+        real = self.run(self.twins)
+        if not self.literals or real is None:
+            return step
+
+        def refit(stay: Stay) -> Literals:
+            gone = ~stay(self.ids) | self.twins
+            left = real.index_select(joint.axis, _left(joint, gone)) if joint.size else real
+            literals = self.refitted(gone, real, left)
+            if literals is None:
+                raise TraceError(f"{self.call.name} cannot be written with the sizes that are left")
+            return literals
+
+        step.refit = refit
+        return step
 
     def _value(self, joint: Joint) -> Tensor:
         """The constants that all entries of a slice are."""
@@ -259,6 +195,16 @@ class Numbers:
         return [(self.ids[joint.number[again]], self.ids[joint.number[again + 1]])] if len(again) else []
 
 
+def _left(joint: Joint, gone: Tensor) -> Tensor:
+    """The slices that hold no number that is gone.
+
+    Args:
+        joint: Which numbers each slice holds.
+        gone: Those that are gone, bool.
+    """
+    return ((joint.first == UNKNOWN) | ~gone[joint.first]).nonzero()[:, 0]
+
+
 def _flows(source: Source, joint: Joint) -> Iterator[Flow]:
     """How the entries of a tensor get into slices: the first ones of every slice, the second ones, and so on."""
     inside = torch.isin(joint.number, source.numbers)
@@ -269,21 +215,3 @@ def _flows(source: Source, joint: Joint) -> Iterator[Flow]:
     turn = torch.arange(len(place)) - torch.searchsorted(place, place)
     for k in range(int(turn.max()) + 1 if len(turn) else 0):
         yield Flow(source.node, entry[turn == k], place[turn == k])
-
-
-def _equal(groups: Tensor) -> Ties:
-    """What goes in one row goes in all."""
-    return [(groups[0], row) for row in groups[1:]]
-
-
-def _removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
-    """Some of the sets of entries that might go: each class, or three of many; two halves; and all classes but one."""
-    if len(classes) < 2:
-        return
-    chosen = range(len(classes)) if len(classes) <= singly else (0, len(classes) // 2, len(classes) - 1)
-    for k in chosen:
-        yield classes[k : k + 1]
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        yield classes[torch.randperm(len(classes), generator=generator)[: len(classes) // 2]]
-    yield classes[1:]

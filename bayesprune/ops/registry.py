@@ -14,7 +14,7 @@ from bayesprune.ops.features import Step
 Takes = Literal["tensor", "sizes", "anything"]
 Kind = Literal["sum", "difference", "product", "normalisation", "extremum", ""]
 Memory = Literal["own", "view", ""]
-Role = Literal["in", "out", None]
+Role = Literal["in", "out", "place", None]
 Gives = Any
 """``"tensor"`` or ``"number"``; a list with the kind of each of its items, or a tuple of kinds; or a function that says
 so of a call and the module that it calls."""
@@ -24,7 +24,8 @@ so of a call and the module that it calls."""
 class Parts:
     """Which parts of a module run along its inputs (``"in"``) and its outputs (``"out"``).
 
-    A module is cut, counted and measured by them.
+    A module is cut, counted and measured by them. What runs along the places within its groups (``"place"``) is cut as
+    its record says.
 
     Attributes:
         tensors: By attribute name of a parameter or buffer, what its leading dimensions run along; ``None`` for
@@ -59,6 +60,7 @@ class Operation:
         modules: Classes of modules that compute it; subclasses are other operations.
         functions: Functions that do.
         methods: Names of methods of tensors that do.
+        foreign: Full names of classes and functions of other libraries that do, which need not be installed.
         inplace: Functions and methods that write its result over their first argument, by those that do not.
         entries: What a call does to the entries of its inputs; ``None``, or if it gives ``None``: nothing can be said,
             and every entry before it stays.
@@ -68,9 +70,11 @@ class Operation:
         parts: Of a module, what surgery cuts and what is counted.
         fold: Adds what constant inputs contribute to a module's bias, given their values (0 where there is none), and
             gives the names of the attributes that changed; ``None`` if constants cannot go.
-        cut: What else of a module changes with its parts, given which inputs and outputs stay, bool; called first.
+        cut: What else of a module changes with its parts, given which inputs and outputs stay, bool; called first. It
+            gives what stays in other roles.
         kind: For those operations that need a special case somewhere, which.
         moves: Whether it only moves and copies entries, whatever they are, so that it may be run on their numbers.
+        sizes: Which arguments of its functions and methods are sizes or places, which other numbers may take.
         pointwise: Whether, in eval mode, each entry of its value follows from that entry of its only tensor.
         linear: Whether it is a layer whose outputs are weighted sums of the entries of its input.
         memory: Whether its result lies in memory of its own, or may be its input, or part of it (``"view"``).
@@ -91,15 +95,17 @@ class Operation:
     modules: tuple[type[nn.Module], ...] = ()
     functions: tuple[Callable[..., Any], ...] = ()
     methods: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
     inplace: Mapping[Callable[..., Any] | str, Callable[..., Any] | str] = field(default_factory=dict)
     entries: Callable[[Call], Step | None] | None = None
     wall: str = WALL
     takes: Takes = "tensor"
     parts: Callable[[Any], Parts] | None = None
     fold: Callable[[Any, Tensor], list[str]] | None = None
-    cut: Callable[[Any, Tensor, Tensor], None] | None = None
+    cut: Callable[[Any, Tensor, Tensor], Mapping[Role, Tensor]] | None = None
     kind: Kind = ""
     moves: bool = False
+    sizes: slice | None = None
     pointwise: bool = False
     linear: bool = False
     memory: Memory = ""
@@ -138,7 +144,8 @@ def register(operation: Operation) -> Operation:
     Returns:
         The record itself.
     """
-    for target in (*operation.modules, *operation.functions, *operation.inplace, *operation.methods):
+    targets = (*operation.modules, *operation.functions, *operation.inplace, *operation.methods, *operation.foreign)
+    for target in targets:
         assert target not in _BY_TARGET, f"{target} has two records: {_BY_TARGET[target].name}, {operation.name}"
         _BY_TARGET[target] = operation
     OPERATIONS.append(operation)
@@ -154,11 +161,20 @@ def operation_of(called: fx.Node | nn.Module | None, module: nn.Module | None = 
     """
     if isinstance(called, fx.Node):
         if called.op in ("call_function", "call_method"):
-            return _BY_TARGET.get(called.target, UNKNOWN)
+            return _record(called.target)
         called = module
-    return _BY_TARGET.get(type(called), UNKNOWN)
+    return _record(type(called))
+
+
+def _record(target: Any) -> Operation:
+    """The record of a class, a function or the name of a method, or of one that has its full name."""
+    found = _BY_TARGET.get(target)
+    if found is None and not isinstance(target, str):
+        place = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+        found = _BY_TARGET.get(place)
+    return UNKNOWN if found is None else found
 
 
 def draws(module: nn.Module) -> bool:
     """Whether a module draws random numbers in training mode; a subclass is taken for what it extends."""
-    return any(_BY_TARGET.get(kind, UNKNOWN).random(module) for kind in type(module).__mro__)
+    return any(_record(kind).random(module) for kind in type(module).__mro__)

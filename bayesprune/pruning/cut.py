@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.errors import TraceError
 from bayesprune.graph import Analysis
+from bayesprune.graph.origins import rewrite
 from bayesprune.layers import Gate
 from bayesprune.ops import Features, Parts, operation_of
+from bayesprune.ops.registry import Role
 
 
 class Cutter:
@@ -53,6 +57,16 @@ class Cutter:
                 self._module(use, gate, operation_of(gate).parts(gate))  # type: ignore[misc]
             else:
                 self._own_gate(gate, analysis.stay(ids))
+        self._numbers()
+
+    def _numbers(self) -> None:
+        """Write the sizes that are left into the graphs where sizes are written out."""
+        new: dict[fx.Node, Sequence[int | fx.Node]] = {}
+        for step in self.analysis.steps.values():
+            for node, numbers in step.refit(self.analysis.stay).items() if step.refit is not None else ():
+                if new.setdefault(node, numbers) != numbers:
+                    raise TraceError(f"{node.name} cannot be written with the sizes that are left")
+        rewrite(self.analysis.traced.net, self.analysis.traced.written, new)
 
     def _module(self, node: fx.Node, module: Any, parts: Parts) -> None:
         """Cut the parts of a module and its gate.
@@ -64,17 +78,18 @@ class Cutter:
         """
         operation, step = operation_of(module), self.analysis.steps[node]
         sizes = {role: getattr(module, attribute) for attribute, role in parts.sizes.items()}
-        stays: dict[str | None, Tensor] = {}
+        stays: dict[Role, Tensor] = {}
         if "out" in sizes:
             stays["out"] = self.analysis.kept(node, sizes["out"])
-        if "in" in sizes and (step.reads or step.selects):
+        if "in" in sizes and (step.reads or step.flows or step.selects):
             stays["in"] = self.analysis.kept(node.all_input_nodes[0], sizes["in"])
             if operation.fold is not None:
                 constants = self.analysis.constants(node.all_input_nodes[0], sizes["in"])
                 folded = operation.fold(module, torch.where(stays["in"], 0.0, constants))
                 self.folded |= {self._name(module, attribute) for attribute in folded}
         if operation.cut is not None:
-            operation.cut(module, stays["in"], stays["out"])
+            every = torch.ones(sizes.get("in", 0), dtype=torch.bool)
+            stays.update(operation.cut(module, stays.get("in", every), stays["out"]))
         for attribute, roles in parts.tensors.items():
             self._tensor(module, attribute, *[stays.get(role) for role in roles])
         for attribute, role in parts.sizes.items():

@@ -110,6 +110,7 @@ FREE: dict[str, Case] = {  # with what goes together, and the parameters behind 
     "unflatten of space": (lambda h: h.flatten(2).unflatten(2, (6, 6)), conv, EACH, 2),
     "mT": (lambda h: h.flatten(2).mT.tanh(), lambda: nn.Linear(C, 2), EACH, 2),
     "tokens, flattened": (lambda h: tokens(h).flatten(1), lambda: nn.Linear(288, 2), EACH, 72),
+    "view(b, 2, 2, -1)": (lambda h: h.view(h.shape[0], 2, 2, -1).flatten(1), lambda: nn.Linear(288, 2), EACH, 72),
     "windows": (windows, lambda: nn.Linear(C, 2), EACH, 2),
     "view_as": (lambda h: h.flatten(1).view_as(h), conv, EACH, 2),
     "flattened between others": (lambda h: h.permute(0, 2, 1, 3).flatten(1), lambda: nn.Linear(288, 2), EACH, 72),
@@ -129,7 +130,6 @@ TIED: dict[str, Case] = {
     "channel_shuffle": (lambda h: F.channel_shuffle(h, 4), conv, QUARTERS, 8),
     "two heads": (heads((2, -1)), lambda: nn.Linear(C, 2), HALVES, 4),
     "heads of four": (heads((-1, 4)), lambda: nn.Linear(C, 2), BLOCKS, 8),
-    "view(b, 2, 2, -1)": (lambda h: h.view(h.shape[0], 2, 2, -1).flatten(1), lambda: nn.Linear(288, 2), QUARTERS, 288),
     "roll by a half": (lambda h: h.roll(h.shape[1] // 2, 1), conv, HALVES, 4),
 }  # fmt: skip
 

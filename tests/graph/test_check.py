@@ -84,7 +84,6 @@ def test_more_that_is_accepted(net: nn.Module) -> None:
         (maps(nn.Sigmoid(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 2, 1)), "a constant that is not carried through 2"),
         (unit(nn.LayerNorm(4), nn.Linear(4, 2)), "reaches 1, a LayerNorm"),
         (unit(nn.Softmax(1), nn.Linear(4, 2)), "reaches 1, a Softmax"),
-        (maps(nn.Conv2d(4, 4, 3, groups=2)), "reaches 1, a convolution in groups"),
         (unit(), "is an output of the network"),
         (
             nn.Sequential(nn.Linear(3, 4), Residual(nn.Sequential(layers.Linear(4, 4, gate="unit"), nn.Sigmoid()))),

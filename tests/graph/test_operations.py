@@ -250,8 +250,6 @@ class Net(nn.Module):
         (Net(lambda h: h.max(2)[1].float().flatten(1), 16), "reaches getitem, through which"),
         (Net(lambda h: F.pad(h, (0, 0, 0, 0, 1, 1)).flatten(1), 96), "pads along its features"),
         (maps(nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)), "a GroupNorm, which takes its zeros into statistics of others"),
-        (maps(nn.Conv2d(4, 4, 1, groups=2)), "reaches 2, a convolution in groups"),
-        (maps(nn.ConvTranspose2d(4, 4, 1, groups=2)), "reaches 2, a convolution in groups"),
         (maps(nn.Sigmoid(), nn.ConvTranspose2d(4, 2, 3)), r"constant 0\.5 .* 3 does not spread the constant"),
         (maps(nn.Sigmoid(), nn.ZeroPad2d(1), nn.Conv2d(4, 2, 1)), "leaves a constant that is not carried through 3"),
     ],
