@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from bayesprune.conversion.places import mixes
 from bayesprune.conversion.source import put
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, Residual
 from bayesprune.ops import operation_of
 
 RESIDUAL = "residual"
+LINEAR = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
+"""What else a by-pass may be made of: in eval mode it is linear."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,8 @@ def _starts(traced: Traced, bypass: fx.Node) -> Iterator[fx.Node]:
     """Where a by-pass may begin: at its end, or before layers that are linear in eval mode."""
     yield bypass
     while len(bypass.all_input_nodes) == 1:
-        operation = operation_of(bypass, traced.module(bypass))
-        if not (operation.linear or operation.kind == "normalisation" or "pool" in operation.name):
+        module = traced.module(bypass)
+        if module is None or not (mixes(module) or isinstance(module, LINEAR)):
             break
         bypass = bypass.all_input_nodes[0]
         yield bypass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
 from bayesprune.graph import Analysis, Traced
 from bayesprune.ops import operation_of
@@ -49,7 +49,8 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
     found: dict[int, list[Place]] = {}
     for node in traced.graph.nodes:
         features = plan.known[node]
-        if features is None or not operation_of(node, traced.module(node)).linear or is_depthwise(traced.module(node)):
+        module = traced.module(node)
+        if features is None or module is None or not mixes(module) or is_depthwise(module):
             continue
         last = _chain_end(traced, node)
         ended = plan.known[last]
@@ -59,6 +60,13 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
         found.setdefault(int(one[features.ids[0]]), []).append(place)
     kept = [places[0] for key, places in found.items() if len(places) == 1 or key not in sums]
     return [place for place in kept if allowed(place.layer)]
+
+
+def mixes(module: nn.Module) -> bool:
+    """Whether a module is a layer whose outputs are entries of their own: weighted sums of those of its input."""
+    parts = operation_of(module).parts
+    weight = getattr(module, "weight", None)
+    return parts is not None and "out" in parts(module).sizes.values() and weight is not None and weight.dim() > 1
 
 
 def _chain_end(traced: Traced, node: fx.Node) -> fx.Node:
