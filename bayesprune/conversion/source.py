@@ -12,7 +12,6 @@ from torch import fx, nn
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
-from bayesprune.layers import StochasticDepth
 
 DROPOUTS = {
     F.dropout: nn.Dropout,
@@ -48,28 +47,12 @@ def followed(model: nn.Module, example_input: Any) -> Traced:
     Raises:
         TraceError: if the forward pass cannot be followed.
     """
-    net = copy.deepcopy(model).eval()
-    for name, module in list(net.named_modules()):
-        depth = _stochastic_depth(module)
-        if depth is not None:
-            net.set_submodule(name, depth)
-    traced = trace(net, example_input)
+    traced = trace(copy.deepcopy(model).eval(), example_input)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
     return traced
-
-
-def _stochastic_depth(module: nn.Module) -> StochasticDepth | None:
-    """The layer that stands for torchvision's or timm's, if ``module`` is one of them."""
-    kind: Any = module
-    found = type(module).__module__.split(".")[0], type(module).__name__
-    if found == ("torchvision", "StochasticDepth"):
-        return StochasticDepth(float(kind.p), kind.mode == "batch")
-    if found == ("timm", "DropPath"):
-        return StochasticDepth(float(kind.drop_prob or 0.0))
-    return None
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:
@@ -85,9 +68,8 @@ def _dropout_module(traced: Traced, node: fx.Node) -> None:
     with traced.graph.inserting_before(node):
         call = traced.graph.call_module(name, (given["input"],))
     node.replace_all_uses_with(call)
-    graph_shapes = traced.shapes
-    if node in graph_shapes:
-        graph_shapes[call] = graph_shapes.pop(node)
+    if node in traced.shapes:
+        traced.shapes[call] = traced.shapes.pop(node)
     traced.graph.erase_node(node)
 
 

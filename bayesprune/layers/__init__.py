@@ -14,7 +14,6 @@ from bayesprune.layers.normal import (
     normal_layers,
 )
 from bayesprune.layers.residual import Residual
-from bayesprune.layers.stochastic_depth import StochasticDepth
 from bayesprune.layers.transposed import ConvTranspose2d
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "NormalLayer",
     "NormalLinear",
     "Residual",
-    "StochasticDepth",
     "eval_mode",
     "gates_of",
     "give_normal_slabs",

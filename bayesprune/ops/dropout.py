@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bayesprune.layers import StochasticDepth
 from bayesprune.ops.call import Call
 from bayesprune.ops.entrywise import same, zeros_alone
 from bayesprune.ops.features import Step
@@ -21,7 +20,7 @@ def _dropout(call: Call) -> Step:
     return same(call.source, call.x, call.x.value if off else zeros_alone(call.x.value))
 
 
-def _draws(dropout: nn.Dropout | StochasticDepth) -> bool:
+def _draws(dropout: nn.Dropout) -> bool:
     return dropout.p > 0
 
 
@@ -43,17 +42,6 @@ register(
         entries=_dropout,
         memory="view",
         files=True,
-    )
-)
-register(
-    Operation(
-        name="stochastic depth",
-        modules=(StochasticDepth,),
-        entries=_dropout,
-        pointwise=True,
-        memory="view",
-        random=_draws,
-        arguments=("p", "per_batch"),
     )
 )
 register(
