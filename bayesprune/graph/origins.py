@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
@@ -26,18 +26,26 @@ class Reader(fx.Interpreter):
 
     Args:
         module: The GraphModule.
-        path: Its name in the network.
+        tracer: What traces it.
     """
 
-    def __init__(self, module: fx.GraphModule, path: str):
+    def __init__(self, module: fx.GraphModule, tracer: fx.Tracer):
         super().__init__(module)
-        self.path = path
+        self.tracer, self.path = tracer, tracer.path_of_module(module)
         self.origin: Origin | None = None
 
     def run_node(self, n: fx.Node) -> object:
         """Meet one call."""
         self.origin = Origin(self.path, n.name) if n.op in ("call_function", "call_method") else None
         return super().run_node(n)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of the function, which would be traced through if it were called."""
+        found: list[fx.Proxy] = []
+        fx.node.map_aggregate((args, kwargs), lambda a: found.append(a) if isinstance(a, fx.Proxy) else None)
+        if found:
+            return self.tracer.create_proxy("call_function", target, args, kwargs)
+        return super().call_function(target, args, kwargs)
 
 
 def written(net: nn.Module, nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
@@ -51,7 +59,7 @@ def written(net: nn.Module, nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
     times = Counter(found.values())
     graphs = {path: {n.name: n for n in _graph(net, path).nodes} for path in {origin.module for origin in times}}
     at = {node: graphs[origin.module][origin.node] for node, origin in found.items() if times[origin] == 1}
-    return {node: own for node, own in at.items() if (own.target, literals_of(own)) == (node.target, literals_of(node))}
+    return {node: own for node, own in at.items() if own.target == node.target and _numbers(own) == _numbers(node)}
 
 
 def rewrite(net: nn.Module, places: dict[fx.Node, fx.Node], literals: Literals) -> None:
@@ -68,6 +76,10 @@ def rewrite(net: nn.Module, places: dict[fx.Node, fx.Node], literals: Literals) 
         module = net.get_submodule(path)
         assert isinstance(module, fx.GraphModule)
         module.recompile()
+
+
+def _numbers(node: fx.Node) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in literals_of(node)]
 
 
 def _graph(net: nn.Module, path: str) -> fx.Graph:

@@ -83,7 +83,7 @@ class GateTracer(fx.Tracer):
     def _read(self, module: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What a GraphModule gives, call by call."""
         names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
-        self._readers.append(Reader(module, self.path_of_module(module)))
+        self._readers.append(Reader(module, self))
         try:
             return self._readers[-1].run(*args, *[kwargs[name] for name in names[len(args) :] if name in kwargs])
         finally:

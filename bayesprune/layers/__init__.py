@@ -1,5 +1,6 @@
 """Gates and the layers that carry them. A network built of these runs and tests alone, without Pyro."""
 
+from bayesprune.layers.attention import MultiheadAttention
 from bayesprune.layers.find import gates_of, holders_of, plain_parameters
 from bayesprune.layers.gate import Draw, Gate
 from bayesprune.layers.gated import Conv1d, Conv2d, GatedLayer, Linear
@@ -25,6 +26,7 @@ __all__ = [
     "Gate",
     "GatedLayer",
     "Linear",
+    "MultiheadAttention",
     "NormalConv1d",
     "NormalConv2d",
     "NormalLayer",

@@ -72,11 +72,11 @@ def _layer(module: type[nn.Module]) -> str:
 
 
 def _calls(operation: Operation) -> list[str]:
-    """Its functions, each under one name, and its methods."""
+    """Its functions, each under one name, its methods, and what other libraries have."""
     first: dict[int, str] = {}
     for name, function in by_name(operation.all_functions).items():
         first.setdefault(id(function), name.replace("functional.", "F."))
-    return [*first.values(), *(f".{method}()" for method in operation.all_methods)]
+    return [*first.values(), *(f".{method}()" for method in operation.all_methods), *operation.foreign]
 
 
 def _savable(operation: Operation) -> bool:

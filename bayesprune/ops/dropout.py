@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -52,3 +54,29 @@ register(
         arguments=ARGUMENTS,
     )
 )
+
+
+def _drop_path(call: Call) -> Step:
+    """Whole branches of some examples are zero while training, and nothing is in eval mode."""
+    return same(call.source, call.x, zeros_alone(call.x.value))
+
+
+def _drops(module: Any) -> bool:
+    return bool(getattr(module, "drop_prob", getattr(module, "p", 0)))
+
+
+DROP_PATH = register(
+    Operation(
+        name="stochastic depth",
+        foreign=(
+            "torchvision.ops.stochastic_depth.StochasticDepth",
+            "torchvision.ops.stochastic_depth.stochastic_depth",
+            "timm.layers.drop.DropPath",
+        ),
+        entries=_drop_path,
+        pointwise=True,
+        memory="view",
+        random=_drops,
+    )
+)
+"""A branch that is left out at random, which is there in eval mode."""

@@ -151,7 +151,7 @@ class Step:
     selects: bool = False
     reason: str = ""
     whole: Callable[[Stay], Tensor] | None = None
-    refit: Callable[[Stay], Mapping[fx.Node, Sequence[int]]] | None = None
+    refit: Callable[[Stay], Mapping[fx.Node, Sequence[int | fx.Node]]] | None = None
 
 
 def barrier(node: fx.Node, reason: str) -> Step:

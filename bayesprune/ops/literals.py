@@ -10,29 +10,40 @@ from torch import Tensor, fx
 
 from bayesprune.ops.registry import operation_of
 
-Literals = Mapping[fx.Node, Sequence[int]]
+Size = int | fx.Node
+"""A number that is written out, or a call that computes one, which -1 may stand for."""
+Literals = Mapping[fx.Node, Sequence[Size]]
 """By call, the numbers that are written among its sizes, in their order."""
 MOST_TRIED = 256
 
 
-def literals_of(node: fx.Node) -> list[int]:
+def literals_of(node: fx.Node) -> list[Size]:
     """The numbers that are written among the sizes that a call is given."""
-    found: list[int] = []
-    fx.node.map_aggregate(_sizes(node), lambda a: found.append(a) if type(a) is int else None)  # type: ignore[arg-type]
+    found: list[Size] = []
+    fx.node.map_aggregate(_sizes(node), lambda a: found.append(a) if _is_size(a) else None)  # type: ignore[arg-type]
     return found
 
 
-def with_literals(node: fx.Node, literals: Sequence[int]) -> tuple[Any, ...]:
+def with_literals(node: fx.Node, literals: Sequence[Size]) -> tuple[Any, ...]:
     """The arguments of a call with other numbers written among its sizes.
 
     Args:
         node: The call.
-        literals: As many as `literals_of` gives.
+        literals: As many as `literals_of` gives; where they are none, the call's own stay.
     """
     left = iter(literals)
-    sizes: Any = fx.node.map_aggregate(_sizes(node), lambda a: next(left) if type(a) is int else a)
+
+    def written(own: Any) -> Any:
+        new = next(left) if _is_size(own) else own
+        return own if isinstance(new, fx.Node) else new
+
+    sizes: Any = fx.node.map_aggregate(_sizes(node), written)
     first = 0 if operation_of(node).sizes is None else operation_of(node).sizes.start  # type: ignore[union-attr]
     return (*node.args[:first], *sizes, *node.args[first + len(sizes) :])
+
+
+def _is_size(argument: Any) -> bool:
+    return type(argument) is int or isinstance(argument, fx.Node)
 
 
 def _sizes(node: fx.Node) -> tuple[Any, ...]:
@@ -56,8 +67,10 @@ def candidates(literals: Literals, sizes: Sequence[tuple[int, int]], stays: Sequ
         yield {node: [next(left) for _ in numbers] for node, numbers in literals.items()}
 
 
-def _options(number: int, sizes: Sequence[tuple[int, int]], stays: Sequence[Tensor]) -> list[int]:
+def _options(number: Size, sizes: Sequence[tuple[int, int]], stays: Sequence[Tensor]) -> Sequence[Size]:
     """What one number may become; arguments as for `candidates`."""
+    if isinstance(number, fx.Node):
+        return number, -1
     found = [new for old, new in sizes if old == number > 0]
     for stay in stays if number > 0 else ():
         share, rest = divmod(number * int(stay.sum()), len(stay))

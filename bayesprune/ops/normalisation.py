@@ -78,7 +78,7 @@ for _modules, _arguments in (
     ((nn.LayerNorm,), ("normalized_shape", "eps", "elementwise_affine", "bias")),
     ((nn.RMSNorm,), ("normalized_shape", "eps", "elementwise_affine")),
     ((nn.LocalResponseNorm,), ("size", "alpha", "beta", "k")),
-    ((nn.Softmax, nn.LogSoftmax, nn.Softmin), ("dim",)),
+    ((nn.LogSoftmax, nn.Softmin), ("dim",)),
 ):
     _name = _modules[0].__name__.removesuffix("1d")
     register(Operation(name=_name, modules=_modules, wall=STATISTICS, arguments=_arguments))

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from bayesprune.ops.call import Call, compute, tensors_read
 from bayesprune.ops.features import Features
 from bayesprune.ops.literals import Literals, literals_of, with_literals
+from bayesprune.ops.sizes import is_shape
 
 UNKNOWN = -1.0
 """The number of all entries of tensors of which nothing is known."""
@@ -72,7 +73,8 @@ class Numbered:
             start += len(index)
         self._gone: Tensor | None = None
         self._tensors: dict[fx.Node, Tensor] = {}
-        self.literals = {node: found for node in self.made() if node in call.written and (found := literals_of(node))}
+        written = [node for node in self.made() if node in call.written and not is_shape(node)]
+        self.literals = {node: found for node in written if (found := literals_of(node))}
         every = self.sources.values()
         self.twins = torch.cat([torch.arange(len(s.index)) >= s.length for s in every])
         self.ids = torch.cat([s.x.ids[s.index] for s in every])

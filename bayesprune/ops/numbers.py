@@ -76,7 +76,7 @@ class Numbers(Numbered):
         Args:
             real: What it gives without them.
         """
-        double = [(number, 2 * number) for numbers in self.literals.values() for number in numbers]
+        double = [(n, 2 * n) for numbers in self.literals.values() for n in numbers if isinstance(n, int)]
         for literals in candidates(self.literals, double, []):
             moved = self.run(None, literals)
             if moved is None or real is None:

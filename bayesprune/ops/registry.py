@@ -60,6 +60,7 @@ class Operation:
         modules: Classes of modules that compute it; subclasses are other operations.
         functions: Functions that do.
         methods: Names of methods of tensors that do.
+        foreign: Full names of classes and functions of other libraries that do, which need not be installed.
         inplace: Functions and methods that write its result over their first argument, by those that do not.
         entries: What a call does to the entries of its inputs; ``None``, or if it gives ``None``: nothing can be said,
             and every entry before it stays.
@@ -94,6 +95,7 @@ class Operation:
     modules: tuple[type[nn.Module], ...] = ()
     functions: tuple[Callable[..., Any], ...] = ()
     methods: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
     inplace: Mapping[Callable[..., Any] | str, Callable[..., Any] | str] = field(default_factory=dict)
     entries: Callable[[Call], Step | None] | None = None
     wall: str = WALL
@@ -142,7 +144,8 @@ def register(operation: Operation) -> Operation:
     Returns:
         The record itself.
     """
-    for target in (*operation.modules, *operation.functions, *operation.inplace, *operation.methods):
+    targets = (*operation.modules, *operation.functions, *operation.inplace, *operation.methods, *operation.foreign)
+    for target in targets:
         assert target not in _BY_TARGET, f"{target} has two records: {_BY_TARGET[target].name}, {operation.name}"
         _BY_TARGET[target] = operation
     OPERATIONS.append(operation)
@@ -158,11 +161,20 @@ def operation_of(called: fx.Node | nn.Module | None, module: nn.Module | None = 
     """
     if isinstance(called, fx.Node):
         if called.op in ("call_function", "call_method"):
-            return _BY_TARGET.get(called.target, UNKNOWN)
+            return _record(called.target)
         called = module
-    return _BY_TARGET.get(type(called), UNKNOWN)
+    return _record(type(called))
+
+
+def _record(target: Any) -> Operation:
+    """The record of a class, a function or the name of a method, or of one that has its full name."""
+    found = _BY_TARGET.get(target)
+    if found is None and not isinstance(target, str):
+        place = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+        found = _BY_TARGET.get(place)
+    return UNKNOWN if found is None else found
 
 
 def draws(module: nn.Module) -> bool:
     """Whether a module draws random numbers in training mode; a subclass is taken for what it extends."""
-    return any(_BY_TARGET.get(kind, UNKNOWN).random(module) for kind in type(module).__mro__)
+    return any(_record(kind).random(module) for kind in type(module).__mro__)

@@ -13,6 +13,9 @@ from torch import fx, nn
 
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced
+from bayesprune.ops import operation_of
+from bayesprune.ops.call import argument
+from bayesprune.ops.dropout import DROP_PATH
 from bayesprune.ops.sizes import is_shape
 from bayesprune.pruning.codec import encode
 from bayesprune.pruning.whitelist import ATTRIBUTES, FUNCTION_NAMES, METHODS, MODULES
@@ -30,7 +33,7 @@ def describe(traced: Traced, modes: Mapping[str, bool]) -> dict[str, Any]:
     Raises:
         ConfigError: for modules, functions or arguments that a model file cannot hold.
     """
-    _drop_idle(traced.graph)
+    _drop_idle(traced)
     called = dict.fromkeys(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
     modules = {name: traced.net.get_submodule(name) for name in called}
     foreign = [f"{name} ({type(module).__name__})" for name, module in modules.items() if type(module) not in MODULES]
@@ -61,17 +64,17 @@ def describe(traced: Traced, modes: Mapping[str, bool]) -> dict[str, Any]:
     }
 
 
-def _drop_idle(graph: fx.Graph) -> None:
-    """Take out what does nothing in eval mode: torchvision's stochastic depth, and assertions with what they look at.
+def _drop_idle(traced: Traced) -> None:
+    """Take out what does nothing in eval mode: stochastic depth, and assertions with what they look at.
 
     What they look at is as in ``torch._assert(x.dim() == 3, ...)``; where it would not hold, torch raises later.
     """
+    graph = traced.graph
     for node in list(graph.nodes):
-        if getattr(node.target, "__module__", "") == "torchvision.ops.stochastic_depth":
-            training = node.args[3] if len(node.args) > 3 else node.kwargs.get("training", True)
-            if training is False:
-                node.replace_all_uses_with(node.args[0] if node.args else node.kwargs["input"])
-                graph.erase_node(node)
+        drops = node.op == "call_function" and argument(node, "training", 3, True)
+        if operation_of(node, traced.module(node)) is DROP_PATH and not drops:
+            node.replace_all_uses_with(node.args[0] if node.args else node.kwargs["input"])
+            graph.erase_node(node)
     idle = [node for node in graph.nodes if node.target is torch._assert]
     while idle:
         node = idle.pop()

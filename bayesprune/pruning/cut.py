@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.errors import TraceError
 from bayesprune.graph import Analysis
 from bayesprune.graph.origins import rewrite
 from bayesprune.layers import Gate
@@ -60,10 +61,11 @@ class Cutter:
 
     def _numbers(self) -> None:
         """Write the sizes that are left into the graphs where sizes are written out."""
-        new: dict[fx.Node, Sequence[int]] = {}
+        new: dict[fx.Node, Sequence[int | fx.Node]] = {}
         for step in self.analysis.steps.values():
             for node, numbers in step.refit(self.analysis.stay).items() if step.refit is not None else ():
-                assert new.setdefault(node, numbers) == numbers
+                if new.setdefault(node, numbers) != numbers:
+                    raise TraceError(f"{node.name} cannot be written with the sizes that are left")
         rewrite(self.analysis.traced.net, self.analysis.traced.written, new)
 
     def _module(self, node: fx.Node, module: Any, parts: Parts) -> None:

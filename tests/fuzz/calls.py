@@ -77,6 +77,10 @@ CALLS: dict[str, Callable[[], Call]] = {
     "groups": lambda: (bp.groups, {"net": network(), "example_input": batch()[0]}),
     "Gate": lambda: (layers.Gate, {"size": 3, "dim": 1, "per_batch": False, "theta": 0.5}),
     "Draw": lambda: (layers.Draw, {"sizes": [3, 1]}),
+    "MultiheadAttention": lambda: (
+        layers.MultiheadAttention,
+        {"embed_dim": 8, "num_heads": 2, "bias": True, "kdim": None, "vdim": None, "dropout": 0.1, "theta": 0.5},
+    ),
     "Residual": lambda: (layers.Residual, {"body": nn.Linear(3, 3), "shortcut": None, "theta": 0.5}),
     "gates_of": lambda: (layers.gates_of, {"net": network()}),
     "holders_of": lambda: (layers.holders_of, {"net": network()}),

@@ -1,0 +1,189 @@
+"""Matrix products and attention: dimensions of examples and heads carry entries through, each to itself."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from bayesprune.ops.call import NEEDS_SHAPES, Call
+from bayesprune.ops.entrywise import same, zeros_alone
+from bayesprune.ops.features import Features, Flow, Read, Step
+from bayesprune.ops.normalisation import STATISTICS
+from bayesprune.ops.registry import Operation, register
+
+NOTHING, ELSEWHERE = 1, 0
+"""In the place of a dimension: that no entries are known, or that they lie in no dimension alone."""
+
+
+def _place(call: Call, node: fx.Node) -> int:
+    """The dimension that the entries of a tensor lie along, counted from the last: before -2 are heads and the like."""
+    x, rank = call.known[node], len(call.shapes[node])
+    return NOTHING if x is None else x.axis % rank - rank if x.layout == "plain" else ELSEWHERE
+
+
+def _has(call: Call, node: fx.Node, place: int) -> bool:
+    """Whether a tensor has several entries along a dimension, counted from the last."""
+    shape = call.shapes[node]
+    return len(shape) >= -place and shape[place] != 1
+
+
+def _together(call: Call, nodes: list[fx.Node], place: int, value: Tensor) -> Step:
+    """Every entry of the result is made of the same entry of some tensors, which go together.
+
+    Args:
+        call: The call.
+        nodes: The tensors.
+        place: Where their entries lie, and those of the result, counted from the last.
+        value: The constants that are left.
+    """
+    parts = [call.known[node] for node in nodes]
+    ids = [x.ids for x in parts if x is not None]
+    every, rank = torch.arange(len(ids[0])), len(call.shapes[call.node])
+    out = Features(ids[0], value, rank + place, rank)
+    return Step(out, [Flow(node, every, every) for node in nodes], ties=[(ids[0], other) for other in ids[1:]])
+
+
+def _if_known(rule: Callable[[Call], Step]) -> Callable[[Call], Step]:
+    """The rule of a call of several tensors, if anything is known of one of them."""
+    return lambda call: Step() if all(call.known[i] is None for i in call.node.all_input_nodes) else rule(call)
+
+
+def _matmul(call: Call) -> Step:
+    """A dimension of both that is no matrix's, what is summed over, or rows or columns of one; the other then stays."""
+    factors = call.node.args
+    if len(factors) != 2 or not all(isinstance(n, fx.Node) and n in call.shapes for n in factors):
+        return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
+    a, b = call.node.args
+    assert isinstance(a, fx.Node) and isinstance(b, fx.Node)
+    if a is b or call.node not in call.shapes or min(len(call.shapes[a]), len(call.shapes[b])) < 2:
+        return call.wall()
+    place, other, x, y = _place(call, a), _place(call, b), call.known[a], call.known[b]
+    if x is not None and y is not None and place == other <= -3 and len(x) == len(y):
+        return _together(call, [a, b], place, torch.where((x.value == 0) | (y.value == 0), 0.0, torch.nan))
+    if x is not None and y is not None and (place, other) == (-1, -2) and len(x) == len(y):
+        return _summed(call, {a: x, b: y})
+    sides: list[tuple[int, fx.Node, list[fx.Node]]] = []
+    if x is not None and (place == -2 or (place <= -3 and not _has(call, b, place))):
+        sides.append((len(x), a, [b]))
+    if y is not None and (other == -1 or (other <= -3 and not _has(call, a, other))):
+        sides.append((len(y), b, [a]))
+    return _alone(call, *max(sides, key=lambda side: side[0])[1:]) if sides else call.wall()
+
+
+def _alone(call: Call, node: fx.Node, others: list[fx.Node]) -> Step:
+    """Entries of one tensor are those of the result, and all of others stay.
+
+    Args:
+        call: The call.
+        node: The tensor.
+        others: The others.
+    """
+    step = _together(call, [node], _place(call, node), zeros_alone(call.known[node].value))  # type: ignore[union-attr]
+    step.pins = [other for other in others if call.known[other] is not None]
+    step.reason = f"is multiplied by {call.name} with entries along another dimension" if step.pins else ""
+    return step
+
+
+def _summed(call: Call, given: dict[fx.Node, Features]) -> Step:
+    """Two tensors whose entries go together are multiplied and summed over."""
+    (first, x), (second, y) = given.items()
+    zero = (x.value == 0) | (y.value == 0)
+    must, reason = torch.zeros(len(x), dtype=torch.bool), f"{call.name} adds it to what is left"
+    reads = [Read(node, must | (~z.unknown & ~zero), reason) for node, z in ((first, x), (second, y))]
+    return Step(reads=reads, ties=[(x.ids, y.ids)])
+
+
+def _attention(call: Call) -> Step:
+    """Heads of queries, keys and values go together; features of values alone, those of queries with those of keys."""
+    if any(node not in call.shapes for node in (call.node, *call.node.all_input_nodes)):
+        return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
+    given = [call.option(name, place) for place, name in enumerate(("query", "key", "value"))]
+    if not all(isinstance(node, fx.Node) for node in given) or len(set(given)) < 3 or call.option("enable_gqa", 7):
+        return call.wall()
+    query, key, value = given
+    places, x, mask = [_place(call, node) for node in given], call.known[value], call.option("attn_mask", 3)
+    if isinstance(mask, fx.Node) and call.known[mask] is not None:
+        return call.wall()
+    head = places[2]
+    if x is not None and head <= -3 and places == [head] * 3:
+        masked = isinstance(mask, fx.Node) and _has(call, mask, head)
+        sizes = {len(part) for part in map(call.known.get, given) if part is not None}
+        if not masked and len(sizes) == 1:
+            return _together(call, [value, query, key], head, zeros_alone(x.value))
+    return _alone(call, value, [query, key]) if head == -1 else call.wall()
+
+
+def _softmax(call: Call) -> Step | None:
+    """Entries that it does not run along stay apart, but what is constant in each becomes something else."""
+    x, dim = call.x, call.option("dim", 1)
+    if x.rank is None or x.layout != "plain" or not isinstance(dim, int) or (x.axis - dim) % x.rank == 0:
+        return None
+    return same(call.source, x, torch.full_like(x.value, torch.nan))
+
+
+def _masked_fill(call: Call) -> Step:
+    """Another value in some places, which are the same for all entries."""
+    node, known, mask = call.node, call.known, call.option("mask", 1)
+    source: Any = node.args[0]
+    x = known[source]
+    if all(known[i] is None for i in node.all_input_nodes):
+        return Step()
+    if x is None or not isinstance(mask, fx.Node) or mask not in call.shapes or known[mask] is not None:
+        return call.wall()
+    place = _place(call, source) if source in call.shapes else None
+    if place is None or place >= 0 or _has(call, mask, place) or isinstance(call.option("value", 2), fx.Node):
+        return call.wall()
+    kept = call.option("value", 2) == 0
+    return same(source, x, zeros_alone(x.value) if kept else torch.full_like(x.value, torch.nan))
+
+
+register(
+    Operation(
+        name="matrix product",
+        functions=(operator.matmul, torch.matmul, torch.bmm),
+        methods=("matmul", "bmm"),
+        entries=_if_known(_matmul),
+        takes="anything",
+        memory="own",
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="attention",
+        functions=(F.scaled_dot_product_attention,),
+        entries=_if_known(_attention),
+        takes="anything",
+        memory="own",
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="softmax over other dimensions",
+        modules=(nn.Softmax,),
+        functions=(F.softmax, torch.softmax),
+        methods=("softmax",),
+        entries=_softmax,
+        wall=STATISTICS,
+        memory="own",
+        arguments=("dim",),
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="another value where a mask is",
+        functions=(torch.masked_fill,),
+        methods=("masked_fill",),
+        entries=_masked_fill,
+        takes="anything",
+        memory="own",
+        files=True,
+    )
+)
