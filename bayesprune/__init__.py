@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, selection, training
+    from bayesprune import conversion, data, distributions, infer, layers, metrics, networks, optim, pruning, selection, training
+    from bayesprune.conversion import convert, structures
     from bayesprune.graph.groups import groups
     from bayesprune.infer import BayesianNet
     from bayesprune.pruning import compact, cost, load, save
@@ -18,6 +19,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BayesianNet",
     "compact",
+    "conversion",
+    "convert",
     "cost",
     "data",
     "distributions",
@@ -33,18 +36,21 @@ __all__ = [
     "recommended",
     "save",
     "selection",
+    "structures",
     "training",
 ]
 
 _ROOMS = {
     "BayesianNet": "infer",
     "compact": "pruning",
+    "convert": "conversion",
     "cost": "pruning",
     "fit": "training",
     "groups": "graph.groups",
     "load": "pruning",
     "recommended": "training",
     "save": "pruning",
+    "structures": "conversion",
 }
 """Where the names are that are no rooms themselves."""
 

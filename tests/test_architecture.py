@@ -22,7 +22,7 @@ RANKS = {
     "ops": 5,
     "graph": 6,
     **dict.fromkeys(("networks", "infer", "optim", "pruning"), 7),
-    "methods": 8,
+    **dict.fromkeys(("methods", "conversion"), 8),
     "training": 9,
     **dict.fromkeys(("reports", "sklearn"), 10),
     "cli": 11,

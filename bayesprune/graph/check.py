@@ -54,8 +54,25 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
             each.rank = None
     traced = trace(net, example_input)
     _check_memory(net, traced)
-    names = {gate: name for name, gate in gates.items()}
-    called = dict(names)
+    for error in refused_gates(traced).values():
+        raise error
+
+
+def refused_gates(traced: Traced) -> dict[Gate, GateError]:
+    """The gates that cannot mean removal, with what `check_gates` says of each.
+
+    Where ranks matter, the others learn the rank of what they may multiply.
+
+    Args:
+        traced: The gated network.
+
+    Raises:
+        GateError: for a gate that is not used or does not fit.
+        TraceError: for a layer that does not fit its input.
+    """
+    called = {gate: name for name, gate in gates_of(traced.net).items()}
+    names = dict(called)
+    refused: dict[Gate, GateError] = {}
     only: dict[Gate, int] | None = None
     ranks: dict[Gate, int | None] = {}
     assumed = False
@@ -67,22 +84,26 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
             gate, features = traced.gate(node), known[node]
             if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):
                 continue
-            off = _first_off(gate, features, one)
-            name = called[gate]
-            if gate.size == 1:
-                _check_sums(traced, node, name)
-            if names.pop(gate, None) is not None:  # the first place where it is used; the walk meets the others
-                _follow(traced, gate, rules.with_off({gate: off}), known, name)
-            if features is not None and gate.size > 1:
-                ranks[gate] = _one_rank(ranks, gate, name, features.rank, assumed or rules.assumed)
+            name, first = called[gate], names.pop(gate, None) is not None
+            try:
+                if gate.size == 1:
+                    _check_sums(traced, node, name)
+                if first:  # the first place where it is used; the walk meets the others
+                    off = _first_off(gate, features, one)
+                    _follow(traced, gate, rules.with_off({gate: off}), known, name)
+                if features is not None and gate.size > 1:
+                    ranks[gate] = _one_rank(ranks, gate, name, features.rank, assumed or rules.assumed)
+            except GateError as error:
+                refused.setdefault(gate, error)
         assumed = assumed or rules.assumed
         only = rules.following.put_off
     if names:
         name = next(iter(names.values()))
         raise GateError(f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward")
-    if assumed or example_input is not None:
+    if assumed or traced.example is not None:
         for gate, rank in ranks.items():
             gate.rank = rank
+    return refused
 
 
 def _first_off(gate: Gate, features: Features | None, one: Tensor) -> Tensor:

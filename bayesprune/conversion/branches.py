@@ -1,0 +1,177 @@
+"""Branches that are added to a by-pass, carved out of the graph so that they can be left out as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from bayesprune.conversion.places import mixes
+from bayesprune.conversion.source import put
+from bayesprune.graph import Traced
+from bayesprune.layers import Gate, Residual
+from bayesprune.ops import operation_of
+
+RESIDUAL = "residual"
+LINEAR = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
+"""What else a by-pass may be made of: in eval mode it is linear."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A sum of a branch and a by-pass that begin at one tensor.
+
+    Attributes:
+        add: The sum.
+        start: What both are given.
+        body: The operations of the branch, in their order, the last of which is added.
+        shortcut: Those of the by-pass, none for the identity.
+        prefix: The name of the innermost module that holds all that these operations use.
+    """
+
+    add: fx.Node
+    start: fx.Node
+    body: tuple[fx.Node, ...]
+    shortcut: tuple[fx.Node, ...]
+    prefix: str
+
+
+def carve_branches(
+    traced: Traced, allowed: Callable[[str], bool], theta: float, refused: Collection[str]
+) -> dict[Gate, str]:
+    """Make a `layers.Residual` of every branch that is added to a by-pass, inner ones first.
+
+    Args:
+        traced: The network.
+        allowed: Whether the layer of this name may be in a branch.
+        theta: Initial inclusion probability.
+        refused: Sums that stay what they are.
+
+    Returns:
+        The gates, with the sum that each stands at.
+    """
+    gates = {}
+    for add in [node for node in traced.graph.nodes if operation_of(node).kind == "sum"]:
+        branch = None if add.name in refused else _branch(traced, add)
+        if branch is not None and all(map(allowed, _layers(traced, branch.body))):
+            gates[_carve(traced, branch, theta)] = add.name
+    return gates
+
+
+def _branch(traced: Traced, add: fx.Node) -> Branch | None:
+    """The branch that a sum adds to a by-pass, if it does."""
+    if add.kwargs or len(add.args) != 2 or not all(isinstance(term, fx.Node) for term in add.args):
+        return None
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    terms: list[fx.Node] = [*add.args]  # type: ignore[list-item]
+    shapes = [traced.shapes.get(term) for term in terms]
+    if terms[0] is terms[1] or shapes[0] != shapes[1]:
+        return None
+    for body, bypass in (terms, terms[::-1]):
+        for start in _starts(traced, bypass):
+            inside, beside = _between(start, body, add), _between(start, bypass, add)
+            if not inside or beside is None or not _layers(traced, inside):
+                continue
+            nodes = [sorted(part, key=order.__getitem__) for part in (inside, beside)]
+            prefix = _prefix([*nodes[0], *nodes[1]])
+            return Branch(add, start, tuple(nodes[0]), tuple(nodes[1]), prefix)
+    return None
+
+
+def _starts(traced: Traced, bypass: fx.Node) -> Iterator[fx.Node]:
+    """Where a by-pass may begin: at its end, or before layers that are linear in eval mode."""
+    yield bypass
+    while len(bypass.all_input_nodes) == 1:
+        module = traced.module(bypass)
+        if module is None or not (mixes(module) or isinstance(module, LINEAR)):
+            break
+        bypass = bypass.all_input_nodes[0]
+        yield bypass
+
+
+def _between(start: fx.Node, end: fx.Node, add: fx.Node) -> set[fx.Node] | None:
+    """The operations that make ``end`` of ``start`` and of parameters; ``None`` if others read or feed them.
+
+    Args:
+        start: The first tensor.
+        end: The last one.
+        add: What may read ``end``.
+    """
+    if start is end:
+        return set()
+    inside, left, reached = {end}, [end], False
+    while left:
+        for source in left.pop().all_input_nodes:
+            reached = reached or source is start
+            if source is not start and source not in inside:
+                if source.op == "placeholder":
+                    return None
+                inside.add(source)
+                left.append(source)
+    closed = all(
+        user in inside or (node is end and user is add) for node in inside if node.op != "get_attr" for user in node.users
+    )
+    return inside if reached and closed else None
+
+
+def _layers(traced: Traced, nodes: Sequence[fx.Node] | set[fx.Node]) -> list[str]:
+    """Names of the layers with weights among these calls."""
+    modules = {str(node.target): traced.module(node) for node in nodes if node.op == "call_module"}
+    return [name for name, module in modules.items() if module is not None and any(True for _ in module.parameters())]
+
+
+def _prefix(nodes: Sequence[fx.Node]) -> str:
+    """The innermost module that holds all that these nodes name."""
+    paths = [str(node.target).split(".")[:-1] for node in nodes if node.op in ("call_module", "get_attr")]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)
+
+
+def _carve(traced: Traced, branch: Branch, theta: float) -> Gate:
+    """Put a block in place of a sum and its terms; gives its gate.
+
+    Args:
+        traced: The network.
+        branch: The branch.
+        theta: Initial inclusion probability.
+    """
+    body = _part(traced, branch, branch.body, "Branch")
+    bypass = _part(traced, branch, branch.shortcut, "Bypass") if branch.shortcut else None
+    block = Residual(body, bypass, theta=theta)
+    name = put(traced, f"{branch.prefix}.{RESIDUAL}" if branch.prefix else RESIDUAL, block)
+    with traced.graph.inserting_before(branch.add):
+        call = traced.graph.call_module(name, (branch.start,))
+    branch.add.replace_all_uses_with(call)
+    if branch.add in traced.shapes:
+        traced.shapes[call] = traced.shapes[branch.add]
+    for node in (branch.add, *reversed(branch.shortcut), *reversed(branch.body)):
+        if not node.users:
+            traced.graph.erase_node(node)
+    return block.gate
+
+
+def _part(traced: Traced, branch: Branch, nodes: Sequence[fx.Node], kind: str) -> nn.Module:
+    """These operations as a module, which names what they use as seen from the branch's prefix.
+
+    Args:
+        traced: The network.
+        branch: The branch.
+        nodes: The operations.
+        kind: What the class is called.
+    """
+    graph = fx.Graph()
+    copies = {branch.start: graph.placeholder("x")}
+    for node in nodes:
+        copies[node] = graph.node_copy(node, lambda source: copies[source])
+        if node.op in ("call_module", "get_attr") and branch.prefix:
+            copies[node].target = str(node.target).removeprefix(f"{branch.prefix}.")
+    graph.output(copies[nodes[-1]])
+    return fx.GraphModule(traced.net.get_submodule(branch.prefix), graph, class_name=kind)

@@ -1,0 +1,177 @@
+"""Any network in one call: gates on the outputs of layers and on branches, found by analysis."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bayesprune.arguments import checked_arguments
+from bayesprune.conversion.branches import RESIDUAL, carve_branches
+from bayesprune.conversion.places import unit_places
+from bayesprune.conversion.source import check_model, followed, put
+from bayesprune.errors import ConfigError, GateError
+from bayesprune.graph import gates_of, trace
+from bayesprune.graph.check import refused_gates
+from bayesprune.graph.coupling import coupled
+from bayesprune.layers import Gate
+from bayesprune.layers.gate import INITIAL_THETA
+
+
+@checked_arguments
+def convert(
+    model: nn.Module,
+    *,
+    units: bool = True,
+    branches: bool = True,
+    example_input: Any = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    theta: float = INITIAL_THETA,
+) -> fx.GraphModule:
+    """A gated copy of a network, found by analysis of its forward pass: same weights, and the same outputs in eval mode.
+
+    Units and filters of a layer get a gate behind the normalisation, activation and dropout that follow it: where 0
+    means removal. Channels around a depthwise convolution share one; a squeeze-and-excitation sees the zeros. What
+    several layers add to, a stream, gets none. A branch that is added to a by-pass becomes a `layers.Residual`, which
+    does not compute it when it is off. A place whose gate would not equal removal gets none; `structures` lists what
+    is left.
+
+    Modules keep their names, within a branch after the name of its block: ``layer1.0.conv1`` is
+    ``layer1.0.residual.body.conv1``, and ``layer2.0.downsample`` of the by-pass
+    ``layer2.0.residual.shortcut.downsample``. The gate of a layer ``conv1`` is called ``conv1_gate``. The graph is
+    that of eval mode: dropout and stochastic depth follow the network's mode, other Python conditions on it do not.
+    Operations that work in place do so no more.
+
+    Args:
+        model: A network without gates; it is not touched.
+        units: Whether to gate units and filters.
+        branches: Whether to gate branches.
+        example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
+            tensors; needed where removal depends on them.
+        only: Names of modules, within which alone gates may go; none for everywhere.
+        skip: Names of modules within which no gate may go.
+        theta: Initial inclusion probability.
+
+    Example:
+        >>> import torch
+        >>> net = convert(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
+        >>> list(gates_of(net))
+        ['0_gate']
+
+    Raises:
+        ConfigError: for a network that has gates, is scripted, or has no module of a name in ``only`` or ``skip``.
+        TraceError: if the forward pass cannot be followed, or the example does not go through it.
+        GateError: if no place for a gate is found.
+    """
+    check_model(model)
+    allowed = _allowed(model, only, skip)
+    refused: dict[str, str] = {}
+    while True:
+        traced = followed(model, example_input)
+        origins = _put_gates(traced, allowed, theta, refused) if units else {}
+        if branches:
+            origins |= carve_branches(traced, allowed, theta, refused)
+        if not origins:
+            raise GateError(_nothing_found(model, refused))
+        net = fx.GraphModule(traced.net, traced.graph, class_name=type(model).__name__)
+        more = _refused(net, example_input)
+        if not more:
+            return _like(net, model)
+        refused |= {origins[gate]: reason for gate, reason in more.items()}
+
+
+def _put_gates(
+    traced: Traced, allowed: Callable[[str], bool], theta: float, refused: Collection[str]
+) -> dict[Gate, str]:
+    """Put a gate at every place for one; gives the gates, with the layer that each is for.
+
+    Args:
+        traced: The network.
+        allowed: Whether the layer of this name may get a gate.
+        theta: Initial inclusion probability.
+        refused: Layers that get none.
+    """
+    gates = {}
+    for place in unit_places(traced, allowed):
+        if place.layer in refused:
+            continue
+        gate = Gate(place.size, dim=place.dim, theta=theta)
+        name = put(traced, f"{place.layer}_gate", gate)
+        with traced.graph.inserting_after(place.node):
+            call = traced.graph.call_module(name, (place.node,))
+        place.node.replace_all_uses_with(call, lambda user, call=call: user is not call)  # type: ignore[misc]
+        if place.node in traced.shapes:
+            traced.shapes[call] = traced.shapes[place.node]
+        gates[gate] = place.layer
+    return gates
+
+
+def _refused(net: fx.GraphModule, example_input: Any) -> dict[Gate, str]:
+    """The gates that do not mean removal, with the reason.
+
+    Args:
+        net: The gated network.
+        example_input: Tells the shapes.
+    """
+    traced = trace(net, example_input)
+    refused = {gate: str(error) for gate, error in refused_gates(traced).items()}
+    if refused:
+        return refused
+    gates = gates_of(net)
+    stay = [group for group in coupled(traced) if group.gates and not group.can_go]
+    return {gates[name]: f"it {group.reason}" for group in stay for name in group.gates}
+
+
+def _allowed(model: nn.Module, only: Sequence[str], skip: Sequence[str]) -> Callable[[str], bool]:
+    """Whether the layer of a name may get a gate.
+
+    Args:
+        model: The network.
+        only: Modules within which it may; none for everywhere.
+        skip: Modules within which it may not.
+    """
+    known = dict(model.named_modules())
+    for name in (*only, *skip):
+        if name not in known:
+            raise ConfigError(f"convert: the model has no module {name!r}; see dict(model.named_modules())")
+
+    def within(name: str, parts: Sequence[str]) -> bool:
+        return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+    return lambda name: (not only or within(name, only)) and not within(name, skip)
+
+
+def _nothing_found(model: nn.Module, refused: Mapping[str, str]) -> str:
+    """What to say where no gate may go.
+
+    Args:
+        model: The network.
+        refused: Places that were tried, with the reason.
+    """
+    tried = "".join(f"; {place!r}: {reason}" for place, reason in [*refused.items()][:1])
+    return f"convert: found no place for a gate in {type(model).__name__}{tried}. Use bayesprune.layers to put gates by hand"
+
+
+def _like(net: fx.GraphModule, model: nn.Module) -> fx.GraphModule:
+    """The converted network, in the modes and on the device of the model.
+
+    Args:
+        net: The network.
+        model: The model.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    for gate in gates_of(net).values():
+        gate.to(device)
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in net.named_modules():
+        module.training = modes.get(_original(name), model.training)
+    return net
+
+
+def _original(name: str) -> str:
+    """What a module of a converted network is called in the model."""
+    return re.sub(rf"(^|\.){RESIDUAL}\d*\.(body|shortcut)(?=\.|$)", "", name).removeprefix(".")

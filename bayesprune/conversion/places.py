@@ -1,0 +1,82 @@
+"""Where gates may go: behind what works on single entries, and before what mixes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from bayesprune.graph import Analysis, Traced
+from bayesprune.ops import operation_of
+from bayesprune.ops.grouped import is_depthwise
+from bayesprune.ops.ties import joined
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a gate for the outputs of a layer may go.
+
+    Attributes:
+        layer: Name of the layer.
+        node: What it multiplies.
+        size: Number of entries.
+        dim: Dimension that they lie along.
+    """
+
+    layer: str
+    node: fx.Node
+    size: int
+    dim: int
+
+
+def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
+    """A place for every group of entries that layers write, but for streams, to which several layers add.
+
+    Where entries of several layers are multiplied with each other, the first of them is gated: what reads it, a
+    squeeze-and-excitation say, then sees the zeros.
+
+    Args:
+        traced: The network, without gates.
+        allowed: Whether the outputs of the layer of this name may get a gate.
+    """
+    plan = Analysis(traced, {})
+    one = joined(plan.num_ids, plan.ties)
+    sums: set[int] = set()
+    for node, step in plan.steps.items():
+        if operation_of(node, traced.module(node)).adds and len(step.flows) > 1 and step.out is not None:
+            sums.update(one[step.out.ids].tolist())
+    found: dict[int, list[Place]] = {}
+    for node in traced.graph.nodes:
+        features = plan.known[node]
+        module = traced.module(node)
+        if features is None or module is None or not mixes(module) or is_depthwise(module):
+            continue
+        last = _chain_end(traced, node)
+        ended = plan.known[last]
+        if ended is None or len(ended) < 2:
+            continue
+        place = Place(str(node.target), last, len(ended), ended.axis)
+        found.setdefault(int(one[features.ids[0]]), []).append(place)
+    kept = [places[0] for key, places in found.items() if len(places) == 1 or key not in sums]
+    return [place for place in kept if allowed(place.layer)]
+
+
+def mixes(module: nn.Module) -> bool:
+    """Whether a module is a layer whose outputs are entries of their own: weighted sums of those of its input."""
+    parts = operation_of(module).parts
+    weight = getattr(module, "weight", None)
+    return parts is not None and "out" in parts(module).sizes.values() and weight is not None and weight.dim() > 1
+
+
+def _chain_end(traced: Traced, node: fx.Node) -> fx.Node:
+    """The last operation behind a layer before entries are mixed, or read by several others."""
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        module, operation = traced.module(user), operation_of(user, traced.module(user))
+        alone = len(user.all_input_nodes) == 1 and str(user.target) not in traced.fixed
+        passes = operation.pointwise or operation.kind == "normalisation" or is_depthwise(module)
+        if not alone or not passes:
+            break
+        node = user
+    return node

@@ -1,0 +1,94 @@
+"""A copy of a model whose forward pass is a graph that gates may be put into."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from bayesprune.errors import ConfigError
+from bayesprune.graph import Traced, check_additions, gates_of, trace
+from bayesprune.graph.memory import own_memory
+
+DROPOUTS = {
+    F.dropout: nn.Dropout,
+    torch.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+}
+"""Functions that a graph would hold in one mode for good, and the modules that follow the network's."""
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what cannot be converted, before it is copied.
+
+    Raises:
+        ConfigError: for a network that has gates, or that TorchScript has compiled.
+        TraceError: for one with hooks, parametrised or quantised weights and the like, see `check_additions`.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError("convert: the model is compiled by TorchScript; convert the module that it was compiled from")
+    if callable(getattr(model, "gated_network", None)) or gates_of(model):
+        raise ConfigError("convert: the network has gates already; pass one without, or go on with this one")
+    check_additions(model)
+
+
+def followed(model: nn.Module, example_input: Any) -> Traced:
+    """A copy of a model in eval mode, with its graph, in which nothing works in place.
+
+    Args:
+        model: The model; it is not touched.
+        example_input: As for `trace`.
+
+    Raises:
+        TraceError: if the forward pass cannot be followed.
+    """
+    traced = trace(copy.deepcopy(model).eval(), example_input)
+    for node in list(traced.graph.nodes):
+        own_memory(traced, node)
+        if node.op == "call_function" and node.target in DROPOUTS:
+            _dropout_module(traced, node)
+    return traced
+
+
+def _dropout_module(traced: Traced, node: fx.Node) -> None:
+    """Let a module do what a function does, so that it follows the mode of the network.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    names = ("input", "p", "training", "inplace")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    name = put(traced, node.name, DROPOUTS[node.target](float(given.get("p", 0.5))))  # type: ignore[index, arg-type]
+    with traced.graph.inserting_before(node):
+        call = traced.graph.call_module(name, (given["input"],))
+    node.replace_all_uses_with(call)
+    if node in traced.shapes:
+        traced.shapes[call] = traced.shapes.pop(node)
+    traced.graph.erase_node(node)
+
+
+def put(traced: Traced, name: str, module: nn.Module) -> str:
+    """Add a module to a traced network.
+
+    Args:
+        traced: The network.
+        name: Where it belongs; a number is added if something else is there.
+        module: The module.
+
+    Returns:
+        Where it is.
+    """
+    path, _, last = name.rpartition(".")
+    holder = traced.net.get_submodule(path)
+    free, count = last, 1
+    while hasattr(holder, free):
+        count += 1
+        free = f"{last}{count}"
+    holder.add_module(free, module)
+    return f"{path}.{free}" if path else free

@@ -1,0 +1,115 @@
+"""What the gates of a network rule, and what is left without: a table, and its rows as records."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from bayesprune.arguments import checked_arguments
+from bayesprune.data.inputs import as_inputs
+from bayesprune.graph import trace
+from bayesprune.graph.coupling import coupled
+from bayesprune.graph.group import Group
+from bayesprune.layers import holders_of, gates_of
+from bayesprune.pruning.meter import count_macs, eval_mode
+
+HEAD = "kind", "gate", "size", "multiply-adds", "rules"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One kind of structures of a network.
+
+    Attributes:
+        kind: ``"branch"``, ``"unit"``, or ``"none"`` for what is left without a gate.
+        gate: Names of the gates, or of the layers that write what is left.
+        size: Number of structures.
+        share: Share of the network's multiply-adds in layers that become smaller with them.
+        rules: Names of these layers, or why there is no gate.
+    """
+
+    kind: str
+    gate: str
+    size: int
+    share: float
+    rules: str
+
+
+class Structures(list[Structure]):
+    """The structures of a network; printed, they are a table.
+
+    Args:
+        rows: The structures.
+        share: Share of the multiply-adds in layers that some gate rules.
+    """
+
+    def __init__(self, rows: Collection[Structure], share: float):
+        super().__init__(rows)
+        self.share = share
+
+    def __str__(self) -> str:
+        cells = [HEAD, *((s.kind, s.gate, str(s.size), f"{s.share:.1%}", s.rules) for s in self)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+        return "\n".join([*(line.rstrip() for line in lines), f"gates rule {self.share:.1%} of the multiply-adds"])
+
+
+@checked_arguments
+def structures(net: nn.Module, *, example_input: Any) -> Structures:
+    """What carries gates in a network, what share of the multiply-adds they rule, and what was left and why.
+
+    Args:
+        net: A gated network, or a `BayesianNet`.
+        example_input: Inputs, shape ``(B, ...)``; the first example's multiply-adds are counted.
+
+    Example:
+        >>> import torch
+        >>> from bayesprune.layers import Gate
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), Gate(3), nn.Linear(3, 1))
+        >>> print(structures(net, example_input=torch.zeros(1, 2)))
+        kind  gate  size  multiply-adds  rules
+        unit  2     3     100.0%         0, 3
+        none  3     1     0.0%           is the only one
+        gates rule 100.0% of the multiply-adds
+
+    Raises:
+        TraceError: for a network whose forward pass cannot be followed.
+        GateError: for a gate that does not fit what it gates.
+    """
+    inner = getattr(net, "gated_network", None)
+    plain = inner() if callable(inner) else net
+    traced, macs = trace(plain, example_input), {}
+    with eval_mode(plain):
+        for node, count in count_macs(traced, as_inputs(example_input)[:1]).items():
+            macs[str(node.target)] = macs.get(str(node.target), 0) + count
+    total = max(1, sum(macs.values()))
+    branches = {name for name, gate in gates_of(plain).items() if gate.size == 1 and holders_of(plain)[gate]}
+    rows, ruled = [], set()
+    for group in coupled(traced):
+        layers = _ruled(group, branches, macs)
+        share = sum(macs[layer] for layer in layers) / total
+        if group.gates:
+            ruled.update(layers)
+            kind = "branch" if branches.issuperset(group.gates) else "unit"
+            rows.append(Structure(kind, ", ".join(group.gates), group.size, share, ", ".join(layers)))
+        else:
+            share = 0.0 if ruled.issuperset(layers) else share
+            rows.append(Structure("none", ", ".join(group.written), group.size, share, group.reason))
+    rows.sort(key=lambda row: ("branch", "unit", "none").index(row.kind))
+    return Structures(rows, sum(macs[layer] for layer in ruled) / total)
+
+
+def _ruled(group: Group, branches: Collection[str], macs: Collection[str]) -> list[str]:
+    """The layers that become smaller with the structures of a group.
+
+    Args:
+        group: The group.
+        branches: The gates of branches.
+        macs: The names of all that is counted.
+    """
+    if branches and branches.issuperset(group.gates) and group.gates:
+        return [name for name in macs if any(name.startswith(f"{block}.body.") for block in group.written)]
+    return [name for name in dict.fromkeys((*group.written, *group.read)) if name in macs]

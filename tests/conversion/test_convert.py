@@ -1,0 +1,211 @@
+"""Networks that are converted: the same outputs with all gates on, and what compacting leaves is exact."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import bayesprune as bp
+from bayesprune.errors import ConfigError, GateError, TraceError
+from bayesprune.layers import Gate, Residual, gates_of
+
+
+class Block(nn.Module):
+    """A residual block as in torchvision, with one activation for several places, in place, and a by-pass."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = F.dropout(self.bn2(self.conv2(out)), 0.5, self.training)
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.layer1 = nn.Sequential(Block(4, 4), Block(4, 6))
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer1(F.relu(self.stem(x), inplace=True))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+def switch_off(net: nn.Module, share: float = 0.4, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for gate in gates_of(net).values():
+            gate.theta[:] = (torch.rand(gate.size, generator=generator) > share).float()
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def images(size: int = 8) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_gates_are_where_they_mean_removal_and_names_follow_one_rule() -> None:
+    net = bp.convert(Small())
+    assert {name: gate.size for name, gate in gates_of(net).items()} == {
+        "layer1.0.residual": 1,
+        "layer1.0.residual.body.conv1_gate": 4,
+        "layer1.1.residual": 1,
+        "layer1.1.residual.body.conv1_gate": 6,
+    }
+    names = dict(net.named_modules())
+    assert {"stem", "fc", "layer1.0.residual.body.conv1", "layer1.1.residual.shortcut.downsample"} <= names.keys()
+    assert isinstance(names["layer1.0.residual"], Residual)
+
+
+def test_the_model_stays_as_it_was_and_the_copy_is_like_it() -> None:
+    model = Small().double().train()
+    model.layer1[0].bn1.eval()
+    model.stem.weight.requires_grad_(False)
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    net = bp.convert(model, theta=0.7)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert net.training and not net.get_submodule("layer1.0.residual.body.bn1").training
+    assert not net.get_submodule("stem").weight.requires_grad
+    assert net.get_submodule("stem").weight.dtype == torch.float64
+    assert {float(p) for gate in gates_of(net).values() for p in gate.theta} == {pytest.approx(0.7)}
+    assert torch.equal(net.eval()(images()), model.eval()(images()))
+
+
+def test_functions_of_dropout_follow_the_mode() -> None:
+    net = bp.convert(Small().double()).train()
+    assert not torch.equal(net(images()), net(images()))
+    net.eval()
+    assert torch.equal(net(images()), net(images()))
+
+
+def test_a_branch_that_is_off_is_not_computed() -> None:
+    net = bp.convert(Small().double().eval())
+    block = net.get_submodule("layer1.0.residual")
+    with torch.no_grad():
+        block.gate.theta.zero_()
+    block.body.conv1 = None  # it would raise if it were called
+    assert net(images()).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "name, branches, units",
+    [("resnet18", 8, 1920), ("mobilenet_v2", 10, 8752), ("shufflenet_v2_x0_5", 0, 1), ("squeezenet1_0", 0, 1)],
+)
+def test_networks_of_torchvision(name: str, branches: int, units: int, tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    model, x = getattr(models, name)(weights=None).double().eval(), images(64)
+    net = bp.convert(model, example_input=x)
+    sizes = [gate.size for gate in gates_of(net).values()]
+    assert sizes.count(1) == branches and sum(sizes) - branches >= units
+    assert distance(net(x), model(x)) < 1e-12
+    switch_off(net)
+    small = bp.compact(net)
+    assert distance(small(x), net(x)) < 1e-9
+    assert bp.cost(small).params < bp.cost(model).params
+    bp.save(small, tmp_path / "model")
+    assert torch.equal(bp.load(tmp_path / "model")(x), small(x))
+
+
+def test_a_converted_network_is_trained_shrunk_compacted_and_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(16, 3, 8, 8), torch.randint(5, (16,))
+    bnn = bp.BayesianNet(bp.convert(Small()), num_data=16, example_input=x[:1])
+    bp.fit(bnn, DataLoader(TensorDataset(x, y), batch_size=8), epochs=1)
+    switch_off(bnn.gated_network())
+    small = bp.compact(bnn.eval())
+    torch.testing.assert_close(small(x), bnn.gated_network()(x), rtol=1e-4, atol=1e-5)
+    bp.pruning.export_onnx(small, x[:2], tmp_path / "net.onnx")
+
+
+def test_a_squeeze_and_excitation_sees_the_zeros() -> None:
+    class Excited(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.depthwise = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, groups=6)
+            self.down, self.up, self.last = nn.Conv2d(6, 2, 1), nn.Conv2d(2, 6, 1), nn.Conv2d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.silu(self.depthwise(F.relu(self.conv(x))))
+            scale = torch.sigmoid(self.up(F.relu(self.down(F.adaptive_avg_pool2d(x, 1)))))
+            return torch.flatten(self.last(scale * x).mean((2, 3)), 1)
+
+    net = bp.convert(Excited().double().eval())
+    assert {name: gate.size for name, gate in gates_of(net).items()} == {"conv_gate": 6, "down_gate": 2}
+    switch_off(net)
+    small = bp.compact(net)
+    left = int(gates_of(net)["conv_gate"].mode().sum())
+    assert small.get_submodule("depthwise").groups == left < 6
+    assert distance(small(images()), net(images())) < 1e-12
+
+
+def test_only_and_skip() -> None:
+    assert list(gates_of(bp.convert(Small(), only=["layer1.1"]))) == [
+        "layer1.1.residual",
+        "layer1.1.residual.body.conv1_gate",
+    ]
+    assert len(gates_of(bp.convert(Small(), skip=["layer1.1"]))) == 2
+    assert len(gates_of(bp.convert(Small(), units=False))) == 2
+    assert all(gate.size > 1 for gate in gates_of(bp.convert(Small(), branches=False)).values())
+
+
+def test_structures_say_what_gates_rule() -> None:
+    table = bp.structures(bp.convert(Small()), example_input=torch.zeros(1, 3, 8, 8))
+    # of 64 x (3·9·4 + 2·4·4·9 + 4·6·9 + 6·6·9 + 4·6) + 30 multiply-adds the stem's, the by-pass's and the head's are free
+    assert table.share == pytest.approx(64 * (288 + 216 + 324) / (64 * (108 + 288 + 216 + 324 + 24) + 30))
+    assert [row.kind for row in table].count("branch") == 2
+    assert "layer1.0.residual.body.conv1_gate" in str(table)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        if x.sum() > 0:
+            x = x * 2
+        return self.last(x)
+
+
+def quantised() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), torch.ao.nn.quantized.FloatFunctional())
+
+
+@pytest.mark.parametrize(
+    "model, options, error, says",
+    [
+        (lambda: Branching(), {}, TraceError, "test_convert.py"),
+        (lambda: nn.Sequential(nn.Linear(2, 1)), {}, GateError, "found no place for a gate in Sequential"),
+        (lambda: nn.Sequential(nn.Linear(2, 2), Gate(2)), {}, ConfigError, "has gates already"),
+        (lambda: torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), {}, ConfigError, "TorchScript"),
+        (quantised, {}, TraceError, "quantised"),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), {}, TraceError, "parametrisation"),
+        (Small, {"example_input": torch.zeros(1, 2, 8, 8)}, TraceError, "does not go through Small"),
+        (Small, {"skip": ["layer9"]}, ConfigError, "no module 'layer9'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_cannot_be_converted_is_refused_in_one_line(model: Any, options: Any, error: Any, says: str) -> None:
+    with pytest.raises(error) as raised:
+        bp.convert(model(), **options)
+    assert says in str(raised.value) and "\n" not in str(raised.value)
