@@ -76,7 +76,8 @@ class SVI(Method):
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
         self.settling = Settling(net, self.sampler, self.updates.exact, self.schedule, settings.every)
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
-        self.removal = GateRemoval(net, run, self.updates, settings.patience, Payoff(net, run, self.penalty))
+        pays = Payoff(net, run, self.penalty)
+        self.removal = GateRemoval(net, run, self.updates, settings.patience, self.penalty.may_go, pays)
         self._examples: list[Batch] | None = None
         again = self.schedule.fine_tune_from if net.weights_posterior.name == "point" else None
         return Needs((Phase("svi", decide_every=1, rise_again=again),))
