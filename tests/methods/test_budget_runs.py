@@ -207,8 +207,8 @@ def test_expected_seconds_are_those_of_what_compaction_leaves(make, law: str, mo
             net.theta.copy_(torch.rand(net.num_gates, generator=generator) < 0.7)
             for name, part in net.by_gate(net.theta).items():
                 part[0] = 1.0 if not net.is_branch(name) else part[0]
-        # units are taken to save in proportion to products of widths between two measured points
-        assert penalty._cost(net.theta) == pytest.approx(penalty._compacted(net.theta.cpu() > 0.5), abs=0.02)
+        # the one unit that is left as a layer's narrowest counts as what it takes however narrow it is
+        assert penalty._cost(net.theta) == pytest.approx(penalty._compacted(net.theta.cpu() > 0.5), abs=0.03)
 
 
 @pytest.mark.statistical

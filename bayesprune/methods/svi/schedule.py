@@ -176,4 +176,23 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: M
         kind = "branches"
     elif kind == "point" and not all(weight.requires_grad for weight in net.weights().values()):
         kind = "frozen"
-    return Schedule(epochs, steps_per_epoch, **{**DEFAULTS[kind], **chosen})
+    defaults = {field.name: field.default for field in fields(Schedule) if field.name in FRACTIONS} | DEFAULTS[kind]
+    return Schedule(epochs, steps_per_epoch, **{**defaults, **_in_order(defaults, chosen), **chosen})
+
+
+def _in_order(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, float]:
+    """Beginnings of the phases that were not chosen, where one that was would leave them out of order.
+
+    Those before it keep their part of the time until then, those after it theirs of the rest of the run.
+    """
+    names, moved = ("sample_from", "settle_from", "fine_tune_from"), {}
+    if len(set(names) & chosen.keys()) == 1:
+        (name,) = set(names) & chosen.keys()
+        usual, now = defaults[name], real(f"Schedule: {name}", chosen[name], 0, 1, "[]")
+        for other in set(names) - {name}:
+            begin = defaults[other]
+            if other in names[: names.index(name)] and begin > now:
+                moved[other] = now * begin / usual
+            elif other in names[names.index(name) :] and begin < now:
+                moved[other] = 1 - (1 - now) * (1 - begin) / (1 - usual) if usual < 1 else 1.0
+    return moved

@@ -147,7 +147,7 @@ class BudgetPenalty(Penalty):
             if torch.equal(fewer, on):
                 break
             on, left = fewer, self._compacted(fewer)
-        if torch.equal(on, before):
+        if torch.equal(on, before) and len(on):
             on, left = self._filled(on, left, harm)
         self._at_rest = left
         self._switch_on(on & ~before)
