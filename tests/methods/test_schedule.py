@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune import layers
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
@@ -175,3 +176,24 @@ def test_the_learning_rate_rises_again_as_gates_come_to_rest(weights: str, share
     whole = [learning_rate(step, 20, 2) for step in range(20)]
     again = [*whole[:start], *(second_rate(step, rest, 1) for step in range(rest))]
     assert [trainer.stretch.rate(step, 4) for step in range(20)] == (whole if share is None else again)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "begins"),
+    [
+        ({"settle_from": 0.5}, (0.05, 0.5, 0.625)),  # a quarter of what is left, as 0.2 is of 0.8
+        ({"settle_from": 0.5, "sample_from": 0.1}, (0.1, 0.5, 0.625)),
+        ({"fine_tune_from": 0.1}, (0.025 / 2, 0.05, 0.1)),
+        ({"settle_from": 0.3}, (0.05, 0.3, 0.4)),  # nothing is out of order
+    ],
+)
+def test_phases_that_were_not_chosen_make_way(chosen: dict[str, float], begins: tuple[float, ...]) -> None:
+    net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
+    schedule = make_schedule(net, 10, 10, chosen)
+    assert (schedule.sample_from, schedule.settle_from, schedule.fine_tune_from) == pytest.approx(begins)
+
+
+def test_phases_that_were_all_chosen_have_to_be_in_order() -> None:
+    net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
+    with pytest.raises(ConfigError, match=r"got 0\.4, 0\.3, 0\."):
+        make_schedule(net, 10, 10, {"sample_from": 0.4, "settle_from": 0.3})

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
@@ -181,18 +183,18 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: M
 
 
 def _in_order(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, float]:
-    """Beginnings of the phases that were not chosen, where one that was would leave them out of order.
+    """Beginnings of the phases that were not chosen, where those that were would leave them out of order.
 
-    Those before it keep their part of the time until then, those after it theirs of the rest of the run.
+    Between two that were chosen, the start and the end of the run, time is stretched or shortened alike.
+
+    Args:
+        defaults: Where phases begin else.
+        chosen: Fields that were chosen.
     """
-    names, moved = ("sample_from", "settle_from", "fine_tune_from"), {}
-    if len(set(names) & chosen.keys()) == 1:
-        (name,) = set(names) & chosen.keys()
-        usual, now = defaults[name], real(f"Schedule: {name}", chosen[name], 0, 1, "[]")
-        for other in set(names) - {name}:
-            begin = defaults[other]
-            if other in names[: names.index(name)] and begin > now:
-                moved[other] = now * begin / usual
-            elif other in names[names.index(name) :] and begin < now:
-                moved[other] = 1 - (1 - now) * (1 - begin) / (1 - usual) if usual < 1 else 1.0
-    return moved
+    names = FRACTIONS[:3]
+    fixed = {name: real(f"Schedule: {name}", chosen[name], 0, 1, "[]") for name in names if name in chosen}
+    begins = [{**defaults, **fixed}[name] for name in names]
+    if begins == sorted(begins):
+        return {}
+    usual, now = [0.0, *(defaults[name] for name in fixed), 1.0], [0.0, *fixed.values(), 1.0]
+    return {name: float(np.interp(defaults[name], usual, now)) for name in names if name not in fixed}
