@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -183,9 +184,9 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: M
 
 
 def _in_order(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, float]:
-    """Beginnings of the phases that were not chosen, where those that were would leave them out of order.
+    """Beginnings of phases that were not chosen, where those that were would leave them out of order.
 
-    Between two that were chosen, the start and the end of the run, time is stretched or shortened alike.
+    Between two that were chosen, the start and the end of the run, time is then stretched or shortened alike.
 
     Args:
         defaults: Where phases begin else.
@@ -193,8 +194,11 @@ def _in_order(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[st
     """
     names = FRACTIONS[:3]
     fixed = {name: real(f"Schedule: {name}", chosen[name], 0, 1, "[]") for name in names if name in chosen}
-    begins = [{**defaults, **fixed}[name] for name in names]
-    if begins == sorted(begins):
-        return {}
     usual, now = [0.0, *(defaults[name] for name in fixed), 1.0], [0.0, *fixed.values(), 1.0]
-    return {name: float(np.interp(defaults[name], usual, now)) for name in names if name not in fixed}
+    moved: dict[str, float] = {}
+    places = [-1, *(names.index(name) for name in fixed), len(names)]
+    for (before, after), (low, high) in zip(pairwise(places), pairwise(now), strict=True):
+        between = names[before + 1 : after]
+        if any(not low <= defaults[name] <= high for name in between):
+            moved |= {name: float(np.interp(defaults[name], usual, now)) for name in between}
+    return moved
