@@ -207,24 +207,48 @@ def test_expected_seconds_are_those_of_what_compaction_leaves(make, law: str, mo
             net.theta.copy_(torch.rand(net.num_gates, generator=generator) < 0.7)
             for name, part in net.by_gate(net.theta).items():
                 part[0] = 1.0 if not net.is_branch(name) else part[0]
-        # units are taken to save in proportion to products of widths between two measured points
-        assert penalty._cost(net.theta) == pytest.approx(penalty._compacted(net.theta.cpu() > 0.5), abs=0.01)
+        # the one unit that is left as a layer's narrowest counts as what it takes however narrow it is
+        assert penalty._cost(net.theta) == pytest.approx(penalty._compacted(net.theta.cpu() > 0.5), abs=0.03)
 
 
-@pytest.mark.seed(0)
 @pytest.mark.statistical
-@pytest.mark.parametrize(("make", "law", "least"), [
-    (wide, "computation", 0.85), (lambda: branches(16), "calls", 0.85), (narrow_branches, "calls", 0.7),
-], ids=["units", "branches", "both"])  # fmt: skip
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("make", "law"),
+    [(wide, "computation"), (lambda: branches(16), "calls"), (narrow_branches, "calls")],
+    ids=["units", "branches", "both"],
+)
 def test_a_latency_budget_is_used_on_a_machine_whose_speed_changes(
-    make, law: str, least: float, monkeypatch: pytest.MonkeyPatch
+    make, law: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the budget at least 0.85 is left, where structures are fine: a branch of eight with units takes 0.12."""
+    """Of the budget at least 0.85 is left; one branch of 16 is a tenth of it."""
+    torch.manual_seed(seed)
     clock = Law(*LAWS[law])
     monkeypatch.setattr(timing, "compare_latencies", clock)
     net, whole = bayesian(make()), sum(clock.of(make(), X[:1]))
-    trained(net, "latency=0.6", epochs=30)
-    assert least <= sum(clock.of(compact(net), X[:1])) / (0.6 * whole) <= 1
+    trained(net, "latency=0.6", epochs=20)
+    assert 0.85 <= sum(clock.of(compact(net), X[:1])) / (0.6 * whole) <= 1
+
+
+def test_what_a_budget_pays_for_is_not_removed_while_gates_are_on_their_way() -> None:
+    """Four branches of 16 multiply-adds beside 40: 0.7 of 104 pays for two, so two may go, the dearest."""
+    net = bayesian(branches(4))
+    penalty = make_penalty(net, X[:1], Settings(budget=Budget("macs", 0.7)), Schedule(10, 10))
+    net_cost = torch.tensor([0.1, 0.4, 0.2, 0.3])
+    assert penalty.may_go(torch.tensor([True, False, True, True]), net_cost).tolist() == [False, False, False, True]
+    assert penalty.may_go(torch.tensor([False, True, False, False]), net_cost).tolist() == [False, True, False, False]
+
+
+def test_what_is_of_use_comes_back_as_far_as_the_budget_pays_for_it() -> None:
+    """One of four is left where two are paid for: the one that brings most comes back, without a warning."""
+    net = bayesian(branches(4))
+    penalty = make_penalty(net, X[:1], Settings(budget=Budget("macs", 0.8)), Schedule(10, 10))
+    with torch.no_grad():
+        net.theta.copy_(torch.tensor([0.0, 1.0, 0.0, 0.0]))
+    penalty.enforce(torch.tensor([-0.1, -0.4, -0.2, 0.3]))
+    assert net.theta.tolist() == [0.0, 1.0, 1.0, 0.0]
+    penalty.enforce(torch.full((4,), math.nan))  # nothing is known: nothing comes back
+    assert net.theta.tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
 def test_a_latency_budget_is_met_by_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune import layers
 from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
@@ -188,3 +189,24 @@ def test_prices_are_relative_to_all_branches_though_a_run_begins_with_few() -> N
     assert method.penalty.price.reference == whole
     drawn = [sum(method.sampler(40).on) for _ in range(400)]
     assert sum(drawn) / 400 == pytest.approx(9, abs=0.5)  # 4.2 standard errors
+
+
+@pytest.mark.parametrize(
+    ("chosen", "begins"),
+    [
+        ({"settle_from": 0.5}, (0.05, 0.5, 0.625)),  # a quarter of what is left, as 0.2 is of 0.8
+        ({"settle_from": 0.5, "sample_from": 0.1}, (0.1, 0.5, 0.625)),
+        ({"fine_tune_from": 0.1}, (0.025 / 2, 0.05, 0.1)),
+        ({"settle_from": 0.3}, (0.05, 0.3, 0.4)),  # nothing is out of order
+    ],
+)
+def test_phases_that_were_not_chosen_make_way(chosen: dict[str, float], begins: tuple[float, ...]) -> None:
+    net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
+    schedule = make_schedule(net, 10, 10, chosen)
+    assert (schedule.sample_from, schedule.settle_from, schedule.fine_tune_from) == pytest.approx(begins)
+
+
+def test_phases_that_were_all_chosen_have_to_be_in_order() -> None:
+    net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
+    with pytest.raises(ConfigError, match=r"got 0\.4, 0\.3, 0\."):
+        make_schedule(net, 10, 10, {"sample_from": 0.4, "settle_from": 0.3})

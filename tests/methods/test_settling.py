@@ -83,7 +83,7 @@ def test_probabilities_stay_what_they_are() -> None:
     """Those of a fixed prior."""
     net = BayesianNet(units(), num_data=EXAMPLES, prior=FixedInclusion(0.5))
     before = net.theta.detach().clone()
-    GateRemoval(net, None, GateUpdates(net), 1, bool).rest()  # type: ignore[arg-type]
+    GateRemoval(net, None, GateUpdates(net), 1, torch.logical_and, bool).rest()  # type: ignore[arg-type]
     assert torch.equal(net.theta, before) and 0 < float(before.min()) < 1
 
 

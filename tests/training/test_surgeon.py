@@ -29,7 +29,7 @@ class Patient:
         self.cuts = Cuts(self.net, self.net.trained)
         self.cuts.optimizer = self.optimizer
         self.step = 0
-        self.removal = GateRemoval(self.net, self, self.updates, patience, lambda off: True)  # type: ignore[arg-type]
+        self.removal = GateRemoval(self.net, self, self.updates, patience, lambda off, _: off, torch.any)  # type: ignore[arg-type]
         x, self.y = examples(60)
         self.x = x.double() if build is not convolutional else x.double()[:, None]
         with torch.no_grad():

@@ -100,6 +100,27 @@ def switch_off(
     return on
 
 
+def switch_on(on: Tensor, worth: Tensor, cost: Callable[[Tensor], float], limit: float) -> Tensor:
+    """Take structures into ``on``, those of most worth first, as far as the cost stays within a limit.
+
+    Args:
+        on: Structures that are on, shape ``(S,)``, bool.
+        worth: Of each structure, what it brings for what it costs; only those above 0 are taken.
+        cost: The cost of the network that keeps a mask of structures.
+        limit: What it may be.
+
+    Returns:
+        Those that are on then.
+    """
+    for s in torch.where(on, 0, worth).argsort(descending=True).tolist():
+        if on[s] or worth[s] <= 0:
+            break
+        more = on.clone()
+        more[s] = True
+        on = more if cost(more) <= limit else on
+    return on
+
+
 @contextmanager
 def only_on(net: BayesianNet, on: Tensor) -> Iterator[None]:
     """Let the gates in ``on``, and no others, be on within the context.

@@ -78,7 +78,8 @@ class SVI(Method):
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
         begin(net)  # costs are relative to the network with all of it
         self.sampler.synchronize()
-        self.removal = GateRemoval(net, run, self.updates, settings.patience, Payoff(net, run, self.penalty))
+        pays = Payoff(net, run, self.penalty)
+        self.removal = GateRemoval(net, run, self.updates, settings.patience, self.penalty.may_go, pays)
         self._examples: list[Batch] | None = None
         again = self.schedule.fine_tune_from if net.weights_posterior.name == "point" else None
         return Needs((Phase("svi", decide_every=1, rise_again=again),))

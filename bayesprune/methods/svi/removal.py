@@ -25,16 +25,26 @@ class GateRemoval:
         run: The run that it is trained in, which makes it smaller.
         updates: The steps of θ.
         patience: Consecutive checks before a removal.
+        may_go: Which of the structures that are off for good may go, given these and the net cost of all.
         pays: Says of structures that may go, bool, shape ``(S,)``, whether it pays to remove them now.
     """
 
-    def __init__(self, net: BayesianNet, run: Run, updates: GateUpdates, patience: int, pays: Callable[[Tensor], bool]):
-        self.net, self.run, self.updates, self._pays = net, run, updates, pays
+    def __init__(
+        self,
+        net: BayesianNet,
+        run: Run,
+        updates: GateUpdates,
+        patience: int,
+        may_go: Callable[[Tensor, Tensor], Tensor],
+        pays: Callable[[Tensor], bool],
+    ):
+        self.net, self.run, self.updates, self._may_go, self._pays = net, run, updates, may_go, pays
         self.monitor = RemovalMonitor(net.num_gates, patience, net.theta.device)
 
     def check(self) -> bool:
         """Look at every gate once and remove what may go, if it pays; whether the network became smaller."""
         ready = self.monitor.check(self.net.theta.detach(), self.updates.least_cost)
+        ready = self._may_go(ready, self.updates.net_cost) if bool(ready.any()) else ready
         return bool(ready.any()) and self._pays(ready) and self._remove(ready)
 
     def clear(self) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
@@ -178,4 +181,26 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: M
         kind = "branches"
     elif kind == "point" and not all(weight.requires_grad for weight in net.weights().values()):
         kind = "frozen"
-    return Schedule(epochs, steps_per_epoch, **{**DEFAULTS[kind], **chosen})
+    defaults = {field.name: field.default for field in fields(Schedule) if field.name in FRACTIONS} | DEFAULTS[kind]
+    return Schedule(epochs, steps_per_epoch, **{**defaults, **_in_order(defaults, chosen), **chosen})
+
+
+def _in_order(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, float]:
+    """Beginnings of phases that were not chosen, where those that were would leave them out of order.
+
+    Between two that were chosen, the start and the end of the run, time is then stretched or shortened alike.
+
+    Args:
+        defaults: Where phases begin else.
+        chosen: Fields that were chosen.
+    """
+    names = FRACTIONS[:3]
+    fixed = {name: real(f"Schedule: {name}", chosen[name], 0, 1, "[]") for name in names if name in chosen}
+    usual, now = [0.0, *(defaults[name] for name in fixed), 1.0], [0.0, *fixed.values(), 1.0]
+    moved: dict[str, float] = {}
+    places = [-1, *(names.index(name) for name in fixed), len(names)]
+    for (before, after), (low, high) in zip(pairwise(places), pairwise(now), strict=True):
+        between = names[before + 1 : after]
+        if any(not low <= defaults[name] <= high for name in between):
+            moved |= {name: float(np.interp(defaults[name], usual, now)) for name in between}
+    return moved

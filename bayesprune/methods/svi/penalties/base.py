@@ -72,6 +72,15 @@ class Penalty(ABC):
         """What the removal of structures whose gates are off saves, see `RelativeCost.saved_macs`."""
         return self._cost.saved_macs(off)
 
+    def may_go(self, off: Tensor, net_cost: Tensor) -> Tensor:
+        """Those of the structures in ``off`` that may be removed before θ rests, shape ``(S,)``, bool: all of them.
+
+        Args:
+            off: Structures whose gates are off for good, bool, shape ``(S,)``.
+            net_cost: What each of all costs more than it brings, nats per example, shape ``(S,)``.
+        """
+        return off
+
     def enforce(self, differences: Tensor) -> bool:
         """At the end of settling: switch off what has to go, whatever the data say.
 

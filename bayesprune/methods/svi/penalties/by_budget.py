@@ -14,8 +14,8 @@ from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi.budget import Budget
-from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off
-from bayesprune.methods.svi.multiplier import Multiplier, dual_maximiser
+from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off, switch_on
+from bayesprune.methods.svi.multiplier import NEGLIGIBLE, Multiplier, dual_maximiser
 from bayesprune.methods.svi.penalties.base import Penalty
 from bayesprune.methods.svi.penalties.relative import RelativeCost
 from bayesprune.methods.svi.penalties.timing import Timing
@@ -106,10 +106,30 @@ class BudgetPenalty(Penalty):
         best = dual_maximiser(differences, savings, target, self._cost)
         self._multiplier.step(self.expected, target, best)
 
+    def may_go(self, off: Tensor, net_cost: Tensor) -> Tensor:
+        """As many of them as leave what the budget pays for, the dearest first: others come back as a ν too high falls.
+
+        Args:
+            off: Structures whose gates are off for good, bool, shape ``(S,)``.
+            net_cost: What each of all costs more than it brings, nats per example, shape ``(S,)``.
+        """
+        dearest = net_cost.masked_fill(~off, -torch.inf).argsort(descending=True).cpu()
+        fewest, most = 0, int(off.sum())
+        while fewest < most:
+            middle = (fewest + most + 1) // 2
+            if self._cost(torch.ones(len(off)).index_fill_(0, dearest[:middle], 0)) >= self.budget.fraction:
+                fewest = middle
+            else:
+                most = middle - 1
+        return torch.zeros_like(off).index_fill_(0, dearest[:fewest].to(off.device), True)
+
     # the end of settling -------------------------------------------------------------------------------------------
 
     def enforce(self, differences: Tensor) -> bool:
-        """Where the gates' mode still costs more than the budget, switch off what does the least harm, with a warning.
+        """Hold the gates' mode to the budget.
+
+        Where it costs more, what does the least harm is switched off, with a warning. Where it costs less, what is of
+        use and had gone by a ν that was too high by then is switched on again, as far as the budget pays for it.
 
         Args:
             differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
@@ -127,8 +147,25 @@ class BudgetPenalty(Penalty):
             if torch.equal(fewer, on):
                 break
             on, left = fewer, self._compacted(fewer)
+        if torch.equal(on, before) and len(on):
+            on, left = self._filled(on, left, harm)
         self._at_rest = left
+        self._switch_on(on & ~before)
         return self._switch_off(before & ~on, int(before.sum()))
+
+    def _filled(self, on: Tensor, left: float, harm: Tensor) -> tuple[Tensor, float]:
+        """The structures in ``on``, which cost ``left``, and others of use that the budget pays for; what all cost."""
+        cost, savings = self._cost.savings(on)
+        limit = MARGIN * self.budget.fraction * cost / left
+        more = switch_on(on, harm / savings.clamp(min=NEGLIGIBLE * float(savings.max())), self._cost, limit)
+        if torch.equal(more, on) or (filled := self._compacted(more)) > self.budget.fraction:
+            return on, left
+        return more, filled
+
+    def _switch_on(self, returned: Tensor) -> None:
+        """Set θ of the structures in ``returned`` to 1."""
+        with torch.no_grad():
+            self.net.theta[returned.to(self.net.theta.device)] = 1.0
 
     def _switch_off(self, forced: Tensor, before: int) -> bool:
         """Set θ of the structures in ``forced`` to 0, and say how many of those ``before`` they are."""
