@@ -142,6 +142,7 @@ class Traced:
             elsewhere.
         shapes: The shapes of tensors, with one example, as far as they are known from an example input.
         example: That example, if there is one.
+        macs: Multiply-adds of operations with one example, if they were counted, see `pruning.meter.count_macs`.
 
     Example:
         >>> traced = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))
@@ -154,6 +155,7 @@ class Traced:
     fixed: dict[str, str]
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
     example: Inputs | None = None
+    macs: dict[fx.Node, int] = field(default_factory=dict)
 
     def learn_shapes(self, example: Inputs) -> None:
         """Note the shapes of all tensors for the first of these examples.

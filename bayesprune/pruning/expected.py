@@ -80,7 +80,7 @@ class ExpectedCost:
         self.measures = measures
         with eval_mode(net), misfits_named(net, example, "ExpectedCost"):
             self.traced = trace(net) if traced is None else traced
-            macs = count_macs(self.traced, example[:1]) if "macs" in measures else {}
+            macs = count_macs(self.traced, example) if "macs" in measures else {}
         self.traced.learn_shapes(example)
         if "latency" in measures and seconds is None:
             seconds = measure_latency(net, example)

@@ -31,19 +31,21 @@ WORKING = time.thread_time if time.get_clock_info("thread_time").resolution < 1e
 
 
 def count_macs(traced: Traced, example: Inputs) -> dict[fx.Node, int]:
-    """Multiply-adds of matrix products and convolutions in one pass, by operation.
+    """Multiply-adds of matrix products and convolutions in one pass of one example, by operation; counted once.
 
     Args:
         traced: The network, in eval mode.
-        example: Inputs, shape ``(B, ...)``.
+        example: Inputs, shape ``(B, ...)``, of which the first example is taken.
 
     Raises:
         TraceError: for an operation whose multiply-adds cannot be counted.
     """
-    with counted() as counter:
-        passing = _Pass(traced, counter.get_total_flops)
-        passing.of(example)
-    return {node: (after - before) // 2 for node, (before, after) in passing.marks.items()}
+    if not traced.macs:
+        with counted() as counter:
+            passing = _Pass(traced, counter.get_total_flops)
+            passing.of(example[:1])
+        traced.macs = {node: (after - before) // 2 for node, (before, after) in passing.marks.items()}
+    return traced.macs
 
 
 @checked_arguments

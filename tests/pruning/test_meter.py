@@ -94,3 +94,12 @@ def test_gates_take_no_time_and_select_what_is_left() -> None:
     net = nn.Sequential(Gate(3), layers.Linear(3, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 2))
     seconds = measure_latency(net, torch.randn(2, 3))
     assert seconds[0] == 0 and all(value > 0 for value in seconds[1:])
+
+
+def test_multiply_adds_are_those_of_one_example_and_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prices and flips ask for those of the same graph after every removal."""
+    traced = trace(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)))
+    first = count_macs(traced, torch.zeros(4, 3))
+    assert sorted(first.values()) == [0, 5 * 2, 3 * 5]
+    monkeypatch.setattr("bayesprune.pruning.meter._Pass", None)  # no second pass
+    assert count_macs(traced, torch.zeros(1, 3)) == first

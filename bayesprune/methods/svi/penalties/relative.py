@@ -45,7 +45,8 @@ class RelativeCost:
         measures = tuple(dict.fromkeys([*self.weights, "macs"]))
         with eval_mode(self.net):
             traced = self.net.traced
-        self._expected = ExpectedCost(self.net.net, self.example, measures, *(latency or (None, None)), traced)
+        seconds, overheads = latency or (None, None)
+        self._expected = ExpectedCost(self.net.net, self.example, measures, seconds, overheads, traced)
         self._latest: tuple[Tensor, float, Tensor] | None = None
         self._charged: tuple[float, Tensor] | None = None
 
