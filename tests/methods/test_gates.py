@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bayesprune.distributions import FixedInclusion
 from bayesprune.distributions.gate_prior import EDGE
+from bayesprune.graph import gates_of
 from bayesprune.infer import BayesianNet, GateSample, paired_differences
 from bayesprune.methods.svi.corrected import MEMORY
 from bayesprune.methods.svi.exact import PRICE_SHARE
@@ -68,7 +69,8 @@ def test_an_exact_gradient_moves_theta_by_size_times_gradient_over_price(factor:
 
 def test_inference_begins_where_gates_say_unless_theta_is_another_than_the_initial_one() -> None:
     net = resmlp((5,), 2, depth=12, width=3)
-    net[3].gate.begin, net[4].gate.theta.data[:] = None, 0.8
+    first, second = list(gates_of(net).values())[:2]
+    first.begin, second.theta.data[:] = None, 0.8
     bnn = BayesianNet(net.double(), num_data=10)
     begin(bnn)
     assert bnn.theta.tolist() == pytest.approx([0.9, 0.8] + [0.75] * 10)  # 9 of 12

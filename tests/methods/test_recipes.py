@@ -20,7 +20,7 @@ from bayesprune.optim import nesterov
 from bayesprune.pruning import CostPrice
 from bayesprune.training import Budget
 
-MLP = (128, 3e-3, "adam", 1e-4, 0.17, 0.05, 2, False, False, 1.0)
+MLP = (128, 3e-3, "adam", 1e-4, 0.2, 0.05, 1, False, False, 1.0)
 LENET5 = (128, 4e-3, "adam", 1e-4, 0.36, 0.05, 2, False, True, 1.0)
 RESMLP = (128, 2e-3, "adam", 1e-3, 0.4, 0.0, 4, False, False, 1.0)
 SMALL = (128, 0.1, "sgd", 5e-4, 0.1, 0.0, 4, True, True, 1.0)
@@ -80,7 +80,7 @@ def test_a_prior_that_was_given_says_what_gates_cost(prior: FlatteningPrior | Fi
     """Also one that is equal to the default."""
     assert recommended(units(prior=prior)) == replace(recommended(units()), price=None)
     assert recommended(units(prior=prior)).settings().price is None
-    assert recommended(units()).settings().price == CostPrice(0.17)
+    assert recommended(units()).settings().price == CostPrice(0.2)
 
 
 def test_settings_of_a_recipe():

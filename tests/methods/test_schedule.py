@@ -14,6 +14,7 @@ from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi import SVI
+from bayesprune.methods.svi.penalties.by_cost import CostPenalty
 from bayesprune.methods.svi.schedule import DEFAULTS, make_schedule
 from bayesprune.networks import resmlp
 from bayesprune.optim.rates import learning_rate, second_rate
@@ -186,7 +187,7 @@ def test_prices_are_relative_to_all_branches_though_a_run_begins_with_few() -> N
     method = SVI(settings := Settings(price=CostPrice(0.1)))
     Trainer(net, shuffled(), 5, True, settings, Engine("cpu"), method)
     assert net.theta.tolist() == pytest.approx([0.375] * 24)
-    assert method.penalty.price.reference == whole
+    assert isinstance(method.penalty, CostPenalty) and method.penalty.price.reference == whole
     drawn = [sum(method.sampler(40).on) for _ in range(400)]
     assert sum(drawn) / 400 == pytest.approx(9, abs=0.5)  # 4.2 standard errors
 

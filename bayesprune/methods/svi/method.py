@@ -22,6 +22,7 @@ from bayesprune.methods.svi.removal import GateRemoval
 from bayesprune.methods.svi.schedule import make_schedule
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.methods.svi.settling import Settling
+from bayesprune.methods.svi.shrinkage import shrink_weights
 from bayesprune.schema import generator_state, record, require, tensor
 
 EXAMPLES = 1024
@@ -162,6 +163,8 @@ class SVI(Method):
                     self.removal.rest()
                 self.penalty.enforce(self.updates.differences)
                 self._remove(run, net, run.step, at_rest=True)
+                if net.prior_type.decides and net.weights_posterior.name == "point":
+                    shrink_weights(net, schedule)
             self.sampler.synchronize()
 
     def _settle(self, run: Run, net: BayesianNet, step: int) -> None:

@@ -71,7 +71,7 @@ class Recipe:
         return Settings(**chosen | changes)
 
 
-PLAIN = Recipe(128, 3e-3, weight_decay=1e-4, price=0.17, every=2)
+PLAIN = Recipe(128, 3e-3, weight_decay=1e-4, price=0.2, every=1)
 BRANCHES = Recipe(128, 2e-3, weight_decay=1e-3, price=0.4, label_smoothing=0.0)
 CONVOLUTIONS = Recipe(128, 4e-3, weight_decay=1e-4, price=0.36, every=2, accelerate=True)
 SMALL_IMAGES = Recipe(128, 0.1, "sgd", 5e-4, 0.1, label_smoothing=0.0, augment=True, accelerate=True)
