@@ -12,7 +12,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import whole
 from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate, Residual
-from bayesprune.networks.depth import begin_with_few
+from bayesprune.networks.depth import begin_shallow
 from bayesprune.networks.images import check_images, conv_norm, initialise
 from bayesprune.networks.sizes import check_sizes
 
@@ -32,7 +32,7 @@ def resnet(
     3x3 convolutions, each with its normalisation; the gate multiplies after the last one. Where a stage begins, the
     by-pass is a strided 1x1 convolution with normalisation (the paper's option B). With the default width, 20 layers
     have 0.27 M parameters, 56 have 0.86 M, and 110 have 1.7 M. As training begins, 9 of the branches are on in a
-    step, see `networks.depth`.
+    step, nearly always the first three of every stage, see `networks.depth`.
 
     Args:
         depth: 20, 32, 44, 56, 110, ...; ``depth`` = 50 is 6 · 8 + 2 layers here, not `resnet50`.
@@ -63,7 +63,6 @@ def resnet(
     parts["head"] = nn.Linear(4 * width, num_classes)
     net = nn.Sequential(parts)
     initialise(net)
-    begin_with_few(module for module in net.modules() if isinstance(module, Residual))
     return net
 
 
@@ -73,6 +72,7 @@ def _stage(channels: Sequence[int], stride: int, units: bool) -> nn.Sequential:
     for block, (inputs, outputs) in enumerate(pairwise(channels), 1):
         parts[f"block{block}"] = _block(inputs, outputs, stride if block == 1 else 1, units)
         parts[f"relu{block}"] = nn.ReLU()
+    begin_shallow(part for part in parts.values() if isinstance(part, Residual))
     return nn.Sequential(parts)
 
 

@@ -43,6 +43,20 @@ def test_gates_and_stages() -> None:
     assert {name: gate.size for name, gate in both.items()} == {**dict.fromkeys(names, 1), **units}
 
 
+@pytest.mark.parametrize("depth", [8, 20, 32, 56, 110])
+def test_inference_begins_with_the_first_blocks_of_every_stage(depth: int) -> None:
+    """Each later block begins with a quarter of θ of the one before, so that however deep they are 9 are on in a step;
+    before training all are."""
+    gates = gates_of(resnet(depth, width=1))
+    begins = {name: gate.theta.item() if gate.begin is None else gate.begin for name, gate in gates.items()}
+    expected = [0.9, 0.9, 0.9, 0.225, 0.05625, 0.0140625]
+    assert [begins[f"stage2.block{n + 1}"] for n in range(min(len(gates) // 3, 6))] == pytest.approx(
+        expected[: len(gates) // 3]
+    )
+    assert sum(begins.values()) == pytest.approx(9 - 0.9 / 4 ** (len(gates) // 3 - 3) if depth >= 20 else 2.7)
+    assert all(bool(gate.state()) for gate in gates.values())
+
+
 def test_multiply_adds_by_hand() -> None:
     """ResNet-20 on 32x32 with all gates on, and with all off: the stem, two projections and the output layer."""
     net, x = resnet(20), torch.randn(1, 3, 32, 32)
