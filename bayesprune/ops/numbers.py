@@ -124,8 +124,8 @@ class Numbers(Numbered):
             if any(bool(gone[s.numbers].all()) for s in self.sources.values()):
                 continue
             left = moved.index_select(joint.axis, _left(joint, gone)) if joint.size else moved
-            if not left.numel():
-                continue
+            if self.literals and not left.numel():
+                continue  # one entry of every tensor stays
             if self.refitted(gone, moved, left) is None:
                 return False
             tried = True
