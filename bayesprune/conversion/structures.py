@@ -13,7 +13,7 @@ from bayesprune.data.inputs import as_inputs
 from bayesprune.graph import trace
 from bayesprune.graph.coupling import coupled
 from bayesprune.graph.group import Group
-from bayesprune.layers import holders_of, gates_of
+from bayesprune.layers import gates_of, holders_of
 from bayesprune.pruning.meter import count_macs, eval_mode
 
 HEAD = "kind", "gate", "size", "multiply-adds", "rules"

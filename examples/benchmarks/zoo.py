@@ -13,10 +13,7 @@ import bayesprune as bp
 from bayesprune.layers import gates_of
 from bayesprune.pruning import compact, cost
 
-NAMES = (
-    "resnet18 vgg11_bn alexnet mobilenet_v2 densenet121 efficientnet_b0 regnet_y_400mf shufflenet_v2_x0_5 "
-    "squeezenet1_0 googlenet convnext_tiny vit_b_16 swin_t"
-).split()
+NAMES = ["resnet18", "vgg11_bn", "alexnet", "mobilenet_v2", "densenet121", "efficientnet_b0", "regnet_y_400mf", "shufflenet_v2_x0_5", "squeezenet1_0", "googlenet", "convnext_tiny", "vit_b_16", "swin_t"]
 OPTIONS: dict[str, dict[str, Any]] = {"vit_b_16": {"image_size": 64}, "googlenet": {"init_weights": False}}
 HEAD = ("network", "branches", "units", "MACs ruled", "parameters left", "difference", "convert s", "compact s")
 
