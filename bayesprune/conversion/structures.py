@@ -81,7 +81,8 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
     """
     inner = getattr(net, "gated_network", None)
     plain = inner() if callable(inner) else net
-    traced, macs = trace(plain, example_input), {}
+    traced = trace(plain, example_input)
+    macs: dict[str, int] = {}
     with eval_mode(plain):
         for node, count in count_macs(traced, as_inputs(example_input)[:1]).items():
             macs[str(node.target)] = macs.get(str(node.target), 0) + count
@@ -102,7 +103,7 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
     return Structures(rows, sum(macs[layer] for layer in ruled) / total)
 
 
-def _ruled(group: Group, branches: Collection[str], macs: Collection[str]) -> list[str]:
+def _ruled(group: Group, branches: set[str], macs: Collection[str]) -> list[str]:
     """The layers that become smaller with the structures of a group.
 
     Args:

@@ -169,7 +169,7 @@ def test_only_and_skip() -> None:
 
 def test_structures_say_what_gates_rule() -> None:
     table = bp.structures(bp.convert(Small()), example_input=torch.zeros(1, 3, 8, 8))
-    # of 64 x (3·9·4 + 2·4·4·9 + 4·6·9 + 6·6·9 + 4·6) + 30 multiply-adds the stem's, the by-pass's and the head's are free
+    # the stem's, the by-pass's and the head's multiply-adds are free
     assert table.share == pytest.approx(64 * (288 + 216 + 324) / (64 * (108 + 288 + 216 + 324 + 24) + 30))
     assert [row.kind for row in table].count("branch") == 2
     assert "layer1.0.residual.body.conv1_gate" in str(table)
