@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import torch
@@ -52,6 +53,9 @@ def followed(model: nn.Module, example_input: Any) -> Traced:
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
+    for node in reversed(traced.graph.nodes):
+        if node.target is operator.getitem and not node.users:  # what is unpacked and not used
+            traced.graph.erase_node(node)
     return traced
 
 

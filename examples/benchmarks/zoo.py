@@ -84,7 +84,7 @@ def _livelier(model: nn.Module) -> None:
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     for name, p in model.named_parameters():
-        if "layer_scale" in name:
+        if "layer_scale" in name or not bool(p.any()):
             nn.init.uniform_(p, 0.5, 1.5)
 
 
