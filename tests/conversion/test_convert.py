@@ -54,7 +54,7 @@ def switch_off(net: nn.Module, share: float = 0.4, seed: int = 0) -> None:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
+    return float(((a - b).abs().max() / b.abs().max()).detach())
 
 
 def images(size: int = 8) -> Tensor:
@@ -155,6 +155,30 @@ def test_a_squeeze_and_excitation_sees_the_zeros() -> None:
     left = int(gates_of(net)["conv_gate"].mode().sum())
     assert small.get_submodule("depthwise").groups == left < 6
     assert distance(small(images()), net(images())) < 1e-12
+
+
+def test_blocks_of_attention_are_branches() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.attention = nn.LayerNorm(4), nn.MultiheadAttention(4, 2, batch_first=True)
+            self.mlp = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x)
+            y, _ = self.attention(y, y, y, need_weights=False)
+            x = x + y
+            return x + self.mlp(x)
+
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    model = Encoder().double().eval()
+    net = bp.convert(model, example_input=x)
+    assert {name: gate.size for name, gate in gates_of(net).items()} == {
+        "residual": 1,
+        "mlp.residual": 1,
+        "mlp.residual.body.1_gate": 6,
+    }
+    assert distance(net(x), model(x)) < 1e-12
 
 
 def test_only_and_skip() -> None:
