@@ -208,8 +208,9 @@ class Presence:
     def _read_whole(self, node: fx.Node) -> list[fx.Node]:
         """The inputs of which an operation needs every entry, or of which no entries are known."""
         step = self.steps[node]
-        named = {read.node for read in step.reads} | set(step.pins)
-        return [source for source in node.all_input_nodes if source in named or source not in self._sizes]
+        named = [*(read.node for read in step.reads), *step.pins]
+        unknown = [source for source in node.all_input_nodes if source not in self._sizes]
+        return list(dict.fromkeys([*named, *unknown]))
 
     def _find_apart(self, split: set[fx.Node]) -> set[fx.Node]:
         """Tensors whose entries are not all read together, but each through one of the gates in ``split``."""

@@ -30,6 +30,8 @@ class MultiheadAttention(nn.Module):
         theta: Initial inclusion probability of every head.
 
     Example:
+        >>> import torch
+        >>> from bayesprune.layers import MultiheadAttention
         >>> attention = MultiheadAttention(8, 2).eval()
         >>> x = torch.randn(3, 5, 8)
         >>> attention.gate.theta.data[:] = 0.0

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.ops.call import Call
-from bayesprune.ops.entrywise import pointwise, resolved, same
+from bayesprune.ops.entrywise import pointwise, resolved, same, zeros_alone
 from bayesprune.ops.features import Step
 from bayesprune.ops.registry import Memory, Operation, Parts, register
 
@@ -149,6 +149,16 @@ register(
         entries=pointwise,
         pointwise=True,
         moves=True,
+        memory="view",
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="another format of numbers",
+        methods=("double", "float", "half", "to"),
+        entries=lambda call: same(call.source, call.x, zeros_alone(call.x.value)),
+        takes="sizes",
         memory="view",
         files=True,
     )

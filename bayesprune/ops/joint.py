@@ -51,7 +51,12 @@ NOTHING = Joint(0, 0, torch.arange(0), torch.arange(0))
 
 
 def slices_along(moved: Tensor, axis: int) -> Tensor:
-    """The slices of a result along ``axis``, shape ``(size, rest)``."""
+    """The slices of a result, shape ``(size, rest)``.
+
+    Args:
+        moved: The result.
+        axis: The dimension that they lie along.
+    """
     return moved.movedim(axis, 0).unsqueeze(-1).flatten(1)
 
 
@@ -61,7 +66,12 @@ def equal_rows(groups: Tensor) -> Ties:
 
 
 def removals(classes: Tensor, singly: int = 8) -> Iterator[Tensor]:
-    """Some of the sets of entries that might go: each class, or three of many; two halves; and all classes but one."""
+    """Some of the sets of entries that might go: each class, or three of many; two halves; and all classes but one.
+
+    Args:
+        classes: What goes together.
+        singly: Up to how many are many.
+    """
     if len(classes) < 2:
         return
     chosen = range(len(classes)) if len(classes) <= singly else (0, len(classes) // 2, len(classes) - 1)

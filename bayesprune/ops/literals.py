@@ -54,26 +54,43 @@ def _sizes(node: fx.Node) -> tuple[Any, ...]:
 def candidates(literals: Literals, sizes: Sequence[tuple[int, int]], stays: Sequence[Tensor]) -> Iterator[Literals]:
     """What numbers that are written out may become when entries go, those that fit more likely first.
 
-    A number may be a size of the result, a place among entries, or a share of them.
+    A number may be a size of the result, that of a part or a place among entries, or a share of them.
 
     Args:
         literals: The numbers.
         sizes: Sizes of the result, and what they become.
         stays: For every tensor that is read, which of its entries stay, bool.
     """
-    options = [_options(number, sizes, stays) for numbers in literals.values() for number in numbers]
+    options: list[Sequence[Size]] = []
+    for node, numbers in literals.items():
+        several = operation_of(node).gives == ["tensor"]  # they are sizes of parts, one behind another
+        for place, number in enumerate(numbers):
+            start = sum(n for n in numbers[:place] if isinstance(n, int)) if several else None
+            options.append(_options(number, start, sizes, stays))
     for chosen in islice(product(*options), MOST_TRIED):
         left = iter(chosen)
         yield {node: [next(left) for _ in numbers] for node, numbers in literals.items()}
 
 
-def _options(number: Size, sizes: Sequence[tuple[int, int]], stays: Sequence[Tensor]) -> Sequence[Size]:
-    """What one number may become; arguments as for `candidates`."""
+def _options(
+    number: Size, start: int | None, sizes: Sequence[tuple[int, int]], stays: Sequence[Tensor]
+) -> Sequence[Size]:
+    """What one number may become.
+
+    Args:
+        number: The number.
+        start: Where its part begins, if it is the size of one.
+        sizes: As for `candidates`.
+        stays: The same.
+    """
     if isinstance(number, fx.Node):
         return number, -1
-    found = [new for old, new in sizes if old == number > 0]
+    found: list[int] = []
+    if start is not None:
+        found += [int(stay[start : start + number].sum()) for stay in stays]
+    found += [new for old, new in sizes if old == number > 0]
     for stay in stays if number > 0 else ():
         share, rest = divmod(number * int(stay.sum()), len(stay))
         found += [] if rest else [share]
         found += [int(stay[:number].sum())] if number <= len(stay) else []
-    return list(dict.fromkeys([*(n for n in found if n > 0), number]))
+    return list(dict.fromkeys([*found, number]))

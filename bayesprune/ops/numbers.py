@@ -102,7 +102,7 @@ class Numbers(Numbered):
             ids = self.ids[moved[0].numbers]
             written = [number for numbers in self.literals.values() for number in numbers]
             several = [n for n in range(2, len(ids) // 2 + 1) if len(ids) % n == 0]
-            for parts in sorted(several, key=lambda n: n not in written):
+            for parts in sorted(several, key=lambda n: n not in written and len(ids) // n not in written):
                 yield equal_rows(ids.view(parts, -1))
                 yield equal_rows(ids.view(-1, parts).T)
 
@@ -124,6 +124,8 @@ class Numbers(Numbered):
             if any(bool(gone[s.numbers].all()) for s in self.sources.values()):
                 continue
             left = moved.index_select(joint.axis, _left(joint, gone)) if joint.size else moved
+            if self.literals and not left.numel():
+                continue  # one entry of every tensor stays
             if self.refitted(gone, moved, left) is None:
                 return False
             tried = True

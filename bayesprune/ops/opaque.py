@@ -131,7 +131,7 @@ _calls(
 _calls("sort topk", torch, Tensor, gives=["tensor"])
 _calls("where", torch, Tensor, gives=_chosen)
 _calls("all any", Tensor)
-_calls("bool double float half int long to type_as", Tensor, memory="view")
+_calls("bool int long type_as", Tensor, memory="view")
 _calls("ndimension numel", Tensor, gives="number")
 _calls(
     "add_ div_ masked_fill_ mul_ squeeze_ sub_ unsqueeze_ zero_",

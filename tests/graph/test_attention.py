@@ -61,7 +61,7 @@ def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = torch.matmul(q, k.mT) / WIDTH**0.5
     scores = scores.masked_fill(torch.ones(STEPS, STEPS, dtype=torch.bool).triu(1), float("-inf"))
-    return torch.matmul(F.dropout(F.softmax(scores, -1), 0.1, False), v)
+    return torch.matmul(F.dropout(F.softmax(scores, -1).to(v.dtype), 0.1, False), v)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

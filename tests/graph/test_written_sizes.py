@@ -13,7 +13,7 @@ from bayesprune.graph import check_gates
 from bayesprune.graph.tracing import GateTracer
 from bayesprune.layers import Residual
 from bayesprune.pruning import cost, shrink
-from tests.graph.moved import BLOCKS, EACH, HALVES, SIZE, C, Moved, conv, group_off
+from tests.graph.moved import BLOCKS, EACH, HALVES, SIZE, C, Moved, conv, group_off, picked
 from tests.graph.test_axes import some_off, verify
 
 
@@ -36,6 +36,10 @@ WRITTEN: dict[str, Case] = {
     "shuffled, contiguous": (
         lambda h: h.view(-1, 2, 4, 6, 6).transpose(1, 2).contiguous().view(-1, 8, 6, 6), conv, HALVES, 4,
     ),
+    "split": (lambda h: h.split(4, 1)[1] - h.split(4, 1)[0], lambda: conv(4), HALVES, 2),
+    "split in unequal parts": (lambda h: torch.cat(picked(h.split([2, 4, 2], 1), 2, 0, 1), 1), conv, EACH, 2),
+    "a part": (lambda h: h[:, 2:6], lambda: conv(4), EACH, 3 * 3),  # with the others that nothing reads
+    "narrow": (lambda h: h.narrow(1, 3, 5), lambda: conv(5), EACH, 2 + 3 * 3),
     "expand": (lambda h: h.mean((2, 3), keepdim=True).expand(-1, 8, 6, 6), conv, EACH, 2),
 }  # fmt: skip
 
@@ -81,3 +85,13 @@ def test_graphs_within() -> None:
     with torch.no_grad():
         gate.theta[:3] = 0.0
     assert verify(net, x, x).get_submodule("0.body.0.first").out_channels == 5
+
+
+def test_cutting_twice_is_cutting_once() -> None:
+    """As for a run that goes on from a checkpoint: it is cut to what is left in one step."""
+    net, x = as_graph(Moved(lambda h: h.view(-1, 288), nn.Linear(288, 2))), torch.randn(3, 2, 6, 6)
+    first, _ = shrink(net, {"first": torch.arange(C) < 2}, example_input=x)
+    twice, _ = shrink(first, {"first": torch.arange(C - 2) > 3}, example_input=x)
+    once, _ = shrink(net, {"first": (torch.arange(C) < 2) | (torch.arange(C) > 5)}, example_input=x)
+    assert once.code == twice.code
+    assert torch.equal(once(x), twice(x))
