@@ -7,7 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesprune import conversion, data, distributions, infer, layers, metrics, networks, optim, pruning, selection, training
+    from bayesprune import (
+        conversion,
+        data,
+        distributions,
+        infer,
+        layers,
+        metrics,
+        networks,
+        optim,
+        pruning,
+        selection,
+        training,
+    )
     from bayesprune.conversion import convert, structures
     from bayesprune.graph.groups import groups
     from bayesprune.infer import BayesianNet

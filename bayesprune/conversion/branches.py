@@ -113,7 +113,10 @@ def _between(start: fx.Node, end: fx.Node, add: fx.Node) -> set[fx.Node] | None:
                 inside.add(source)
                 left.append(source)
     closed = all(
-        user in inside or (node is end and user is add) for node in inside if node.op != "get_attr" for user in node.users
+        user in inside or (node is end and user is add)
+        for node in inside
+        if node.op != "get_attr"
+        for user in node.users
     )
     return inside if reached and closed else None
 

@@ -14,7 +14,7 @@ from bayesprune.conversion.branches import RESIDUAL, carve_branches
 from bayesprune.conversion.places import unit_places
 from bayesprune.conversion.source import check_model, followed, put
 from bayesprune.errors import ConfigError, GateError
-from bayesprune.graph import gates_of, trace
+from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.graph.check import refused_gates
 from bayesprune.graph.coupling import coupled
 from bayesprune.layers import Gate
@@ -32,7 +32,7 @@ def convert(
     skip: Sequence[str] = (),
     theta: float = INITIAL_THETA,
 ) -> fx.GraphModule:
-    """A gated copy of a network, found by analysis of its forward pass: same weights, and the same outputs in eval mode.
+    """A gated copy of a network, found by analysis of its forward pass, with the same outputs in eval mode.
 
     Units and filters of a layer get a gate behind the normalisation, activation and dropout that follow it: where 0
     means removal. Channels around a depthwise convolution share one; a squeeze-and-excitation sees the zeros. What
@@ -153,7 +153,7 @@ def _nothing_found(model: nn.Module, refused: Mapping[str, str]) -> str:
         refused: Places that were tried, with the reason.
     """
     tried = "".join(f"; {place!r}: {reason}" for place, reason in [*refused.items()][:1])
-    return f"convert: found no place for a gate in {type(model).__name__}{tried}. Use bayesprune.layers to put gates by hand"
+    return f"convert: found no place for a gate in {type(model).__name__}{tried}. Put gates by hand (layers)"
 
 
 def _like(net: fx.GraphModule, model: nn.Module) -> fx.GraphModule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import torch
@@ -52,6 +53,9 @@ def followed(model: nn.Module, example_input: Any) -> Traced:
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
+    for node in reversed(traced.graph.nodes):
+        if node.target is operator.getitem and not node.users:  # what is unpacked and not used
+            traced.graph.erase_node(node)
     return traced
 
 
@@ -64,7 +68,9 @@ def _dropout_module(traced: Traced, node: fx.Node) -> None:
     """
     names = ("input", "p", "training", "inplace")
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    name = put(traced, node.name, DROPOUTS[node.target](float(given.get("p", 0.5))))  # type: ignore[index, arg-type]
+    inside = [*node.meta.get("nn_module_stack", {}).values()]
+    place = f"{inside[-1][0]}.dropout" if inside and inside[-1][0] else "dropout"
+    name = put(traced, place, DROPOUTS[node.target](float(given.get("p", 0.5))))  # type: ignore[index, arg-type]
     with traced.graph.inserting_before(node):
         call = traced.graph.call_module(name, (given["input"],))
     node.replace_all_uses_with(call)

@@ -6,14 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import as_inputs
 from bayesprune.graph import trace
 from bayesprune.graph.coupling import coupled
 from bayesprune.graph.group import Group
-from bayesprune.layers import holders_of, gates_of
+from bayesprune.layers import gates_of, holders_of
 from bayesprune.pruning.meter import count_macs, eval_mode
 
 HEAD = "kind", "gate", "size", "multiply-adds", "rules"
@@ -81,10 +81,12 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
     """
     inner = getattr(net, "gated_network", None)
     plain = inner() if callable(inner) else net
-    traced, macs = trace(plain, example_input), {}
+    traced = trace(plain, example_input)
+    macs: dict[str, int] = {}
     with eval_mode(plain):
         for node, count in count_macs(traced, as_inputs(example_input)[:1]).items():
-            macs[str(node.target)] = macs.get(str(node.target), 0) + count
+            if count:
+                macs[_owner(node)] = macs.get(_owner(node), 0) + count
     total = max(1, sum(macs.values()))
     branches = {name for name, gate in gates_of(plain).items() if gate.size == 1 and holders_of(plain)[gate]}
     rows, ruled = [], set()
@@ -102,7 +104,15 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
     return Structures(rows, sum(macs[layer] for layer in ruled) / total)
 
 
-def _ruled(group: Group, branches: Collection[str], macs: Collection[str]) -> list[str]:
+def _owner(node: fx.Node) -> str:
+    """The module that a call calls, or that calls it if it calls a function."""
+    if node.op == "call_module":
+        return str(node.target)
+    inside = [*node.meta.get("nn_module_stack", {}).values()]
+    return str(inside[-1][0]) if inside else ""
+
+
+def _ruled(group: Group, branches: set[str], macs: Collection[str]) -> list[str]:
     """The layers that become smaller with the structures of a group.
 
     Args:
@@ -111,5 +121,5 @@ def _ruled(group: Group, branches: Collection[str], macs: Collection[str]) -> li
         macs: The names of all that is counted.
     """
     if branches and branches.issuperset(group.gates) and group.gates:
-        return [name for name in macs if any(name.startswith(f"{block}.body.") for block in group.written)]
+        return [name for name in macs if any(f"{name}.".startswith(f"{block}.body.") for block in group.written)]
     return [name for name in dict.fromkeys((*group.written, *group.read)) if name in macs]

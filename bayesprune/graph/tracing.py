@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import operator
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -234,7 +236,7 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         graph = GateTracer().trace(net)
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
-            f"the forward pass of {type(net).__name__} cannot be followed: {error}. {_advice(error)}"
+            f"the forward pass of {type(net).__name__} cannot be followed: {error}{_line_of(error)}. {_advice(error)}"
         ) from error
     traced = Traced(net, graph, _fixed_modules(net, graph))
     for node in graph.nodes:
@@ -244,6 +246,14 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
     if example_input is not None:
         traced.learn_shapes(as_inputs(example_input))
     return traced
+
+
+def _line_of(error: Exception) -> str:
+    """The last line of code of neither torch nor this library that an error came through, to be put behind it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)
+    users = [frame for frame in frames if not frame.filename.startswith(own)]
+    return f" ({Path(users[-1].filename).name}, line {users[-1].lineno}: {users[-1].line})" if users else ""
 
 
 def _advice(error: Exception) -> str:

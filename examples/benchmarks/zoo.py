@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from bayesprune.layers import gates_of
 from bayesprune.pruning import compact, cost
 
 NAMES = (
-    "resnet18 vgg11_bn alexnet mobilenet_v2 densenet121 efficientnet_b0 regnet_y_400mf shufflenet_v2_x0_5 "
-    "squeezenet1_0 googlenet convnext_tiny vit_b_16 swin_t"
-).split()
+    *("resnet18", "vgg11_bn", "alexnet", "mobilenet_v2", "densenet121", "efficientnet_b0", "regnet_y_400mf"),
+    *("shufflenet_v2_x0_5", "squeezenet1_0", "googlenet", "convnext_tiny", "vit_b_16", "swin_t"),
+)
 OPTIONS: dict[str, dict[str, Any]] = {"vit_b_16": {"image_size": 64}, "googlenet": {"init_weights": False}}
 HEAD = ("network", "branches", "units", "MACs ruled", "parameters left", "difference", "convert s", "compact s")
 
@@ -45,7 +46,7 @@ def checked(model: nn.Module, x: torch.Tensor, off: float = 0.3) -> list[str]:
         difference = max(same, _difference(small(x), gated))
     units = sum(gate.size for gate in gates.values()) - blocks
     left = cost(small).params / cost(model).params
-    ruled = getattr(bp.structures(net, example_input=x), "share", float("nan"))
+    ruled = bp.structures(net, example_input=x).share
     cells = (f"{ruled:.0%}", f"{left:.0%}", f"{difference:.0e}", f"{converted:.1f}", f"{compacted:.1f}")
     return [str(blocks), str(units), *cells]
 
@@ -54,7 +55,7 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-def main(names: list[str]) -> None:
+def main(names: Sequence[str]) -> None:
     """Print the table.
 
     Args:
@@ -83,7 +84,7 @@ def _livelier(model: nn.Module) -> None:
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     for name, p in model.named_parameters():
-        if "layer_scale" in name:
+        if "layer_scale" in name or not bool(p.any()):
             nn.init.uniform_(p, 0.5, 1.5)
 
 

@@ -54,7 +54,7 @@ def switch_off(net: nn.Module, share: float = 0.4, seed: int = 0) -> None:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
+    return float(((a - b).abs().max() / b.abs().max()).detach())
 
 
 def images(size: int = 8) -> Tensor:
@@ -85,7 +85,7 @@ def test_the_model_stays_as_it_was_and_the_copy_is_like_it() -> None:
     assert net.training and not net.get_submodule("layer1.0.residual.body.bn1").training
     assert not net.get_submodule("stem").weight.requires_grad
     assert net.get_submodule("stem").weight.dtype == torch.float64
-    assert {float(p) for gate in gates_of(net).values() for p in gate.theta} == {pytest.approx(0.7)}
+    assert all(bool((gate.theta == 0.7).all()) for gate in gates_of(net).values())
     assert torch.equal(net.eval()(images()), model.eval()(images()))
 
 
@@ -107,7 +107,7 @@ def test_a_branch_that_is_off_is_not_computed() -> None:
 
 @pytest.mark.parametrize(
     "name, branches, units",
-    [("resnet18", 8, 1920), ("mobilenet_v2", 10, 8752), ("shufflenet_v2_x0_5", 0, 1), ("squeezenet1_0", 0, 1)],
+    [("resnet18", 8, 1920), ("mobilenet_v2", 10, 8752), ("squeezenet1_0", 0, 2976)],
 )
 def test_networks_of_torchvision(name: str, branches: int, units: int, tmp_path: Path) -> None:
     models = pytest.importorskip("torchvision.models")
@@ -157,11 +157,35 @@ def test_a_squeeze_and_excitation_sees_the_zeros() -> None:
     assert distance(small(images()), net(images())) < 1e-12
 
 
+def test_blocks_of_attention_are_branches() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.attention = nn.LayerNorm(4), nn.MultiheadAttention(4, 2, batch_first=True)
+            self.mlp = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x)
+            y, _ = self.attention(y, y, y, need_weights=False)
+            x = x + y
+            return x + self.mlp(x)
+
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    model = Encoder().double().eval()
+    net = bp.convert(model, example_input=x)
+    assert {name: gate.size for name, gate in gates_of(net).items()} == {
+        "residual": 1,
+        "mlp.residual": 1,
+        "mlp.residual.body.1_gate": 6,
+    }
+    assert distance(net(x), model(x)) < 1e-12
+
+
 def test_only_and_skip() -> None:
-    assert list(gates_of(bp.convert(Small(), only=["layer1.1"]))) == [
+    assert set(gates_of(bp.convert(Small(), only=["layer1.1"]))) == {
         "layer1.1.residual",
         "layer1.1.residual.body.conv1_gate",
-    ]
+    }
     assert len(gates_of(bp.convert(Small(), skip=["layer1.1"]))) == 2
     assert len(gates_of(bp.convert(Small(), units=False))) == 2
     assert all(gate.size > 1 for gate in gates_of(bp.convert(Small(), branches=False)).values())
@@ -169,7 +193,7 @@ def test_only_and_skip() -> None:
 
 def test_structures_say_what_gates_rule() -> None:
     table = bp.structures(bp.convert(Small()), example_input=torch.zeros(1, 3, 8, 8))
-    # of 64 x (3·9·4 + 2·4·4·9 + 4·6·9 + 6·6·9 + 4·6) + 30 multiply-adds the stem's, the by-pass's and the head's are free
+    # the stem's, the by-pass's and the head's multiply-adds are free
     assert table.share == pytest.approx(64 * (288 + 216 + 324) / (64 * (108 + 288 + 216 + 324 + 24) + 30))
     assert [row.kind for row in table].count("branch") == 2
     assert "layer1.0.residual.body.conv1_gate" in str(table)
@@ -194,7 +218,7 @@ def quantised() -> nn.Module:
 @pytest.mark.parametrize(
     "model, options, error, says",
     [
-        (lambda: Branching(), {}, TraceError, "test_convert.py"),
+        (lambda: Branching(), {}, TraceError, "if x.sum() > 0"),
         (lambda: nn.Sequential(nn.Linear(2, 1)), {}, GateError, "found no place for a gate in Sequential"),
         (lambda: nn.Sequential(nn.Linear(2, 2), Gate(2)), {}, ConfigError, "has gates already"),
         (lambda: torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), {}, ConfigError, "TorchScript"),
@@ -204,7 +228,7 @@ def quantised() -> nn.Module:
         (Small, {"skip": ["layer9"]}, ConfigError, "no module 'layer9'"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
 def test_what_cannot_be_converted_is_refused_in_one_line(model: Any, options: Any, error: Any, says: str) -> None:
     with pytest.raises(error) as raised:
         bp.convert(model(), **options)
