@@ -13,7 +13,8 @@ from torch import Tensor
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import NonFiniteLossError
 from bayesprune.methods.protocol import Model
-from bayesprune.pruning import cost, gates_left
+from bayesprune.pruning import ExpectedCost, cost, gates_left
+from bayesprune.pruning.meter import eval_mode
 from bayesprune.training.history import EpochRow, History
 from bayesprune.types import Cost, Score
 
@@ -40,6 +41,7 @@ class Records:
         self.start_branches = net.num_branches
         self.examples = 0
         self._counted: tuple[tuple[int, list[bool]], Cost] | None = None
+        self._expected: tuple[int, ExpectedCost] | None = None
 
     def remember(self, origin: Mapping[str, Tensor]) -> None:
         """Append θ of all starting gates, 0 where removed, to the history.
@@ -61,7 +63,7 @@ class Records:
     def charge_open(self) -> None:
         """Charge what is open, at what the network costs now; to be called before that changes."""
         if self.examples:
-            self.history.charged += self.examples * (self.cost().macs or 0)
+            self.history.charged += self.examples * self._expected_macs()
             self.examples = 0
 
     def add(
@@ -112,3 +114,15 @@ class Records:
         if self._counted is None or self._counted[0] != (self.net.num_gates, on):
             self._counted = (self.net.num_gates, on), cost(self.net, self.example)
         return self._counted[1]
+
+    def _expected_macs(self) -> float:
+        """Multiply-adds of a pass: a branch takes part in a step as often as its gate is on, all else always does."""
+        net = self.net
+        if not net.num_branches:
+            return self.cost().macs or 0
+        if self._expected is None or self._expected[0] != net.num_gates:
+            with eval_mode(net):
+                self._expected = net.num_gates, ExpectedCost(net.net, self.example, ("macs",), traced=net.traced)
+        theta = net.theta.detach().clone()
+        theta[net.num_branches :] = 1
+        return float(self._expected[1](net.by_gate(theta))["macs"])

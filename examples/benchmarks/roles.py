@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -17,7 +16,6 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.layers import gates_of
-from bayesprune.training import History
 
 FORWARD_AND_BACKWARD = 3
 """What `History.charged` counts for an example of a step: a forward pass one, a backward pass two."""
@@ -103,22 +101,22 @@ def self_pruned(run: Run) -> Outcome:
         size.macs or 0,
         seconds,
         epochs,
-        work_of(history, setting.whole.macs or 0),
+        work_of(history.charged, setting),
         history.charged,
         history.rows[-1].gates_converged,
         {name: int((path[-1] > 0.5).sum()) for name, path in history.thetas.items()},
     )
 
 
-def work_of(history: History, dense_macs: int) -> float:
+def work_of(charged: float, setting: Setting) -> float:
     """Σ over steps of the multiply-adds then, relative to as many steps of the dense network.
 
     Args:
-        history: Of a run. Within an epoch the multiply-adds count as the mean of what they are at its two ends.
-        dense_macs: Those of the dense network.
+        charged: `History.charged` of a run.
+        setting: Of the run.
     """
-    ends = [dense_macs, *(row.macs for row in history.rows)]
-    return sum(a + b for a, b in pairwise(ends)) / (2 * dense_macs * len(history.rows))
+    examples = len(setting.splits.train) * setting.case.epochs
+    return charged / (FORWARD_AND_BACKWARD * examples * (setting.whole.macs or 1))
 
 
 def scratch(run: Run) -> Outcome:

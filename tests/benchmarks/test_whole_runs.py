@@ -92,10 +92,13 @@ def test_every_case_builds_the_network_that_it_names(bench: Any) -> None:
 # roles --------------------------------------------------------------------------------------------------------------
 
 
-def test_work_is_the_mean_of_the_multiply_adds_at_the_ends_of_every_epoch(bench: Any) -> None:
-    rows = [SimpleNamespace(macs=macs) for macs in (100, 60, 20)]
-    # From 100 to 100, to 60, to 20: 100 + 80 + 40 of 300.
-    assert bench.roles.work_of(SimpleNamespace(rows=rows), 100) == pytest.approx(220 / 300)
+def test_work_is_what_a_run_was_charged_relative_to_the_dense_one(bench: Any, setting: Any) -> None:
+    macs = setting.whole.macs
+    examples = len(setting.splits.train) * setting.case.epochs
+    assert bench.roles.work_of(3 * examples * macs, setting) == pytest.approx(1)
+    # A third of the run at all of the multiply-adds, a third at 60 %, a third at 20 %.
+    charged = sum(3 * examples / 3 * share * macs for share in (1, 0.6, 0.2))
+    assert bench.roles.work_of(charged, setting) == pytest.approx(0.6)
 
 
 @pytest.fixture

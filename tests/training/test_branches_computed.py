@@ -71,5 +71,15 @@ def test_branches_computed_while_sampling_with_a_paired_estimate(monkeypatch: py
     assert history.branches_computed == (12 * 4 + behind) / (12 * 4)
 
 
+@pytest.mark.parametrize("thetas", [[1.0, 1.0, 1.0, 1.0], [0.25, 0.9, 0.5, 0.0]])
+def test_branches_are_charged_as_often_as_they_are_on(thetas: list[float]) -> None:
+    """Also below ½, where the most probable network has none of them."""
+    net, (x, y) = bayesian(branches()), examples()
+    set_theta(net, **{f"g{k + 1}": [theta] for k, theta in enumerate(thetas)})
+    history = fit(net, Batches(x, y), epochs=2, prune=False, settings=Settings(schedule=REST))
+    always, branch = x.shape[1] * 4 + 4 * 2, 4 * 4
+    assert history.charged == pytest.approx(2 * 3 * len(x) * (always + branch * sum(thetas)))
+
+
 def test_a_network_without_branches_computes_none() -> None:
     assert math.isnan(fit(bayesian(units()), Batches(*examples()), epochs=1).branches_computed)
