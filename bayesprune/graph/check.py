@@ -67,7 +67,6 @@ def refused_gates(traced: Traced) -> dict[Gate, GateError]:
         traced: The gated network.
 
     Raises:
-        GateError: for a gate that is not used or does not fit.
         TraceError: for a layer that does not fit its input.
     """
     called = {gate: name for name, gate in gates_of(traced.net).items()}
@@ -97,9 +96,9 @@ def refused_gates(traced: Traced) -> dict[Gate, GateError]:
                 refused.setdefault(gate, error)
         assumed = assumed or rules.assumed
         only = rules.following.put_off
-    if names:
-        name = next(iter(names.values()))
-        raise GateError(f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward")
+    for gate, name in names.items():
+        unused = f"gate {name!r} is not used in the forward pass; remove it, or call its module in forward"
+        refused[gate] = GateError(unused)
     if assumed or traced.example is not None:
         for gate, rank in ranks.items():
             gate.rank = rank

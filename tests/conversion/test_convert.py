@@ -112,7 +112,7 @@ def test_a_branch_that_is_off_is_not_computed() -> None:
 def test_networks_of_torchvision(name: str, branches: int, units: int, tmp_path: Path) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
-    model, x = getattr(models, name)(weights=None).double().eval(), images(64)
+    model, x = getattr(models, name)(weights=None).double().eval(), images(32)
     net = bp.convert(model, example_input=x)
     sizes = [gate.size for gate in gates_of(net).values()]
     assert sizes.count(1) == branches and sum(sizes) - branches >= units

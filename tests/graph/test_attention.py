@@ -83,13 +83,12 @@ WAYS += [(fused, mix, JOINS[1]) for mix in MIXES] + [(three_maps, causal, join) 
 def test_heads_go_whole(way: int) -> None:
     torch.manual_seed(0)
     net, x = as_graph(Attention(*WAYS[way])), torch.randn(3, STEPS, 6)
-    for seed in range(2):
-        some_off(net, seed)
-        plain, left = verify(net, x, x), WIDTH * int(net.gate.mode().sum())
-        assert plain.get_submodule("out").in_features == left
-        one = WAYS[way][0] in (three_maps, unflattened)
-        for name, width in dict.fromkeys("qkv", left).items() if one else (("qkv", 3 * left),):
-            assert plain.get_submodule(name).out_features == width
+    some_off(net, (0, 5, 9)[way % 3])
+    plain, left = verify(net, x, x), WIDTH * int(net.gate.mode().sum())
+    assert plain.get_submodule("out").in_features == left < 12
+    one = WAYS[way][0] in (three_maps, unflattened)
+    for name, width in dict.fromkeys("qkv", left).items() if one else (("qkv", 3 * left),):
+        assert plain.get_submodule(name).out_features == width
 
 
 class OfItsInput(nn.Module):
@@ -176,6 +175,5 @@ def test_products(name: str) -> None:
     torch.manual_seed(0)
     product, out = PRODUCTS[name]
     net, x = Products(product, out()), torch.randn(3, 2, 3, 3)
-    for seed in range(2):
-        some_off(net, seed)
-        assert verify(net, x, x).get_submodule("first").out_channels == int(net.gate.mode().sum())
+    some_off(net, 0)
+    assert verify(net, x, x).get_submodule("first").out_channels == int(net.gate.mode().sum()) < 4

@@ -42,7 +42,7 @@ SIZES = [(8, 8, 4), (8, 12, 2), (12, 6, 3), (12, 4, 2)]
 @pytest.mark.parametrize("make", [nn.Conv2d, nn.ConvTranspose2d])
 def test_any_gates_off(make: Callable[..., nn.Module], sizes: tuple[int, int, int]) -> None:
     x = torch.randn(2, 2, 5, 5)
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         net = grouped(make, *sizes)
         some_off(net, seed)
