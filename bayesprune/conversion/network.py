@@ -11,8 +11,9 @@ from torch import fx, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.conversion.branches import RESIDUAL, carve_branches
+from bayesprune.conversion.heads import put_heads
 from bayesprune.conversion.places import unit_places
-from bayesprune.conversion.source import check_model, followed, put
+from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.graph.check import refused_gates
@@ -27,6 +28,7 @@ def convert(
     *,
     units: bool = True,
     branches: bool = True,
+    heads: bool = True,
     example_input: Any = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -50,6 +52,7 @@ def convert(
         model: A network without gates; it is not touched.
         units: Whether to gate units and filters.
         branches: Whether to gate branches.
+        heads: Whether to gate the heads of attention, where an example tells the shapes.
         example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
@@ -73,6 +76,8 @@ def convert(
     while True:
         traced = followed(model, example_input)
         origins = _put_gates(traced, allowed, theta, refused) if units else {}
+        if heads:
+            origins |= put_heads(traced, allowed, theta, refused)
         if branches:
             origins |= carve_branches(traced, allowed, theta, refused)
         if not origins:
@@ -100,12 +105,7 @@ def _put_gates(
         if place.layer in refused:
             continue
         gate = Gate(place.size, dim=place.dim, theta=theta)
-        name = put(traced, f"{place.layer}_gate", gate)
-        with traced.graph.inserting_after(place.node):
-            call = traced.graph.call_module(name, (place.node,))
-        place.node.replace_all_uses_with(call, lambda user, call=call: user is not call)  # type: ignore[misc]
-        if place.node in traced.shapes:
-            traced.shapes[call] = traced.shapes[place.node]
+        put_behind(traced, place.node, f"{place.layer}_gate", gate)
         gates[gate] = place.layer
     return gates
 
@@ -122,8 +122,13 @@ def _refused(net: fx.GraphModule, example_input: Any) -> dict[Gate, str]:
     if refused:
         return refused
     gates = gates_of(net)
-    stay = [group for group in coupled(traced) if group.gates and not group.can_go]
-    return {gates[name]: f"it {group.reason}" for group in stay for name in group.gates}
+    for group in coupled(traced):
+        if group.gates and not group.can_go:
+            refused |= {gates[name]: f"it {group.reason}" for name in group.gates}
+        elif group.size in [gates[name].size for name in group.gates]:
+            finer = [gates[name] for name in group.gates if gates[name].size > group.size]
+            refused |= dict.fromkeys(finer, f"its entries go in {group.size} parts, which have a gate")
+    return refused
 
 
 def _allowed(model: nn.Module, only: Sequence[str], skip: Sequence[str]) -> Callable[[str], bool]:

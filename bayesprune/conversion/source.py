@@ -13,6 +13,7 @@ from torch import fx, nn
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
+from bayesprune.layers import Gate
 
 DROPOUTS = {
     F.dropout: nn.Dropout,
@@ -98,3 +99,27 @@ def put(traced: Traced, name: str, module: nn.Module) -> str:
         free = f"{last}{count}"
     holder.add_module(free, module)
     return f"{path}.{free}" if path else free
+
+
+def put_behind(traced: Traced, node: fx.Node, name: str, gate: Gate) -> None:
+    """Let a gate multiply what a call gives.
+
+    Args:
+        traced: The network.
+        node: The call.
+        name: What the gate is called.
+        gate: The gate.
+    """
+    with traced.graph.inserting_after(node):
+        call = traced.graph.call_module(put(traced, name, gate), (node,))
+    node.replace_all_uses_with(call, lambda user: user is not call)
+    if node in traced.shapes:
+        traced.shapes[call] = traced.shapes[node]
+
+
+def owner_of(node: fx.Node) -> str:
+    """The module that a call calls, or that calls it if it calls a function."""
+    if node.op == "call_module":
+        return str(node.target)
+    inside = [*node.meta.get("nn_module_stack", {}).values()]
+    return str(inside[-1][0]) if inside else ""

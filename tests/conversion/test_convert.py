@@ -157,7 +157,7 @@ def test_a_squeeze_and_excitation_sees_the_zeros() -> None:
     assert distance(small(images()), net(images())) < 1e-12
 
 
-def test_blocks_of_attention_are_branches() -> None:
+def test_blocks_of_attention_are_branches_with_heads() -> None:
     class Encoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -175,6 +175,7 @@ def test_blocks_of_attention_are_branches() -> None:
     net = bp.convert(model, example_input=x)
     assert {name: gate.size for name, gate in gates_of(net).items()} == {
         "residual": 1,
+        "residual.body.attention.gate": 2,
         "mlp.residual": 1,
         "mlp.residual.body.1_gate": 6,
     }
