@@ -90,7 +90,7 @@ def convert(
 
 
 def _put_gates(
-    traced: Traced, allowed: Callable[[str], bool], theta: float, refused: Collection[str]
+    traced: Traced, allowed: Callable[[str], bool], theta: float, refused: dict[str, str]
 ) -> dict[Gate, str]:
     """Put a gate at every place for one; gives the gates, with the layer that each is for.
 
@@ -98,10 +98,12 @@ def _put_gates(
         traced: The network.
         allowed: Whether the layer of this name may get a gate.
         theta: Initial inclusion probability.
-        refused: Layers that get none.
+        refused: Layers that get none, with the reason; those that cannot have one are added.
     """
     gates = {}
     for place in unit_places(traced, allowed):
+        if place.reason:
+            refused.setdefault(place.layer, place.reason)
         if place.layer in refused:
             continue
         gate = Gate(place.size, dim=place.dim, theta=theta)
