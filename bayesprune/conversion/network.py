@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,7 +56,8 @@ def convert(
         example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
-        skip: Names of modules within which no gate may go.
+        skip: Names of modules within which no gate may go. A module without gates that cannot be traced stays as it is,
+            in a `layers.Whole`.
         theta: Initial inclusion probability.
 
     Example:
@@ -74,7 +75,7 @@ def convert(
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
     while True:
-        traced = followed(model, example_input)
+        traced = followed(model, example_input, allowed)
         origins = _put_gates(traced, allowed, theta, refused) if units else {}
         if heads:
             origins |= put_heads(traced, allowed, theta, refused)
@@ -175,10 +176,10 @@ def _like(net: fx.GraphModule, model: nn.Module) -> fx.GraphModule:
         gate.to(device)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in net.named_modules():
-        module.training = modes.get(_original(name), model.training)
+        module.training = modes.get(name, modes.get(_original(name), model.training))
     return net
 
 
 def _original(name: str) -> str:
     """What a module of a converted network is called in the model."""
-    return re.sub(rf"(^|\.){RESIDUAL}\d*\.(body|shortcut)(?=\.|$)", "", name).removeprefix(".")
+    return re.sub(rf"(^|\.)({RESIDUAL}\d*\.(body|shortcut)|whole)(?=\.|$)", "", name).removeprefix(".")

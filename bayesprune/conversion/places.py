@@ -47,8 +47,8 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
     sums: set[int] = set()
     stays = [""] * plan.num_ids
     for node, step in plan.steps.items():
-        for pinned in step.pins:
-            for entry in () if plan.known[pinned] is None else plan.known[pinned].ids.tolist():
+        for features in map(plan.known.get, step.pins):
+            for entry in [] if features is None else features.ids.tolist():
                 stays[entry] = f"it {step.reason}"
         if operation_of(node, traced.module(node)).adds and len(step.flows) > 1 and step.out is not None:
             sums.update(one[step.out.ids].tolist())
