@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import fx, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.conversion.branches import RESIDUAL, carve_branches
+from bayesprune.conversion.heads import put_heads
 from bayesprune.conversion.places import unit_places
-from bayesprune.conversion.source import check_model, followed, put
+from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.graph.check import refused_gates
@@ -27,6 +28,7 @@ def convert(
     *,
     units: bool = True,
     branches: bool = True,
+    heads: bool = True,
     example_input: Any = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -50,10 +52,12 @@ def convert(
         model: A network without gates; it is not touched.
         units: Whether to gate units and filters.
         branches: Whether to gate branches.
+        heads: Whether to gate the heads of attention, where an example tells the shapes.
         example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
-        skip: Names of modules within which no gate may go.
+        skip: Names of modules within which no gate may go. A module without gates that cannot be traced stays as it is,
+            in a `layers.Whole`.
         theta: Initial inclusion probability.
 
     Example:
@@ -71,8 +75,10 @@ def convert(
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
     while True:
-        traced = followed(model, example_input)
+        traced = followed(model, example_input, allowed)
         origins = _put_gates(traced, allowed, theta, refused) if units else {}
+        if heads:
+            origins |= put_heads(traced, allowed, theta, refused)
         if branches:
             origins |= carve_branches(traced, allowed, theta, refused)
         if not origins:
@@ -85,7 +91,7 @@ def convert(
 
 
 def _put_gates(
-    traced: Traced, allowed: Callable[[str], bool], theta: float, refused: Collection[str]
+    traced: Traced, allowed: Callable[[str], bool], theta: float, refused: dict[str, str]
 ) -> dict[Gate, str]:
     """Put a gate at every place for one; gives the gates, with the layer that each is for.
 
@@ -93,19 +99,16 @@ def _put_gates(
         traced: The network.
         allowed: Whether the layer of this name may get a gate.
         theta: Initial inclusion probability.
-        refused: Layers that get none.
+        refused: Layers that get none, with the reason; those that cannot have one are added.
     """
     gates = {}
     for place in unit_places(traced, allowed):
+        if place.reason:
+            refused.setdefault(place.layer, place.reason)
         if place.layer in refused:
             continue
         gate = Gate(place.size, dim=place.dim, theta=theta)
-        name = put(traced, f"{place.layer}_gate", gate)
-        with traced.graph.inserting_after(place.node):
-            call = traced.graph.call_module(name, (place.node,))
-        place.node.replace_all_uses_with(call, lambda user, call=call: user is not call)  # type: ignore[misc]
-        if place.node in traced.shapes:
-            traced.shapes[call] = traced.shapes[place.node]
+        put_behind(traced, place.node, f"{place.layer}_gate", gate)
         gates[gate] = place.layer
     return gates
 
@@ -122,8 +125,13 @@ def _refused(net: fx.GraphModule, example_input: Any) -> dict[Gate, str]:
     if refused:
         return refused
     gates = gates_of(net)
-    stay = [group for group in coupled(traced) if group.gates and not group.can_go]
-    return {gates[name]: f"it {group.reason}" for group in stay for name in group.gates}
+    for group in coupled(traced):
+        if group.gates and not group.can_go:
+            refused |= {gates[name]: f"it {group.reason}" for name in group.gates}
+        elif group.size in [gates[name].size for name in group.gates]:
+            finer = [gates[name] for name in group.gates if gates[name].size > group.size]
+            refused |= dict.fromkeys(finer, f"its entries go in {group.size} parts, which have a gate")
+    return refused
 
 
 def _allowed(model: nn.Module, only: Sequence[str], skip: Sequence[str]) -> Callable[[str], bool]:
@@ -168,10 +176,10 @@ def _like(net: fx.GraphModule, model: nn.Module) -> fx.GraphModule:
         gate.to(device)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in net.named_modules():
-        module.training = modes.get(_original(name), model.training)
+        module.training = modes.get(name, modes.get(_original(name), model.training))
     return net
 
 
 def _original(name: str) -> str:
     """What a module of a converted network is called in the model."""
-    return re.sub(rf"(^|\.){RESIDUAL}\d*\.(body|shortcut)(?=\.|$)", "", name).removeprefix(".")
+    return re.sub(rf"(^|\.)({RESIDUAL}\d*\.(body|shortcut)|whole)(?=\.|$)", "", name).removeprefix(".")

@@ -22,12 +22,14 @@ class Place:
         node: What it multiplies.
         size: Number of entries.
         dim: Dimension that they lie along.
+        reason: Why a gate there would not mean removal, as far as this is known without trying.
     """
 
     layer: str
     node: fx.Node
     size: int
     dim: int
+    reason: str = ""
 
 
 def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
@@ -43,7 +45,11 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
     plan = Analysis(traced, {})
     one = joined(plan.num_ids, plan.ties)
     sums: set[int] = set()
+    stays = [""] * plan.num_ids
     for node, step in plan.steps.items():
+        for features in map(plan.known.get, step.pins):
+            for entry in [] if features is None else features.ids.tolist():
+                stays[entry] = f"it {step.reason}"
         if operation_of(node, traced.module(node)).adds and len(step.flows) > 1 and step.out is not None:
             sums.update(one[step.out.ids].tolist())
     found: dict[int, list[Place]] = {}
@@ -56,7 +62,7 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
         ended = plan.known[last]
         if ended is None or len(ended) < 2:
             continue
-        place = Place(str(node.target), last, len(ended), ended.axis)
+        place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
     kept = [places[0] for key, places in found.items() if len(places) == 1 or key not in sums]
     return [place for place in kept if allowed(place.layer)]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bayesprune.errors import ConfigError
+from bayesprune.errors import ConfigError, TraceError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
+from bayesprune.layers import Gate, Whole
 
 DROPOUTS = {
     F.dropout: nn.Dropout,
@@ -38,17 +40,19 @@ def check_model(model: nn.Module) -> None:
     check_additions(model)
 
 
-def followed(model: nn.Module, example_input: Any) -> Traced:
+def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
     """A copy of a model in eval mode, with its graph, in which nothing works in place.
 
     Args:
         model: The model; it is not touched.
         example_input: As for `trace`.
+        allowed: Whether gates may go into the module of this name; one that they may not and that cannot be followed
+            stays whole.
 
     Raises:
         TraceError: if the forward pass cannot be followed.
     """
-    traced = trace(copy.deepcopy(model).eval(), example_input)
+    traced = _traced(copy.deepcopy(model).eval(), example_input, allowed)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
@@ -57,6 +61,26 @@ def followed(model: nn.Module, example_input: Any) -> Traced:
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
             traced.graph.erase_node(node)
     return traced
+
+
+def _traced(net: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
+    """A network with its graph, in which a `layers.Whole` is put around what cannot be followed and gets no gate.
+
+    Args:
+        net: The network.
+        example_input: As for `trace`.
+        allowed: Whether gates may go into the module of this name.
+    """
+    while True:
+        try:
+            return trace(net, example_input)
+        except TraceError as error:
+            name = error.module
+            if not name:
+                raise
+            if allowed(name):
+                raise TraceError(f"{error}; or let {name!r} stay whole: skip=[{name!r}]", name) from error
+            net.set_submodule(name, Whole(net.get_submodule(name)))
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:
@@ -98,3 +122,27 @@ def put(traced: Traced, name: str, module: nn.Module) -> str:
         free = f"{last}{count}"
     holder.add_module(free, module)
     return f"{path}.{free}" if path else free
+
+
+def put_behind(traced: Traced, node: fx.Node, name: str, gate: Gate) -> None:
+    """Let a gate multiply what a call gives.
+
+    Args:
+        traced: The network.
+        node: The call.
+        name: What the gate is called.
+        gate: The gate.
+    """
+    with traced.graph.inserting_after(node):
+        call = traced.graph.call_module(put(traced, name, gate), (node,))
+    node.replace_all_uses_with(call, lambda user: user is not call)
+    if node in traced.shapes:
+        traced.shapes[call] = traced.shapes[node]
+
+
+def owner_of(node: fx.Node) -> str:
+    """The module that a call calls, or that calls it if it calls a function."""
+    if node.op == "call_module":
+        return str(node.target)
+    inside = [*node.meta.get("nn_module_stack", {}).values()]
+    return str(inside[-1][0]) if inside else ""

@@ -6,17 +6,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.conversion.heads import mixes_values
+from bayesprune.conversion.source import owner_of
 from bayesprune.data.inputs import as_inputs
-from bayesprune.graph import trace
+from bayesprune.graph import Traced, trace
 from bayesprune.graph.coupling import coupled
 from bayesprune.graph.group import Group
-from bayesprune.layers import gates_of, holders_of
+from bayesprune.layers import Gate, gates_of, holders_of
 from bayesprune.pruning.meter import count_macs, eval_mode
 
 HEAD = "kind", "gate", "size", "multiply-adds", "rules"
+KINDS = "branch", "head", "unit", "none"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Structure:
     """One kind of structures of a network.
 
     Attributes:
-        kind: ``"branch"``, ``"unit"``, or ``"none"`` for what is left without a gate.
+        kind: ``"branch"``, ``"head"``, ``"unit"``, or ``"none"`` for what is left without a gate.
         gate: Names of the gates, or of the layers that write what is left.
         size: Number of structures.
         share: Share of the network's multiply-adds in layers that become smaller with them.
@@ -44,17 +47,19 @@ class Structures(list[Structure]):
     Args:
         rows: The structures.
         share: Share of the multiply-adds in layers that some gate rules.
+        within: The same for gates of heads and units alone, which make layers smaller and leave branches.
     """
 
-    def __init__(self, rows: Collection[Structure], share: float):
+    def __init__(self, rows: Collection[Structure], share: float, within: float):
         super().__init__(rows)
-        self.share = share
+        self.share, self.within = share, within
 
     def __str__(self) -> str:
         cells = [HEAD, *((s.kind, s.gate, str(s.size), f"{s.share:.1%}", s.rules) for s in self)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-        return "\n".join([*(line.rstrip() for line in lines), f"gates rule {self.share:.1%} of the multiply-adds"])
+        ruled = f"gates rule {self.share:.1%} of the multiply-adds, those of heads and units {self.within:.1%}"
+        return "\n".join([*(line.rstrip() for line in lines), ruled])
 
 
 @checked_arguments
@@ -73,7 +78,7 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
         kind  gate  size  multiply-adds  rules
         unit  2     3     100.0%         0, 3
         none  3     1     0.0%           is the only one
-        gates rule 100.0% of the multiply-adds
+        gates rule 100.0% of the multiply-adds, those of heads and units 100.0%
 
     Raises:
         TraceError: for a network whose forward pass cannot be followed.
@@ -86,40 +91,47 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
     with eval_mode(plain):
         for node, count in count_macs(traced, as_inputs(example_input)[:1]).items():
             if count:
-                macs[_owner(node)] = macs.get(_owner(node), 0) + count
+                macs[owner_of(node)] = macs.get(owner_of(node), 0) + count
     total = max(1, sum(macs.values()))
-    branches = {name for name, gate in gates_of(plain).items() if gate.size == 1 and holders_of(plain)[gate]}
-    rows, ruled = [], set()
+    kinds = {name: _kind(traced, gate) for name, gate in gates_of(plain).items()}
+    rows: list[Structure] = []
+    ruled: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for group in coupled(traced):
-        layers = _ruled(group, branches, macs)
+        kind = min((kinds[gate] for gate in group.gates), key=KINDS.index, default="none")
+        layers = _ruled(group, kind, macs)
         share = sum(macs[layer] for layer in layers) / total
         if group.gates:
-            ruled.update(layers)
-            kind = "branch" if branches.issuperset(group.gates) else "unit"
+            ruled[kind].update(layers)
             rows.append(Structure(kind, ", ".join(group.gates), group.size, share, ", ".join(layers)))
         else:
-            share = 0.0 if ruled.issuperset(layers) else share
+            share = 0.0 if set().union(*ruled.values()).issuperset(layers) else share
             rows.append(Structure("none", ", ".join(group.written), group.size, share, group.reason))
-    rows.sort(key=lambda row: ("branch", "unit", "none").index(row.kind))
-    return Structures(rows, sum(macs[layer] for layer in ruled) / total)
+    rows.sort(key=lambda row: KINDS.index(row.kind))
+    within = ruled["head"] | ruled["unit"]
+    share, inside = (sum(macs[layer] for layer in layers) / total for layers in (within | ruled["branch"], within))
+    return Structures(rows, share, inside)
 
 
-def _owner(node: fx.Node) -> str:
-    """The module that a call calls, or that calls it if it calls a function."""
-    if node.op == "call_module":
-        return str(node.target)
-    inside = [*node.meta.get("nn_module_stack", {}).values()]
-    return str(inside[-1][0]) if inside else ""
+def _kind(traced: Traced, gate: Gate) -> str:
+    """What a gate switches off.
+
+    Args:
+        traced: The network.
+        gate: The gate.
+    """
+    if gate.size == 1 and holders_of(traced.net)[gate]:
+        return "branch"
+    return "head" if any(mixes_values(traced, use.all_input_nodes[0]) for use in traced.uses[gate]) else "unit"
 
 
-def _ruled(group: Group, branches: set[str], macs: Collection[str]) -> list[str]:
+def _ruled(group: Group, kind: str, macs: Collection[str]) -> list[str]:
     """The layers that become smaller with the structures of a group.
 
     Args:
         group: The group.
-        branches: The gates of branches.
+        kind: What its gates switch off.
         macs: The names of all that is counted.
     """
-    if branches and branches.issuperset(group.gates) and group.gates:
+    if kind == "branch":
         return [name for name in macs if any(f"{name}.".startswith(f"{block}.body.") for block in group.written)]
     return [name for name in dict.fromkeys((*group.written, *group.read)) if name in macs]

@@ -47,7 +47,8 @@ class Rules:
         self._modules = {node: module for node, module in found if module is not None}
         several = [gate for gate, uses in traced.uses.items() if len(uses) > 1 and gate.size > 1 and only is None]
         self._shared_at = {node: gate for gate in several for node in traced.uses[gate]}
-        self._start(Following(off, only))
+        moved, waiting = traced.moved.setdefault(None if only is None else frozenset(only.items()), ({}, set()))
+        self._start(Following(off, only, moved=moved, waiting=waiting))
 
     def _start(self, following: Following) -> None:
         self.following = following

@@ -20,7 +20,7 @@ from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.origins import Reader, written
 from bayesprune.graph.shapes import shapes_of
-from bayesprune.layers import Gate, GatedLayer, Residual
+from bayesprune.layers import Gate, GatedLayer, Residual, Whole
 from bayesprune.ops import operation_of
 from bayesprune.ops.registry import UNKNOWN
 
@@ -49,11 +49,17 @@ class _Value(fx.Proxy):
 class GateTracer(fx.Tracer):
     """Traces through user modules and `layers.Residual`.
 
-    Torch's own modules, gates, gated layers and modules of any class that has a record (`bayesprune.ops`) stay whole.
+    Torch's own modules, gates, gated layers, `layers.Whole` and modules of any class that has a record
+    (`bayesprune.ops`) stay whole.
 
     To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
     thread traces at a time, and what others call meanwhile does what it always does.
+
+    Attributes:
+        stopped: The name of the innermost module in which an error stopped it.
     """
+
+    stopped = ""
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """The graph of a module's forward pass."""
@@ -103,7 +109,7 @@ class GateTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
-        recorded = isinstance(m, (Gate, GatedLayer)) or operation_of(m) is not UNKNOWN
+        recorded = isinstance(m, (Gate, GatedLayer, Whole)) or operation_of(m) is not UNKNOWN
         return recorded or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
@@ -122,7 +128,11 @@ class GateTracer(fx.Tracer):
             def forward(*args: Any, **kwargs: Any) -> Any:
                 return self._read(m, args, kwargs)
 
-        return super().call_module(m, forward, args, kwargs)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.stopped = self.stopped or self.path_of_module(m)
+            raise
 
 
 class BlockTracer(GateTracer):
@@ -145,6 +155,8 @@ class Traced:
         shapes: The shapes of tensors, with one example, as far as they are known from an example input.
         example: That example, if there is one.
         macs: Multiply-adds of operations with one example, if they were counted, see `pruning.meter.count_macs`.
+        moved: By the gates that are followed, what running calls gave and which are made with those that read them,
+            see `ops.call.Following`: it holds for as long as the graph stays as it is.
 
     Example:
         >>> traced = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))
@@ -158,6 +170,9 @@ class Traced:
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
     example: Inputs | None = None
     macs: dict[fx.Node, int] = field(default_factory=dict)
+    moved: dict[frozenset[tuple[Gate, int]] | None, tuple[dict[fx.Node, Any], set[fx.Node]]] = field(
+        default_factory=dict
+    )
 
     def learn_shapes(self, example: Inputs) -> None:
         """Note the shapes of all tensors for the first of these examples.
@@ -232,11 +247,13 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         raise TraceError(
             f"a lone {type(net).__name__} cannot be followed; wrap it: torch.nn.Sequential({type(net).__name__}(...))"
         )
+    tracer = GateTracer()
     try:
-        graph = GateTracer().trace(net)
+        graph = tracer.trace(net)
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
-            f"the forward pass of {type(net).__name__} cannot be followed: {error}{_line_of(error)}. {_advice(error)}"
+            f"the forward pass of {type(net).__name__} cannot be followed: {error}{_line_of(error)}. {_advice(error)}",
+            tracer.stopped,
         ) from error
     traced = Traced(net, graph, _fixed_modules(net, graph))
     for node in graph.nodes:

@@ -16,6 +16,7 @@ from bayesprune.layers.normal import (
 )
 from bayesprune.layers.residual import Residual
 from bayesprune.layers.transposed import ConvTranspose2d
+from bayesprune.layers.whole import Whole
 
 __all__ = [
     "SCALES",
@@ -32,6 +33,7 @@ __all__ = [
     "NormalLayer",
     "NormalLinear",
     "Residual",
+    "Whole",
     "eval_mode",
     "gates_of",
     "give_normal_slabs",

@@ -145,6 +145,7 @@ def _masked_fill(call: Call) -> Step:
 register(
     Operation(
         name="matrix product",
+        kind="product of matrices",
         functions=(operator.matmul, torch.matmul, torch.bmm),
         methods=("matmul", "bmm"),
         entries=_if_known(_matmul),
@@ -156,6 +157,7 @@ register(
 register(
     Operation(
         name="attention",
+        kind="attention",
         functions=(F.scaled_dot_product_attention,),
         entries=_if_known(_attention),
         takes="anything",
@@ -166,6 +168,7 @@ register(
 register(
     Operation(
         name="softmax over other dimensions",
+        kind="softmax",
         modules=(nn.Softmax,),
         functions=(F.softmax, torch.softmax),
         methods=("softmax",),

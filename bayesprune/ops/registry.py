@@ -12,7 +12,9 @@ from bayesprune.ops.call import WALL, Call
 from bayesprune.ops.features import Step
 
 Takes = Literal["tensor", "sizes", "anything"]
-Kind = Literal["sum", "difference", "product", "normalisation", "extremum", ""]
+Kind = Literal[
+    "sum", "difference", "product", "normalisation", "extremum", "product of matrices", "attention", "softmax", ""
+]
 Memory = Literal["own", "view", ""]
 Role = Literal["in", "out", "place", None]
 Gives = Any

@@ -20,15 +20,14 @@ def joined(size: int, ties: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         tensor([0, 1, 0, 0, 4])
     """
     one = torch.arange(size)
-    changed = True
-    while changed:
+    if not ties:
+        return one
+    first, second = (torch.cat(side) for side in zip(*ties, strict=True))
+    while True:
         before = one.clone()
-        for a, b in ties:
-            smaller = torch.minimum(one[a], one[b])
-            one.scatter_reduce_(0, one[a].clone(), smaller, "amin")
-            one.scatter_reduce_(0, one[b].clone(), smaller, "amin")
-            one.scatter_reduce_(0, a, smaller, "amin")
-            one.scatter_reduce_(0, b, smaller, "amin")
+        smaller = torch.minimum(one[first], one[second])
+        for index in (one[first], one[second], first, second):
+            one.scatter_reduce_(0, index, smaller, "amin")
         one = one[one]
-        changed = not torch.equal(one, before)
-    return one
+        if torch.equal(one, before):
+            return one

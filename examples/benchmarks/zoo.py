@@ -15,11 +15,23 @@ from bayesprune.layers import gates_of
 from bayesprune.pruning import compact, cost
 
 NAMES = (
-    *("resnet18", "vgg11_bn", "alexnet", "mobilenet_v2", "densenet121", "efficientnet_b0", "regnet_y_400mf"),
-    *("shufflenet_v2_x0_5", "squeezenet1_0", "googlenet", "convnext_tiny", "vit_b_16", "swin_t"),
+    *("alexnet", "resnet18", "squeezenet1_0", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5"),
+    *("shufflenet_v2_x0_5", "regnet_x_400mf", "regnet_y_400mf", "resnet50", "resnext50_32x4d", "googlenet"),
+    *("convnext_tiny", "vit_b_16", "swin_t", "efficientnet_b0", "wide_resnet50_2", "inception_v3", "densenet121"),
+    *("efficientnet_v2_s", "swin_v2_t", "maxvit_t"),
 )
-OPTIONS: dict[str, dict[str, Any]] = {"vit_b_16": {"image_size": 64}, "googlenet": {"init_weights": False}}
-HEAD = ("network", "branches", "units", "MACs ruled", "parameters left", "difference", "convert s", "compact s")
+"""The smallest of each family of torchvision's networks for classification."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "vit_b_16": {"image_size": 64},
+    "googlenet": {"init_weights": False},
+    "inception_v3": {"init_weights": False},
+}
+SIDES = {"inception_v3": 128, "maxvit_t": 224}
+SIDE = 64
+HEAD = (
+    *("network", "branches", "heads", "units", "MACs ruled", "by heads and units", "parameters left"),
+    *("difference", "convert s", "compact s"),
+)
 
 
 def checked(model: nn.Module, x: torch.Tensor, off: float = 0.3) -> list[str]:
@@ -35,20 +47,18 @@ def checked(model: nn.Module, x: torch.Tensor, off: float = 0.3) -> list[str]:
     converted = time.process_time() - began
     with torch.no_grad():
         same = _difference(net(x), model(x))
-        gates = gates_of(net)
-        blocks = sum(gate.size == 1 for gate in gates.values())
-        for gate in gates.values():
+        for gate in gates_of(net).values():
             gate.theta[:] = torch.where(torch.rand(gate.size) < off, 0.0, 1.0)
         gated = net(x)
         began = time.process_time()
         small = compact(net, example_input=x)
         compacted = time.process_time() - began
         difference = max(same, _difference(small(x), gated))
-    units = sum(gate.size for gate in gates.values()) - blocks
     left = cost(small).params / cost(model).params
-    ruled = bp.structures(net, example_input=x).share
-    cells = (f"{ruled:.0%}", f"{left:.0%}", f"{difference:.0e}", f"{converted:.1f}", f"{compacted:.1f}")
-    return [str(blocks), str(units), *cells]
+    found = bp.structures(net, example_input=x)
+    sizes = [sum(row.size for row in found if row.kind == kind) for kind in ("branch", "head", "unit")]
+    cells = (f"{found.share:.0%}", f"{found.within:.0%}", f"{left:.0%}", f"{difference:.0e}")
+    return [*map(str, sizes), *cells, f"{converted:.1f}", f"{compacted:.1f}"]
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -63,16 +73,18 @@ def main(names: Sequence[str]) -> None:
     """
     from torchvision import models
 
-    print(" | ".join(HEAD), flush=True)
+    for cells in (HEAD, ["---"] * len(HEAD)):
+        print(f"| {' | '.join(cells)} |", flush=True)
     for name in names:
         torch.manual_seed(0)
         model = getattr(models, name)(weights=None, **OPTIONS.get(name, {})).double().eval()
         _livelier(model)
         try:
-            row = checked(model, torch.randn(2, 3, 64, 64, dtype=torch.float64))
+            side = SIDES.get(name, SIDE)
+            row = checked(model, torch.randn(2, 3, side, side, dtype=torch.float64))
         except Exception as error:
             row = [f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"]
-        print(" | ".join([name, *row]), flush=True)
+        print(f"| {' | '.join([name, *row])} |", flush=True)
 
 
 def _livelier(model: nn.Module) -> None:

@@ -157,7 +157,7 @@ def test_a_squeeze_and_excitation_sees_the_zeros() -> None:
     assert distance(small(images()), net(images())) < 1e-12
 
 
-def test_blocks_of_attention_are_branches() -> None:
+def test_blocks_of_attention_are_branches_with_heads() -> None:
     class Encoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -175,6 +175,7 @@ def test_blocks_of_attention_are_branches() -> None:
     net = bp.convert(model, example_input=x)
     assert {name: gate.size for name, gate in gates_of(net).items()} == {
         "residual": 1,
+        "residual.body.attention.gate": 2,
         "mlp.residual": 1,
         "mlp.residual.body.1_gate": 6,
     }
@@ -209,6 +210,37 @@ class Branching(nn.Module):
         if x.sum() > 0:
             x = x * 2
         return self.last(x)
+
+
+def test_a_module_that_cannot_be_followed_stays_whole() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.mlp = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+            self.inner = nn.ModuleList([Branching()])
+            self.last = nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.inner[0](self.mlp(torch.relu(self.first(x)))))
+
+    model, x = Around().double().eval(), torch.randn(3, 4).double()
+    with pytest.raises(TraceError, match=r"if x.sum\(\) > 0.*stay whole: skip=\['inner.0'\]"):
+        bp.convert(model)
+    for options in ({"skip": ["inner.0"]}, {"skip": ["inner"]}, {"only": ["first", "mlp", "last"]}):
+        net = bp.convert(model, example_input=x, **options)
+        assert {name: gate.size for name, gate in gates_of(net).items()} == {
+            "first_gate": 4,
+            "mlp.0_gate": 6,
+            "last.0_gate": 5,
+        }
+        assert isinstance(net.get_submodule("inner.0.whole"), Branching)
+        assert net.get_submodule("inner.0.whole.first").weight is not model.inner[0].first.weight
+        assert torch.equal(net(x), model(x))
+        switch_off(net)
+        small = bp.compact(net, example_input=x)
+        assert small.get_submodule("mlp.2").out_features == 2
+        assert distance(small(x), net(x)) < 1e-12
+        assert 0 < bp.structures(net, example_input=x).share < 1
 
 
 def quantised() -> nn.Module:

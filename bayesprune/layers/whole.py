@@ -1,0 +1,33 @@
+"""A module that stays whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+class Whole(nn.Module):
+    """A module that nothing is followed through, so that it may do what cannot be traced; all before it stays.
+
+    Args:
+        whole: The module.
+
+    Example:
+        >>> import torch
+        >>> Whole(torch.nn.ReLU())(torch.tensor([-1.0, 2.0])).tolist()
+        [0.0, 2.0]
+    """
+
+    def __init__(self, whole: nn.Module):
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives.
+
+        Args:
+            args: What it is given by place.
+            kwargs: What it is given by name.
+        """
+        return self.whole(*args, **kwargs)

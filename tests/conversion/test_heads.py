@@ -1,0 +1,143 @@
+"""Heads of attention that get gates: torch's module, and attention that is written out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import bayesprune as bp
+from bayesprune import layers
+from bayesprune.layers import gates_of
+from tests.conversion.test_convert import distance, images, switch_off
+
+
+class Written(nn.Module):
+    """Attention with one map for queries, keys and values, in one step or in several."""
+
+    def __init__(self, size: int, heads: int, fused: bool):
+        super().__init__()
+        self.heads, self.fused, self.drop = heads, fused, nn.Dropout(0.1)
+        self.qkv, self.proj = nn.Linear(size, 3 * size), nn.Linear(size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, size = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, size // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = self.drop((q * 0.5 @ k.transpose(-2, -1)).softmax(dim=-1)) @ v
+        return self.proj(y.transpose(1, 2).reshape(batch, length, size))
+
+
+class Torchs(nn.Module):
+    """Torch's attention, with such arguments and to another sequence if that is given."""
+
+    def __init__(self, size: int, heads: int, **given: Any):
+        super().__init__()
+        self.attention, self.given = nn.MultiheadAttention(size, heads, dropout=0.1, batch_first=True), given
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        other = x if other is None else other
+        return self.attention(x, other, other, **self.given)[0]
+
+
+class Transformer(nn.Module):
+    """A small one for images of 8 x 8."""
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        self.patches, self.norm, self.attention = nn.Conv2d(3, 12, 2, 2), nn.LayerNorm(12), attention
+        self.mlp = nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 12))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = x + self.attention(self.norm(x))
+        return self.head((x + self.mlp(x)).mean(1))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_heads_of_written_attention_go(fused: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(Written(12, 4, fused)).double().eval(), images()
+    net = bp.convert(model, example_input=x)
+    assert {name: gate.size for name, gate in gates_of(net).items() if gate.size > 1} == {
+        "residual.body.attention.heads_gate": 4,
+        "mlp.residual.body.1_gate": 20,
+    }
+    assert distance(net(x), model(x)) < 1e-12
+    gate = gates_of(net)["residual.body.attention.heads_gate"]
+    with torch.no_grad():
+        gate.theta[:] = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    small = bp.compact(net, example_input=x)
+    assert small.get_submodule("residual.body.attention.qkv").out_features == 3 * 2 * 3
+    assert small.get_submodule("residual.body.attention.proj").in_features == 2 * 3
+    assert distance(small(x), net(x)) < 1e-12
+    bp.save(small, tmp_path / "small")
+    assert torch.equal(bp.load(tmp_path / "small")(x), small(x))
+
+
+@pytest.mark.parametrize("given", [{}, {"need_weights": False}, {"attn_mask": None, "key_padding_mask": None}])
+def test_heads_of_torchs_attention_go(given: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(Torchs(12, 4, **given)).double().eval(), images()
+    net = bp.convert(model, example_input=x)
+    gate = gates_of(net)["residual.body.attention.attention.gate"]
+    assert distance(net(x), model(x)) < 1e-12
+    with torch.no_grad():
+        gate.theta[1] = 0.0
+    small = bp.compact(net, example_input=x)
+    assert small.get_submodule("residual.body.attention.attention.out_proj").in_features == 3 * 3
+    assert distance(small(x), net(x)) < 1e-12
+    net.train()  # its dropout follows the network's mode
+    assert distance(net(x), net(x)) > 0
+
+
+def test_heads_of_attention_to_another_sequence_go() -> None:
+    torch.manual_seed(0)
+    model, x = Torchs(12, 4).double().eval(), (torch.randn(2, 3, 12).double(), torch.randn(2, 5, 12).double())
+    net = bp.convert(model, example_input=x)
+    assert isinstance(net.get_submodule("attention"), layers.MultiheadAttention)
+    switch_off(net)
+    assert distance(bp.compact(net, example_input=x)(*x), net(*x)) < 1e-12
+
+
+def test_attention_that_stays_torchs() -> None:
+    class Weighted(Torchs):
+        def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+            y, weights = self.attention(x, x, x)
+            return y * weights.sum((1, 2))[:, None, None]
+
+    masked = torch.zeros(16, 16, dtype=torch.float64)
+    kept = [Weighted(12, 4), Torchs(12, 4, attn_mask=masked)]
+    for attention, options in [*((each, {}) for each in kept), (Torchs(12, 4), {"heads": False})]:
+        net = bp.convert(Transformer(attention).double().eval(), example_input=images(), **options)
+        assert isinstance(net.get_submodule("residual.body.attention.attention"), nn.MultiheadAttention)
+    assert len(gates_of(bp.convert(Transformer(Torchs(12, 4)), example_input=images().float(), only=["mlp"]))) == 2
+
+
+def test_structures_tell_heads_from_units() -> None:
+    model, x = Transformer(Written(12, 4, True)).double(), images()
+    table = bp.structures(bp.convert(model, example_input=x), example_input=x)
+    rows = {row.kind: row for row in table if row.kind != "none"}
+    assert rows["head"].size == 4 and rows["head"].share + rows["unit"].share == pytest.approx(table.within)
+    assert table.within < table.share < 1
+
+
+def test_a_vision_transformer_of_torchvision() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    model = models.VisionTransformer(32, 16, 2, 4, 24, 48, num_classes=5).double().eval()
+    nn.init.normal_(model.heads.head.weight)
+    x = images(32)
+    net = bp.convert(model, example_input=x)
+    assert sorted(gate.size for gate in gates_of(net).values()) == [1, 1, 1, 1, 4, 4, 48, 48]
+    switch_off(net)
+    small = bp.compact(net, example_input=x)
+    assert distance(small(x), net(x)) < 1e-9
+    assert [row.kind for row in bp.structures(net, example_input=x)].count("head") == 2
