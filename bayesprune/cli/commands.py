@@ -152,7 +152,7 @@ def _train(config: RunConfig, folder: Path, identity: str | None = None, *, new:
     Of several processes the main one makes the folder, writes and shows; the others wait for it where `fit` first lets
     processes meet.
     """
-    run = prepare(config)
+    run = prepare(config, begun=not new and (folder / CHECKPOINT).exists())
     folder = Path(run.engine.broadcast(str(folder)))  # the others may have seen it when it was there already
     try:
         if run.engine.is_main:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from bayesprune.checked import real, whole
+from bayesprune.cli.network import TORCHVISION, network_like
 from bayesprune.cli.options import defaults, name_of, option
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.posterior import WEIGHTS
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.recipes import Recipe, recommended
-from bayesprune.networks import NETWORKS, build
+from bayesprune.networks import NETWORKS
 from bayesprune.optim import OPTIMIZERS
 from bayesprune.training.devices import PRECISIONS, check_device
 
@@ -28,15 +29,20 @@ MOST = 2**31 - 1
 """The largest count that an option may be."""
 LARGEST_SEED = 2**63 - 1
 RECIPE = "from the network's recipe"
-ANY_IMAGES = (3, 32, 32)
-"""Examples that every network by name takes; what is recommended does not depend on their shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The options of a run as they are used; `resolve` makes them of those that were given to `bayesprune train`."""
 
-    net: str = option(f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56).", "lenet300")
+    net: str = option(
+        f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56), or torchvision:NAME.",
+        "lenet300",
+    )
+    weights: str | None = option(
+        "File of trained weights for torchvision:NAME: safetensors or a state_dict.", shown="none", before=None
+    )
+    weights_sha256: str | None = None
     data: str = option("digits, mnist, fashion-mnist, cifar10, cifar100 or imagefolder:PATH.", "digits")
     epochs: int = option("Length of the run.", 100)
     seed: int = option("Seed of everything random.", 0)
@@ -100,6 +106,8 @@ class RunConfig:
             raise ConfigError(f"--temperature {self.temperature} needs the weights' posterior: give --slab normal too")
         real("--label-smoothing", self.label_smoothing, 0, 1, "[)")
         self._check_prices()
+        if self.weights is not None and not self.net.startswith(TORCHVISION):
+            raise ConfigError(f"--weights {self.weights}: {self.net} takes none; use --net {TORCHVISION}NAME")
         choices = {"optimizer": OPTIMIZERS, "augment": (CROP_FLIP, NO_AUGMENTATION), "slab": WEIGHTS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -128,8 +136,8 @@ class RunConfig:
 
     @property
     def default_folder(self) -> Path:
-        """``runs/NET-DATA-seedS``, the data set's path reduced to its last part."""
-        return Path("runs") / f"{self.net}-{short_name(self.data)}-seed{self.seed}"
+        """``runs/NET-DATA-seedS``, the data set's path reduced to its last part, without colons."""
+        return Path("runs") / f"{short_name(self.net)}-{short_name(self.data)}-seed{self.seed}"
 
 
 def resolve(given: Mapping[str, Any]) -> RunConfig:
@@ -147,7 +155,7 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     options = defaults(RunConfig) | chosen
-    recipe = _recipe_for(options["net"], options["slab"])
+    recipe = _recipe_for(options["net"], options["slab"], options["weights"] is not None)
     for name in ("batch_size", "lr", "optimizer", "weight_decay", "label_smoothing", "every", "temperature"):
         options[name] = chosen.get(name, getattr(recipe, name))
     if options["log_gamma"] is None and options["budget"] is None:
@@ -161,13 +169,20 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
 
 
 @cache
-def _recipe_for(net: str, slab: str) -> Recipe:
-    """What is recommended for the network of a name, built for that; torch's random numbers go on as before."""
+def _recipe_for(net: str, slab: str, trained: bool) -> Recipe:
+    """What is recommended for the network of a name, built for that; torch's random numbers go on as before.
+
+    Args:
+        net: The name.
+        slab: Posterior of the weights.
+        trained: Whether they begin at trained ones.
+    """
+    posterior = "normal" if slab == "normal" else "point"
     with torch.random.fork_rng(devices=[]):
-        return recommended(build(net, ANY_IMAGES, num_classes=10), weights="normal" if slab == "normal" else "point")
+        return recommended(network_like(net), weights=posterior, trained=trained)
 
 
-def short_name(data: str) -> str:
-    """The name of a data set as part of the name of a file: a path is reduced to its last part."""
-    kind, _, path = data.partition(":")
+def short_name(name: str) -> str:
+    """The name of a network or data set as part of that of a file: a path is reduced to its last part."""
+    kind, _, path = name.partition(":")
     return f"{kind}-{Path(path).name}" if path else kind

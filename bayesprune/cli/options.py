@@ -38,9 +38,9 @@ def defaults(config: type) -> dict[str, Any]:
     """By name of the field, the default of the option; ``None`` where that depends on other options.
 
     Args:
-        config: A dataclass whose fields are made by `option`.
+        config: A dataclass; those of its fields that are made by `option` are options.
     """
-    return {each.name: each.metadata[_KEY].default for each in fields(config)}
+    return {each.name: each.metadata[_KEY].default for each in fields(config) if _KEY in each.metadata}
 
 
 def name_of(field: str) -> str:
@@ -49,14 +49,16 @@ def name_of(field: str) -> str:
 
 
 def takes_options_of(config: type) -> Callable[[Command], Command]:
-    """Let the last parameter of a command, ``**options``, stand for an option of each field of a dataclass.
+    """Let the last parameter of a command, ``**options``, stand for the options of a dataclass.
 
     Args:
-        config: The dataclass; its fields are made by `option`.
+        config: The dataclass; those of its fields that are made by `option` are options.
     """
     hints = get_type_hints(config)
     added = []
     for each in fields(config):
+        if _KEY not in each.metadata:
+            continue
         said: _Option = each.metadata[_KEY]
         kind = hints[each.name] if said.default is not None else hints[each.name] | None
         flags = [f"{name_of(each.name)}/--no-{each.name}"] if kind is bool else []

@@ -10,17 +10,24 @@ from torch import Tensor
 
 from bayesprune.cli.config import RunConfig
 from bayesprune.cli.folder import CHECKPOINT
+from bayesprune.cli.network import named_network
 from bayesprune.cli.record import check_run, read_config
+from bayesprune.conversion.weights import TrainedWeights
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import CheckpointError, GateError
 from bayesprune.infer import BayesianNet, Categorical
-from bayesprune.networks import build
 from bayesprune.pruning import compact
 from bayesprune.schema import Mismatch, shaped
 from bayesprune.training.state import Checkpoint
 
 
-def new_net(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, num_data: int) -> BayesianNet:
+def new_net(
+    config: RunConfig,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    num_data: int,
+    weights: TrainedWeights | None = None,
+) -> BayesianNet:
     """The network of a run at its start.
 
     Args:
@@ -28,11 +35,12 @@ def new_net(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, n
         input_shape: Shape of one example.
         num_classes: Number of outputs.
         num_data: N, the number of training examples.
+        weights: Trained weights that it begins at; without them, and where a checkpoint follows, they are drawn.
 
     Raises:
         BayesPruneError: for an unknown network, or one that does not fit the data.
     """
-    network = build(config.net, input_shape, num_classes)
+    network = named_network(config.net, input_shape, num_classes, weights)
     likelihood = Categorical(config.label_smoothing)
     prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
     precision = 1.0 if config.weight_decay is None else config.weight_decay * num_data

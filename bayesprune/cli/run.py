@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bayesprune.atomic import write_atomically
 from bayesprune.cli.config import CROP_FLIP, RunConfig
 from bayesprune.cli.folder import MODEL, RELIABILITY, RESULT
+from bayesprune.cli.network import read_weights
 from bayesprune.cli.posterior import compact_posterior, new_net
 from bayesprune.cli.record import versions, write_json
 from bayesprune.cli.scoring import DRAWS, POSTERIOR, Predictor, draw_diagram, figures
@@ -64,8 +65,12 @@ class Run:
     branches: int
 
 
-def prepare(config: RunConfig) -> Run:
+def prepare(config: RunConfig, *, begun: bool = False) -> Run:
     """Read the data and build the network; writes nothing.
+
+    Args:
+        config: Options of the run.
+        begun: Whether there is a checkpoint, so that the file of trained weights is needed no more.
 
     Raises:
         BayesPruneError: for options or data that cannot work.
@@ -75,7 +80,9 @@ def prepare(config: RunConfig) -> Run:
     splits = load(config.data, data_dir=config.data_dir, limit=config.limit)
     num_data = len(splits.train)
     decay = 1 / num_data if config.weight_decay is None else config.weight_decay
-    config = replace(config, weight_decay=decay)
+    weights = None if config.weights is None or begun else read_weights(config.weights, config.weights_sha256)
+    digest = config.weights_sha256 if weights is None else weights.sha256
+    config = replace(config, weight_decay=decay, weights_sha256=digest)
     train_loader, test_loader = loaders(
         splits,
         config.batch_size,
@@ -85,7 +92,7 @@ def prepare(config: RunConfig) -> Run:
         shard=(engine.rank, engine.world_size),
     )
     torch.manual_seed(config.seed)
-    net = new_net(config, splits.input_shape, splits.num_classes, num_data)
+    net = new_net(config, splits.input_shape, splits.num_classes, num_data, weights)
     unfit = unsavable(net)
     if unfit is not None:
         raise ConfigError(f"--net {config.net}: what it is pruned to could not be written to {MODEL}: {unfit}")

@@ -19,6 +19,8 @@ def test_a_run_without_options_is_as_the_command_lines_page_says():
         "epochs": 100,
         "seed": 0,
         "batch_size": 128,
+        "weights": None,
+        "weights_sha256": None,
         "lr": 3e-3,
         "price": 0.2,
         "log_gamma": None,

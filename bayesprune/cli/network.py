@@ -1,0 +1,64 @@
+"""The network that ``--net`` names: one of the library's own, or one of torchvision's, converted."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from bayesprune.conversion.torchvision import converted, plain_network
+from bayesprune.conversion.weights import TrainedWeights
+from bayesprune.errors import ConfigError
+from bayesprune.networks import build
+
+TORCHVISION = "torchvision:"
+"""How the names of torchvision's networks begin."""
+ANY_IMAGES = (3, 32, 32)
+"""Examples that every network by name takes."""
+
+
+def named_network(
+    net: str, input_shape: tuple[int, ...], num_classes: int, weights: TrainedWeights | None = None
+) -> nn.Module:
+    """The gated network at the start of a run.
+
+    Args:
+        net: Its name, as ``--net`` takes it.
+        input_shape: Shape of one example.
+        num_classes: Number of outputs.
+        weights: Trained weights that it begins at; one of torchvision's only.
+
+    Raises:
+        ConfigError: for an unknown name, or inputs or weights that do not fit it.
+    """
+    if net.startswith(TORCHVISION):
+        return converted(net.removeprefix(TORCHVISION), input_shape, num_classes, weights)
+    return build(net, input_shape, num_classes)
+
+
+def network_like(net: str) -> nn.Module:
+    """A network made of the same kinds of layers, which is what a recipe goes by.
+
+    Args:
+        net: Its name.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if net.startswith(TORCHVISION):
+        return plain_network(net.removeprefix(TORCHVISION), 10)
+    return build(net, ANY_IMAGES, num_classes=10)
+
+
+def read_weights(path: str, sha256: str | None) -> TrainedWeights:
+    """Trained weights that a run begins at.
+
+    Args:
+        path: The file.
+        sha256: Its digest as the run has recorded it; ``None`` for a new run.
+
+    Raises:
+        BayesPruneError: for a file that is missing, is no weights, or changed since.
+    """
+    weights = TrainedWeights.read(path)
+    if sha256 not in (None, weights.sha256):
+        raise ConfigError(f"--weights {path}: the file is not the one that the run was started with; bring that back")
+    return weights
