@@ -55,11 +55,9 @@ def test_a_run_from_trained_weights_ends_resumes_and_is_used_like_any_other(imag
     assert done.stderr.count("\n") == 1
     assert "classifier.1.weight, classifier.1.bias) is for 5 classes, the data have 3: it is left out" in done.stderr
 
-    with pytest.warns(UserWarning, match="left out"):
-        ready = prepare(resolve({"net": NET, "data": images, "weights": str(file)}))
     recorded = json.loads((whole / "config.json").read_text())["options"]
     assert (recorded["net"], recorded["weights"]) == (NET, str(file))
-    assert recorded["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest() == ready.config.weights_sha256
+    assert recorded["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
     start_and_stop(*options, folder=broken, epoch=1)
     file.unlink()  # the checkpoint has all that is needed
