@@ -283,12 +283,14 @@ def test_exact_differences_keep_to_their_share(share: float, monkeypatch: pytest
 
     monkeypatch.setattr(steps, "example_differences", counted)
     monkeypatch.setattr(steps, "DOUBT", 20.0)  # so that hardly a sign is clear
+    for overhead in ("ENTRY", "LAUNCH"):  # so that what is allowed is what is counted
+        monkeypatch.setattr(f"bayesprune.methods.svi.flip_costs.{overhead}", 0)
     settings = Settings(schedule={"exact_share": share})
     with FlopCounterMode(display=False) as counter:
         fit(net, Batches(x, y), epochs=12, settings=settings, prune=False)
     total = counter.get_total_flops()
     assert sum(measured) > 100
-    assert 0.1 * share < sum(spent) / (total - sum(spent)) <= share
+    assert 0.25 * share < sum(spent) / (total - sum(spent)) <= share
 
 
 def test_an_allowance_is_saved_and_spent() -> None:
