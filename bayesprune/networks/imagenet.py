@@ -28,8 +28,8 @@ def from_torchvision(model: nn.Module, *, units: bool = False) -> nn.Module:
 
     Args:
         model: A ``torchvision.models.ResNet`` of ``BasicBlock`` or ``Bottleneck`` blocks; it is not touched.
-        units: Whether to gate also the channels within the branches, after their activations. `BayesianNet` refuses
-            those in front of a convolution in groups (ResNeXt).
+        units: Whether to gate also the channels within the branches, after their activations; of a convolution in
+            groups (ResNeXt), whole groups go, and from those that are left equal numbers of channels.
 
     Raises:
         ConfigError: for another model, or one with other blocks.

@@ -14,7 +14,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 import bayesprune as bp
-from bayesprune.errors import ConfigError, GateError
+from bayesprune.errors import ConfigError
 from bayesprune.layers import gates_of
 from bayesprune.networks import from_torchvision, resnet18, resnet34, resnet50
 from bayesprune.pruning import compact, cost
@@ -106,11 +106,22 @@ def test_gates_lie_where_the_weights_do() -> None:
     assert {p.device.type for p in net.parameters()} == {"meta"}
 
 
-def test_groups_are_accepted_for_branches_and_refused_for_units() -> None:
+def test_of_convolutions_in_groups_whole_groups_go() -> None:
+    """ResNeXt: four groups of four channels; a channel that goes alone leaves its place, a group takes all with it."""
     model = small_bottlenecks(groups=4, width_per_group=4)
     assert bp.BayesianNet(from_torchvision(model), num_data=10).num_branches == 5
-    with pytest.raises(GateError, match=r"layer1.0.body.gate1.*convolution in groups"):
-        bp.BayesianNet(from_torchvision(model, units=True), num_data=10)
+    net, x = from_torchvision(model, units=True).double().eval(), torch.randn(1, 3, 32, 32).double()
+    bp.BayesianNet(net, num_data=10)
+    randomise_statistics(net, 0)
+    with torch.no_grad():
+        net.get_submodule("layer1.0.body.gate2").theta[4:8] = 0.0
+        net.get_submodule("layer1.1.body.gate2").theta[0] = 0.0
+    small = compact(net)
+    assert tuple(small.get_parameter("layer1.0.body.conv2.weight").shape) == (12, 4, 3, 3)
+    assert tuple(small.get_parameter("layer1.0.body.conv1.weight").shape) == (12, 64, 1, 1)
+    assert tuple(small.get_parameter("layer1.1.body.conv2.weight").shape) == (16, 4, 3, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(2, 2)), models.squeezenet1_1()], ids=["mlp", "squeezenet"])
