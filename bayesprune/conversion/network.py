@@ -12,7 +12,7 @@ from torch import fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.conversion.branches import RESIDUAL, carve_branches
 from bayesprune.conversion.heads import put_heads
-from bayesprune.conversion.places import unit_places
+from bayesprune.conversion.places import Place, input_places, unit_places
 from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Traced, gates_of, trace
@@ -29,6 +29,7 @@ def convert(
     units: bool = True,
     branches: bool = True,
     heads: bool = True,
+    inputs: bool = False,
     example_input: Any = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -53,6 +54,7 @@ def convert(
         units: Whether to gate units and filters.
         branches: Whether to gate branches.
         heads: Whether to gate the heads of attention, where an example tells the shapes.
+        inputs: Whether to gate the features or channels of inputs that layers read, where an example tells the shapes.
         example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
@@ -76,7 +78,9 @@ def convert(
     refused: dict[str, str] = {}
     while True:
         traced = followed(model, example_input, allowed)
-        origins = _put_gates(traced, allowed, theta, refused) if units else {}
+        places = unit_places(traced, allowed) if units else []
+        places += input_places(traced) if inputs else []
+        origins = _put_gates(traced, places, theta, refused)
         if heads:
             origins |= put_heads(traced, allowed, theta, refused)
         if branches:
@@ -90,19 +94,17 @@ def convert(
         refused |= {origins[gate]: reason for gate, reason in more.items()}
 
 
-def _put_gates(
-    traced: Traced, allowed: Callable[[str], bool], theta: float, refused: dict[str, str]
-) -> dict[Gate, str]:
+def _put_gates(traced: Traced, places: Sequence[Place], theta: float, refused: dict[str, str]) -> dict[Gate, str]:
     """Put a gate at every place for one; gives the gates, with the layer that each is for.
 
     Args:
         traced: The network.
-        allowed: Whether the layer of this name may get a gate.
+        places: The places.
         theta: Initial inclusion probability.
         refused: Layers that get none, with the reason; those that cannot have one are added.
     """
     gates = {}
-    for place in unit_places(traced, allowed):
+    for place in places:
         if place.reason:
             refused.setdefault(place.layer, place.reason)
         if place.layer in refused:

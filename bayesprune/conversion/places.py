@@ -68,6 +68,23 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
     return [place for place in kept if allowed(place.layer)]
 
 
+def input_places(traced: Traced) -> list[Place]:
+    """A place for the features or channels of every input that only layers read and whose shape is known.
+
+    Args:
+        traced: The network.
+    """
+    found = []
+    for node in traced.graph.nodes:
+        readers = [traced.module(user) for user in node.users]
+        if node.op != "placeholder" or not readers or (traced.rank(node) or 0) < 2:
+            continue
+        if all(module is not None and mixes(module) for module in readers):
+            dim = -1 if isinstance(readers[0], nn.Linear) else 1
+            found.append(Place(node.name, node, traced.shapes[node][dim], dim))
+    return [place for place in found if place.size > 1]
+
+
 def mixes(module: nn.Module) -> bool:
     """Whether a module is a layer whose outputs are entries of their own: weighted sums of those of its input."""
     parts = operation_of(module).parts

@@ -71,7 +71,7 @@ class TrainedWeights:
             ConfigError: if a tensor is missing, is not the network's, or has another shape or kind of number.
         """
         own = network.state_dict()
-        left = [name for name in own if name in head and name in self.tensors and not self._fits(name, own[name])]
+        left = [name for name in own if name in head and name in self.tensors and self._other_classes(name, own[name])]
         for name in self.tensors:
             if name not in own:
                 raise ConfigError(f"{self.path}: holds {name}, which the network has not; {_OTHER}")
@@ -90,6 +90,16 @@ class TrainedWeights:
                 "out, and the network's own begins at random",
                 stacklevel=2,
             )
+
+    def _other_classes(self, name: str, own: Tensor) -> bool:
+        """Whether the tensor of a name, part of a head, differs from the network's own in nothing but the classes.
+
+        Args:
+            name: A name that the file has.
+            own: The network's tensor, classes first.
+        """
+        given = self.tensors[name]
+        return given.dim() == own.dim() and given.shape[1:] == own.shape[1:] and len(given) != len(own)
 
     def _fits(self, name: str, own: Tensor) -> bool:
         """Whether the tensor of a name could take the place of the network's own.

@@ -12,6 +12,7 @@ from bayesprune.data.inputs import Inputs, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
+from bayesprune.layers import plain_parameters
 
 
 class _Shapes(Execution):
@@ -49,7 +50,7 @@ def shapes_of(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1)
         TraceError: if they do not go through the network.
         GateError: if they do not fit a gate.
     """
-    like = next(net.parameters(), tensors_of(example)[0])
+    like = next(iter(plain_parameters(net).values()), tensors_of(example)[0])
     modes = {module: module.training for module in net.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

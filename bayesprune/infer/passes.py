@@ -15,6 +15,7 @@ from bayesprune.errors import DataError
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer.gated import GatedNet
 from bayesprune.infer.random_state import RandomState
+from bayesprune.layers import plain_parameters
 
 ENTRIES, FEWEST = 2**18, 32
 """How many numbers the inputs of one pass have at most, unless so few rows have more."""
@@ -31,7 +32,7 @@ def prepared(net: GatedNet, x: Any, where: str) -> Inputs:
     Raises:
         DataError: for inputs that are no tensors, or that are not finite.
     """
-    weight = next(net.net.parameters(), net.theta)
+    weight = next(iter(plain_parameters(net.net).values()), net.theta)
 
     def ready(t: Tensor) -> Tensor:
         if t.is_floating_point():

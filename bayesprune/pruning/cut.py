@@ -130,7 +130,7 @@ class Cutter:
             if chosen is not None:
                 value = value.index_select(dim, chosen)
         if isinstance(old, nn.Parameter):
-            setattr(module, attribute, nn.Parameter(value.clone(), requires_grad=old.requires_grad))
+            setattr(module, attribute, nn.Parameter(value, requires_grad=old.requires_grad))
         else:
             setattr(module, attribute, value)
         full = self._name(module, attribute)

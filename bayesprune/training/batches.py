@@ -16,6 +16,7 @@ from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer import Likelihood
 from bayesprune.infer.targets import Targets, WeightedTargets, values_of
+from bayesprune.layers import plain_parameters
 from bayesprune.methods.protocol import Model
 
 Loader = Iterable[Any]
@@ -67,7 +68,8 @@ def read_batch(batch: Any, dtype: torch.dtype, where: str) -> tuple[Inputs, Targ
 
 def dtype_of(net: nn.Module) -> torch.dtype:
     """The dtype of a network's weights."""
-    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    weights = plain_parameters(net).values()  # θ, which may come first, has a dtype of its own
+    return next((p.dtype for p in weights if p.is_floating_point()), torch.get_default_dtype())
 
 
 def check_batch(likelihood: Likelihood, outputs: Tensor, x: Inputs, y: Targets, where: str) -> None:

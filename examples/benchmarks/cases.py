@@ -54,7 +54,11 @@ CASES = {
     "lenet5": Case("LeNet-5, 6,000 of MNIST", "lenet5", "mnist", 8, 6_000),
     "resmlp": Case("residual MLP of 24 branches, 20,000 of MNIST", "resmlp", "mnist", 10, 20_000),
     "resnet20": Case("ResNet-20, width 8, 16x16, 8,000 of CIFAR-10", "resnet", "cifar10", 16, 8_000, 16, 8),
+    "lenet5-bypass": Case("LeNet-5 with by-passes, 10,000 of MNIST", "lenet5-bypass", "mnist", 10, 10_000),
+    "vgg16": Case("VGG16, width 8, 6,000 of MNIST", "vgg16", "mnist", 10, 6_000, width=8),
 }
+ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16")
+"""Those that are trained only where they are asked for by name."""
 
 
 @dataclass(frozen=True)

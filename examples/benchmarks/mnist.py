@@ -4,8 +4,6 @@
     python examples/benchmarks/mnist.py lenet5 --data-dir DIR
     python examples/benchmarks/mnist.py resmlp --data-dir DIR
     python examples/benchmarks/mnist.py resmlp --starts usual --budget macs=0.5 --data-dir DIR
-    python examples/benchmarks/mnist.py lenet5-bypass --starts usual --limit 20000 --data-dir DIR
-    python examples/benchmarks/mnist.py vgg16 --starts usual --limit 10000 --data-dir DIR
 
 One training run a row, on all 60,000 training images unless limited; nothing is chosen on the test set. Accuracy is
 that of the compacted network on the 10,000 test images; it is also computed with the gated network, and the script
@@ -17,46 +15,30 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import torch
 from report import machine, table
-from torch import nn
 
 import bayesprune as bp
 from bayesprune.infer import Categorical
 from bayesprune.pruning import CostPrice
-from bayesprune.training import Budget, Recipe
+from bayesprune.training import Budget
 
 
 @dataclass(frozen=True)
 class Case:
-    """How one network is trained: as is recommended for it, but for ``changes``."""
+    """How long one network is trained, as is recommended for it, and what its double width is."""
 
     epochs: int
     wide: dict
-    usual: dict = field(default_factory=dict)
     params: float = 0.5
     channels_last: bool = False
-    changes: dict = field(default_factory=dict)
-
-    def recipe(self, net: nn.Module) -> Recipe:
-        """How this network of the case is trained."""
-        return replace(bp.recommended(net), **self.changes)
 
 
-LESS = {"price": 0.3, "lr": 3e-3, "every": 4}
 CASES = {
     "lenet300": Case(epochs=40, wide={"widths": (600, 200)}),
     "lenet5": Case(epochs=20, wide={"widths": (40, 100, 1000)}, params=0.4, channels_last=True),
-    "lenet5-bypass": Case(epochs=10, wide={"widths": (40, 100, 1000)}, channels_last=True, changes=LESS),
-    "vgg16": Case(
-        epochs=10,
-        wide={"width": 16},
-        usual={"width": 8},
-        channels_last=True,
-        changes=LESS | {"optimizer": "adam", "weight_decay": 1e-4, "label_smoothing": 0.05, "augment": False},
-    ),
     "resmlp": Case(epochs=20, wide={"depth": 48}),
 }
 
@@ -85,11 +67,11 @@ def run(
     torch.manual_seed(seed)
     build = bp.networks.NETWORKS[name]
     example = torch.zeros(1, *splits.input_shape)
-    reference = bp.cost(build(splits.input_shape, splits.num_classes, **case.usual), example)
-    net = build(splits.input_shape, splits.num_classes, **(case.wide if wide else case.usual))
+    reference = bp.cost(build(splits.input_shape, splits.num_classes), example)
+    net = build(splits.input_shape, splits.num_classes, **(case.wide if wide else {}))
     if case.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    recipe, count = case.recipe(net), len(splits.train)
+    recipe, count = bp.recommended(net), len(splits.train)
     train, test = bp.data.loaders(splits, recipe.batch_size, seed)
     likelihood = Categorical(recipe.label_smoothing)
     bnn = bp.BayesianNet(net, likelihood, num_data=count, weight_precision=recipe.weight_decay * count)
@@ -128,10 +110,10 @@ def main() -> None:
     case = CASES[options.net]
     epochs = options.epochs or case.epochs
     splits = bp.data.load("mnist", data_dir=options.data_dir, limit=options.limit)
-    dense_net = bp.networks.NETWORKS[options.net](splits.input_shape, splits.num_classes, **case.usual)
+    dense_net = bp.networks.NETWORKS[options.net](splits.input_shape, splits.num_classes)
     dense = bp.cost(dense_net, torch.zeros(1, *splits.input_shape))
     print(machine(), flush=True)
-    print(f"{options.net}, {epochs} epochs, {options.budget or f'nu {case.recipe(dense_net).price}'}", flush=True)
+    print(f"{options.net}, {epochs} epochs, {options.budget or f'nu {bp.recommended(dense_net).price}'}", flush=True)
     print(f"dense: {dense.params} parameters, {dense.macs} multiply-adds", flush=True)
     rows, outcomes = [], []
     for start in options.starts:

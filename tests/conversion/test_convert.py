@@ -208,6 +208,28 @@ def test_only_and_skip() -> None:
     assert all(gate.size > 1 for gate in gates_of(bp.convert(Small(), branches=False)).values())
 
 
+@pytest.mark.parametrize(
+    "model, shape, left",
+    [
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (2, 4), "0.in_features"),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (2, 5, 4), "0.in_features"),
+        (lambda: nn.Sequential(nn.Conv2d(4, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1)), (2, 4, 3, 3), "0.in_channels"),
+    ],
+)
+def test_inputs(model: Any, shape: tuple[int, ...], left: str) -> None:
+    torch.manual_seed(0)
+    plain, x = model().double(), torch.randn(shape).double()
+    net = bp.convert(plain, inputs=True, example_input=x)
+    gates = gates_of(net)
+    assert [gate.size for gate in gates.values()] == [4, 3] and distance(net(x), plain(x)) < 1e-12
+    with torch.no_grad():
+        next(iter(gates.values())).theta[:] = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    small = bp.compact(net, example_input=x)
+    layer, size = left.split(".")
+    assert getattr(small.get_submodule(layer), size) == 2
+    assert distance(small(x), net(x)) < 1e-12
+
+
 def test_structures_say_what_gates_rule() -> None:
     table = bp.structures(bp.convert(Small()), example_input=torch.zeros(1, 3, 8, 8))
     # the stem's, the by-pass's and the head's multiply-adds are free

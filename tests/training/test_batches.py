@@ -151,7 +151,7 @@ def test_batches_that_cannot_be_trained_on(kind: str, epoch: int) -> None:
     function, says = REFUSED[kind]
     bnn = BayesianNet(units(), num_data=EXAMPLES)
     with pytest.raises(DataError, match=says) as caught:
-        fit(bnn, Mapped(function, epoch), epochs=2)
+        fit(bnn, Mapped(function, epoch), epochs=2, settings=Settings(schedule=REST))
     assert "\n" not in str(caught.value)
     assert ("first training batch" in str(caught.value) or "fit: " in str(caught.value)) == (epoch == 0)
 

@@ -76,7 +76,7 @@ def test_refused_data(loader, error: type[Exception], message: str) -> None:
         (0, Settings(), "fit: epochs must be a whole number, at least 1, got 0"),
         (1, Settings(optimizer=torch.optim.AdamW), "AdamW decouples weight decay"),
         (1, Settings(estimator="unheard-of"), "unheard-of"),
-        (1, Settings(schedule={"sample_from": 0.9}), "expected 0 <= sample_from <= settle_from"),
+        (1, Settings(schedule={"sample_from": 0.9, "settle_from": 0.2}), "expected 0 <= sample_from <= settle_from"),
         (1, Settings(schedule={"sample": 0.4}), "Settings.schedule has no field 'sample'"),
     ],
 )

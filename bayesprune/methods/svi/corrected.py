@@ -34,8 +34,9 @@ class CorrectedDifferences(Estimates):
     own. Of g gates the sum of squares about the line is divided by g − 4, the mean of the variance under its own
     posterior, so that few gates do not promise too much; of 4 or fewer nothing is concluded.
 
-    In the error of d, v̄ and c count as independent, since far more examples bring v than differences. Were both of the
-    same, and v half of the difference, it would be too small by √2.
+    The examples of c are among those of v̄, so the variance of d is those of both and 2 cov(v̄, c). Of n examples seen,
+    cov(v̄, c) is cov(v, difference − v)/n times the share that the gate's own mean has in c. The error is never taken to
+    be less than that of c alone.
 
     All is kept in sums over examples, which fade from one evaluation to the next.
 
@@ -51,10 +52,15 @@ class CorrectedDifferences(Estimates):
         seen: How many examples these are.
         gaps: Σ of (difference − v) of the examples where it was measured.
         gap_squares: Σ of their squares.
+        gap_values: Σ v of the same examples.
+        products: Σ v (difference − v) of them.
         measured: How many examples these are, shape ``(S,)``.
     """
 
-    sums: ClassVar[tuple[str, ...]] = ("values", "value_squares", "bends", "gaps", "gap_squares", "measured")
+    sums: ClassVar[tuple[str, ...]] = (
+        *("values", "value_squares", "bends"),
+        *("gaps", "gap_squares", "gap_values", "products", "measured"),
+    )
     vectors: ClassVar[tuple[str, ...]] = ("net_cost", *sums)
     counts: ClassVar[tuple[str, ...]] = ("seen",)
     values: Tensor
@@ -63,6 +69,8 @@ class CorrectedDifferences(Estimates):
     seen: float
     gaps: Tensor
     gap_squares: Tensor
+    gap_values: Tensor
+    products: Tensor
     measured: Tensor
 
     def add_values(self, slopes: Tensor, xi: Tensor, size: int) -> Tensor:
@@ -85,20 +93,25 @@ class CorrectedDifferences(Estimates):
         self.seen += size
         return values
 
-    def add_gaps(self, gaps: Tensor, wanted: Tensor, size: int) -> Tensor:
+    def add_gaps(self, gaps: Tensor, wanted: Tensor, size: int, values: Tensor | None = None) -> Tensor:
         """Add what differences were beyond v.
 
         Args:
             gaps: Shape ``(B, S)``.
             wanted: For which gates they were measured, bool, shape ``(S,)``.
             size: Examples in all processes together.
+            values: v of the same examples, shape ``(B, S)``; ``None`` for 0.
 
         Returns:
             Their sums over the examples, shape ``(S,)``.
         """
-        sums = self._pooled(size, gaps.sum(0), gaps.square().sum(0), examples=len(gaps)) * wanted
+        values = torch.zeros_like(gaps) if values is None else values
+        own = gaps.sum(0), gaps.square().sum(0), values.sum(0), (values * gaps).sum(0)
+        sums = self._pooled(size, *own, examples=len(gaps)) * wanted
         self.gaps += sums[0]
         self.gap_squares += sums[1]
+        self.gap_values += sums[2]
+        self.products += sums[3]
         self.measured += size * wanted
         return sums[0]
 
@@ -120,11 +133,18 @@ class CorrectedDifferences(Estimates):
         seen = max(self.seen, 1.0)
         value = self.values / seen
         chance = (self.value_squares / seen - value.square()).clamp_(min=0) / max(1.0, seen - 1)
-        correction, variance = self._correction(self.bends / seen)
+        correction, variance, share = self._correction(self.bends / seen)
+        both = self.products - self.gap_values * self.gaps / self.measured.clamp(min=1)
+        both /= (self.measured - 1).clamp(min=1)
+        chance = (chance + 2 * share * both / seen).clamp_(min=0)
         return value + correction, (variance + chance).sqrt_(), variance.sqrt()
 
-    def _correction(self, bends: Tensor) -> tuple[Tensor, Tensor]:
-        """The c of every gate and its variance, given q̄, each shape ``(S,)``."""
+    def _correction(self, bends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The c of every gate, its variance, and the share of the gate's own mean in it, each shape ``(S,)``.
+
+        Args:
+            bends: q̄ of every gate.
+        """
         layer, known = self._layers(), self.measured > 1  # of one example the spread is not known
         own, all_own = self.measured.clamp(min=1e-9), _over(layer, self.measured).clamp(min=1e-9)
         mean, spread = self.gaps / own, (self.gap_squares - self.gaps.square() / own).clamp_(min=0)
@@ -138,7 +158,7 @@ class CorrectedDifferences(Estimates):
         between = torch.where((gates > 4) & (layer > 0), between.clamp(min=TINY), torch.inf)
         total = 1 / variance + 1 / between
         found = torch.where(known, mean / variance, 0.0) + torch.where(between.isinf(), 0.0, line / between)
-        return found / total.clamp(min=TINY), 1 / total
+        return found / total.clamp(min=TINY), 1 / total, torch.where(known, 1 / (variance * total), 0.0)
 
     def _layers(self) -> Tensor:
         """Of every gate the number of its layer, from 1, and 0 where no other gate tells of it; shape ``(S,)``.

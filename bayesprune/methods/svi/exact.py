@@ -85,7 +85,7 @@ class ExactSteps(CorrectedDifferences):
         wanted = torch.ones_like(self.gaps, dtype=torch.bool) if wanted is None else wanted
         found, pairs = example_differences(self.net, x, y, *gates, wanted)
         size = len(y) if size is None else size
-        first = self.add_gaps(found.T if values is None else found.T - values, wanted, size)
+        first = self.add_gaps(found.T if values is None else found.T - values, wanted, size, values)
         if not self.net.prior_type.decides:
             self.total += first / size
         self.count += 1
