@@ -13,7 +13,8 @@ from bayesprune.errors import GateError, TraceError
 from bayesprune.graph.additions import check_additions
 from bayesprune.graph.memory import written
 from bayesprune.graph.rules import OVERWRITTEN, Rules
-from bayesprune.graph.tracing import GateTracer, Traced, block_graph, trace
+from bayesprune.graph.tracer import GateTracer, block_graph
+from bayesprune.graph.tracing import Traced, trace
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.ops import NEEDS_SHAPES, Features, Step, name_of, operation_of
 from bayesprune.ops.call import tensors_read

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,129 +15,10 @@ from torch import Tensor, fx, nn
 
 from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import BayesPruneError, TraceError
-from bayesprune.graph.origins import Reader, written
+from bayesprune.graph.origins import written
 from bayesprune.graph.shapes import shapes_of
-from bayesprune.layers import Gate, GatedLayer, Residual, Whole
-from bayesprune.ops import operation_of
-from bayesprune.ops.registry import UNKNOWN
-
-_ONE_AT_A_TIME = threading.RLock()
-
-
-class _Value(fx.Proxy):
-    """A value of a traced forward pass, whose ``+=``, ``-=``, ``*=`` and ``/=`` write over it, as tensors' do."""
-
-    def _inplace(self, operation: Callable[..., Any], other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operation, (self, other), {})
-
-    def __iadd__(self, other: Any) -> Any:
-        return self._inplace(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> Any:
-        return self._inplace(operator.isub, other)
-
-    def __imul__(self, other: Any) -> Any:
-        return self._inplace(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self._inplace(operator.itruediv, other)
-
-
-class GateTracer(fx.Tracer):
-    """Traces through user modules and `layers.Residual`.
-
-    Torch's own modules, gates, gated layers, `layers.Whole` and modules of any class that has a record
-    (`bayesprune.ops`) stay whole.
-
-    To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
-    thread traces at a time, and what others call meanwhile does what it always does.
-
-    Attributes:
-        stopped: The name of the innermost module in which an error stopped it.
-    """
-
-    stopped = ""
-
-    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
-        """The graph of a module's forward pass."""
-        with _ONE_AT_A_TIME:
-            self._thread = threading.get_ident()
-            self._readers: list[Reader] = []
-            return super().trace(*args, **kwargs)
-
-    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
-        """The forward pass of the whole network, and what stands for its inputs."""
-        forward, inputs = super().create_args_for_root(*args, **kwargs)
-        root = self.root
-        if not isinstance(root, fx.GraphModule):
-            return forward, inputs
-
-        @wraps(forward)
-        def read(_: Any, *given: Any) -> Any:
-            return self._read(root, given, {})
-
-        return read, inputs
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node, which is told where its call stands, if that is in a graph."""
-        node = super().create_node(*args, **kwargs)
-        if self._readers:
-            node.meta["origin"] = self._readers[-1].origin
-        return node
-
-    def _read(self, module: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What a GraphModule gives, call by call."""
-        names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
-        self._readers.append(Reader(module, self))
-        try:
-            return self._readers[-1].run(*args, *[kwargs[name] for name in names[len(args) :] if name in kwargs])
-        finally:
-            self._readers.pop()
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """What stands for the value of ``node`` in the forward pass."""
-        return _Value(node, self)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """What a module's attribute is: a node, if it is a parameter that this trace meets."""
-        if threading.get_ident() != self._thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether ``m`` becomes one node."""
-        recorded = isinstance(m, (Gate, GatedLayer, Whole)) or operation_of(m) is not UNKNOWN
-        return recorded or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Emit ``m``; a `layers.Residual` is by-pass + gated branch, whatever its gate is now."""
-        if threading.get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        if isinstance(m, Residual) and type(m).forward is Residual.forward:
-
-            def forward(x: Any) -> Any:
-                return m.shortcut(x) + m.gate(m.body(x))
-
-        elif isinstance(m, fx.GraphModule):
-
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                return self._read(m, args, kwargs)
-
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.stopped = self.stopped or self.path_of_module(m)
-            raise
-
-
-class BlockTracer(GateTracer):
-    """Traces as `GateTracer`, but keeps every `layers.Residual` whole."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether ``m`` becomes one node."""
-        return isinstance(m, Residual) or super().is_leaf_module(m, module_qualified_name)
+from bayesprune.graph.tracer import GateTracer
+from bayesprune.layers import Gate, GatedLayer, Residual
 
 
 @dataclass
@@ -277,11 +155,6 @@ def _advice(error: Exception) -> str:
     if "'len'" in str(error):
         return "In forward, write x.shape[0] for len(x)"
     return "Avoid Python conditions and loops on tensor values or shapes in forward"
-
-
-def block_graph(net: nn.Module) -> fx.Graph:
-    """The forward pass of a network that `trace` can follow, with one node for every outermost `layers.Residual`."""
-    return BlockTracer().trace(net)
 
 
 def _fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:

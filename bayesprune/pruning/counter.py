@@ -29,6 +29,11 @@ def _second(_: Any, shape: Shape, *__: Any, **___: Any) -> int:
     return 2 * math.prod(shape)
 
 
+def _nothing(*_: Any, **__: Any) -> int:
+    """A norm of a vector is no product of matrices, whatever torch's name for it."""
+    return 0
+
+
 def _batches(_: Any, a: Shape, b: Shape, **__: Any) -> int:
     return 2 * math.prod(a) * b[-1]
 
@@ -51,6 +56,7 @@ FORMULAS: dict[Any, Callable[..., int]] = {  # flops, two a multiply-add, of wha
     aten.addmv: _second,
     aten.addbmm: _batches,
     aten._trilinear: _trilinear,
+    aten.linalg_vector_norm: _nothing,
 }
 UNCOUNTED = (
     "linalg_", "_linalg_", "fft_", "_fft_", "_cdist", "cholesky", "_native_multi_head", "_transformer_encoder",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.graph import check_gates
-from bayesprune.graph.tracing import GateTracer
+from bayesprune.graph.tracer import GateTracer
 from bayesprune.layers import Residual
 from bayesprune.pruning import cost, shrink
 from tests.graph.moved import BLOCKS, EACH, HALVES, SIZE, C, Moved, conv, group_off, picked

@@ -54,10 +54,20 @@ def test_regressions_and_short_runs_stay() -> None:
     assert set(shrunk(units(), SHORT)) == {0.0}
 
 
-def test_a_run_shrinks_them_once_as_gates_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_shrinks_them_once_after_gates_have_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epoch in which they come to rest is scored with the weights that decided, whatever fine-tuning begins with."""
     calls: list[int] = []
     monkeypatch.setattr(
         "bayesprune.methods.svi.method.shrink_weights", lambda net, schedule: calls.append(schedule.settle_end)
     )
-    bp.fit(bayesian(units()), shuffled(), epochs=5, settings=Settings(), progress=False)
-    assert calls == [Schedule(5, len(shuffled())).settle_end]
+    epochs: list[int] = []
+    train = shuffled()
+    bp.fit(
+        bayesian(units()),
+        train,
+        epochs=5,
+        settings=Settings(),
+        progress=False,
+        on_epoch=lambda row: epochs.append(len(calls)),
+    )
+    assert calls == [Schedule(5, len(train)).settle_end] and epochs == [0, 0, 1, 1, 1]

@@ -163,9 +163,15 @@ class SVI(Method):
                     self.removal.rest()
                 self.penalty.enforce(self.updates.differences)
                 self._remove(run, net, run.step, at_rest=True)
-                if net.prior_type.decides and net.weights_posterior.name == "point":
-                    shrink_weights(net, schedule)
             self.sampler.synchronize()
+        if run.step == schedule.settle_end + 1:  # not before what was decided has been scored and written down
+            with run.engine.whole():
+                self._shrink(net)
+
+    def _shrink(self, net: BayesianNet) -> None:
+        """As fine-tuning has begun: let weights that are points go on from a smaller size."""
+        if net.prior_type.decides and net.weights_posterior.name == "point":
+            shrink_weights(net, self.schedule)
 
     def _settle(self, run: Run, net: BayesianNet, step: int) -> None:
         """Learn what the data say of the gates; at the end of each interval move θ by it and remove."""
