@@ -55,7 +55,7 @@ def test_regressions_and_short_runs_stay() -> None:
 
 
 def test_a_run_shrinks_them_once_after_gates_have_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The epoch in which they come to rest is scored with the weights that decided, whatever fine-tuning begins with."""
+    """The epoch in which they come to rest is scored with the weights that decided, not with those that go on."""
     calls: list[int] = []
     monkeypatch.setattr(
         "bayesprune.methods.svi.method.shrink_weights", lambda net, schedule: calls.append(schedule.settle_end)
