@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from bayesprune.arguments import checked_arguments
+
 
 class Whole(nn.Module):
     """A module that nothing is followed through, so that it may do what cannot be traced; all before it stays.
@@ -17,8 +19,12 @@ class Whole(nn.Module):
         >>> import torch
         >>> Whole(torch.nn.ReLU())(torch.tensor([-1.0, 2.0])).tolist()
         [0.0, 2.0]
+
+    Raises:
+        ConfigError: for what is no module.
     """
 
+    @checked_arguments
     def __init__(self, whole: nn.Module):
         super().__init__()
         self.whole = whole
