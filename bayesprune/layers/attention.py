@@ -56,12 +56,15 @@ class MultiheadAttention(nn.Module):
         theta: float = INITIAL_THETA,
     ):
         super().__init__()
+        embed_dim = whole("MultiheadAttention: embed_dim", embed_dim)
+        keys = embed_dim if kdim is None else whole("MultiheadAttention: kdim", kdim)
+        values = embed_dim if vdim is None else whole("MultiheadAttention: vdim", vdim)
         self.head_dim, rest = divmod(embed_dim, whole("MultiheadAttention: num_heads", num_heads))
         if rest or not self.head_dim:
             raise ConfigError(f"MultiheadAttention: {num_heads} heads do not divide {embed_dim} features")
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias)
-        self.k_proj = nn.Linear(embed_dim if kdim is None else kdim, embed_dim, bias)
-        self.v_proj = nn.Linear(embed_dim if vdim is None else vdim, embed_dim, bias)
+        self.k_proj = nn.Linear(keys, embed_dim, bias)
+        self.v_proj = nn.Linear(values, embed_dim, bias)
         self.gate = Gate(num_heads, theta=theta)
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias)
         self.dropout = real("MultiheadAttention: dropout", dropout, 0, 1, "[]")
