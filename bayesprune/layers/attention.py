@@ -39,7 +39,7 @@ class MultiheadAttention(nn.Module):
         True
 
     Raises:
-        ConfigError: if the heads do not divide the features.
+        ConfigError: for sizes that are no whole numbers from 1 on, or heads that do not divide the features.
     """
 
     @checked_arguments
