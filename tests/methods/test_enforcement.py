@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.layers import Gate, Residual
-from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off
+from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off, switch_on
 from bayesprune.pruning import compact
 from tests.training.problems import bayesian, branches, examples, set_theta, units
 
@@ -41,6 +42,42 @@ def test_one_goes_even_if_the_goal_is_met_and_only_among_those_that_are_on_and_m
     assert switch_off(on, harm, additive, 1.0, lambda on, s: s != 2).tolist() == [True, False, True, False]
     assert torch.equal(switch_off(on, harm, additive, 0.0, lambda on, s: False), on)
     assert on.tolist() == [True, False, True, True]
+
+
+def beside_a_tenth(share: Tensor) -> Callable[[Tensor], tuple[float, Tensor]]:
+    """c = 0.1 + Σ of the shares that are on, and ∂ 2√c = ∂c / √c."""
+
+    def savings(on: Tensor) -> tuple[float, Tensor]:
+        cost = 0.1 + float(share[on].double().sum())
+        return cost, share / cost**0.5
+
+    return savings
+
+
+@pytest.mark.parametrize(
+    ("harm", "limit", "expected"),
+    [
+        ([1.5, 8.0, 3.0, 2.0], 0.65, [True, True, False, False]),  # 1, then 0; 0.7 with 2 would be too much
+        ([1.0, 4.0, 30.0, 1.0], 0.35, [False, True, False, False]),  # 2 alone is too much: 1 after it
+        ([1.0, 1.0, 30.0, 20.0], 0.55, [True, False, True, False]),  # 2; 3 no longer fits, 0 does
+        ([-1.0, 0.0, -2.0, 1.0], 1.5, [False, False, False, True]),  # of use is 3 alone
+    ],
+)
+def test_what_comes_back_goes_by_harm_for_what_it_costs(harm: list[float], limit: float, expected: list[bool]) -> None:
+    none = torch.zeros(4, dtype=torch.bool)
+    assert switch_on(none, torch.tensor(harm), beside_a_tenth(SHARE), limit).tolist() == expected
+
+
+def test_of_thousands_as_many_as_fit_come_back_for_a_few_looks_at_the_cost() -> None:
+    share, asked = torch.full((4000,), 1 / 4000), []
+    cost = beside_a_tenth(share)
+
+    def counted(on: Tensor) -> tuple[float, Tensor]:
+        asked.append(int(on.sum()))
+        return cost(on)
+
+    on = switch_on(torch.arange(4000) < 500, torch.rand(4000) + 1, counted, 0.1 + 2000.5 / 4000)
+    assert int(on.sum()) == 2000 and bool(on[:500].all()) and len(asked) < 20
 
 
 def test_of_equal_harm_the_one_that_saves_most_goes_first_and_what_saves_nothing_last() -> None:

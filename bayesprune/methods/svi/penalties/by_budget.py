@@ -14,8 +14,8 @@ from bayesprune.data.inputs import Inputs
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi.budget import Budget
-from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off, switch_on
-from bayesprune.methods.svi.multiplier import NEGLIGIBLE, Multiplier, dual_maximiser
+from bayesprune.methods.svi.enforcement import Removable, longest_start, only_on, switch_off, switch_on
+from bayesprune.methods.svi.multiplier import Multiplier, dual_maximiser
 from bayesprune.methods.svi.penalties.base import Penalty
 from bayesprune.methods.svi.penalties.relative import RelativeCost
 from bayesprune.methods.svi.penalties.timing import Timing
@@ -113,15 +113,10 @@ class BudgetPenalty(Penalty):
             off: Structures whose gates are off for good, bool, shape ``(S,)``.
             net_cost: What each of all costs more than it brings, nats per example, shape ``(S,)``.
         """
-        dearest = net_cost.masked_fill(~off, -torch.inf).argsort(descending=True).cpu()
-        fewest, most = 0, int(off.sum())
-        while fewest < most:
-            middle = (fewest + most + 1) // 2
-            if self._cost(torch.ones(len(off)).index_fill_(0, dearest[:middle], 0)) >= self.budget.fraction:
-                fewest = middle
-            else:
-                most = middle - 1
-        return torch.zeros_like(off).index_fill_(0, dearest[:fewest].to(off.device), True)
+        dearest = net_cost.masked_fill(~off, -torch.inf).argsort(descending=True)[: int(off.sum())].cpu()
+        whole, fraction = torch.ones(len(off)), self.budget.fraction
+        going = longest_start(dearest, lambda gone: self._cost(whole.index_fill(0, gone, 0)) >= fraction)
+        return torch.zeros_like(off).index_fill_(0, going.to(off.device), True)
 
     # the end of settling -------------------------------------------------------------------------------------------
 
@@ -155,9 +150,8 @@ class BudgetPenalty(Penalty):
 
     def _filled(self, on: Tensor, left: float, harm: Tensor) -> tuple[Tensor, float]:
         """The structures in ``on``, which cost ``left``, and others of use that the budget pays for; what all cost."""
-        cost, savings = self._cost.savings(on)
-        limit = MARGIN * self.budget.fraction * cost / left
-        more = switch_on(on, harm / savings.clamp(min=NEGLIGIBLE * float(savings.max())), self._cost, limit)
+        limit = MARGIN * self.budget.fraction * self._cost(on) / left
+        more = switch_on(on, harm, self._cost.savings, limit)
         if torch.equal(more, on) or (filled := self._compacted(more)) > self.budget.fraction:
             return on, left
         return more, filled
