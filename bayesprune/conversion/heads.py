@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from bayesprune.conversion.masks import can_mask, joined_mask
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, MultiheadAttention
@@ -15,8 +16,8 @@ from bayesprune.ops import operation_of
 
 HEADS = 1
 """The dimension that heads lie along where they have one of their own, shape ``(B, heads, T, features)``."""
-PLAIN = {"query", "key", "value", "need_weights", "average_attn_weights"}
-"""What torch's attention may be given to be that of `layers.MultiheadAttention`."""
+GIVEN = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
+"""What torch's attention is given, by place."""
 
 
 def put_heads(
@@ -24,8 +25,8 @@ def put_heads(
 ) -> dict[Gate, str]:
     """Put a gate on the heads of every attention whose shapes are known; gives the gates, with the call of each.
 
-    Torch's module becomes a `layers.MultiheadAttention` if it is given no mask and its weights are not read. What
-    `scaled_dot_product_attention` gives, or the product of a softmax and of values, is gated where it lies.
+    Torch's module becomes a `layers.MultiheadAttention` if its masks are for all heads and its weights are not read.
+    What `scaled_dot_product_attention` gives, or the product of a softmax and of values, is gated where it lies.
 
     Args:
         traced: The network.
@@ -40,8 +41,7 @@ def put_heads(
         if _is_plain(traced, node):
             made = MultiheadAttention.of(traced.module(node), theta)  # type: ignore[arg-type]
             traced.net.set_submodule(str(node.target), made)
-            given = _given(node)
-            node.args, node.kwargs = tuple(given[name] for name in ("query", "key", "value")), {}
+            _call_ours(traced, node)
             gates[made.gate] = node.name
         elif mixes_values(traced, node) and traced.rank(node) == 4 and traced.shapes[node][HEADS] > 1:
             gate = Gate(traced.shapes[node][HEADS], dim=HEADS, theta=theta)
@@ -60,16 +60,34 @@ def _is_plain(traced: Traced, node: fx.Node) -> bool:
     module = traced.module(node)
     if type(module) is not nn.MultiheadAttention or module.bias_k is not None or module.add_zero_attn:
         return False
-    plain = all(name in PLAIN or value is None or value is False for name, value in _given(node).items())
+    given = _given(node)
+    masks = can_mask(traced, given.get("attn_mask"), 2) and can_mask(traced, given.get("key_padding_mask"), 2)
     reads = all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
-    ranks = {traced.rank(tensor) for tensor in node.all_input_nodes}
-    return plain and reads and ranks == {3} and str(node.target) not in traced.fixed
+    ranks = {traced.rank(given[name]) for name in GIVEN[:3]}
+    return masks and reads and ranks == {3} and str(node.target) not in traced.fixed
 
 
 def _given(node: fx.Node) -> dict[str, Any]:
     """What a call of torch's attention is given, by name."""
-    names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return {**dict(zip(GIVEN, node.args, strict=False)), **node.kwargs}
+
+
+def _call_ours(traced: Traced, node: fx.Node) -> None:
+    """Let a call of torch's attention be one of `layers.MultiheadAttention`.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    given = _given(node)
+    steps, padding = given.get("attn_mask"), given.get("key_padding_mask")
+    node.args = tuple(given[name] for name in GIVEN[:3])
+    if given.get("is_causal") and padding is None and not given.get("need_weights", True):
+        node.kwargs = {"is_causal": True}  # torch then takes the mask's word for it
+        return
+    with traced.graph.inserting_before(node):
+        mask = joined_mask(traced.graph, steps, padding)
+    node.kwargs = {} if mask is None else {"mask": mask}
 
 
 def mixes_values(traced: Traced, node: fx.Node) -> bool:

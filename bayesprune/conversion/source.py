@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from bayesprune.conversion.torchs_layers import write_out
 from bayesprune.errors import ConfigError, TraceError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
@@ -52,7 +53,9 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     Raises:
         TraceError: if the forward pass cannot be followed.
     """
-    traced = _traced(copy.deepcopy(model).eval(), example_input, allowed)
+    net = copy.deepcopy(model).eval()
+    write_out(net, allowed)
+    traced = _traced(net, example_input, allowed)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
@@ -73,7 +76,7 @@ def _traced(net: nn.Module, example_input: Any, allowed: Callable[[str], bool]) 
     """
     while True:
         try:
-            return trace(net, example_input)
+            return trace(net, example_input, given_alone=True)
         except TraceError as error:
             name = error.module
             if not name:

@@ -6,10 +6,13 @@ import operator
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from inspect import Parameter, signature
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from bayesprune.data.inputs import Inputs
+from bayesprune.errors import TraceError
 from bayesprune.graph.origins import Reader
 from bayesprune.layers import Gate, GatedLayer, Residual, Whole
 from bayesprune.ops import operation_of
@@ -46,11 +49,19 @@ class GateTracer(fx.Tracer):
     To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
     thread traces at a time, and what others call meanwhile does what it always does.
 
+    Args:
+        given: What the network is called with, so that all other arguments have their defaults; ``None`` if that is not
+            known.
+
     Attributes:
         stopped: The name of the innermost module in which an error stopped it.
     """
 
     stopped = ""
+
+    def __init__(self, given: Inputs | None = None):
+        super().__init__()
+        self.given = given
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """The graph of a module's forward pass."""
@@ -61,8 +72,10 @@ class GateTracer(fx.Tracer):
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """The forward pass of the whole network, and what stands for its inputs."""
-        forward, inputs = super().create_args_for_root(*args, **kwargs)
         root = self.root
+        if self.given is not None and not isinstance(root, fx.GraphModule):
+            return self._given_alone(args[0], self.given)
+        forward, inputs = super().create_args_for_root(*args, **kwargs)
         if not isinstance(root, fx.GraphModule):
             return forward, inputs
 
@@ -71,6 +84,31 @@ class GateTracer(fx.Tracer):
             return self._read(root, given, {})
 
         return read, inputs
+
+    def _given_alone(self, forward: Callable[..., Any], given: Inputs) -> tuple[Any, list[Any]]:
+        """The forward pass with inputs for what is given, in the order of its signature, and nothing else.
+
+        Args:
+            forward: The method.
+            given: What it is given.
+        """
+        args, kwargs = ((given,), {}) if isinstance(given, Tensor) else (given.args, given.kwargs)
+        try:
+            bound = signature(forward).bind(self.root, *args, **kwargs)
+        except TypeError as error:
+            raise TraceError(f"example_input does not fit forward of {type(self.root).__name__}: {error}") from None
+        inputs = [*bound.arguments][1:]
+        kinds = bound.signature.parameters
+
+        def stand_in(name: str, value: Any) -> Any:
+            if kinds[name].kind is Parameter.VAR_KEYWORD:
+                return {key: self.create_proxy("placeholder", key, (), {}) for key in value}
+            if kinds[name].kind is Parameter.VAR_POSITIONAL:
+                return tuple(self.create_proxy("placeholder", f"{name}_{i}", (), {}) for i, _ in enumerate(value))
+            return self.create_proxy("placeholder", name, (), {})
+
+        bound.arguments.update({name: stand_in(name, bound.arguments[name]) for name in inputs})
+        return lambda *_: forward(*bound.args, **bound.kwargs), [self.root]
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node, which is told where its call stands, if that is in a graph."""
@@ -111,8 +149,8 @@ class GateTracer(fx.Tracer):
             return forward(*args, **kwargs)
         if isinstance(m, Residual) and type(m).forward is Residual.forward:
 
-            def forward(x: Any) -> Any:
-                return m.shortcut(x) + m.gate(m.body(x))
+            def forward(x: Any, *others: Any) -> Any:
+                return m.shortcut(x) + m.gate(m.body(x, *others))
 
         elif isinstance(m, fx.GraphModule):
 

@@ -108,13 +108,14 @@ class Traced:
         return module  # type: ignore[no-any-return]
 
 
-def trace(net: nn.Module, example_input: Any = None) -> Traced:
+def trace(net: nn.Module, example_input: Any = None, *, given_alone: bool = False) -> Traced:
     """Follow the forward pass of ``net`` symbolically.
 
     Args:
         net: The network.
         example_input: Inputs, shape ``(B, ...)`` (those of a network with several in a tuple, or a dict by name), whose
             first example then tells the shapes of all tensors; ``None`` to go without.
+        given_alone: Whether arguments that the example does not give have their defaults for good, and are no inputs.
 
     Raises:
         TraceError: if it cannot be followed (control flow that depends on data, ...), if ``net`` is itself a gated
@@ -125,9 +126,12 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         raise TraceError(
             f"a lone {type(net).__name__} cannot be followed; wrap it: torch.nn.Sequential({type(net).__name__}(...))"
         )
-    tracer = GateTracer()
+    example = None if example_input is None else as_inputs(example_input)
+    tracer = GateTracer(example if given_alone else None)
     try:
         graph = tracer.trace(net)
+    except TraceError:
+        raise
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
             f"the forward pass of {type(net).__name__} cannot be followed: {error}{_line_of(error)}. {_advice(error)}",
@@ -138,8 +142,8 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         held = attrgetter(str(node.target))(net) if node.op == "get_attr" else None
         if isinstance(held, Tensor):
             traced.shapes[node] = held.shape
-    if example_input is not None:
-        traced.learn_shapes(as_inputs(example_input))
+    if example is not None:
+        traced.learn_shapes(example)
     return traced
 
 

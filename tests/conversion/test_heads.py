@@ -113,8 +113,12 @@ def test_attention_that_stays_torchs() -> None:
             y, weights = self.attention(x, x, x)
             return y * weights.sum((1, 2))[:, None, None]
 
-    masked = torch.zeros(16, 16, dtype=torch.float64)
-    kept = [Weighted(12, 4), Torchs(12, 4, attn_mask=masked)]
+    class MaskOfEachHead(Torchs):
+        def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+            mask = torch.zeros(4, 16, 16, dtype=torch.float64)
+            return self.attention(x, x, x, attn_mask=mask.repeat(x.shape[0], 1, 1))[0]
+
+    kept = [Weighted(12, 4), MaskOfEachHead(12, 4)]
     for attention, options in [*((each, {}) for each in kept), (Torchs(12, 4), {"heads": False})]:
         net = bp.convert(Transformer(attention).double().eval(), example_input=images(), **options)
         assert isinstance(net.get_submodule("residual.body.attention.attention"), nn.MultiheadAttention)
