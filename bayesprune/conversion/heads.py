@@ -44,10 +44,29 @@ def put_heads(
             _call_ours(traced, node)
             gates[made.gate] = node.name
         elif mixes_values(traced, node) and traced.rank(node) == 4 and traced.shapes[node][HEADS] > 1:
-            gate = Gate(traced.shapes[node][HEADS], dim=HEADS, theta=theta)
-            put_behind(traced, node, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
+            place = _values_of_groups(traced, node) or node
+            gate = Gate(traced.shapes[place][HEADS], dim=HEADS, theta=theta)
+            put_behind(traced, place, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
             gates[gate] = node.name
     return gates
+
+
+def _values_of_groups(traced: Traced, node: fx.Node) -> fx.Node | None:
+    """Where a head of values stands for a group of queries: what attention gives of it is 0 where that is.
+
+    Args:
+        traced: The network.
+        node: What attention gives of values.
+    """
+    heads, features = traced.shapes[node][HEADS], traced.shapes[node][-1]
+    place: Any = node.args[-1 if operation_of(node).kind == "product of matrices" else 2]
+    while isinstance(place, fx.Node):
+        shape = traced.shapes.get(place, ())
+        if len(shape) == 4 and shape[-1] == features and 1 < shape[HEADS] < heads and heads % shape[HEADS] == 0:
+            return place
+        own = operation_of(place, traced.module(place))
+        place = place.args[0] if own.moves and shape else None
+    return None
 
 
 def _is_plain(traced: Traced, node: fx.Node) -> bool:
@@ -88,6 +107,25 @@ def _call_ours(traced: Traced, node: fx.Node) -> None:
     with traced.graph.inserting_before(node):
         mask = joined_mask(traced.graph, steps, padding)
     node.kwargs = {} if mask is None else {"mask": mask}
+
+
+def gates_heads(traced: Traced, use: fx.Node) -> bool:
+    """Whether a gate multiplies what attention makes of values, or the values of groups of queries.
+
+    Args:
+        traced: The network.
+        use: Where the gate does.
+    """
+    if mixes_values(traced, use.all_input_nodes[0]):
+        return True
+    waiting = [use]
+    while waiting:
+        for user in waiting.pop().users:
+            if mixes_values(traced, user):
+                return True
+            if operation_of(user, traced.module(user)).moves:
+                waiting.append(user)
+    return False
 
 
 def mixes_values(traced: Traced, node: fx.Node) -> bool:
