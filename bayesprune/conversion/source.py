@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bayesprune.conversion.torchs_layers import write_out
-from bayesprune.errors import ConfigError, TraceError
+from bayesprune.conversion.following import Follower
+from bayesprune.conversion.written import write_out
+from bayesprune.data.inputs import as_inputs
+from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
+from bayesprune.graph.tracing import fixed_modules
 from bayesprune.layers import Gate, Whole
 
 DROPOUTS = {
@@ -47,15 +50,15 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     Args:
         model: The model; it is not touched.
         example_input: As for `trace`.
-        allowed: Whether gates may go into the module of this name; one that they may not and that cannot be followed
-            stays whole.
+        allowed: Whether gates may go into the module of this name.
 
     Raises:
-        TraceError: if the forward pass cannot be followed.
+        TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
     """
     net = copy.deepcopy(model).eval()
     write_out(net, allowed)
-    traced = _traced(net, example_input, allowed)
+    _keep_buffers(net)
+    traced = _traced(net, example_input)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
@@ -66,24 +69,31 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     return traced
 
 
-def _traced(net: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
-    """A network with its graph, in which a `layers.Whole` is put around what cannot be followed and gets no gate.
+def _traced(net: nn.Module, example_input: Any) -> Traced:
+    """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
     Args:
         net: The network.
         example_input: As for `trace`.
-        allowed: Whether gates may go into the module of this name.
     """
-    while True:
-        try:
-            return trace(net, example_input, given_alone=True)
-        except TraceError as error:
-            name = error.module
-            if not name:
-                raise
-            if allowed(name):
-                raise TraceError(f"{error}; or let {name!r} stay whole: skip=[{name!r}]", name) from error
-            net.set_submodule(name, Whole(net.get_submodule(name)))
+    follower = Follower(None if example_input is None else as_inputs(example_input))
+    traced = trace(net, example_input, follower)
+    for name, why in follower.whole.items():
+        for node in traced.graph.nodes:
+            if str(node.target).startswith(f"{name}.") and node.op in ("call_module", "get_attr"):
+                node.target = f"{name}.whole.{str(node.target).removeprefix(f'{name}.')}"
+        whole = Whole(net.get_submodule(name))
+        whole.reason = why
+        net.set_submodule(name, whole)
+    traced.fixed = fixed_modules(net, traced.graph)
+    return traced
+
+
+def _keep_buffers(net: nn.Module) -> None:
+    """Let all buffers be part of what is saved, as the graph may read any."""
+    for module in net.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, buffer)
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:

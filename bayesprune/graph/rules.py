@@ -148,7 +148,7 @@ class Rules:
         return step
 
     def _attribute(self, node: fx.Node) -> Step:
-        """A parameter or buffer that is used directly, if it has one dimension and only scales or shifts."""
+        """A parameter or buffer that is used directly, if it runs along one dimension and only scales or shifts."""
         target = str(node.target)
         owner, tensor = target.rpartition(".")[0], attrgetter(target)(self.traced.net)
         made = target.startswith(MADE)
@@ -156,8 +156,7 @@ class Rules:
             return Step()
         long = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
         same = [n for n in self.traced.graph.nodes if n.op == "get_attr" and n.target == node.target]
-        readers = [operation_of(user, self.traced.module(user)) for n in same for user in n.users]
-        simple = all(reader.adds or reader.kind == "product" for reader in readers)
+        simple = all(map(self._only_scales, same))
         holders = [name for name, p in self.traced.net.named_parameters(remove_duplicate=False) if p is tensor]
         if len(long) != 1 or not simple or len(holders) > 1:
             return Step()
@@ -165,6 +164,14 @@ class Rules:
         if target not in self._attributes:
             self._attributes[target] = self.following.fresh(size)
         return Step(Features(self._attributes[target], torch.full((size,), torch.nan, dtype=torch.float64), long[0]))
+
+    def _only_scales(self, node: fx.Node) -> bool:
+        """Whether a parameter, in its shape or another, is only added to something or multiplied with it."""
+        for user in node.users:
+            reader = operation_of(user, self.traced.module(user))
+            if not (reader.adds or reader.kind == "product" or (reader.moves and self._only_scales(user))):
+                return False
+        return True
 
 
 def _one_tensor(operation: Operation, call: Call) -> bool:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
-from inspect import Parameter, signature
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from bayesprune.data.inputs import Inputs
-from bayesprune.errors import TraceError
 from bayesprune.graph.origins import Reader
 from bayesprune.layers import Gate, GatedLayer, Residual, Whole
 from bayesprune.ops import operation_of
@@ -21,7 +19,7 @@ from bayesprune.ops.registry import UNKNOWN
 _ONE_AT_A_TIME = threading.RLock()
 
 
-class _Value(fx.Proxy):
+class Value(fx.Proxy):
     """A value of a traced forward pass, whose ``+=``, ``-=``, ``*=`` and ``/=`` write over it, as tensors' do."""
 
     def _inplace(self, operation: Callable[..., Any], other: Any) -> Any:
@@ -48,20 +46,7 @@ class GateTracer(fx.Tracer):
 
     To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
     thread traces at a time, and what others call meanwhile does what it always does.
-
-    Args:
-        given: What the network is called with, so that all other arguments have their defaults; ``None`` if that is not
-            known.
-
-    Attributes:
-        stopped: The name of the innermost module in which an error stopped it.
     """
-
-    stopped = ""
-
-    def __init__(self, given: Inputs | None = None):
-        super().__init__()
-        self.given = given
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """The graph of a module's forward pass."""
@@ -70,12 +55,24 @@ class GateTracer(fx.Tracer):
             self._readers: list[Reader] = []
             return super().trace(*args, **kwargs)
 
+    @property
+    def tracing(self) -> bool:
+        """Whether calls of modules are met now, by this thread."""
+        return threading.get_ident() == self._thread
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which modules do what they always do."""
+        self._thread, thread = 0, self._thread
+        try:
+            yield
+        finally:
+            self._thread = thread
+
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """The forward pass of the whole network, and what stands for its inputs."""
-        root = self.root
-        if self.given is not None and not isinstance(root, fx.GraphModule):
-            return self._given_alone(args[0], self.given)
         forward, inputs = super().create_args_for_root(*args, **kwargs)
+        root = self.root
         if not isinstance(root, fx.GraphModule):
             return forward, inputs
 
@@ -84,31 +81,6 @@ class GateTracer(fx.Tracer):
             return self._read(root, given, {})
 
         return read, inputs
-
-    def _given_alone(self, forward: Callable[..., Any], given: Inputs) -> tuple[Any, list[Any]]:
-        """The forward pass with inputs for what is given, in the order of its signature, and nothing else.
-
-        Args:
-            forward: The method.
-            given: What it is given.
-        """
-        args, kwargs = ((given,), {}) if isinstance(given, Tensor) else (given.args, given.kwargs)
-        try:
-            bound = signature(forward).bind(self.root, *args, **kwargs)
-        except TypeError as error:
-            raise TraceError(f"example_input does not fit forward of {type(self.root).__name__}: {error}") from None
-        inputs = [*bound.arguments][1:]
-        kinds = bound.signature.parameters
-
-        def stand_in(name: str, value: Any) -> Any:
-            if kinds[name].kind is Parameter.VAR_KEYWORD:
-                return {key: self.create_proxy("placeholder", key, (), {}) for key in value}
-            if kinds[name].kind is Parameter.VAR_POSITIONAL:
-                return tuple(self.create_proxy("placeholder", f"{name}_{i}", (), {}) for i, _ in enumerate(value))
-            return self.create_proxy("placeholder", name, (), {})
-
-        bound.arguments.update({name: stand_in(name, bound.arguments[name]) for name in inputs})
-        return lambda *_: forward(*bound.args, **bound.kwargs), [self.root]
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node, which is told where its call stands, if that is in a graph."""
@@ -128,11 +100,11 @@ class GateTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for the value of ``node`` in the forward pass."""
-        return _Value(node, self)
+        return Value(node, self)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """What a module's attribute is: a node, if it is a parameter that this trace meets."""
-        if threading.get_ident() != self._thread:
+        if not self.tracing:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -145,7 +117,7 @@ class GateTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Emit ``m``; a `layers.Residual` is by-pass + gated branch, whatever its gate is now."""
-        if threading.get_ident() != self._thread:
+        if not self.tracing:
             return forward(*args, **kwargs)
         if isinstance(m, Residual) and type(m).forward is Residual.forward:
 
@@ -157,11 +129,7 @@ class GateTracer(fx.Tracer):
             def forward(*args: Any, **kwargs: Any) -> Any:
                 return self._read(m, args, kwargs)
 
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.stopped = self.stopped or self.path_of_module(m)
-            raise
+        return super().call_module(m, forward, args, kwargs)
 
 
 class BlockTracer(GateTracer):
