@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.graph.memory import overwritten
+from bayesprune.graph.tables import dimension_of
 from bayesprune.graph.tracing import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Call, Features, Following, Operation, Step, barrier, name_of, operation_of
@@ -93,7 +94,7 @@ class Rules:
         if node.op == "placeholder":
             return Step()
         if node.op == "get_attr":
-            return self._attribute(node)
+            return self._attribute(node, known)
         if node.op == "output":
             return barrier(node, "is an output of the network")
         if overwritten(self.traced, node):
@@ -106,7 +107,10 @@ class Rules:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         operation = operation_of(node, self._modules.get(node))
         several = None if self.traced.example is None else lambda: self.traced.shapes_of_several
-        call = Call(node, self._modules, known, self.traced.shapes, self.following, several, self.traced.written)
+        call = Call(
+            node, self._modules, known, self.traced.shapes, self.following, several, self.traced.written,
+            self.traced.constants,
+        )  # fmt: skip
         if operation.moves and not is_shape(node):
             return follow(call, lambda: self._recorded(operation, call))
         return self._recorded(operation, call)
@@ -147,24 +151,42 @@ class Rules:
             step.ties += [(known[flow.node].ids[flow.src], step.out.ids[flow.dst]) for flow in step.flows]  # type: ignore[union-attr]
         return step
 
-    def _attribute(self, node: fx.Node) -> Step:
-        """A parameter or buffer that is used directly, if it has one dimension and only scales or shifts."""
+    def _attribute(self, node: fx.Node, known: Known) -> Step:
+        """A parameter or buffer that is used directly, if it only scales or shifts entries, each by one of its own.
+
+        Args:
+            node: What reads it.
+            known: What is known of tensors before.
+        """
         target = str(node.target)
         owner, tensor = target.rpartition(".")[0], attrgetter(target)(self.traced.net)
         made = target.startswith(MADE)
         if self.following.only is not None or owner in self.traced.fixed or made or not isinstance(tensor, Tensor):
             return Step()
+        holders = [name for name, p in self.traced.net.named_parameters(remove_duplicate=False) if p is tensor]
+        dim = None if len(holders) > 1 else self._dimension(node, tensor, known)
+        if dim is None:
+            return Step()
+        size = tensor.shape[dim]
+        if target not in self._attributes:
+            self._attributes[target] = self.following.fresh(size)
+        return Step(Features(self._attributes[target], torch.full((size,), torch.nan, dtype=torch.float64), dim))
+
+    def _dimension(self, node: fx.Node, tensor: Tensor, known: Known) -> int | None:
+        """The dimension that entries of a parameter or buffer lie along, counted from the last, if there is one.
+
+        Args:
+            node: What reads it.
+            tensor: The parameter or buffer.
+            known: What is known of tensors before.
+        """
         long = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
         same = [n for n in self.traced.graph.nodes if n.op == "get_attr" and n.target == node.target]
         readers = [operation_of(user, self.traced.module(user)) for n in same for user in n.users]
-        simple = all(reader.adds or reader.kind == "product" for reader in readers)
-        holders = [name for name, p in self.traced.net.named_parameters(remove_duplicate=False) if p is tensor]
-        if len(long) != 1 or not simple or len(holders) > 1:
-            return Step()
-        size = tensor.shape[long[0]]
-        if target not in self._attributes:
-            self._attributes[target] = self.following.fresh(size)
-        return Step(Features(self._attributes[target], torch.full((size,), torch.nan, dtype=torch.float64), long[0]))
+        if len(long) == 1 and all(reader.adds or reader.kind == "product" for reader in readers):
+            return long[0]
+        alone = self.traced.example is not None and len(same) == 1 and tensor.is_floating_point()
+        return dimension_of(self.traced, node, known) if alone else None
 
 
 def _one_tensor(operation: Operation, call: Call) -> bool:
