@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from bayesprune.conversion.places import has_examples
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, MultiheadAttention
@@ -43,11 +44,22 @@ def put_heads(
             given = _given(node)
             node.args, node.kwargs = tuple(given[name] for name in ("query", "key", "value")), {}
             gates[made.gate] = node.name
-        elif mixes_values(traced, node) and (traced.rank(node) or 0) >= 4 and traced.shapes[node][HEADS] > 1:
+        elif mixes_values(traced, node) and _has_heads(traced, node):
             gate = Gate(traced.shapes[node][HEADS], dim=len(traced.shapes[node]) + HEADS, theta=theta)
             put_behind(traced, node, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
             gates[gate] = node.name
     return gates
+
+
+def _has_heads(traced: Traced, node: fx.Node) -> bool:
+    """Whether what attention gives has a dimension of several heads.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    shape = traced.shapes.get(node, ())
+    return len(shape) >= 4 and shape[HEADS] > 1 and has_examples(traced, node)
 
 
 def _is_plain(traced: Traced, node: fx.Node) -> bool:

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from bayesprune.conversion.windows import write_windows
 from bayesprune.errors import ConfigError, TraceError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
+from bayesprune.graph.rules import MADE
 from bayesprune.layers import Gate, Whole
 
 DROPOUTS = {
@@ -52,11 +54,14 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     Raises:
         TraceError: if the forward pass cannot be followed.
     """
-    traced = _traced(copy.deepcopy(model).eval(), example_input, allowed)
+    net = copy.deepcopy(model).eval()
+    write_windows(net, allowed)
+    traced = _traced(net, example_input, allowed)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
+    _keep_constants(traced)
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
             traced.graph.erase_node(node)
@@ -103,6 +108,27 @@ def _dropout_module(traced: Traced, node: fx.Node) -> None:
     traced.graph.erase_node(node)
 
 
+def _keep_constants(traced: Traced) -> None:
+    """Make buffers of tensors that forward makes of buffers and numbers alone: they then move with the network.
+
+    They are what they were when it was traced.
+    """
+    places: dict[str, str] = {}
+    for node in traced.graph.nodes:
+        made = str(node.target)
+        if node.op != "get_attr" or not made.startswith(MADE) or not node.users:
+            continue
+        if made not in places:
+            tensor = getattr(traced.net, made)
+            delattr(traced.net, made)
+            user = next(iter(node.users))
+            path = str(user.target).rpartition(".")[0] if user.op == "call_module" else owner_of(user)
+            places[made] = _free(traced, f"{path}.constant".removeprefix("."))
+            holder, _, last = places[made].rpartition(".")
+            traced.net.get_submodule(holder).register_buffer(last, tensor.detach())
+        node.target = places[made]
+
+
 def put(traced: Traced, name: str, module: nn.Module) -> str:
     """Add a module to a traced network.
 
@@ -114,13 +140,25 @@ def put(traced: Traced, name: str, module: nn.Module) -> str:
     Returns:
         Where it is.
     """
+    free = _free(traced, name)
+    path, _, last = free.rpartition(".")
+    traced.net.get_submodule(path).add_module(last, module)
+    return free
+
+
+def _free(traced: Traced, name: str) -> str:
+    """A name that nothing in a network has: this one, or this one with a number added.
+
+    Args:
+        traced: The network.
+        name: The name.
+    """
     path, _, last = name.rpartition(".")
     holder = traced.net.get_submodule(path)
     free, count = last, 1
     while hasattr(holder, free):
         count += 1
         free = f"{last}{count}"
-    holder.add_module(free, module)
     return f"{path}.{free}" if path else free
 
 

@@ -103,7 +103,7 @@ class Rules:
             return barrier(node, f"reaches {node.target}, which {self.traced.fixed[str(node.target)]}")
         if node.op == "call_module" and (len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node)):
             return barrier(node, f"reaches {node.target}, which is not called with one tensor")
-        if "out" in node.kwargs:
+        if node.kwargs.get("out") is not None:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         operation = operation_of(node, self._modules.get(node))
         several = None if self.traced.example is None else lambda: self.traced.shapes_of_several

@@ -33,7 +33,7 @@ def _letters(call: Call, nodes: list[Any]) -> tuple[list[str], str] | None:
 def _einsum(call: Call) -> Step:
     """A letter of several tensors ties their entries; it is one of the result, or summed over."""
     given = call.node.args[1:]
-    nodes = list(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else list(given)
+    nodes: list[Any] = list(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else list(given)
     if not all(isinstance(node, fx.Node) and node in call.shapes for node in (*nodes, call.node)):
         return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
     letters = _letters(call, nodes) if len(set(nodes)) == len(nodes) else None

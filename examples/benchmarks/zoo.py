@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="torchvision's constructors")
     parser.add_argument("--smallest", action="store_true", help="the smallest of each family")
-    parser.add_argument("--export", action="store_true", help="also write and run ONNX and torch.export, some seconds each")
+    parser.add_argument("--export", action="store_true", help="write and run ONNX and torch.export too")
     options = parser.parse_args()
     names = options.names or (SMALLEST if options.smallest else every_name())
     if len(names) == 1:
