@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,16 +16,15 @@ APART = -100.0
 """What torchvision adds to the weight of attention between places that are no neighbours in the image."""
 
 
-def write_windows(net: nn.Module, allowed: Callable[[str], bool]) -> None:
+def write_windows(net: nn.Module) -> None:
     """Put a `Windows` in the place of each of torchvision's modules of attention, which is one call that stays closed.
 
     Args:
         net: The network, changed in place.
-        allowed: Whether gates may go into the module of this name.
     """
     for name, module in list(net.named_modules()):
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
-        if name and allowed(name) and kind in (WINDOWED, f"{WINDOWED}V2"):
+        if name and kind in (WINDOWED, f"{WINDOWED}V2"):
             net.set_submodule(name, Windows(module))
 
 

@@ -182,11 +182,17 @@ class Rules:
         """
         long = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
         same = [n for n in self.traced.graph.nodes if n.op == "get_attr" and n.target == node.target]
-        readers = [operation_of(user, self.traced.module(user)) for n in same for user in n.users]
-        if len(long) == 1 and all(reader.adds or reader.kind == "product" for reader in readers):
-            return long[0]
-        alone = self.traced.example is not None and len(same) == 1 and tensor.is_floating_point()
-        return dimension_of(self.traced, node, known) if alone else None
+        if self.traced.example is not None and len(same) == 1:
+            return dimension_of(self.traced, node, known) if tensor.is_floating_point() else None
+        return long[0] if len(long) == 1 and all(map(self._only_scales, same)) else None
+
+    def _only_scales(self, node: fx.Node) -> bool:
+        """Whether a parameter, in its shape or another, is only added to something or multiplied with it."""
+        for user in node.users:
+            reader = operation_of(user, self.traced.module(user))
+            if not (reader.adds or reader.kind == "product" or (reader.moves and self._only_scales(user))):
+                return False
+        return True
 
 
 def _one_tensor(operation: Operation, call: Call) -> bool:

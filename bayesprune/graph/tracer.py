@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -20,7 +21,7 @@ OPEN = {"torchvision.models.swin_transformer._patch_merging_pad"}
 """Functions that fx is told to keep closed, although what they do can be followed."""
 
 
-class _Value(fx.Proxy):
+class Value(fx.Proxy):
     """A value of a traced forward pass, whose ``+=``, ``-=``, ``*=`` and ``/=`` write over it, as tensors' do."""
 
     def _inplace(self, operation: Callable[..., Any], other: Any) -> Any:
@@ -47,12 +48,7 @@ class GateTracer(fx.Tracer):
 
     To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
     thread traces at a time, and what others call meanwhile does what it always does.
-
-    Attributes:
-        stopped: The name of the innermost module in which an error stopped it.
     """
-
-    stopped = ""
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """The graph of a module's forward pass."""
@@ -64,6 +60,20 @@ class GateTracer(fx.Tracer):
             for node in self._opened:  # the last call of a function, which fx takes for that of the function itself
                 node.meta.pop("is_wrapped", None)
             return graph
+
+    @property
+    def tracing(self) -> bool:
+        """Whether calls of modules are met now, by this thread."""
+        return threading.get_ident() == self._thread
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which modules do what they always do."""
+        self._thread, thread = 0, self._thread
+        try:
+            yield
+        finally:
+            self._thread = thread
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """The forward pass of the whole network, and what stands for its inputs."""
@@ -104,11 +114,11 @@ class GateTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for the value of ``node`` in the forward pass."""
-        return _Value(node, self)
+        return Value(node, self)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """What a module's attribute is: a node, if it is a parameter that this trace meets."""
-        if threading.get_ident() != self._thread:
+        if not self.tracing:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -121,7 +131,7 @@ class GateTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Emit ``m``; a `layers.Residual` is by-pass + gated branch, whatever its gate is now."""
-        if threading.get_ident() != self._thread:
+        if not self.tracing:
             return forward(*args, **kwargs)
         if isinstance(m, Residual) and type(m).forward is Residual.forward:
 
@@ -133,11 +143,7 @@ class GateTracer(fx.Tracer):
             def forward(*args: Any, **kwargs: Any) -> Any:
                 return self._read(m, args, kwargs)
 
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.stopped = self.stopped or self.path_of_module(m)
-            raise
+        return super().call_module(m, forward, args, kwargs)
 
 
 class BlockTracer(GateTracer):
