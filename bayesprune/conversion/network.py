@@ -48,9 +48,9 @@ def convert(
     ``layer1.0.residual.body.conv1``, and ``layer2.0.downsample`` of the by-pass
     ``layer2.0.residual.shortcut.downsample``. The gate of a layer ``conv1`` is called ``conv1_gate``. The graph is
     that of eval mode: dropout and stochastic depth follow the network's mode, other Python conditions on it do not.
-    With an example, conditions on sizes are decided as for inputs of its shape, and functions of layers become modules
-    that train. A module that cannot be followed stays as it is, in a `layers.Whole`. Operations that work in place do
-    so no more.
+    Where conditions go by sizes, it is the graph for inputs of the example's. With an example, functions of layers
+    become modules that train. A module that cannot be followed stays as it is, in a `layers.Whole`. Operations that
+    work in place do so no more.
 
     Args:
         model: A network without gates; it is not touched.

@@ -75,7 +75,6 @@ def test_what_goes_by_sizes_is_followed(forward: Callable[[Written, Tensor], Ten
         lambda net, x: x if len(x) > 1 else -x,
         lambda net, x: x if x.shape[0] * 2 > 2 else -x,
         lambda net, x: x * int(x[0, 0, 0, 0]),
-        lambda net, x: x + torch.arange(x.shape[0]).view(-1, 1, 1, 1),
     ],
 )
 def test_what_follows_from_data_or_from_the_number_of_examples_is_no_size(
@@ -87,6 +86,23 @@ def test_what_follows_from_data_or_from_the_number_of_examples_is_no_size(
     net = bp.convert(nn.Sequential(model, nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), example_input=x)
     assert isinstance(net.get_submodule("0"), Whole) and set(gates_of(net)) == {"1_gate"}
     assert "follows from" in net.get_submodule("0").reason
+
+
+def test_what_needs_no_size_to_be_followed_holds_for_inputs_of_all_sizes() -> None:
+    def forward(net: Written, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
+        x = nn.functional.interpolate(x + torch.arange(x.shape[0]).view(-1, 1, 1, 1), size=x.shape[-2:])
+        return x * torch.arange(x.shape[3])
+
+    model, x = (
+        nn.Sequential(Written(forward), nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)).eval(),
+        torch.rand(2, 3, 5, 5),
+    )
+    net = bp.convert(model, example_input=x)
+    assert gates_of(net).keys() >= {"0.fc.0_gate", "1_gate"}
+    for shape in ((3, 3, 5, 5), (1, 3, 7, 8)):
+        x = torch.rand(shape)
+        assert torch.equal(net(x), model(x))
 
 
 def test_arguments_that_are_not_given_are_what_they_are_by_default() -> None:
