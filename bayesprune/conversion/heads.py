@@ -9,13 +9,14 @@ from typing import Any
 from torch import fx, nn
 
 from bayesprune.conversion.masks import can_mask, joined_mask
+from bayesprune.conversion.places import has_examples
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, MultiheadAttention
 from bayesprune.ops import operation_of
 
-HEADS = 1
-"""The dimension that heads lie along where they have one of their own, shape ``(B, heads, T, features)``."""
+HEADS = -3
+"""The dimension that heads lie along where they have one of their own, shape ``(B, ..., heads, T, features)``."""
 GIVEN = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
 """What torch's attention is given, by place."""
 
@@ -43,9 +44,10 @@ def put_heads(
             traced.net.set_submodule(str(node.target), made)
             _call_ours(traced, node)
             gates[made.gate] = node.name
-        elif mixes_values(traced, node) and traced.rank(node) == 4 and traced.shapes[node][HEADS] > 1:
+        elif mixes_values(traced, node) and _has_heads(traced, node):
             place = _values_of_groups(traced, node) or node
-            gate = Gate(traced.shapes[place][HEADS], dim=HEADS, theta=theta)
+            shape = traced.shapes[place]
+            gate = Gate(shape[HEADS], dim=len(shape) + HEADS, theta=theta)
             put_behind(traced, place, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
             gates[gate] = node.name
     return gates
@@ -67,6 +69,17 @@ def _values_of_groups(traced: Traced, node: fx.Node) -> fx.Node | None:
         own = operation_of(place, traced.module(place))
         place = place.args[0] if own.moves and shape else None
     return None
+
+
+def _has_heads(traced: Traced, node: fx.Node) -> bool:
+    """Whether what attention gives has a dimension of several heads.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    shape = traced.shapes.get(node, ())
+    return len(shape) >= 4 and shape[HEADS] > 1 and has_examples(traced, node)
 
 
 def _is_plain(traced: Traced, node: fx.Node) -> bool:
@@ -138,8 +151,8 @@ def mixes_values(traced: Traced, node: fx.Node) -> bool:
     operation = operation_of(node)
     if operation.kind != "product of matrices":
         return operation.kind == "attention"
-    weights = node.args[0]
-    while isinstance(weights, fx.Node):
+    weights = next(iter(node.all_input_nodes), None)
+    while weights is not None:
         own = operation_of(weights, traced.module(weights))
         if own.kind == "softmax":
             return True

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.conversion.following import Follower
+from bayesprune.conversion.windows import write_windows
 from bayesprune.conversion.written import write_out
-from bayesprune.data.inputs import as_inputs
-from bayesprune.errors import ConfigError
+from bayesprune.data.inputs import as_inputs, tensors_of
+from bayesprune.errors import ConfigError, TraceError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
+from bayesprune.graph.rules import MADE
 from bayesprune.graph.tracing import fixed_modules
 from bayesprune.layers import Gate, Whole
 
@@ -45,7 +47,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
-    """A copy of a model in eval mode, with its graph, in which nothing works in place.
+    """A copy of a model in eval mode, with its graph, in which nothing works in place and every call does something.
 
     Args:
         model: The model; it is not touched.
@@ -56,6 +58,7 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
         TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
     """
     net = copy.deepcopy(model).eval()
+    write_windows(net)
     write_out(net, allowed)
     _keep_buffers(net)
     traced = _traced(net, example_input)
@@ -63,6 +66,10 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
+        elif _hands_on(traced, node):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            traced.graph.erase_node(node)
+    _keep_constants(traced)
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
             traced.graph.erase_node(node)
@@ -72,12 +79,23 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
 def _traced(net: nn.Module, example_input: Any) -> Traced:
     """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
+    The graph is for inputs of all sizes, unless it goes by those of the example because nothing else can be followed.
+    Arguments that the example does not give are what they are by default, and are no inputs.
+
     Args:
         net: The network.
         example_input: As for `trace`.
     """
-    follower = Follower(None if example_input is None else as_inputs(example_input))
-    traced = trace(net, example_input, follower)
+    example = None if example_input is None else as_inputs(example_input)
+    try:
+        traced = trace(net, example)
+        places = sum(node.op == "placeholder" for node in traced.graph.nodes)
+        if example is None or len(tensors_of(example)) == places:
+            return traced
+    except TraceError:
+        pass  # with values beside the graph more can be followed
+    follower = Follower(example)
+    traced = trace(net, example, follower)
     for name, why in follower.whole.items():
         for node in traced.graph.nodes:
             if str(node.target).startswith(f"{name}.") and node.op in ("call_module", "get_attr"):
@@ -94,6 +112,18 @@ def _keep_buffers(net: nn.Module) -> None:
     for module in net.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module.register_buffer(name, buffer)
+
+
+def _hands_on(traced: Traced, node: fx.Node) -> bool:
+    """Whether a call gives the tensor that it is given, in training as well.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    module = traced.module(node)
+    drops = type(module) in DROPOUTS.values() and module.p > 0  # type: ignore[union-attr, operator]
+    return type(module) in (nn.Identity, *DROPOUTS.values()) and not drops and len(node.args) == 1
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:
@@ -116,6 +146,27 @@ def _dropout_module(traced: Traced, node: fx.Node) -> None:
     traced.graph.erase_node(node)
 
 
+def _keep_constants(traced: Traced) -> None:
+    """Make buffers of tensors that forward makes of buffers and numbers alone: they then move with the network.
+
+    They are what they were when it was traced.
+    """
+    places: dict[str, str] = {}
+    for node in traced.graph.nodes:
+        made = str(node.target)
+        if node.op != "get_attr" or not made.startswith(MADE) or not node.users:
+            continue
+        if made not in places:
+            tensor = getattr(traced.net, made)
+            delattr(traced.net, made)
+            user = next(iter(node.users))
+            path = str(user.target).rpartition(".")[0] if user.op == "call_module" else owner_of(user)
+            places[made] = _free(traced, f"{path}.constant".removeprefix("."))
+            holder, _, last = places[made].rpartition(".")
+            traced.net.get_submodule(holder).register_buffer(last, tensor.detach())
+        node.target = places[made]
+
+
 def put(traced: Traced, name: str, module: nn.Module) -> str:
     """Add a module to a traced network.
 
@@ -127,13 +178,25 @@ def put(traced: Traced, name: str, module: nn.Module) -> str:
     Returns:
         Where it is.
     """
+    free = _free(traced, name)
+    path, _, last = free.rpartition(".")
+    traced.net.get_submodule(path).add_module(last, module)
+    return free
+
+
+def _free(traced: Traced, name: str) -> str:
+    """A name that nothing in a network has: this one, or this one with a number added.
+
+    Args:
+        traced: The network.
+        name: The name.
+    """
     path, _, last = name.rpartition(".")
     holder = traced.net.get_submodule(path)
     free, count = last, 1
     while hasattr(holder, free):
         count += 1
         free = f"{last}{count}"
-    holder.add_module(free, module)
     return f"{path}.{free}" if path else free
 
 

@@ -17,6 +17,8 @@ from bayesprune.ops import operation_of
 from bayesprune.ops.registry import UNKNOWN
 
 _ONE_AT_A_TIME = threading.RLock()
+OPEN = {"torchvision.models.swin_transformer._patch_merging_pad"}
+"""Functions that fx is told to keep closed, although what they do can be followed."""
 
 
 class Value(fx.Proxy):
@@ -53,7 +55,11 @@ class GateTracer(fx.Tracer):
         with _ONE_AT_A_TIME:
             self._thread = threading.get_ident()
             self._readers: list[Reader] = []
-            return super().trace(*args, **kwargs)
+            self._opened: list[fx.Node] = []
+            graph = super().trace(*args, **kwargs)
+            for node in self._opened:  # the last call of a function, which fx takes for that of the function itself
+                node.meta.pop("is_wrapped", None)
+            return graph
 
     @property
     def tracing(self) -> bool:
@@ -88,6 +94,14 @@ class GateTracer(fx.Tracer):
         if self._readers:
             node.meta["origin"] = self._readers[-1].origin
         return node
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> Any:
+        """What stands for the value of a call; a closed function that can be followed is."""
+        if kind == "call_function" and f"{target.__module__}.{target.__qualname__}" in OPEN:
+            value = target(*args, **kwargs)
+            self._opened.append(value.node)
+            return value
+        return super().create_proxy(kind, target, args, kwargs, *others, **named)
 
     def _read(self, module: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What a GraphModule gives, call by call."""

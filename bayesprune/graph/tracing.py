@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import BayesPruneError, TraceError
+from bayesprune.graph.constants import constants_of
 from bayesprune.graph.origins import written
 from bayesprune.graph.shapes import shapes_of
 from bayesprune.graph.tracer import GateTracer
@@ -72,6 +73,11 @@ class Traced:
         except BayesPruneError:
             return {}
         return {**several, **{node: shape for node, shape in self.shapes.items() if node.op == "get_attr"}}
+
+    @cached_property
+    def constants(self) -> dict[fx.Node, Tensor]:
+        """Tensors of whole numbers that are the same in every pass."""
+        return constants_of(self.net, self.graph)
 
     @cached_property
     def written(self) -> dict[fx.Node, fx.Node]:

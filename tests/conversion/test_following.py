@@ -100,6 +100,23 @@ def test_what_is_made_for_as_many_examples_as_there_are_is_made_in_every_pass() 
     assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-12
 
 
+def test_what_needs_no_size_to_be_followed_holds_for_inputs_of_all_sizes() -> None:
+    def forward(net: Written, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
+        x = nn.functional.interpolate(x + torch.arange(x.shape[0]).view(-1, 1, 1, 1), size=x.shape[-2:])
+        return x * torch.arange(x.shape[3])
+
+    model, x = (
+        nn.Sequential(Written(forward), nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)).eval(),
+        torch.rand(2, 3, 5, 5),
+    )
+    net = bp.convert(model, example_input=x)
+    assert gates_of(net).keys() >= {"0.fc.0_gate", "1_gate"}
+    for shape in ((3, 3, 5, 5), (1, 3, 7, 8)):
+        x = torch.rand(shape)
+        assert torch.equal(net(x), model(x))
+
+
 def test_arguments_that_are_not_given_are_what_they_are_by_default() -> None:
     model, x = Written(lambda net, x: x).eval(), torch.rand(2, 3, 5, 5)
     net = bp.convert(model, example_input=x)
