@@ -31,6 +31,24 @@ SETTINGS = torch.device, torch.dtype, torch.layout, bool
 """Kinds of attributes of tensors that are the same for all examples of one kind, and no values of a graph."""
 
 
+def gives_all(net: nn.Module, example: Inputs) -> bool:
+    """Whether an example has something for every argument of the forward pass.
+
+    Args:
+        net: The network.
+        example: Inputs.
+
+    Raises:
+        TraceError: if the forward pass does not take them.
+    """
+    args, kwargs = ((example,), {}) if isinstance(example, Tensor) else (example.args, example.kwargs)
+    signature = inspect.signature(net.forward)
+    try:
+        return signature.bind(*args, **kwargs).arguments.keys() == signature.parameters.keys()
+    except TypeError as error:
+        raise TraceError(f"example_input does not fit forward of {type(net).__name__}: {error}") from None
+
+
 class Seen(NamedTuple):
     """What a value of the graph is.
 

@@ -77,7 +77,7 @@ def convert(
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
     while True:
-        traced = followed(model, example_input)
+        traced = followed(model, example_input, allowed)
         places = unit_places(traced, allowed) if units else []
         places += input_places(traced) if inputs else []
         origins = _put_gates(traced, places, theta, refused)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bayesprune.conversion.following import Follower
+from bayesprune.conversion.following import Follower, gives_all
+from bayesprune.conversion.torchs_layers import write_out
 from bayesprune.conversion.windows import write_windows
 from bayesprune.data.inputs import as_inputs
 from bayesprune.errors import ConfigError, TraceError
@@ -44,18 +46,20 @@ def check_model(model: nn.Module) -> None:
     check_additions(model)
 
 
-def followed(model: nn.Module, example_input: Any) -> Traced:
+def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
     """A copy of a model in eval mode, with its graph, in which nothing works in place.
 
     Args:
         model: The model; it is not touched.
         example_input: As for `trace`.
+        allowed: Whether gates may go into the module of this name.
 
     Raises:
         TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
     """
     net = copy.deepcopy(model).eval()
     write_windows(net)
+    write_out(net, allowed)
     traced = _traced(net, example_input)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
@@ -72,16 +76,19 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
     """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
     The graph is for inputs of all sizes, unless it goes by those of the example because nothing else can be followed.
+    What the example does not give has its default.
 
     Args:
         net: The network.
         example_input: As for `trace`.
     """
-    try:
-        return trace(net, example_input)
-    except TraceError:
-        pass  # with values beside the graph more can be followed
-    follower = Follower(None if example_input is None else as_inputs(example_input))
+    example = None if example_input is None else as_inputs(example_input)
+    if example is None or gives_all(net, example):
+        try:
+            return trace(net, example_input)
+        except TraceError:
+            pass  # with values beside the graph more can be followed
+    follower = Follower(example)
     traced = trace(net, example_input, follower)
     for name, why in follower.whole.items():
         for node in traced.graph.nodes:
