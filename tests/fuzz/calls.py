@@ -36,7 +36,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "predict": lambda: (bayesian().predict, {"x": batch()[0], "num_samples": 2, "batch_size": 4}),
     "compact": lambda: (
         bp.compact,
-        {"model": bayesian(), "posterior": False, "fold_norms": False, "example_input": None},
+        {"model": bayesian(), "posterior": False, "fold_norms": False, "round_to": 8, "example_input": None},
     ),
     "cost": lambda: (bp.cost, {"model": network(), "example_input": batch()[0]}),
     "fit": lambda: (
