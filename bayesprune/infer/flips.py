@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from bayesprune.data.inputs import Inputs
 from bayesprune.graph import Traced
@@ -45,12 +45,13 @@ class UnitFlips:
     def __init__(self, net: BayesianNet, x: Inputs, y: Targets, xi: Tensor):
         self.net, self.y, self.xi = net, y, xi
         self.traced = net.traced
+        first = _Ungated(self.traced.net, self.traced.graph)
         self.execution = Execution(self.traced.net, self.traced.graph)
         self.nodes = self.execution.nodes
         with net.draw.use(xi):
-            self.values = self.execution.values(given_inputs(self.nodes, x))
+            self.values = first.values(given_inputs(self.nodes, x))
         self.base = losses(net.likelihood, chosen_output(self.values[self.nodes[-1]], net.loss_on), y)
-        self._ungated: dict[fx.Node, Tensor] = {}
+        self._ungated = first.ungated
         self._rows: dict[fx.Node, Tensor] = {}
 
     def differences(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,9 +145,13 @@ class UnitFlips:
         """
         layer: Any = self.traced.module(node)
         gate = getattr(layer, "gate", None)
-        if node not in self._rows:  # an activation may have written over its value
-            source = self.values[node.all_input_nodes[0]]
-            self._ungated[node] = layer(source) if gate is None else layer.ungated(source)
+        if node not in self._rows:
+            if gate is None and self.values[node]._version:  # an activation has written over it
+                self._ungated[node] = layer(self.values[node.all_input_nodes[0]])
+            elif gate is None:
+                self._ungated[node] = self.values[node]
+            else:
+                self.ungated(node, gate)
             weight = layer.weight if getattr(layer, "drawn", None) is None else layer.drawn[0]
             self._rows[node] = weight.T.contiguous()
         base, weight = self._ungated[node].index_select(0, rows), self._rows[node].index_select(0, gates)
@@ -185,6 +190,26 @@ class UnitFlips:
     def _parts(self) -> Iterator[tuple[Gate, Tensor]]:
         """Each gate with its values, shape ``(B, size)``."""
         return zip(self.net.gates(), self.xi.split(self.net.draw.sizes, dim=-1), strict=True)
+
+
+class _Ungated(Execution):
+    """A pass that keeps what the gates of layers multiply, where each example draws its own.
+
+    Attributes:
+        ungated: That, by node.
+    """
+
+    def __init__(self, net: nn.Module, graph: fx.Graph):
+        super().__init__(net, graph)
+        self.ungated: dict[fx.Node, Tensor] = {}
+
+    def call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a module, a function or a method gives."""
+        layer = self.net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(layer, GatedLayer) or layer.gate is None or layer.gate.per_batch:
+            return super().call(node, args, kwargs)
+        self.ungated[node] = layer.ungated(*args, **kwargs)
+        return layer.gate(self.ungated[node], layer.gate_dim)
 
 
 def columnwise_nodes(traced: Traced, node: fx.Node, gate: Gate, shape: torch.Size) -> set[fx.Node]:

@@ -63,10 +63,10 @@ def test_a_budget_is_met(make, budget: str) -> None:
     assert last.expected == pytest.approx(found) and last.nu > 0
 
 
-@pytest.mark.seed(0)
+@pytest.mark.seed(4)
 @pytest.mark.statistical
 def test_the_multiplier_ends_within_a_branch_of_the_budget() -> None:
-    """Twelve equal branches of which few are needed: seeds 0 to 4 end like this; one of them is fixed."""
+    """Twelve equal branches of which few are needed: seeds 0 to 7 end like this, with θ at rest in 5 of them."""
     net, dense = bayesian(branches(12)), cost(branches(12), X)
     settings = Settings(lr=0.02, every=1, budget=Budget("macs", 0.6), schedule=SCHEDULE)
     history = fit(net, Batches(*examples()), epochs=30, settings=settings)  # with a warning if any were forced

@@ -137,6 +137,35 @@ def test_signs_are_wrong_as_rarely_as_stated_where_the_same_examples_bring_deriv
     assert 0.05 - 4 * 0.0041 < rate < 0.05 + 3 * 0.0041
 
 
+@pytest.mark.parametrize("part", [0.5, 0.0])
+def test_signs_that_are_measured_until_they_are_clear_are_wrong_as_rarely_as_stated(part: float) -> None:
+    """Structures worth their price: after each of 8 evaluations at most one in twenty is found to cost more.
+
+    2,800 signs an evaluation: the rate's standard deviation is 0.0041 at 5 %. Were signs measured no more from 1.645
+    errors on, rates would be up to 0.072 for v half of the difference, and 0.09 for none of it.
+    """
+    net = bayesian(nn.Sequential(*(layers.Linear(8, 8, gate="unit") for _ in range(35)), nn.Linear(8, 2)))
+    rho, costly = net.price, torch.zeros(8)
+    for seed in range(10):
+        generator, moves = torch.Generator().manual_seed(seed), ExactSteps(net, torch.clone)
+        with torch.no_grad():
+            net.theta.fill_(0.5)
+        shift = 0.7 * rho * torch.randn(280, generator=generator)
+        for look in range(8):
+            differences = -rho + 4 * rho * torch.randn((160, 280), generator=generator)
+            values = part * differences + shift
+            moves.values += values.sum(0)
+            moves.value_squares += values.square().sum(0)
+            moves.seen += 160
+            moves.count += 1
+            wanted = torch.zeros(280, dtype=torch.bool).index_fill_(0, moves.candidates(), True)
+            moves.add_gaps((differences - values)[:40] * wanted, wanted, 40, values[:40])
+            moves.step(0.0)
+            costly[look] += float((moves.least_cost > 0).float().mean()) / 10
+    assert float(costly.max()) < 0.05 + 3 * 0.0041
+    assert float(costly.min()) > 0.02
+
+
 def test_what_is_measured_goes_into_the_covariance() -> None:
     net = bayesian(units()).eval()
     x, y = examples(20)
@@ -236,7 +265,7 @@ def test_only_gates_in_doubt_for_want_of_a_correction_are_candidates() -> None:
     difference, error, correction = moves.estimate()
     doubt = (difference + net.price).abs() / error
     found = moves.candidates()
-    assert set(found.tolist()) == {s for s in range(14) if doubt[s] < steps.DOUBT and 2 * correction[s] >= error[s]}
+    assert set(found.tolist()) == {s for s in range(14) if doubt[s] < steps.CLEAR and 2 * correction[s] >= error[s]}
     assert bool((doubt[found].diff() >= 0).all())
     assert len(ExactSteps(net, torch.clone).candidates()) == 14  # of which nothing is known
 
@@ -261,15 +290,18 @@ def test_costs_of_flips_are_those_that_are_counted() -> None:
     assert (counter.get_total_flops() - without.get_total_flops()) / 2 == 9 * 6 * 20 * 3  # a row is no product
 
 
-@pytest.mark.parametrize("share", [0.02, 0.1])
+@pytest.mark.parametrize("share", [0.05, 0.1])
 def test_exact_differences_keep_to_their_share(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted over a whole run by torch, at a price at which many gates are in doubt."""
+    """Counted over a whole run by torch, where signs are hardly ever clear, and nearly all of it is used.
+
+    A flip takes about as much as a pass; were only half of them noted, 1.5 of the share would be used, where it is 0.1.
+    """
     torch.manual_seed(0)
     x, y = examples()
     net = bayesian(
         nn.Sequential(
-            layers.Linear(8, 100, gate="unit"), nn.ReLU(), layers.Linear(100, 100, gate="unit"), nn.ReLU(),
-            nn.Linear(100, 2),
+            layers.Linear(8, 40, gate="unit"), nn.ReLU(), layers.Linear(40, 40, gate="unit"), nn.ReLU(),
+            nn.Linear(40, 200), nn.ReLU(), nn.Linear(200, 2),
         )
     )  # fmt: skip
     spent, measured = [], []
@@ -282,15 +314,16 @@ def test_exact_differences_keep_to_their_share(share: float, monkeypatch: pytest
         return found
 
     monkeypatch.setattr(steps, "example_differences", counted)
-    monkeypatch.setattr(steps, "DOUBT", 20.0)  # so that hardly a sign is clear
+    monkeypatch.setattr(steps, "CLEAR", 20.0)
     for overhead in ("ENTRY", "LAUNCH"):  # so that what is allowed is what is counted
         monkeypatch.setattr(f"bayesprune.methods.svi.flip_costs.{overhead}", 0)
-    settings = Settings(schedule={"exact_share": share})
+    phases = {"sample_from": 0.1, "settle_from": 0.1, "fine_tune_from": 1.0, "checks_per_epoch": 8}
+    settings = Settings(schedule={**phases, "exact_share": share})
     with FlopCounterMode(display=False) as counter:
         fit(net, Batches(x, y), epochs=12, settings=settings, prune=False)
     total = counter.get_total_flops()
-    assert sum(measured) > 100
-    assert 0.25 * share < sum(spent) / (total - sum(spent)) <= share
+    assert sum(measured) > 20
+    assert 0.9 * share < sum(spent) / (total - sum(spent)) <= share
 
 
 def test_an_allowance_is_saved_and_spent() -> None:

@@ -45,7 +45,7 @@ def test_branches_computed_while_theta_rests(thetas: list[float], computed: floa
 @pytest.mark.parametrize("thetas", [[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]])
 def test_branches_computed_while_settling(thetas: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each interval of 3 steps, 1 is measured: one pass at θ, and one for each flip from its branch on."""
-    monkeypatch.setattr("bayesprune.methods.svi.exact.DOUBT", float("inf"))  # no sign is ever clear
+    monkeypatch.setattr("bayesprune.methods.svi.exact.CLEAR", float("inf"))  # no sign is ever clear
     net = bayesian(branches())
     set_theta(net, **{f"g{k + 1}": [theta] for k, theta in enumerate(thetas)})
     settings = Settings(schedule={**SETTLE, "exact_share": 10.0, "checks_per_epoch": 4})

@@ -9,14 +9,18 @@ from bayesprune.data.inputs import Inputs
 from bayesprune.infer import GateSample
 from bayesprune.infer.differences import example_differences
 from bayesprune.infer.targets import Targets
-from bayesprune.methods.svi.corrected import CorrectedDifferences
+from bayesprune.methods.svi.corrected import ALIKE, CorrectedDifferences
 
 RECENT_SHARE = 4
 """Under a fixed prior, the mean of exact differences tells of about the last one in so many of all evaluations."""
 PRICE_SHARE = 0.2
 """κ, how much of the price counts, besides their standard error, in the length by which differences are divided."""
 DOUBT = 1.645
-"""Of how many standard errors a sign is clear: one in twenty of those at 0 would seem clear on this side."""
+"""Beyond how many standard errors a structure may go: one in twenty of those that cost nothing is beyond them."""
+CLEAR = 2.5
+"""Of how many standard errors a sign is so clear that it is measured no more. More than `DOUBT`, since it is looked at
+again and again: were measuring to stop where a structure may go, 9 % of those that cost nothing would be let go, by
+the chance of one of the looks (repeated significance tests, Armitage, McPherson & Rowe 1969)."""
 WORTH = 0.5
 """Which part of an error the correction's must be, for a gate to be worth measuring."""
 
@@ -27,7 +31,7 @@ CONFIRMED = 16
 class ExactSteps(CorrectedDifferences):
     """Steps of θ on corrected differences d.
 
-    Worth measuring are gates whose sign is not clear, |d + ρ| < ``DOUBT`` e, e being the standard error of d, for want
+    Worth measuring are gates whose sign is not clear, |d + ρ| < ``CLEAR`` e, e being the standard error of d, for want
     of a correction.
 
     Where training decides about gates, a step is ``size`` · (d + ρ)/√((κρ)² + e²), by ``size`` at most: as fast as can
@@ -98,7 +102,7 @@ class ExactSteps(CorrectedDifferences):
         difference, error, correction = self.estimate()
         doubt = (difference + self.net.price).abs() / error
         leaving = (self.net.theta.detach() == 0) & (self.measured < CONFIRMED)
-        doubt = torch.where(leaving | (doubt < DOUBT) & (correction >= WORTH * error), doubt, torch.inf).cpu()
+        doubt = torch.where(leaving | (doubt < CLEAR) & (correction >= WORTH * error), doubt, torch.inf).cpu()
         return doubt.argsort()[: int(doubt.isfinite().sum())]
 
     @torch.no_grad()
@@ -140,7 +144,8 @@ class ExactSteps(CorrectedDifferences):
         """
         if not self.net.prior_type.decides:
             return self.net_cost
-        return torch.where(self.measured < CONFIRMED / 2, -torch.inf, self.net_cost - DOUBT * self.error)
+        few = (DOUBT**2 + 1) / 4 / (self.measured + ALIKE - 1)  # Student's quantile, Abramowitz & Stegun 1964, 26.7.5
+        return torch.where(self.measured < CONFIRMED / 2, -torch.inf, self.net_cost - DOUBT * (1 + few) * self.error)
 
     @property
     def differences(self) -> Tensor:
