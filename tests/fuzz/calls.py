@@ -197,7 +197,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "prices": lambda: (pruning.prices, {"nu": 0.1, "gradient": thetas()}),
     "shrink": lambda: (
         pruning.shrink,
-        {"net": network(), "off": {"0": torch.tensor([True] + [False] * 5)}, "may_empty": False},
+        {"net": network(), "off": {"0": torch.tensor([True] + [False] * 5)}, "may_empty": False, "round_to": 4},
     ),
     "enumerate_models": lambda: (
         selection.enumerate_models,
@@ -260,6 +260,8 @@ CALLS: dict[str, Callable[[], Call]] = {
             "temperature": 1.0,
             "schedule": {"travel": 2.0},
             "patience": 2,
+            "layer_decay": 0.9,
+            "freeze_statistics": True,
         },
     ),
     "recommended": lambda: (bp.recommended, {"net": bayesian(), "weights": "normal"}),
