@@ -14,29 +14,36 @@ from bayesprune.ops.registry import Operation
 
 @torch.no_grad()
 def write_zeros(traced: Traced) -> None:
-    """Switch gates on that stand alone, where the layer before can write the zeros of those that are off.
+    """Switch gates on that stand alone, where the layers before can write the zeros of those that are off.
 
     Between the two may be what keeps zeros and what nothing else reads.
 
     Args:
         traced: The network, in eval mode; layers and θ are edited in place.
     """
-    alone = {
-        gate: uses[0]
-        for gate, uses in traced.uses.items()
-        if len(uses) == 1 and traced.module(uses[0]) is gate and gate.index is None and not bool(gate.mode().all())
-    }
-    plan = Analysis(traced, {}) if alone else None
-    for gate, node in alone.items():
-        writer = _writer(traced, node)
-        if plan is None or writer is None or gate in plan.put_off:
+    off = {gate: uses for gate, uses in traced.uses.items() if gate.index is None and not bool(gate.mode().all())}
+    plan = Analysis(traced, {}) if off else None
+    for gate, uses in off.items():
+        writers = [_writer(traced, node) if traced.module(node) is gate else None for node in uses]
+        if plan is None or gate in plan.put_off or not all(map(_is_whole, [plan] * len(uses), writers, uses)):
             continue
-        made, given = plan.known[writer], plan.known[node.all_input_nodes[0]]
-        if made is not None and given is not None and torch.equal(made.ids, given.ids) and len(given) == gate.size:
-            layer = traced.module(writer)
+        for writer in writers:
+            layer = traced.module(writer)  # type: ignore[arg-type]
             assert layer is not None
             mask_outputs(layer, operation_of(layer), gate.mode())
-            gate.theta.fill_(1.0)
+        gate.theta.fill_(1.0)
+
+
+def _is_whole(plan: Analysis, writer: fx.Node | None, node: fx.Node) -> bool:
+    """Whether what a gate multiplies is just what a layer writes.
+
+    Args:
+        plan: What is known of the network's tensors.
+        writer: The call of the layer; ``None`` if there is none.
+        node: The call of the gate.
+    """
+    made, given = plan.known.get(writer), plan.known[node.all_input_nodes[0]]  # type: ignore[arg-type]
+    return made is not None and given is not None and torch.equal(made.ids, given.ids)
 
 
 def _writer(traced: Traced, node: fx.Node) -> fx.Node | None:

@@ -82,6 +82,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             "branches": True,
             "heads": True,
             "inputs": False,
+            "streams": False,
             "example_input": batch()[0],
             "only": (),
             "skip": (),
