@@ -22,16 +22,7 @@ class GateError(BayesPruneError, ValueError):
 
 
 class TraceError(BayesPruneError, TypeError):
-    """A network whose forward pass cannot be followed, so that its structures cannot be removed.
-
-    Args:
-        message: What stops it.
-        module: The name of the innermost module in which that is; empty for the network itself, or if it is not known.
-    """
-
-    def __init__(self, message: str = "", module: str = ""):
-        super().__init__(message)
-        self.module = module
+    """A network whose forward pass cannot be followed, so that its structures cannot be removed."""
 
 
 class CheckpointError(BayesPruneError, RuntimeError):

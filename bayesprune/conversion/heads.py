@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import fx, nn
 
+from bayesprune.conversion.places import has_examples
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, MultiheadAttention
 from bayesprune.ops import operation_of
 
-HEADS = 1
-"""The dimension that heads lie along where they have one of their own, shape ``(B, heads, T, features)``."""
+HEADS = -3
+"""The dimension that heads lie along where they have one of their own, shape ``(B, ..., heads, T, features)``."""
 PLAIN = {"query", "key", "value", "need_weights", "average_attn_weights"}
 """What torch's attention may be given to be that of `layers.MultiheadAttention`."""
 
@@ -43,11 +44,22 @@ def put_heads(
             given = _given(node)
             node.args, node.kwargs = tuple(given[name] for name in ("query", "key", "value")), {}
             gates[made.gate] = node.name
-        elif mixes_values(traced, node) and traced.rank(node) == 4 and traced.shapes[node][HEADS] > 1:
-            gate = Gate(traced.shapes[node][HEADS], dim=HEADS, theta=theta)
+        elif mixes_values(traced, node) and _has_heads(traced, node):
+            gate = Gate(traced.shapes[node][HEADS], dim=len(traced.shapes[node]) + HEADS, theta=theta)
             put_behind(traced, node, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
             gates[gate] = node.name
     return gates
+
+
+def _has_heads(traced: Traced, node: fx.Node) -> bool:
+    """Whether what attention gives has a dimension of several heads.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    shape = traced.shapes.get(node, ())
+    return len(shape) >= 4 and shape[HEADS] > 1 and has_examples(traced, node)
 
 
 def _is_plain(traced: Traced, node: fx.Node) -> bool:
@@ -82,8 +94,8 @@ def mixes_values(traced: Traced, node: fx.Node) -> bool:
     operation = operation_of(node)
     if operation.kind != "product of matrices":
         return operation.kind == "attention"
-    weights = node.args[0]
-    while isinstance(weights, fx.Node):
+    weights = next(iter(node.all_input_nodes), None)
+    while weights is not None:
         own = operation_of(weights, traced.module(weights))
         if own.kind == "softmax":
             return True

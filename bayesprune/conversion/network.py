@@ -48,7 +48,8 @@ def convert(
     ``layer1.0.residual.body.conv1``, and ``layer2.0.downsample`` of the by-pass
     ``layer2.0.residual.shortcut.downsample``. The gate of a layer ``conv1`` is called ``conv1_gate``. The graph is
     that of eval mode: dropout and stochastic depth follow the network's mode, other Python conditions on it do not.
-    Operations that work in place do so no more.
+    Where conditions go by sizes, it is the graph for inputs of the example's. A module that cannot be followed stays as
+    it is, in a `layers.Whole`. Operations that work in place do so no more.
 
     Args:
         model: A network without gates; it is not touched.
@@ -60,8 +61,7 @@ def convert(
         example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
-        skip: Names of modules within which no gate may go. A module without gates that cannot be traced stays as it is,
-            in a `layers.Whole`.
+        skip: Names of modules within which no gate may go.
         theta: Initial inclusion probability.
 
     Example:
@@ -79,7 +79,7 @@ def convert(
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
     while True:
-        traced = followed(model, example_input, allowed)
+        traced = followed(model, example_input)
         places = [[place] for place in unit_places(traced, allowed)] if units else []
         places += [[place] for place in input_places(traced)] if inputs else []
         places += stream_places(traced, allowed) if streams else []

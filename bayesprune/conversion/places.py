@@ -83,7 +83,7 @@ def _written(traced: Traced) -> list[tuple[list[Place], bool]]:
             continue
         last = _chain_end(traced, node)
         ended = plan.known[last]
-        if ended is None or len(ended) < 2:
+        if ended is None or len(ended) < 2 or not has_examples(traced, last):
             continue
         place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
@@ -105,6 +105,17 @@ def input_places(traced: Traced) -> list[Place]:
             dim = -1 if isinstance(readers[0], nn.Linear) else 1
             found.append(Place(node.name, node, traced.shapes[node][dim], dim))
     return [place for place in found if place.size > 1]
+
+
+def has_examples(traced: Traced, node: fx.Node) -> bool:
+    """Whether a tensor is longer for more examples, as far as shapes are known: each of them has draws of its own.
+
+    Args:
+        traced: The network.
+        node: What gives the tensor.
+    """
+    several = traced.shapes_of_several.get(node)
+    return several is None or several[0] > traced.shapes[node][0]
 
 
 def mixes(module: nn.Module) -> bool:

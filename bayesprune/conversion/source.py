@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from bayesprune.conversion.following import Follower
+from bayesprune.conversion.windows import write_windows
+from bayesprune.data.inputs import as_inputs
 from bayesprune.errors import ConfigError, TraceError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
+from bayesprune.graph.rules import MADE
+from bayesprune.graph.tracing import fixed_modules
 from bayesprune.layers import Gate, Whole
 
 DROPOUTS = {
@@ -40,47 +44,54 @@ def check_model(model: nn.Module) -> None:
     check_additions(model)
 
 
-def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
+def followed(model: nn.Module, example_input: Any) -> Traced:
     """A copy of a model in eval mode, with its graph, in which nothing works in place.
 
     Args:
         model: The model; it is not touched.
         example_input: As for `trace`.
-        allowed: Whether gates may go into the module of this name; one that they may not and that cannot be followed
-            stays whole.
 
     Raises:
-        TraceError: if the forward pass cannot be followed.
+        TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
     """
-    traced = _traced(copy.deepcopy(model).eval(), example_input, allowed)
+    net = copy.deepcopy(model).eval()
+    write_windows(net)
+    traced = _traced(net, example_input)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
+    _keep_constants(traced)
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
             traced.graph.erase_node(node)
     return traced
 
 
-def _traced(net: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
-    """A network with its graph, in which a `layers.Whole` is put around what cannot be followed and gets no gate.
+def _traced(net: nn.Module, example_input: Any) -> Traced:
+    """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
+
+    The graph is for inputs of all sizes, unless it goes by those of the example because nothing else can be followed.
 
     Args:
         net: The network.
         example_input: As for `trace`.
-        allowed: Whether gates may go into the module of this name.
     """
-    while True:
-        try:
-            return trace(net, example_input)
-        except TraceError as error:
-            name = error.module
-            if not name:
-                raise
-            if allowed(name):
-                raise TraceError(f"{error}; or let {name!r} stay whole: skip=[{name!r}]", name) from error
-            net.set_submodule(name, Whole(net.get_submodule(name)))
+    try:
+        return trace(net, example_input)
+    except TraceError:
+        pass  # with values beside the graph more can be followed
+    follower = Follower(None if example_input is None else as_inputs(example_input))
+    traced = trace(net, example_input, follower)
+    for name, why in follower.whole.items():
+        for node in traced.graph.nodes:
+            if str(node.target).startswith(f"{name}.") and node.op in ("call_module", "get_attr"):
+                node.target = f"{name}.whole.{str(node.target).removeprefix(f'{name}.')}"
+        whole = Whole(net.get_submodule(name))
+        whole.reason = why
+        net.set_submodule(name, whole)
+    traced.fixed = fixed_modules(net, traced.graph)
+    return traced
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:
@@ -103,6 +114,27 @@ def _dropout_module(traced: Traced, node: fx.Node) -> None:
     traced.graph.erase_node(node)
 
 
+def _keep_constants(traced: Traced) -> None:
+    """Make buffers of tensors that forward makes of buffers and numbers alone: they then move with the network.
+
+    They are what they were when it was traced.
+    """
+    places: dict[str, str] = {}
+    for node in traced.graph.nodes:
+        made = str(node.target)
+        if node.op != "get_attr" or not made.startswith(MADE) or not node.users:
+            continue
+        if made not in places:
+            tensor = getattr(traced.net, made)
+            delattr(traced.net, made)
+            user = next(iter(node.users))
+            path = str(user.target).rpartition(".")[0] if user.op == "call_module" else owner_of(user)
+            places[made] = _free(traced, f"{path}.constant".removeprefix("."))
+            holder, _, last = places[made].rpartition(".")
+            traced.net.get_submodule(holder).register_buffer(last, tensor.detach())
+        node.target = places[made]
+
+
 def put(traced: Traced, name: str, module: nn.Module) -> str:
     """Add a module to a traced network.
 
@@ -114,13 +146,25 @@ def put(traced: Traced, name: str, module: nn.Module) -> str:
     Returns:
         Where it is.
     """
+    free = _free(traced, name)
+    path, _, last = free.rpartition(".")
+    traced.net.get_submodule(path).add_module(last, module)
+    return free
+
+
+def _free(traced: Traced, name: str) -> str:
+    """A name that nothing in a network has: this one, or this one with a number added.
+
+    Args:
+        traced: The network.
+        name: The name.
+    """
     path, _, last = name.rpartition(".")
     holder = traced.net.get_submodule(path)
     free, count = last, 1
     while hasattr(holder, free):
         count += 1
         free = f"{last}{count}"
-    holder.add_module(free, module)
     return f"{path}.{free}" if path else free
 
 

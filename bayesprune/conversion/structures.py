@@ -15,7 +15,7 @@ from bayesprune.data.inputs import as_inputs
 from bayesprune.graph import Traced, trace
 from bayesprune.graph.coupling import coupled
 from bayesprune.graph.group import Group
-from bayesprune.layers import Gate, gates_of, holders_of
+from bayesprune.layers import Gate, Whole, gates_of, holders_of
 from bayesprune.pruning.meter import count_macs, eval_mode
 
 HEAD = "kind", "gate", "size", "multiply-adds", "rules"
@@ -28,7 +28,7 @@ class Structure:
 
     Attributes:
         kind: ``"branch"``, ``"head"``, ``"unit"``, or ``"none"`` for what is left without a gate.
-        gate: Names of the gates, or of the layers that write what is left.
+        gate: Names of the gates, or of the layers that write what is left, or of tensors if there are none.
         size: Number of structures.
         share: Share of the network's multiply-adds in layers that become smaller with them.
         rules: Names of these layers, or why there is no gate.
@@ -105,7 +105,12 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
             rows.append(Structure(kind, ", ".join(group.gates), group.size, share, ", ".join(layers)))
         else:
             share = 0.0 if set().union(*ruled.values()).issuperset(layers) else share
-            rows.append(Structure("none", ", ".join(group.written), group.size, share, group.reason))
+            places = group.written or dict.fromkeys(part.tensor for part in group.slices)
+            rows.append(Structure("none", ", ".join(places), group.size, share, group.reason))
+    for name, module in plain.named_modules():
+        if isinstance(module, Whole):
+            why = f"stays whole: {module.reason}" if module.reason else "stays whole"
+            rows.append(Structure("none", name, 1, macs.get(name, 0) / total, why))
     rows.sort(key=lambda row: KINDS.index(row.kind))
     within = ruled["head"] | ruled["unit"]
     share, inside = (sum(macs[layer] for layer in layers) / total for layers in (within | ruled["branch"], within))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bayesprune.ops.literals import Literals, literals_of, with_literals
 
@@ -38,6 +38,13 @@ class Reader(fx.Interpreter):
         """Meet one call."""
         self.origin = Origin(self.path, n.name) if n.op in ("call_function", "call_method") else None
         return super().run_node(n)
+
+    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A parameter, or a buffer, which would be computed with at once if it were fetched."""
+        found = super().get_attr(target, args, kwargs)
+        if not isinstance(found, Tensor):
+            return found
+        return self.tracer.create_proxy("get_attr", f"{self.path}.{target}".removeprefix("."), (), {})
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of the function, which would be traced through if it were called."""

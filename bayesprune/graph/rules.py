@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.graph.memory import overwritten
+from bayesprune.graph.tables import dimension_of
 from bayesprune.graph.tracing import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Call, Features, Following, Operation, Step, barrier, name_of, operation_of
@@ -93,7 +94,7 @@ class Rules:
         if node.op == "placeholder":
             return Step()
         if node.op == "get_attr":
-            return self._attribute(node)
+            return self._attribute(node, known)
         if node.op == "output":
             return barrier(node, "is an output of the network")
         if overwritten(self.traced, node):
@@ -102,11 +103,14 @@ class Rules:
             return barrier(node, f"reaches {node.target}, which {self.traced.fixed[str(node.target)]}")
         if node.op == "call_module" and (len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node)):
             return barrier(node, f"reaches {node.target}, which is not called with one tensor")
-        if "out" in node.kwargs:
+        if node.kwargs.get("out") is not None:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         operation = operation_of(node, self._modules.get(node))
         several = None if self.traced.example is None else lambda: self.traced.shapes_of_several
-        call = Call(node, self._modules, known, self.traced.shapes, self.following, several, self.traced.written)
+        call = Call(
+            node, self._modules, known, self.traced.shapes, self.following, several, self.traced.written,
+            self.traced.constants,
+        )  # fmt: skip
         if operation.moves and not is_shape(node):
             return follow(call, lambda: self._recorded(operation, call))
         return self._recorded(operation, call)
@@ -147,24 +151,48 @@ class Rules:
             step.ties += [(known[flow.node].ids[flow.src], step.out.ids[flow.dst]) for flow in step.flows]  # type: ignore[union-attr]
         return step
 
-    def _attribute(self, node: fx.Node) -> Step:
-        """A parameter or buffer that is used directly, if it has one dimension and only scales or shifts."""
+    def _attribute(self, node: fx.Node, known: Known) -> Step:
+        """A parameter or buffer that is used directly, if it only scales or shifts entries, each by one of its own.
+
+        Args:
+            node: What reads it.
+            known: What is known of tensors before.
+        """
         target = str(node.target)
         owner, tensor = target.rpartition(".")[0], attrgetter(target)(self.traced.net)
         made = target.startswith(MADE)
         if self.following.only is not None or owner in self.traced.fixed or made or not isinstance(tensor, Tensor):
             return Step()
-        long = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
-        same = [n for n in self.traced.graph.nodes if n.op == "get_attr" and n.target == node.target]
-        readers = [operation_of(user, self.traced.module(user)) for n in same for user in n.users]
-        simple = all(reader.adds or reader.kind == "product" for reader in readers)
         holders = [name for name, p in self.traced.net.named_parameters(remove_duplicate=False) if p is tensor]
-        if len(long) != 1 or not simple or len(holders) > 1:
+        dim = None if len(holders) > 1 else self._dimension(node, tensor, known)
+        if dim is None:
             return Step()
-        size = tensor.shape[long[0]]
+        size = tensor.shape[dim]
         if target not in self._attributes:
             self._attributes[target] = self.following.fresh(size)
-        return Step(Features(self._attributes[target], torch.full((size,), torch.nan, dtype=torch.float64), long[0]))
+        return Step(Features(self._attributes[target], torch.full((size,), torch.nan, dtype=torch.float64), dim))
+
+    def _dimension(self, node: fx.Node, tensor: Tensor, known: Known) -> int | None:
+        """The dimension that entries of a parameter or buffer lie along, counted from the last, if there is one.
+
+        Args:
+            node: What reads it.
+            tensor: The parameter or buffer.
+            known: What is known of tensors before.
+        """
+        long = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
+        same = [n for n in self.traced.graph.nodes if n.op == "get_attr" and n.target == node.target]
+        if self.traced.example is not None and len(same) == 1:
+            return dimension_of(self.traced, node, known) if tensor.is_floating_point() else None
+        return long[0] if len(long) == 1 and all(map(self._only_scales, same)) else None
+
+    def _only_scales(self, node: fx.Node) -> bool:
+        """Whether a parameter, in its shape or another, is only added to something or multiplied with it."""
+        for user in node.users:
+            reader = operation_of(user, self.traced.module(user))
+            if not (reader.adds or reader.kind == "product" or (reader.moves and self._only_scales(user))):
+                return False
+        return True
 
 
 def _one_tensor(operation: Operation, call: Call) -> bool:

@@ -37,6 +37,19 @@ class _Shapes(Execution):
         return value
 
 
+def copies_of(net: nn.Module, example: Inputs, count: int) -> Inputs:
+    """So many copies of the first example, where the network is and of the kind of number of its parameters.
+
+    Args:
+        net: The network.
+        example: Inputs.
+        count: How many.
+    """
+    like = next(iter(plain_parameters(net).values()), tensors_of(example)[0])
+    one = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
+    return each(one, lambda x: torch.cat([x] * count))
+
+
 def shapes_of(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1) -> dict[fx.Node, torch.Size]:
     """The shapes of all tensors for so many copies of the first example, in eval mode.
 
@@ -50,21 +63,29 @@ def shapes_of(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1)
         TraceError: if they do not go through the network.
         GateError: if they do not fit a gate.
     """
-    like = next(iter(plain_parameters(net).values()), tensors_of(example)[0])
     modes = {module: module.training for module in net.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            one = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
-            inputs = each(one, lambda x: torch.cat([x] * copies))
-            return _Shapes(net.eval(), graph).of(inputs)
+            return _Shapes(net.eval(), graph).of(copies_of(net, example, copies))
     except BayesPruneError:
         raise
     except Exception as error:  # user code runs here: it may raise anything
-        given, why = ", ".join(str(tuple(x.shape)) for x in tensors_of(example)), str(error).partition("\n")[0]
-        raise TraceError(
-            f"example_input of shape {given} does not go through {type(net).__name__}: {why}. Pass inputs as those of "
-            "training, (B, ...)"
-        ) from error
+        raise does_not_go(net, example, error) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def does_not_go(net: nn.Module, example: Inputs, error: Exception) -> TraceError:
+    """What to say of an example that does not go through a network.
+
+    Args:
+        net: The network.
+        example: The example.
+        error: What was raised.
+    """
+    given, why = ", ".join(str(tuple(x.shape)) for x in tensors_of(example)), str(error).partition("\n")[0]
+    return TraceError(
+        f"example_input of shape {given} does not go through {type(net).__name__}: {why}. Pass inputs as those of "
+        "training, (B, ...)"
+    )

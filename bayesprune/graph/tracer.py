@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -16,9 +17,11 @@ from bayesprune.ops import operation_of
 from bayesprune.ops.registry import UNKNOWN
 
 _ONE_AT_A_TIME = threading.RLock()
+OPEN = {"torchvision.models.swin_transformer._patch_merging_pad"}
+"""Functions that fx is told to keep closed, although what they do can be followed."""
 
 
-class _Value(fx.Proxy):
+class Value(fx.Proxy):
     """A value of a traced forward pass, whose ``+=``, ``-=``, ``*=`` and ``/=`` write over it, as tensors' do."""
 
     def _inplace(self, operation: Callable[..., Any], other: Any) -> Any:
@@ -45,19 +48,32 @@ class GateTracer(fx.Tracer):
 
     To trace, fx replaces what every module does when it is called or asked for a parameter, in all threads. So one
     thread traces at a time, and what others call meanwhile does what it always does.
-
-    Attributes:
-        stopped: The name of the innermost module in which an error stopped it.
     """
-
-    stopped = ""
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """The graph of a module's forward pass."""
         with _ONE_AT_A_TIME:
             self._thread = threading.get_ident()
             self._readers: list[Reader] = []
-            return super().trace(*args, **kwargs)
+            self._opened: list[fx.Node] = []
+            graph = super().trace(*args, **kwargs)
+            for node in self._opened:  # the last call of a function, which fx takes for that of the function itself
+                node.meta.pop("is_wrapped", None)
+            return graph
+
+    @property
+    def tracing(self) -> bool:
+        """Whether calls of modules are met now, by this thread."""
+        return threading.get_ident() == self._thread
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which modules do what they always do."""
+        self._thread, thread = 0, self._thread
+        try:
+            yield
+        finally:
+            self._thread = thread
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """The forward pass of the whole network, and what stands for its inputs."""
@@ -79,6 +95,14 @@ class GateTracer(fx.Tracer):
             node.meta["origin"] = self._readers[-1].origin
         return node
 
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> Any:
+        """What stands for the value of a call; a closed function that can be followed is."""
+        if kind == "call_function" and f"{target.__module__}.{target.__qualname__}" in OPEN:
+            value = target(*args, **kwargs)
+            self._opened.append(value.node)
+            return value
+        return super().create_proxy(kind, target, args, kwargs, *others, **named)
+
     def _read(self, module: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What a GraphModule gives, call by call."""
         names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
@@ -90,11 +114,11 @@ class GateTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for the value of ``node`` in the forward pass."""
-        return _Value(node, self)
+        return Value(node, self)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """What a module's attribute is: a node, if it is a parameter that this trace meets."""
-        if threading.get_ident() != self._thread:
+        if not self.tracing:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -107,7 +131,7 @@ class GateTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Emit ``m``; a `layers.Residual` is by-pass + gated branch, whatever its gate is now."""
-        if threading.get_ident() != self._thread:
+        if not self.tracing:
             return forward(*args, **kwargs)
         if isinstance(m, Residual) and type(m).forward is Residual.forward:
 
@@ -119,11 +143,7 @@ class GateTracer(fx.Tracer):
             def forward(*args: Any, **kwargs: Any) -> Any:
                 return self._read(m, args, kwargs)
 
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.stopped = self.stopped or self.path_of_module(m)
-            raise
+        return super().call_module(m, forward, args, kwargs)
 
 
 class BlockTracer(GateTracer):

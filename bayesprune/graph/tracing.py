@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 
 from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import BayesPruneError, TraceError
+from bayesprune.graph.constants import constants_of
 from bayesprune.graph.origins import written
 from bayesprune.graph.shapes import shapes_of
 from bayesprune.graph.tracer import GateTracer
-from bayesprune.layers import Gate, GatedLayer, Residual
+from bayesprune.layers import Gate, GatedLayer, Residual, Whole
 
 
 @dataclass
@@ -74,6 +75,11 @@ class Traced:
         return {**several, **{node: shape for node, shape in self.shapes.items() if node.op == "get_attr"}}
 
     @cached_property
+    def constants(self) -> dict[fx.Node, Tensor]:
+        """Tensors of whole numbers that are the same in every pass."""
+        return constants_of(self.net, self.graph)
+
+    @cached_property
     def written(self) -> dict[fx.Node, fx.Node]:
         """The calls whose numbers are data of a ``torch.fx.GraphModule``, and where they stand there."""
         return written(self.net, self.graph.nodes)
@@ -108,13 +114,14 @@ class Traced:
         return module  # type: ignore[no-any-return]
 
 
-def trace(net: nn.Module, example_input: Any = None) -> Traced:
+def trace(net: nn.Module, example_input: Any = None, tracer: GateTracer | None = None) -> Traced:
     """Follow the forward pass of ``net`` symbolically.
 
     Args:
         net: The network.
         example_input: Inputs, shape ``(B, ...)`` (those of a network with several in a tuple, or a dict by name), whose
             first example then tells the shapes of all tensors; ``None`` to go without.
+        tracer: What follows it, if it is one that knows more than a `GateTracer`.
 
     Raises:
         TraceError: if it cannot be followed (control flow that depends on data, ...), if ``net`` is itself a gated
@@ -125,15 +132,16 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
         raise TraceError(
             f"a lone {type(net).__name__} cannot be followed; wrap it: torch.nn.Sequential({type(net).__name__}(...))"
         )
-    tracer = GateTracer()
+    tracer = tracer or GateTracer()
     try:
         graph = tracer.trace(net)
+    except TraceError:
+        raise
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
-            f"the forward pass of {type(net).__name__} cannot be followed: {error}{_line_of(error)}. {_advice(error)}",
-            tracer.stopped,
+            f"the forward pass of {type(net).__name__} cannot be followed: {error}{line_of(error)}. {_advice(error)}"
         ) from error
-    traced = Traced(net, graph, _fixed_modules(net, graph))
+    traced = Traced(net, graph, fixed_modules(net, graph))
     for node in graph.nodes:
         held = attrgetter(str(node.target))(net) if node.op == "get_attr" else None
         if isinstance(held, Tensor):
@@ -143,7 +151,7 @@ def trace(net: nn.Module, example_input: Any = None) -> Traced:
     return traced
 
 
-def _line_of(error: Exception) -> str:
+def line_of(error: Exception) -> str:
     """The last line of code of neither torch nor this library that an error came through, to be put behind it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)
@@ -157,8 +165,13 @@ def _advice(error: Exception) -> str:
     return "Avoid Python conditions and loops on tensor values or shapes in forward"
 
 
-def _fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
-    """Modules with parameters that are called more than once, or whose parameters are used elsewhere too."""
+def fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
+    """Modules with parameters that are called more than once, or whose parameters are used elsewhere too.
+
+    Args:
+        net: The network.
+        graph: Its forward pass.
+    """
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     direct = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     owners: dict[int, list[str]] = {}
@@ -166,11 +179,15 @@ def _fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(name)
     tied = {name for names in owners.values() if len(names) > 1 for name in names}
+    called = {name: net.get_submodule(name) for name in calls}
+    inside = {part for module in called.values() if isinstance(module, Whole) for part in module.whole.modules()}
     fixed = {}
     for name, count in calls.items():
-        module = net.get_submodule(name)
+        module = called[name]
         if count > 1 and _has_state(module) and not isinstance(module, Gate):
             fixed[name] = "is called more than once"
+        elif module in inside:
+            fixed[name] = "is used in a module that stays whole"
         elif name in tied:
             fixed[name] = "shares its parameters with another module"
         elif name in direct or hasattr(module, "parametrizations"):

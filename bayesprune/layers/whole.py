@@ -15,6 +15,9 @@ class Whole(nn.Module):
     Args:
         whole: The module.
 
+    Attributes:
+        reason: Why it stays so, if something stopped `convert` from following it.
+
     Example:
         >>> import torch
         >>> Whole(torch.nn.ReLU())(torch.tensor([-1.0, 2.0])).tolist()
@@ -23,6 +26,8 @@ class Whole(nn.Module):
     Raises:
         ConfigError: for what is no module.
     """
+
+    reason = ""
 
     @checked_arguments
     def __init__(self, whole: nn.Module):

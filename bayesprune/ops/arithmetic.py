@@ -37,14 +37,16 @@ def _binary(call: Call) -> Step | None:
     if operation_of(node).kind == "product":
         value = torch.where((a.value == 0) | (b.value == 0), 0.0, value)
     every = torch.arange(len(a))
-    out = replace(a if a.rank is not None else b, ids=a.ids, value=value)
+    out = replace(a if (a.rank or 0) >= (b.rank or 0) else b, ids=a.ids, value=value)
     if out.rank is None and a.axis != b.axis:
         out = replace(out, rank=2)  # the first dimension and the last are one in a matrix alone
     return Step(out, flows=[Flow(first, every, every), Flow(second, every, every)], ties=[(a.ids, b.ids)])
 
 
 def _aligned(a: Features, b: Features) -> bool:
-    """Whether two tensors have the same entries along the same axis."""
+    """Whether two tensors have the same entries along the same axis, seen from the last if their ranks differ."""
+    if a.rank is not None and b.rank is not None and a.layout == b.layout == "plain":
+        return len(a) == len(b) and a.axis % a.rank - a.rank == b.axis % b.rank - b.rank
     same_axis = a.axis == b.axis or (a.along(b.axis) is not None and b.along(a.axis) is not None)
     return len(a) == len(b) and a.layout == b.layout and same_axis and (a.rank == b.rank or None in (a.rank, b.rank))
 

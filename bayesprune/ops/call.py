@@ -65,6 +65,7 @@ class Call:
         following: What is followed.
         several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
         written: The calls of the network whose numbers are data of a ``torch.fx.GraphModule``, and may be rewritten.
+        constants: Tensors of whole numbers that are the same in every pass.
 
     Example:
         >>> graph = fx.Graph()
@@ -81,6 +82,7 @@ class Call:
     following: Following
     several: Callable[[], Mapping[fx.Node, torch.Size]] | None = None
     written: Container[fx.Node] = ()
+    constants: Mapping[fx.Node, Tensor] = field(default_factory=dict)
 
     @property
     def module(self) -> Any:

@@ -131,7 +131,9 @@ class Numbered:
         return result if isinstance(result, Tensor) and result.is_floating_point() else None
 
     def _tensor(self, node: fx.Node, gone: Tensor | None) -> Tensor:
-        """The numbers of what is left of a tensor."""
+        """The numbers of what is left of a tensor; one that is the same in every pass is what it is."""
+        if node in self.call.constants:
+            return self.call.constants[node]
         shape = list(self.shapes[node])
         source = self.sources.get(node)
         if source is None:

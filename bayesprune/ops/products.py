@@ -32,7 +32,7 @@ def _has(call: Call, node: fx.Node, place: int) -> bool:
     return len(shape) >= -place and shape[place] != 1
 
 
-def _together(call: Call, nodes: list[fx.Node], place: int, value: Tensor) -> Step:
+def together(call: Call, nodes: list[fx.Node], place: int, value: Tensor) -> Step:
     """Every entry of the result is made of the same entry of some tensors, which go together.
 
     Args:
@@ -48,7 +48,7 @@ def _together(call: Call, nodes: list[fx.Node], place: int, value: Tensor) -> St
     return Step(out, [Flow(node, every, every) for node in nodes], ties=[(ids[0], other) for other in ids[1:]])
 
 
-def _if_known(rule: Callable[[Call], Step]) -> Callable[[Call], Step]:
+def if_known(rule: Callable[[Call], Step]) -> Callable[[Call], Step]:
     """The rule of a call of several tensors, if anything is known of one of them."""
     return lambda call: Step() if all(call.known[i] is None for i in call.node.all_input_nodes) else rule(call)
 
@@ -64,38 +64,42 @@ def _matmul(call: Call) -> Step:
         return call.wall()
     place, other, x, y = _place(call, a), _place(call, b), call.known[a], call.known[b]
     if x is not None and y is not None and place == other <= -3 and len(x) == len(y):
-        return _together(call, [a, b], place, torch.where((x.value == 0) | (y.value == 0), 0.0, torch.nan))
+        return together(call, [a, b], place, torch.where((x.value == 0) | (y.value == 0), 0.0, torch.nan))
     if x is not None and y is not None and (place, other) == (-1, -2) and len(x) == len(y):
-        return _summed(call, {a: x, b: y})
+        return summed(call, {a: x, b: y})
     sides: list[tuple[int, fx.Node, list[fx.Node]]] = []
     if x is not None and (place == -2 or (place <= -3 and not _has(call, b, place))):
         sides.append((len(x), a, [b]))
     if y is not None and (other == -1 or (other <= -3 and not _has(call, a, other))):
         sides.append((len(y), b, [a]))
-    return _alone(call, *max(sides, key=lambda side: side[0])[1:]) if sides else call.wall()
+    if not sides:
+        return call.wall()
+    _, node, others = max(sides, key=lambda side: side[0])
+    return alone(call, node, _place(call, node), others)
 
 
-def _alone(call: Call, node: fx.Node, others: list[fx.Node]) -> Step:
+def alone(call: Call, node: fx.Node, place: int, others: list[fx.Node]) -> Step:
     """Entries of one tensor are those of the result, and all of others stay.
 
     Args:
         call: The call.
         node: The tensor.
+        place: Where they lie in the result, counted from the last.
         others: The others.
     """
-    step = _together(call, [node], _place(call, node), zeros_alone(call.known[node].value))  # type: ignore[union-attr]
+    step = together(call, [node], place, zeros_alone(call.known[node].value))  # type: ignore[union-attr]
     step.pins = [other for other in others if call.known[other] is not None]
     step.reason = f"is multiplied by {call.name} with entries along another dimension" if step.pins else ""
     return step
 
 
-def _summed(call: Call, given: dict[fx.Node, Features]) -> Step:
-    """Two tensors whose entries go together are multiplied and summed over."""
-    (first, x), (second, y) = given.items()
-    zero = (x.value == 0) | (y.value == 0)
-    must, reason = torch.zeros(len(x), dtype=torch.bool), f"{call.name} adds it to what is left"
-    reads = [Read(node, must | (~z.unknown & ~zero), reason) for node, z in ((first, x), (second, y))]
-    return Step(reads=reads, ties=[(x.ids, y.ids)])
+def summed(call: Call, given: dict[fx.Node, Features]) -> Step:
+    """Tensors whose entries go together are multiplied and summed over."""
+    first, *others = given.values()
+    zero = torch.stack([x.value == 0 for x in given.values()]).any(0)
+    reason = f"{call.name} adds it to what is left"
+    reads = [Read(node, ~x.unknown & ~zero, reason) for node, x in given.items()]
+    return Step(reads=reads, ties=[(first.ids, x.ids) for x in others])
 
 
 def _attention(call: Call) -> Step:
@@ -114,8 +118,8 @@ def _attention(call: Call) -> Step:
         masked = isinstance(mask, fx.Node) and _has(call, mask, head)
         sizes = {len(part) for part in map(call.known.get, given) if part is not None}
         if not masked and len(sizes) == 1:
-            return _together(call, [value, query, key], head, zeros_alone(x.value))
-    return _alone(call, value, [query, key]) if head == -1 else call.wall()
+            return together(call, [value, query, key], head, zeros_alone(x.value))
+    return alone(call, value, -1, [query, key]) if head == -1 else call.wall()
 
 
 def _softmax(call: Call) -> Step | None:
@@ -124,6 +128,14 @@ def _softmax(call: Call) -> Step | None:
     if x.rank is None or x.layout != "plain" or not isinstance(dim, int) or (x.axis - dim) % x.rank == 0:
         return None
     return same(call.source, x, torch.full_like(x.value, torch.nan))
+
+
+def _normalize(call: Call) -> Step | None:
+    """Entries that the norm does not run along stay apart, and zeros zeros."""
+    x, dim = call.x, call.option("dim", 2, 1)
+    if x.rank is None or x.layout != "plain" or not isinstance(dim, int) or (x.axis - dim) % x.rank == 0:
+        return None
+    return same(call.source, x, zeros_alone(x.value))
 
 
 def _masked_fill(call: Call) -> Step:
@@ -148,7 +160,7 @@ register(
         kind="product of matrices",
         functions=(operator.matmul, torch.matmul, torch.bmm),
         methods=("matmul", "bmm"),
-        entries=_if_known(_matmul),
+        entries=if_known(_matmul),
         takes="anything",
         memory="own",
         files=True,
@@ -159,7 +171,7 @@ register(
         name="attention",
         kind="attention",
         functions=(F.scaled_dot_product_attention,),
-        entries=_if_known(_attention),
+        entries=if_known(_attention),
         takes="anything",
         memory="own",
         files=True,
@@ -176,6 +188,16 @@ register(
         wall=STATISTICS,
         memory="own",
         arguments=("dim",),
+        files=True,
+    )
+)
+register(
+    Operation(
+        name="division by a norm over other dimensions",
+        functions=(F.normalize,),
+        entries=_normalize,
+        wall=STATISTICS,
+        memory="own",
         files=True,
     )
 )

@@ -163,12 +163,12 @@ def operation_of(called: fx.Node | nn.Module | None, module: nn.Module | None = 
     """
     if isinstance(called, fx.Node):
         if called.op in ("call_function", "call_method"):
-            return _record(called.target)
+            return operation_at(called.target)
         called = module
-    return _record(type(called))
+    return operation_at(type(called))
 
 
-def _record(target: Any) -> Operation:
+def operation_at(target: Any) -> Operation:
     """The record of a class, a function or the name of a method, or of one that has its full name."""
     found = _BY_TARGET.get(target)
     if found is None and not isinstance(target, str):
@@ -179,4 +179,4 @@ def _record(target: Any) -> Operation:
 
 def draws(module: nn.Module) -> bool:
     """Whether a module draws random numbers in training mode; a subclass is taken for what it extends."""
-    return any(_record(kind).random(module) for kind in type(module).__mro__)
+    return any(operation_at(kind).random(module) for kind in type(module).__mro__)

@@ -20,6 +20,8 @@ from bayesprune.ops.sizes import is_shape
 from bayesprune.pruning.codec import encode
 from bayesprune.pruning.whitelist import ATTRIBUTES, FUNCTION_NAMES, METHODS, MODULES
 
+WARNING = "_stacklevel"
+"""What `torch.nn.functional` gives its own softmax to say where a warning comes from."""
 COMPARISONS: set[object] = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
 
 
@@ -116,7 +118,7 @@ def _arguments(name: str, module: nn.Module) -> dict[str, Any]:
 
 def _describe_node(node: fx.Node) -> dict[str, Any]:
     target = FUNCTION_NAMES[node.target] if node.op == "call_function" else str(node.target)  # type: ignore[index]
-    kwargs = {key: encode(value, node.name) for key, value in node.kwargs.items()}
+    kwargs = {key: encode(value, node.name) for key, value in node.kwargs.items() if key != WARNING}
     return {
         "name": node.name,
         "op": node.op,

@@ -36,6 +36,8 @@ def encode(value: Any, where: str) -> Any:
         return {"dict": [[key, encode(v, where)] for key, v in value.items()]}
     if isinstance(value, slice):
         return {"slice": [encode(v, where) for v in (value.start, value.stop, value.step)]}
+    if value is ...:
+        return {"ellipsis": None}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, float) and not math.isfinite(value):
@@ -72,12 +74,14 @@ class Decoder:
         if not isinstance(value, dict):
             return self._plain(value, self.largest)
         (kind, content), *rest = value.items()
-        if rest or kind not in ("node", "tuple", "slice", "dict", "dtype", "float"):
+        if rest or kind not in ("node", "tuple", "slice", "dict", "dtype", "float", "ellipsis"):
             raise CheckpointError(f"an argument is marked {sorted(value)!r}")
         if kind == "node":
             return self.nodes[content]
         if kind == "float":
             return {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}[content]
+        if kind == "ellipsis":
+            return ...
         if kind == "dtype":
             return DTYPES[content]
         if kind == "dict":

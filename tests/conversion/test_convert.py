@@ -262,9 +262,7 @@ def test_a_module_that_cannot_be_followed_stays_whole() -> None:
             return self.last(self.inner[0](self.mlp(torch.relu(self.first(x)))))
 
     model, x = Around().double().eval(), torch.randn(3, 4).double()
-    with pytest.raises(TraceError, match=r"if x.sum\(\) > 0.*stay whole: skip=\['inner.0'\]"):
-        bp.convert(model)
-    for options in ({"skip": ["inner.0"]}, {"skip": ["inner"]}, {"only": ["first", "mlp", "last"]}):
+    for options in ({}, {"skip": ["inner"]}, {"only": ["first", "mlp", "last"]}):
         net = bp.convert(model, example_input=x, **options)
         assert {name: gate.size for name, gate in gates_of(net).items()} == {
             "first_gate": 4,
@@ -278,7 +276,12 @@ def test_a_module_that_cannot_be_followed_stays_whole() -> None:
         small = bp.compact(net, example_input=x)
         assert small.get_submodule("mlp.2").out_features == 2
         assert distance(small(x), net(x)) < 1e-12
-        assert 0 < bp.structures(net, example_input=x).share < 1
+        table = bp.structures(net, example_input=x)
+        assert 0 < table.share < 1
+        (left,) = (row for row in table if row.gate == "inner.0")
+        assert left.kind == "none" and left.share > 0
+        assert left.rules.startswith("stays whole: ") and left.rules.endswith("if x.sum() > 0:)")
+    assert set(gates_of(bp.convert(model))) == {"first_gate", "mlp.0_gate", "last.0_gate"}
 
 
 def quantised() -> nn.Module:
