@@ -15,6 +15,7 @@ from bayesprune.ops import operation_of
 
 RESIDUAL = "residual"
 LINEAR = (
+    Gate,
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
 )
