@@ -38,7 +38,8 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
     """A place for every group of entries that layers write, but for streams, to which several layers add.
 
     Where entries of several layers are multiplied with each other, the first of them is gated: what reads it, a
-    squeeze-and-excitation say, then sees the zeros. What is added up and then read in one place alone, is gated there.
+    squeeze-and-excitation say, then sees the zeros. Where what a layer writes is added to what is made of it alone,
+    and then read in one place, it is gated there.
 
     Args:
         traced: The network, without gates.
@@ -67,7 +68,7 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
         place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
     for key, places in found.items():
-        last = _only_exit(traced, plan, places[0].node, one) if key in sums else None
+        last = _only_exit(traced, plan, places[0].node, one) if key in sums and len(places) == 1 else None
         ended = None if last is None else plan.known[last]
         if last is not None and ended is not None and has_examples(traced, last):
             found[key] = [replace(places[0], node=last, dim=ended.axis)]
