@@ -47,7 +47,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
-    """A copy of a model in eval mode, with its graph, in which nothing works in place.
+    """A copy of a model in eval mode, with its graph, in which nothing works in place and every call does something.
 
     Args:
         model: The model; it is not touched.
@@ -65,6 +65,9 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
+        elif _hands_on(traced, node):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            traced.graph.erase_node(node)
     _keep_constants(traced)
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
@@ -99,6 +102,18 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
         net.set_submodule(name, whole)
     traced.fixed = fixed_modules(net, traced.graph)
     return traced
+
+
+def _hands_on(traced: Traced, node: fx.Node) -> bool:
+    """Whether a call gives the tensor that it is given, in training as well.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    module = traced.module(node)
+    nothing = type(module) is nn.Identity or (type(module) in DROPOUTS.values() and module.p == 0)  # type: ignore[union-attr]
+    return bool(nothing) and len(node.args) == 1
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:
