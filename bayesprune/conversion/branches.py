@@ -12,6 +12,7 @@ from bayesprune.conversion.source import put
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, Residual
 from bayesprune.ops import operation_of
+from bayesprune.ops.sizes import is_shape
 
 RESIDUAL = "residual"
 LINEAR = (
@@ -130,7 +131,7 @@ class _Finder:
         return inside
 
     def _way(self, start: fx.Node, end: fx.Node) -> set[fx.Node]:
-        """What depends on ``start`` and what ``end`` depends on.
+        """What depends on ``start`` and what ``end`` depends on, without what only its sizes are in and others read.
 
         Args:
             start: The first tensor.
@@ -142,10 +143,17 @@ class _Finder:
                 if source not in after and self.order[source] > self.order[start]:
                     after.add(source)
                     left.append(source)
-        way: set[fx.Node] = set()
+        way, tensors = {start}, {start}
         for node in sorted(after, key=self.order.__getitem__):
-            if any(source is start or source in way for source in node.all_input_nodes):
+            if not way.isdisjoint(node.all_input_nodes):
                 way.add(node)
+            if not tensors.isdisjoint(node.all_input_nodes) and not is_shape(node):
+                tensors.add(node)
+        way.remove(start)
+        shared = way
+        while shared:
+            shared = {node for node in way - tensors if not way.issuperset(node.users)}
+            way -= shared
         return way
 
 

@@ -47,7 +47,8 @@ def put_heads(
             gates[made.gate] = node.name
         elif mixes_values(traced, node) and _has_heads(traced, node):
             place = _values_of_groups(traced, node) or node
-            gate = Gate(traced.shapes[place][HEADS], dim=len(traced.shapes[place]) + HEADS, theta=theta)
+            shape = traced.shapes[place]
+            gate = Gate(shape[HEADS], dim=len(shape) + HEADS, theta=theta)
             put_behind(traced, place, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
             gates[gate] = node.name
     return gates

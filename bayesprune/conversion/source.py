@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bayesprune.conversion.following import Follower, gives_all
-from bayesprune.conversion.torchs_layers import write_out
+from bayesprune.conversion.following import Follower
 from bayesprune.conversion.windows import write_windows
-from bayesprune.data.inputs import as_inputs
+from bayesprune.conversion.written import write_out
+from bayesprune.data.inputs import as_inputs, tensors_of
 from bayesprune.errors import ConfigError, TraceError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
@@ -60,6 +60,7 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     net = copy.deepcopy(model).eval()
     write_windows(net)
     write_out(net, allowed)
+    _keep_buffers(net)
     traced = _traced(net, example_input)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
@@ -79,20 +80,22 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
     """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
     The graph is for inputs of all sizes, unless it goes by those of the example because nothing else can be followed.
-    What the example does not give has its default.
+    Arguments that the example does not give are what they are by default, and are no inputs.
 
     Args:
         net: The network.
         example_input: As for `trace`.
     """
     example = None if example_input is None else as_inputs(example_input)
-    if example is None or gives_all(net, example):
-        try:
-            return trace(net, example_input)
-        except TraceError:
-            pass  # with values beside the graph more can be followed
+    try:
+        traced = trace(net, example)
+        places = sum(node.op == "placeholder" for node in traced.graph.nodes)
+        if example is None or len(tensors_of(example)) == places:
+            return traced
+    except TraceError:
+        pass  # with values beside the graph more can be followed
     follower = Follower(example)
-    traced = trace(net, example_input, follower)
+    traced = trace(net, example, follower)
     for name, why in follower.whole.items():
         for node in traced.graph.nodes:
             if str(node.target).startswith(f"{name}.") and node.op in ("call_module", "get_attr"):
@@ -104,6 +107,13 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
     return traced
 
 
+def _keep_buffers(net: nn.Module) -> None:
+    """Let all buffers be part of what is saved, as the graph may read any."""
+    for module in net.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, buffer)
+
+
 def _hands_on(traced: Traced, node: fx.Node) -> bool:
     """Whether a call gives the tensor that it is given, in training as well.
 
@@ -112,8 +122,8 @@ def _hands_on(traced: Traced, node: fx.Node) -> bool:
         node: The call.
     """
     module = traced.module(node)
-    nothing = type(module) is nn.Identity or (type(module) in DROPOUTS.values() and module.p == 0)  # type: ignore[union-attr]
-    return bool(nothing) and len(node.args) == 1
+    drops = type(module) in DROPOUTS.values() and module.p > 0  # type: ignore[union-attr, operator]
+    return type(module) in (nn.Identity, *DROPOUTS.values()) and not drops and len(node.args) == 1
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:

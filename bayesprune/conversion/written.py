@@ -1,8 +1,13 @@
-"""Torch's transformer layers with a forward pass that can be followed, so that what is in them gets gates."""
+"""Layers with a forward pass that can be followed, in the place of equal ones whose own cannot, so that they get gates.
+
+They are torch's transformer layers, each of which is one call, and linear layers of transformers, whose weights lie the
+other way round.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -179,17 +184,38 @@ WRITTEN: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+TURNED = "transformers.pytorch_utils.Conv1D"
+"""A linear layer whose weights lie the other way round."""
+
+
 def write_out(net: nn.Module, allowed: Callable[[str], bool]) -> None:
-    """Let torch's transformer layers within which gates may go be such whose forward pass can be followed, in place.
+    """Let layers within which gates may go be such whose forward pass can be followed, in place.
 
     Args:
         net: The network.
         allowed: Whether gates may go into the module of this name.
     """
-    for name, module in net.named_modules():
+    weights: dict[nn.Parameter, nn.Parameter] = {}
+    for name, module in list(net.named_modules(remove_duplicate=False)):
         inside = [f"{name}.{part}".strip(".") for part, _ in module.named_modules()]
         if type(module) in WRITTEN and any(map(allowed, inside)):
             module.__class__ = WRITTEN[type(module)]
+        elif name and f"{type(module).__module__}.{type(module).__qualname__}" == TURNED:
+            net.set_submodule(name, _linear(module, weights))
+
+
+def _linear(turned: Any, weights: dict[nn.Parameter, nn.Parameter]) -> nn.Linear:
+    """A linear layer that computes what one does whose weights lie the other way round.
+
+    Args:
+        turned: The other one.
+        weights: Those that were turned so far, so that layers that share them do so on.
+    """
+    weight, (inputs, outputs) = turned.weight, turned.weight.shape
+    made = nn.Linear(inputs, outputs, device="meta")
+    turned_back = nn.Parameter(weight.detach().T.contiguous(), requires_grad=weight.requires_grad)
+    made.weight, made.bias = weights.setdefault(weight, turned_back), turned.bias
+    return made.train(turned.training)
 
 
 def attended(
