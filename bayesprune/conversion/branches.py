@@ -16,6 +16,7 @@ from bayesprune.ops.sizes import is_shape
 
 RESIDUAL = "residual"
 LINEAR = (
+    Gate,
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
 )

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from bayesprune.conversion.masks import can_mask, joined_mask
@@ -53,24 +54,6 @@ def put_heads(
     return gates
 
 
-def _values_of_groups(traced: Traced, node: fx.Node) -> fx.Node | None:
-    """Where a head of values stands for a group of queries: what attention gives of it is 0 where that is.
-
-    Args:
-        traced: The network.
-        node: What attention gives of values.
-    """
-    heads, features = traced.shapes[node][HEADS], traced.shapes[node][-1]
-    place: Any = node.args[-1 if operation_of(node).kind == "product of matrices" else 2]
-    while isinstance(place, fx.Node):
-        shape = traced.shapes.get(place, ())
-        if len(shape) == 4 and shape[-1] == features and 1 < shape[HEADS] < heads and heads % shape[HEADS] == 0:
-            return place
-        own = operation_of(place, traced.module(place))
-        place = place.args[0] if own.moves and shape else None
-    return None
-
-
 def _has_heads(traced: Traced, node: fx.Node) -> bool:
     """Whether what attention gives has a dimension of several heads.
 
@@ -78,8 +61,26 @@ def _has_heads(traced: Traced, node: fx.Node) -> bool:
         traced: The network.
         node: The call.
     """
-    shape = traced.shapes.get(node, ())
+    shape = traced.shapes.get(node, torch.Size())
     return len(shape) >= 4 and shape[HEADS] > 1 and has_examples(traced, node)
+
+
+def _values_of_groups(traced: Traced, node: fx.Node) -> fx.Node | None:
+    """Where a head of values stands for a group of queries: what attention gives of it is 0 where that is.
+
+    Args:
+        traced: The network.
+        node: What attention gives of values.
+    """
+    rank, heads, features = traced.rank(node), traced.shapes[node][HEADS], traced.shapes[node][-1]
+    place: Any = node.args[-1 if operation_of(node).kind == "product of matrices" else 2]
+    while isinstance(place, fx.Node):
+        shape = traced.shapes.get(place, torch.Size())
+        if len(shape) == rank and shape[-1] == features and 1 < shape[HEADS] < heads and heads % shape[HEADS] == 0:
+            return place
+        own = operation_of(place, traced.module(place))
+        place = place.args[0] if own.moves and shape else None
+    return None
 
 
 def _is_plain(traced: Traced, node: fx.Node) -> bool:
