@@ -126,5 +126,4 @@ _calls(
     "add_ div_ masked_fill_ mul_ squeeze_ sub_ unsqueeze_ zero_",
     Tensor,
 )
-register(Operation(name="len", functions=(len,), files=True, gives="number"))
 register(Operation(name="unfold", functions=(F.unfold,), files=True))
