@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from bayesprune.conversion.places import has_examples
+from bayesprune.conversion.places import of_examples
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, MultiheadAttention
@@ -35,6 +35,7 @@ def put_heads(
         refused: Calls that stay what they are.
     """
     gates = {}
+    examples = of_examples(traced)
     for node in list(traced.graph.nodes):
         if node.name in refused or not allowed(owner_of(node)):
             continue
@@ -44,7 +45,7 @@ def put_heads(
             given = _given(node)
             node.args, node.kwargs = tuple(given[name] for name in ("query", "key", "value")), {}
             gates[made.gate] = node.name
-        elif mixes_values(traced, node) and _has_heads(traced, node):
+        elif node in examples and mixes_values(traced, node) and _has_heads(traced, node):
             gate = Gate(traced.shapes[node][HEADS], dim=len(traced.shapes[node]) + HEADS, theta=theta)
             put_behind(traced, node, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
             gates[gate] = node.name
@@ -59,7 +60,7 @@ def _has_heads(traced: Traced, node: fx.Node) -> bool:
         node: The call.
     """
     shape = traced.shapes.get(node, ())
-    return len(shape) >= 4 and shape[HEADS] > 1 and has_examples(traced, node)
+    return len(shape) >= 4 and shape[HEADS] > 1
 
 
 def _is_plain(traced: Traced, node: fx.Node) -> bool:

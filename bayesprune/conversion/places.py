@@ -10,7 +10,7 @@ from torch import fx, nn
 from bayesprune.graph import Analysis, Traced
 from bayesprune.ops import operation_of
 from bayesprune.ops.grouped import is_depthwise
-from bayesprune.ops.ties import joined
+from bayesprune.ops.sizes import is_shape
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
         allowed: Whether the outputs of the layer of this name may get a gate.
     """
     plan = Analysis(traced, {})
-    one = joined(plan.num_ids, plan.ties)
+    one = plan.one
     sums: set[int] = set()
     stays = [""] * plan.num_ids
     for node, step in plan.steps.items():
@@ -53,6 +53,7 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
         if operation_of(node, traced.module(node)).adds and len(step.flows) > 1 and step.out is not None:
             sums.update(one[step.out.ids].tolist())
     found: dict[int, list[Place]] = {}
+    examples = of_examples(traced)
     for node in traced.graph.nodes:
         features = plan.known[node]
         module = traced.module(node)
@@ -60,7 +61,7 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
             continue
         last = _chain_end(traced, node)
         ended = plan.known[last]
-        if ended is None or len(ended) < 2 or not has_examples(traced, last):
+        if ended is None or len(ended) < 2 or last not in examples:
             continue
         place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
@@ -85,15 +86,13 @@ def input_places(traced: Traced) -> list[Place]:
     return [place for place in found if place.size > 1]
 
 
-def has_examples(traced: Traced, node: fx.Node) -> bool:
-    """Whether a tensor is longer for more examples, as far as shapes are known: each of them has draws of its own.
-
-    Args:
-        traced: The network.
-        node: What gives the tensor.
-    """
-    several = traced.shapes_of_several.get(node)
-    return several is None or several[0] > traced.shapes[node][0]
+def of_examples(traced: Traced) -> set[fx.Node]:
+    """The calls whose results follow from what examples hold, each of which has draws of its own for a gate."""
+    found: set[fx.Node] = set()
+    for node in traced.graph.nodes:
+        if node.op == "placeholder" or (not is_shape(node) and not found.isdisjoint(node.all_input_nodes)):
+            found.add(node)
+    return found
 
 
 def mixes(module: nn.Module) -> bool:
