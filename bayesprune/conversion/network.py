@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.conversion.branches import RESIDUAL, carve_branches
 from bayesprune.conversion.heads import put_heads
-from bayesprune.conversion.places import Place, input_places, unit_places
+from bayesprune.conversion.lifting import lift
+from bayesprune.conversion.places import Place, input_places, stream_places, unit_places
 from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Traced, gates_of, trace
@@ -30,6 +32,7 @@ def convert(
     branches: bool = True,
     heads: bool = True,
     inputs: bool = False,
+    streams: bool = False,
     example_input: Any = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -39,16 +42,17 @@ def convert(
 
     Units and filters of a layer get a gate behind the normalisation, activation and dropout that follow it: where 0
     means removal. Channels around a depthwise convolution share one; a squeeze-and-excitation sees the zeros. What
-    several layers add to, a stream, gets none. A branch that is added to a by-pass becomes a `layers.Residual`, which
-    does not compute it when it is off. A place whose gate would not equal removal gets none; `structures` lists what
-    is left.
+    several layers add to, a stream, gets none unless asked for. A branch that is added to a by-pass becomes a
+    `layers.Residual`, which does not compute it when it is off. A place whose gate would not equal removal gets none;
+    `structures` lists what is left.
 
     Modules keep their names, within a branch after the name of its block: ``layer1.0.conv1`` is
     ``layer1.0.residual.body.conv1``, and ``layer2.0.downsample`` of the by-pass
     ``layer2.0.residual.shortcut.downsample``. The gate of a layer ``conv1`` is called ``conv1_gate``. The graph is
     that of eval mode: dropout and stochastic depth follow the network's mode, other Python conditions on it do not.
-    Where conditions go by sizes, it is the graph for inputs of the example's. A module that cannot be followed stays as
-    it is, in a `layers.Whole`. Operations that work in place do so no more.
+    Where conditions go by sizes, it is the graph for inputs of the example's. With an example, functions of layers
+    become modules that train. A module that cannot be followed stays as it is, in a `layers.Whole`. Operations that
+    work in place do so no more.
 
     Args:
         model: A network without gates; it is not touched.
@@ -56,6 +60,7 @@ def convert(
         branches: Whether to gate branches.
         heads: Whether to gate the heads of attention, where an example tells the shapes.
         inputs: Whether to gate the features or channels of inputs that layers read, where an example tells the shapes.
+        streams: Whether to gate what several layers add to: one gate multiplies what each of them adds.
         example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
@@ -76,10 +81,14 @@ def convert(
     check_model(model)
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
+    source = followed(model, example_input, allowed)
+    lift(source)
+    found = [[place] for place in unit_places(source, allowed)] if units else []
+    found += [[place] for place in input_places(source)] if inputs else []
+    found += stream_places(source, allowed) if streams else []
     while True:
-        traced = followed(model, example_input)
-        places = unit_places(traced, allowed) if units else []
-        places += input_places(traced) if inputs else []
+        traced, copies = source.copied()
+        places = [[replace(place, node=copies[place.node]) for place in group] for group in found]
         origins = _put_gates(traced, places, theta, refused)
         if heads:
             origins |= put_heads(traced, allowed, theta, refused)
@@ -94,24 +103,28 @@ def convert(
         refused |= {origins[gate]: reason for gate, reason in more.items()}
 
 
-def _put_gates(traced: Traced, places: Sequence[Place], theta: float, refused: dict[str, str]) -> dict[Gate, str]:
-    """Put a gate at every place for one; gives the gates, with the layer that each is for.
+def _put_gates(
+    traced: Traced, groups: Sequence[Sequence[Place]], theta: float, refused: dict[str, str]
+) -> dict[Gate, str]:
+    """Put a gate at every place for one; gives the gates, with the first layer that each is for.
 
     Args:
         traced: The network.
-        places: The places.
+        groups: The places, those of one gate together.
         theta: Initial inclusion probability.
         refused: Layers that get none, with the reason; those that cannot have one are added.
     """
     gates = {}
-    for place in places:
-        if place.reason:
-            refused.setdefault(place.layer, place.reason)
-        if place.layer in refused:
+    for places in groups:
+        layer, reason = places[0].layer, max(place.reason for place in places)
+        if reason:
+            refused.setdefault(layer, reason)
+        if layer in refused:
             continue
-        gate = Gate(place.size, dim=place.dim, theta=theta)
-        put_behind(traced, place.node, f"{place.layer}_gate", gate)
-        gates[gate] = place.layer
+        gate = Gate(places[0].size, dim=places[0].dim, theta=theta)
+        for place in places:
+            put_behind(traced, place.node, f"{place.layer}_gate", gate)
+        gates[gate] = layer
     return gates
 
 

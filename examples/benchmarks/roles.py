@@ -83,13 +83,13 @@ def dense(run: Run) -> Outcome:
 
 
 def self_pruned(run: Run) -> Outcome:
-    """The network that prunes itself: `fit` by its recommended settings, and nothing else."""
+    """The network that prunes itself: `fit` by its recommended settings, under the budget of the case if it has one."""
     setting, epochs = run.setting, run.setting.case.epochs
     train, test = setting.loaders(run.seed)
     torch.manual_seed(run.seed)
     began = time.process_time()
     bnn = setting.bayesian()
-    history = bp.fit(bnn, train, epochs=epochs, progress=False)
+    history = bp.fit(bnn, train, epochs=epochs, settings=setting.settings, progress=False)
     small = bp.compact(bnn)
     seconds = time.process_time() - began
     bp.save(small, run.folder / "self-pruned.safetensors")

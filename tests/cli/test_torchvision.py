@@ -14,9 +14,9 @@ from torchvision import models
 
 from bayesprune import convert, recommended
 from bayesprune.cli.config import resolve
-from bayesprune.cli.run import prepare
-from bayesprune.conversion.torchvision import converted, plain_network
+from bayesprune.cli.run import _settings, prepare
 from bayesprune.conversion.weights import TrainedWeights
+from bayesprune.conversion.zoos import converted, plain_network
 from bayesprune.errors import CheckpointError, ConfigError
 from tests.cli.verify import listing, run, start_and_stop, verify_done, verify_refused, verify_same_end, write_images
 
@@ -49,6 +49,7 @@ def test_a_run_from_trained_weights_ends_resumes_and_is_used_like_any_other(imag
     file = tmp_path / "mine.pt"
     file.write_bytes(weights.read_bytes())
     options = ("--net", NET, "--data", images, "--weights", str(file), "--epochs", "2", "--batch-size", "8")
+    options += ("--layer-decay", "0.9", "--freeze-statistics")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = run("train", *options, "--out", whole)
     assert done.exit_code == 0, done.output
@@ -73,12 +74,24 @@ def test_a_run_from_trained_weights_ends_resumes_and_is_used_like_any_other(imag
 
 def test_trained_weights_arrive_but_for_a_head_of_other_classes(squeezenet: nn.Module, weights: Path):
     x = torch.rand(2, *SHAPE)
-    same = converted("squeezenet1_0", SHAPE, 5, TrainedWeights.read(weights)).eval()
+    same = converted(NET, SHAPE, 5, TrainedWeights.read(weights)).eval()
     torch.testing.assert_close(same(x), squeezenet.eval()(x))
     with pytest.warns(UserWarning, match="for 5 classes, the data have 7"):
-        other = converted("squeezenet1_0", SHAPE, 7, TrainedWeights.read(weights)).eval()
+        other = converted(NET, SHAPE, 7, TrainedWeights.read(weights)).eval()
     assert other(x).shape == (2, 7)
     assert torch.equal(other.get_parameter("features.0.weight"), squeezenet.get_parameter("features.0.weight"))
+
+
+def test_options_for_trained_weights_arrive(images: str, squeezenet: nn.Module, weights: Path):
+    given = {"freeze_weights": True, "freeze_statistics": True, "layer_decay": 0.8, "num_classes": 5}
+    ready = prepare(resolve({"net": NET, "data": images, "weights": str(weights), "batch_size": 8, **given}))
+    assert not any(p.requires_grad for p in ready.net.parameters())
+    head = next(p for name, p in ready.net.weights().items() if name == "classifier.1.weight")
+    assert torch.equal(head, squeezenet.get_parameter("classifier.1.weight"))  # the data have three classes
+    settings = _settings(ready.config)
+    assert (settings.layer_decay, settings.freeze_statistics) == (0.8, True)
+    plain = prepare(resolve({"net": NET, "data": images, "batch_size": 8}))
+    assert all(p.requires_grad for p in plain.net.weights().values())
 
 
 def test_safetensors_are_read_as_well(squeezenet: nn.Module, tmp_path: Path):
@@ -92,7 +105,7 @@ def test_the_recipe_goes_by_the_layers_and_trained_weights_take_a_tenth_of_the_r
     name = "mobilenet_v3_small"
     fresh = resolve({"net": f"torchvision:{name}"})
     trained = resolve({"net": f"torchvision:{name}", "weights": "w.pt"})
-    recipe = recommended(convert(plain_network(name, 10), example_input=torch.zeros(2, *SHAPE)))
+    recipe = recommended(convert(plain_network(f"torchvision:{name}", 10), example_input=torch.zeros(2, *SHAPE)))
     assert fresh.lr == recipe.lr
     assert trained.lr == fresh.lr / 10
     assert resolve({"net": f"torchvision:{name}", "weights": "w.pt", "lr": 0.3}).lr == 0.3
@@ -116,7 +129,7 @@ def test_weights_that_do_not_fit_are_refused_by_what_is_wrong(squeezenet: nn.Mod
         ({**state, first: torch.zeros(96, 3, 7, 7).long()}, f"{first} is .* of int64"),
     ):
         with pytest.raises(ConfigError, match=says):
-            converted("squeezenet1_0", SHAPE, 5, TrainedWeights.read(_written(path, changed)))
+            converted(NET, SHAPE, 5, TrainedWeights.read(_written(path, changed)))
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\x00" * 8 + b"{", b"PK\x03\x04" + b"\x00" * 60])
@@ -145,6 +158,9 @@ def test_what_cannot_work_is_one_line(images: str, weights: Path, tmp_path: Path
         (("--net", NET, "--data", tiny), ("squeezenet1_0 with images of shape (3, 8, 8)", "does not go through")),
         (("--weights", weights), ("lenet300 takes none", "--net torchvision:NAME")),
         (("--net", NET, "--data", images, "--weights", tmp_path), ("no such file of weights",)),
+        (("--net", NET, "--data", images, "--freeze-weights"), ("without --weights they would stay random",)),
+        (("--net", NET, "--data", images, "--num-classes", "2"), ("--num-classes 2: the data have 3 classes",)),
+        (("--layer-decay", "1.1"), ("--layer-decay",)),
         (("--net", "torchvision:resnet18", "--data", images, "--weights", weights), ("features.0.weight",)),
     ):
         verify_refused("train", *options, *out, says=says)
