@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from bayesprune.checked import real, whole
-from bayesprune.cli.network import TORCHVISION, network_like
+from bayesprune.cli.network import network_like
 from bayesprune.cli.options import defaults, name_of, option
+from bayesprune.conversion.zoos import is_foreign
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.posterior import WEIGHTS
@@ -36,11 +37,14 @@ class RunConfig:
     """The options of a run as they are used; `resolve` makes them of those that were given to `bayesprune train`."""
 
     net: str = option(
-        f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56), or torchvision:NAME.",
+        f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56), torchvision:NAME or "
+        "timm:NAME.",
         "lenet300",
     )
     weights: str | None = option(
-        "File of trained weights for torchvision:NAME: safetensors or a state_dict.", shown="none", before=None
+        "File of trained weights for torchvision:NAME or timm:NAME: safetensors or a state_dict.",
+        shown="none",
+        before=None,
     )
     weights_sha256: str | None = None
     num_classes: int | None = option(
@@ -119,8 +123,9 @@ class RunConfig:
             raise ConfigError(f"--temperature {self.temperature} needs the weights' posterior: give --slab normal too")
         real("--label-smoothing", self.label_smoothing, 0, 1, "[)")
         self._check_prices()
-        if self.weights is not None and not self.net.startswith(TORCHVISION):
-            raise ConfigError(f"--weights {self.weights}: {self.net} takes none; use --net {TORCHVISION}NAME")
+        if self.weights is not None and not is_foreign(self.net):
+            use = "use --net torchvision:NAME or timm:NAME"
+            raise ConfigError(f"--weights {self.weights}: {self.net} takes none; {use}")
         if self.freeze_weights and self.weights is None:
             raise ConfigError(
                 "--freeze-weights: without --weights they would stay random; give a file, or leave it out"

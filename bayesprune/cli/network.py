@@ -1,16 +1,14 @@
-"""The network that ``--net`` names: one of the library's own, or one of torchvision's, converted."""
+"""The network that ``--net`` names: one of the library's own, or one of another library's, converted."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from bayesprune.conversion.torchvision import converted, plain_network
 from bayesprune.conversion.weights import TrainedWeights
+from bayesprune.conversion.zoos import converted, is_foreign, plain_network
 from bayesprune.errors import ConfigError
 from bayesprune.networks import build
 
-TORCHVISION = "torchvision:"
-"""How the names of torchvision's networks begin."""
 ANY_IMAGES = (3, 32, 32)
 """Examples that every network by name takes."""
 
@@ -24,13 +22,13 @@ def named_network(
         net: Its name, as ``--net`` takes it.
         input_shape: Shape of one example.
         num_classes: Number of outputs.
-        weights: Trained weights that it begins at; one of torchvision's only.
+        weights: Trained weights that it begins at; another library's only.
 
     Raises:
         ConfigError: for an unknown name, or inputs or weights that do not fit it.
     """
-    if net.startswith(TORCHVISION):
-        return converted(net.removeprefix(TORCHVISION), input_shape, num_classes, weights)
+    if is_foreign(net):
+        return converted(net, input_shape, num_classes, weights)
     return build(net, input_shape, num_classes)
 
 
@@ -43,8 +41,8 @@ def network_like(net: str) -> nn.Module:
     Raises:
         ConfigError: for an unknown name.
     """
-    if net.startswith(TORCHVISION):
-        return plain_network(net.removeprefix(TORCHVISION), 10)
+    if is_foreign(net):
+        return plain_network(net, 10)
     return build(net, ANY_IMAGES, num_classes=10)
 
 

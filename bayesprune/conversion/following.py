@@ -165,6 +165,10 @@ class Follower(GateTracer):
             rest: As for ``torch.fx.Tracer``.
             named: As for ``torch.fx.Tracer``.
         """
+        if kind == "call_method" and str(target).startswith("__") and hasattr(operator, target):
+            kind, target = "call_function", getattr(operator, target)  # of a tensor that was made, & and the like
+        if kind == "call_method" and target == "type" and (len(args) > 1 or kwargs):
+            target = "to"
         seen = self._seen(kind, target, args, kwargs) if self._given and kind != "placeholder" else None
         if seen is not None and target is torch._assert:
             return None  # it holds
@@ -175,6 +179,8 @@ class Follower(GateTracer):
                 return args[0]
             args = tuple(arg for arg in args if not isinstance(arg, torch.device))
             kwargs = {name: value for name, value in kwargs.items() if name != "device"}
+        if seen is not None and isinstance(kwargs.get("device"), torch.device):
+            kwargs = {**kwargs, "device": self._device()}
         if seen is not None and _holds_tensors(seen.values[0]) and not _reads_sizes(kind, target):
             args, kwargs = fx.node.map_aggregate((args, kwargs), _number)
         proxy: Any = super().create_proxy(kind, target, args, kwargs, *rest, **named)
@@ -183,6 +189,11 @@ class Follower(GateTracer):
             if not _holds_tensors(seen.values[0]):
                 self._numbers.add(proxy.node)
         return None if seen is not None and seen.values[0] is None else proxy
+
+    def _device(self) -> fx.Proxy:
+        """Where the first input lies, in every pass."""
+        first = next(node for node in self.graph.nodes if node.op == "placeholder")
+        return super().create_proxy("call_function", getattr, (self.proxy(first), "device"), {})
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -250,10 +261,8 @@ class Follower(GateTracer):
                 own = fx.node.map_aggregate((args, kwargs), _copy(i))
                 values.append(self._computed(kind, target, *own))
         if _holds_tensors(values[0]):
-            made = bool(met) and not any(_holds_tensors(part.values[0]) for part in parts)
-            if made and any(part.loose for part in parts):
-                raise fx.proxy.TraceError("what a new tensor holds follows from the number of examples")
-            return Seen(tuple(values), made=made)
+            fixed = not any(part.loose or _holds_tensors(part.values[0]) for part in parts)
+            return Seen(tuple(values), made=bool(met) and fixed)
         differs = values[0] != values[1]
         from_loose = any(part.loose or _holds_tensors(part.values[0]) for part in parts)
         return Seen(tuple(values), differs or (from_loose and target not in PICKS))

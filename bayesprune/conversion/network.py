@@ -12,6 +12,7 @@ from torch import fx, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.conversion.branches import RESIDUAL, carve_branches
 from bayesprune.conversion.heads import put_heads
+from bayesprune.conversion.lifting import lift
 from bayesprune.conversion.places import Place, input_places, stream_places, unit_places
 from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.errors import ConfigError, GateError
@@ -48,8 +49,9 @@ def convert(
     ``layer1.0.residual.body.conv1``, and ``layer2.0.downsample`` of the by-pass
     ``layer2.0.residual.shortcut.downsample``. The gate of a layer ``conv1`` is called ``conv1_gate``. The graph is
     that of eval mode: dropout and stochastic depth follow the network's mode, other Python conditions on it do not.
-    Where conditions go by sizes, it is the graph for inputs of the example's. A module that cannot be followed stays as
-    it is, in a `layers.Whole`. Operations that work in place do so no more.
+    Where conditions go by sizes, it is the graph for inputs of the example's. With an example, functions of layers
+    become modules that train. A module that cannot be followed stays as it is, in a `layers.Whole`. Operations that
+    work in place do so no more.
 
     Args:
         model: A network without gates; it is not touched.
@@ -79,7 +81,8 @@ def convert(
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
     while True:
-        traced = followed(model, example_input)
+        traced = followed(model, example_input, allowed)
+        lift(traced)
         places = [[place] for place in unit_places(traced, allowed)] if units else []
         places += [[place] for place in input_places(traced)] if inputs else []
         places += stream_places(traced, allowed) if streams else []

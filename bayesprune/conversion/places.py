@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from bayesprune.graph import Analysis, Traced
 from bayesprune.ops import operation_of
 from bayesprune.ops.grouped import is_depthwise
+from bayesprune.ops.sizes import is_shape
 from bayesprune.ops.ties import joined
 
 
@@ -36,7 +38,8 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
     """A place for every group of entries that layers write, but for streams, to which several layers add.
 
     Where entries of several layers are multiplied with each other, the first of them is gated: what reads it, a
-    squeeze-and-excitation say, then sees the zeros.
+    squeeze-and-excitation say, then sees the zeros. Where what a layer writes is added to what is made of it alone,
+    and then read in one place, it is gated there.
 
     Args:
         traced: The network, without gates.
@@ -87,6 +90,11 @@ def _written(traced: Traced) -> list[tuple[list[Place], bool]]:
             continue
         place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
+    for key, places in found.items():
+        end = _only_exit(traced, plan, places[0].node, one) if key in sums and len(places) == 1 else None
+        ended = None if end is None else plan.known[end]
+        if end is not None and ended is not None and has_examples(traced, end):
+            found[key] = [replace(places[0], node=end, dim=ended.axis)]
     return [(places, len(places) > 1 and key in sums) for key, places in found.items()]
 
 
@@ -123,6 +131,28 @@ def mixes(module: nn.Module) -> bool:
     parts = operation_of(module).parts
     weight = getattr(module, "weight", None)
     return parts is not None and "out" in parts(module).sizes.values() and weight is not None and weight.dim() > 1
+
+
+def _only_exit(traced: Traced, plan: Analysis, node: fx.Node, one: Tensor) -> fx.Node | None:
+    """The one tensor through which everything else reads the entries of some, all of which lie in the same order.
+
+    Args:
+        traced: The network.
+        plan: Its analysis.
+        node: One of the tensors with these entries.
+        one: By entry, the first of those that go with it.
+    """
+
+    def entries(node: fx.Node) -> Tensor | None:
+        features = plan.known[node]
+        return None if features is None else one[features.ids]
+
+    own = entries(node)
+    assert own is not None
+    known = {each: ids for each in traced.graph.nodes if each.op != "get_attr" and (ids := entries(each)) is not None}
+    inside = {each for each, ids in known.items() if torch.equal(ids, own)}
+    exits = [each for each in inside if any(user not in inside and not is_shape(user) for user in each.users)]
+    return exits[0] if len(exits) == 1 else None
 
 
 def _chain_end(traced: Traced, node: fx.Node) -> fx.Node:

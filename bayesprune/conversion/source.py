@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import fx, nn
 
 from bayesprune.conversion.following import Follower
 from bayesprune.conversion.windows import write_windows
-from bayesprune.data.inputs import as_inputs
+from bayesprune.conversion.written import write_out
+from bayesprune.data.inputs import as_inputs, tensors_of
 from bayesprune.errors import ConfigError, TraceError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
@@ -44,23 +46,29 @@ def check_model(model: nn.Module) -> None:
     check_additions(model)
 
 
-def followed(model: nn.Module, example_input: Any) -> Traced:
-    """A copy of a model in eval mode, with its graph, in which nothing works in place.
+def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
+    """A copy of a model in eval mode, with its graph, in which nothing works in place and every call does something.
 
     Args:
         model: The model; it is not touched.
         example_input: As for `trace`.
+        allowed: Whether gates may go into the module of this name.
 
     Raises:
         TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
     """
     net = copy.deepcopy(model).eval()
     write_windows(net)
+    write_out(net, allowed)
+    _keep_buffers(net)
     traced = _traced(net, example_input)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
+        elif _hands_on(traced, node):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            traced.graph.erase_node(node)
     _keep_constants(traced)
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
@@ -72,17 +80,22 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
     """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
     The graph is for inputs of all sizes, unless it goes by those of the example because nothing else can be followed.
+    Arguments that the example does not give are what they are by default, and are no inputs.
 
     Args:
         net: The network.
         example_input: As for `trace`.
     """
+    example = None if example_input is None else as_inputs(example_input)
     try:
-        return trace(net, example_input)
+        traced = trace(net, example)
+        places = sum(node.op == "placeholder" for node in traced.graph.nodes)
+        if example is None or len(tensors_of(example)) == places:
+            return traced
     except TraceError:
         pass  # with values beside the graph more can be followed
-    follower = Follower(None if example_input is None else as_inputs(example_input))
-    traced = trace(net, example_input, follower)
+    follower = Follower(example)
+    traced = trace(net, example, follower)
     for name, why in follower.whole.items():
         for node in traced.graph.nodes:
             if str(node.target).startswith(f"{name}.") and node.op in ("call_module", "get_attr"):
@@ -92,6 +105,25 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
         net.set_submodule(name, whole)
     traced.fixed = fixed_modules(net, traced.graph)
     return traced
+
+
+def _keep_buffers(net: nn.Module) -> None:
+    """Let all buffers be part of what is saved, as the graph may read any."""
+    for module in net.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, buffer)
+
+
+def _hands_on(traced: Traced, node: fx.Node) -> bool:
+    """Whether a call gives the tensor that it is given, in training as well.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    module = traced.module(node)
+    drops = type(module) in DROPOUTS.values() and module.p > 0  # type: ignore[union-attr, operator]
+    return type(module) in (nn.Identity, *DROPOUTS.values()) and not drops and len(node.args) == 1
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Analysis, gates_of, trace
 from bayesprune.graph.rounding import round_up
 from bayesprune.layers import Gate, Residual, normal_layers
+from bayesprune.layers.residual import Bypass
 from bayesprune.pruning.cut import Cutter
 from bayesprune.types import IndexMap
 
@@ -131,7 +131,7 @@ def _drop_branches(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     off = {gates[name] for name, mask in masks.items() if bool(mask.all())}
     gone = [(name, block) for name, block in net.named_modules() if _is_branch(block) and block.gate in off]
     for name, block in gone:
-        bypass = nn.Sequential(OrderedDict(shortcut=block.shortcut))
+        bypass = Bypass(block.shortcut)
         bypass.training = block.training
         parent, _, last = name.rpartition(".")
         try:

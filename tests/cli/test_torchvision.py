@@ -15,8 +15,8 @@ from torchvision import models
 from bayesprune import convert, recommended
 from bayesprune.cli.config import resolve
 from bayesprune.cli.run import _settings, prepare
-from bayesprune.conversion.torchvision import converted, plain_network
 from bayesprune.conversion.weights import TrainedWeights
+from bayesprune.conversion.zoos import converted, plain_network
 from bayesprune.errors import CheckpointError, ConfigError
 from tests.cli.verify import listing, run, start_and_stop, verify_done, verify_refused, verify_same_end, write_images
 
@@ -74,10 +74,10 @@ def test_a_run_from_trained_weights_ends_resumes_and_is_used_like_any_other(imag
 
 def test_trained_weights_arrive_but_for_a_head_of_other_classes(squeezenet: nn.Module, weights: Path):
     x = torch.rand(2, *SHAPE)
-    same = converted("squeezenet1_0", SHAPE, 5, TrainedWeights.read(weights)).eval()
+    same = converted(NET, SHAPE, 5, TrainedWeights.read(weights)).eval()
     torch.testing.assert_close(same(x), squeezenet.eval()(x))
     with pytest.warns(UserWarning, match="for 5 classes, the data have 7"):
-        other = converted("squeezenet1_0", SHAPE, 7, TrainedWeights.read(weights)).eval()
+        other = converted(NET, SHAPE, 7, TrainedWeights.read(weights)).eval()
     assert other(x).shape == (2, 7)
     assert torch.equal(other.get_parameter("features.0.weight"), squeezenet.get_parameter("features.0.weight"))
 
@@ -105,7 +105,7 @@ def test_the_recipe_goes_by_the_layers_and_trained_weights_take_a_tenth_of_the_r
     name = "mobilenet_v3_small"
     fresh = resolve({"net": f"torchvision:{name}"})
     trained = resolve({"net": f"torchvision:{name}", "weights": "w.pt"})
-    recipe = recommended(convert(plain_network(name, 10), example_input=torch.zeros(2, *SHAPE)))
+    recipe = recommended(convert(plain_network(f"torchvision:{name}", 10), example_input=torch.zeros(2, *SHAPE)))
     assert fresh.lr == recipe.lr
     assert trained.lr == fresh.lr / 10
     assert resolve({"net": f"torchvision:{name}", "weights": "w.pt", "lr": 0.3}).lr == 0.3
@@ -129,7 +129,7 @@ def test_weights_that_do_not_fit_are_refused_by_what_is_wrong(squeezenet: nn.Mod
         ({**state, first: torch.zeros(96, 3, 7, 7).long()}, f"{first} is .* of int64"),
     ):
         with pytest.raises(ConfigError, match=says):
-            converted("squeezenet1_0", SHAPE, 5, TrainedWeights.read(_written(path, changed)))
+            converted(NET, SHAPE, 5, TrainedWeights.read(_written(path, changed)))
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\x00" * 8 + b"{", b"PK\x03\x04" + b"\x00" * 60])

@@ -306,3 +306,28 @@ def test_what_cannot_be_converted_is_refused_in_one_line(model: Any, options: An
     with pytest.raises(error) as raised:
         bp.convert(model(), **options)
     assert says in str(raised.value) and "\n" not in str(raised.value)
+
+
+class Mixed(nn.Module):
+    """Maps that a branch works on one by one, and that one layer alone reads, as in ConvMixer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.depthwise = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.GELU(), nn.BatchNorm2d(6))
+        self.last = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.last(x + self.depthwise(x))
+
+
+def test_what_is_added_up_and_read_once_is_gated_there() -> None:
+    model, x = Mixed().double().eval(), images()
+    net = bp.convert(model, branches=False, example_input=x)
+    assert set(gates_of(net)) == {"stem_gate"}
+    assert distance(net(x), model(x)) < 1e-12
+    switch_off(net)
+    small = bp.compact(net, example_input=x)
+    assert distance(small(x), net(x)) < 1e-12
+    assert small.get_submodule("stem").out_channels == small.get_submodule("depthwise.0").groups < 6
