@@ -68,10 +68,10 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
         place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
     for key, places in found.items():
-        last = _only_exit(traced, plan, places[0].node, one) if key in sums and len(places) == 1 else None
-        ended = None if last is None else plan.known[last]
-        if last is not None and ended is not None and has_examples(traced, last):
-            found[key] = [replace(places[0], node=last, dim=ended.axis)]
+        end = _only_exit(traced, plan, places[0].node, one) if key in sums and len(places) == 1 else None
+        ended = None if end is None else plan.known[end]
+        if end is not None and ended is not None and has_examples(traced, end):
+            found[key] = [replace(places[0], node=end, dim=ended.axis)]
     kept = [places[0] for key, places in found.items() if len(places) == 1 or key not in sums]
     return [place for place in kept if allowed(place.layer)]
 

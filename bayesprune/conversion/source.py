@@ -13,7 +13,7 @@ from torch import fx, nn
 from bayesprune.conversion.following import Follower
 from bayesprune.conversion.windows import write_windows
 from bayesprune.data.inputs import as_inputs
-from bayesprune.errors import ConfigError, TraceError
+from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import own_memory
 from bayesprune.graph.rules import MADE
@@ -74,18 +74,18 @@ def followed(model: nn.Module, example_input: Any) -> Traced:
 def _traced(net: nn.Module, example_input: Any) -> Traced:
     """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
-    The graph is for inputs of all sizes, unless it goes by those of the example because nothing else can be followed.
+    The graph is for inputs of all sizes, unless the forward pass decides something by them.
 
     Args:
         net: The network.
         example_input: As for `trace`.
     """
-    try:
-        return trace(net, example_input)
-    except TraceError:
-        pass  # with values beside the graph more can be followed
-    follower = Follower(None if example_input is None else as_inputs(example_input))
+    example = None if example_input is None else as_inputs(example_input)
+    follower = Follower(example)
     traced = trace(net, example_input, follower)
+    if follower.goes_by_sizes:  # nothing is lost by giving all of them
+        follower = Follower(example, sizes_given=True)
+        traced = trace(net, example_input, follower)
     for name, why in follower.whole.items():
         for node in traced.graph.nodes:
             if str(node.target).startswith(f"{name}.") and node.op in ("call_module", "get_attr"):
@@ -104,9 +104,9 @@ def _hands_on(traced: Traced, node: fx.Node) -> bool:
         traced: The network.
         node: The call.
     """
-    module = traced.module(node)
-    nothing = type(module) is nn.Identity or (type(module) in DROPOUTS.values() and module.p == 0)  # type: ignore[union-attr]
-    return nothing and len(node.args) == 1
+    module: Any = traced.module(node)
+    nothing = type(module) is nn.Identity or (type(module) in DROPOUTS.values() and module.p == 0)
+    return bool(nothing) and len(node.args) == 1
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:
