@@ -76,7 +76,7 @@ def check_smoke(result: dict[str, Any], printed: str) -> None:
     assert ("hesso is left out" not in printed) == with_hesso == ("hesso" in rows)
     assert with_hesso or "pip install 'bayesprune[bench]'" in printed
     members = {"narrower", "shallower"}  # there may be none that is so small
-    assert rows.keys() - members - {"peer", "hesso"} == {"dense", "gated", "scratch", "scratch-equal"}
+    assert rows.keys() - members - {"peer", "hesso"} == {"dense", "gated", "scratch", "scratch-equal", "scratch-rise"}
     # ResNet-20 of 4, 8 and 16 channels on 8x8, 4x4 and 2x2: each of the nine blocks 18 * (4 * 8)**2, but the first of
     # the second and third stage three quarters of that and a by-pass.
     dense = rows["dense"]
@@ -89,7 +89,7 @@ def check_smoke(result: dict[str, Any], printed: str) -> None:
         assert row["charged"] > 0 and row["seconds"] > 0
     for name in rows.keys() - {"dense", "gated"}:
         assert rows[name]["macs"] <= rows["gated"]["macs"], name
-    for name in ("scratch", "scratch-equal"):
+    for name in ("scratch", "scratch-equal", "scratch-rise"):
         assert rows[name]["params"] == rows["gated"]["params"] and rows[name]["macs"] == rows["gated"]["macs"]
     assert rows["scratch"]["charged"] < rows["gated"]["charged"] < dense["charged"]
     assert rows["scratch-equal"]["charged"] == pytest.approx(rows["gated"]["charged"], rel=1 / 8)

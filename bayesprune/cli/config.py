@@ -47,6 +47,13 @@ class RunConfig:
         before=None,
     )
     weights_sha256: str | None = None
+    num_classes: int | None = option(
+        "Outputs of the network, where trained weights have more than the data have classes.",
+        shown="classes of the data",
+        before=None,
+    )
+    freeze_weights: bool = option("Leave trained weights as they are, and learn gates alone.", False, before=False)
+    freeze_statistics: bool = option("Let normalisations keep their running statistics.", False, before=False)
     data: str = option("digits, mnist, fashion-mnist, cifar10, cifar100 or imagefolder:PATH.", "digits")
     epochs: int = option("Length of the run.", 100)
     seed: int = option("Seed of everything random.", 0)
@@ -61,6 +68,9 @@ class RunConfig:
     )
     batch_size: int = option("Examples a step, of all processes together.", shown=RECIPE)
     lr: float = option("Peak learning rate of the weights.", shown=RECIPE)
+    layer_decay: float = option(
+        "Factor on the learning rate of a layer for every layer behind it, up to 1.", 1.0, before=1.0
+    )
     optimizer: str = option("Of the weights: adam, or sgd with Nesterov momentum 0.9.", shown=RECIPE, before="adam")
     weight_decay: float | None = option(
         "Precision of the slab over the number of examples.", shown=RECIPE, before=None
@@ -103,6 +113,9 @@ class RunConfig:
             whole(name_of(name), getattr(self, name), 1, MOST)
         whole("--seed", self.seed, 0, LARGEST_SEED, hint="it has 63 bits")
         real("--lr", self.lr, 0)
+        real("--layer-decay", self.layer_decay, 0, 1, "(]")
+        if self.num_classes is not None:
+            whole("--num-classes", self.num_classes, 2, MOST)
         if self.weight_decay is not None:
             real("--weight-decay", self.weight_decay, 0, ends="[)")
         real("--temperature", self.temperature, 0, hint="1 is the ELBO itself")
@@ -113,6 +126,10 @@ class RunConfig:
         if self.weights is not None and not is_foreign(self.net):
             use = "use --net torchvision:NAME or timm:NAME"
             raise ConfigError(f"--weights {self.weights}: {self.net} takes none; {use}")
+        if self.freeze_weights and self.weights is None:
+            raise ConfigError(
+                "--freeze-weights: without --weights they would stay random; give a file, or leave it out"
+            )
         choices = {"optimizer": OPTIMIZERS, "augment": (CROP_FLIP, NO_AUGMENTATION), "slab": WEIGHTS}
         for name, known in choices.items():
             if getattr(self, name) not in known:

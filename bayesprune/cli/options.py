@@ -61,7 +61,8 @@ def takes_options_of(config: type) -> Callable[[Command], Command]:
             continue
         said: _Option = each.metadata[_KEY]
         kind = hints[each.name] if said.default is not None else hints[each.name] | None
-        flags = [f"{name_of(each.name)}/--no-{each.name}"] if kind is bool else []
+        flag = name_of(each.name)
+        flags = [f"{flag}/--no-{flag[2:]}"] if kind is bool else []
         info = typer.Option(*flags, help=said.help, show_default=said.shown or True)
         added.append(
             inspect.Parameter(

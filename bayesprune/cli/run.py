@@ -92,7 +92,8 @@ def prepare(config: RunConfig, *, begun: bool = False) -> Run:
         shard=(engine.rank, engine.world_size),
     )
     torch.manual_seed(config.seed)
-    net = new_net(config, splits.input_shape, splits.num_classes, num_data, weights)
+    net = new_net(config, splits.input_shape, _num_outputs(config, splits), num_data, weights)
+    net.requires_grad_(not config.freeze_weights)
     unfit = unsavable(net)
     if unfit is not None:
         raise ConfigError(f"--net {config.net}: what it is pruned to could not be written to {MODEL}: {unfit}")
@@ -156,6 +157,15 @@ def _engine(config: RunConfig) -> Engine:
         logging.disable(logging.NOTSET)
 
 
+def _num_outputs(config: RunConfig, splits: Splits) -> int:
+    """Number of outputs of the network, at least one for each class."""
+    if config.num_classes is not None and config.num_classes < splits.num_classes:
+        raise ConfigError(
+            f"--num-classes {config.num_classes}: the data have {splits.num_classes} classes; give that, or more"
+        )
+    return config.num_classes or splits.num_classes
+
+
 def _settings(config: RunConfig) -> Settings:
     return Settings(
         lr=config.lr,
@@ -165,6 +175,8 @@ def _settings(config: RunConfig) -> Settings:
         price=None if config.price is None else CostPrice(config.price),
         budget=config.parsed_budget(),
         every=config.every,
+        layer_decay=config.layer_decay,
+        freeze_statistics=config.freeze_statistics,
     )
 
 

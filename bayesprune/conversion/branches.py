@@ -12,9 +12,11 @@ from bayesprune.conversion.source import put
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, Residual
 from bayesprune.ops import operation_of
+from bayesprune.ops.sizes import is_shape
 
 RESIDUAL = "residual"
 LINEAR = (
+    Gate,
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
 )
@@ -28,6 +30,7 @@ class Branch:
     Attributes:
         add: The sum.
         start: What both are given.
+        others: What the branch is given besides.
         body: The operations of the branch, in their order, the last of which is added.
         shortcut: Those of the by-pass, none for the identity.
         prefix: The name of the innermost module that holds all that these operations use.
@@ -35,6 +38,7 @@ class Branch:
 
     add: fx.Node
     start: fx.Node
+    others: tuple[fx.Node, ...]
     body: tuple[fx.Node, ...]
     shortcut: tuple[fx.Node, ...]
     prefix: str
@@ -56,30 +60,101 @@ def carve_branches(
     """
     gates = {}
     for add in [node for node in traced.graph.nodes if operation_of(node).kind == "sum"]:
-        branch = None if add.name in refused else _branch(traced, add)
+        branch = None if add.name in refused else _Finder(traced).branch(add)
         if branch is not None and all(map(allowed, _layers(traced, branch.body))):
             gates[_carve(traced, branch, theta)] = add.name
     return gates
 
 
-def _branch(traced: Traced, add: fx.Node) -> Branch | None:
-    """The branch that a sum adds to a by-pass, if it does."""
-    if add.kwargs or len(add.args) != 2 or not all(isinstance(term, fx.Node) for term in add.args):
+class _Finder:
+    """Finds branches in a graph as it is now.
+
+    Args:
+        traced: The network.
+    """
+
+    def __init__(self, traced: Traced):
+        self.traced = traced
+        self.order = {node: place for place, node in enumerate(traced.graph.nodes)}
+        self.varies: set[fx.Node] = set()
+        """What depends on an input."""
+        self.readers: dict[str, set[fx.Node]] = {}
+        """Who reads a parameter or buffer, by its name."""
+        for node in self.order:
+            if node.op == "placeholder" or not self.varies.isdisjoint(node.all_input_nodes):
+                self.varies.add(node)
+            if node.op == "get_attr":
+                self.readers.setdefault(str(node.target), set()).update(node.users)
+
+    def branch(self, add: fx.Node) -> Branch | None:
+        """The branch that a sum adds to a by-pass, if it does."""
+        if add.kwargs or len(add.args) != 2 or not all(isinstance(term, fx.Node) for term in add.args):
+            return None
+        terms: list[fx.Node] = [*add.args]  # type: ignore[list-item]
+        shapes = [self.traced.shapes.get(term) for term in terms]
+        if terms[0] is terms[1] or shapes[0] != shapes[1]:
+            return None
+        for body, bypass in (terms, terms[::-1]):
+            for start in _starts(self.traced, bypass):
+                inside, beside = self._between(start, body, add), self._between(start, bypass, add)
+                if not inside or beside is None or not _layers(self.traced, inside):
+                    continue
+                others = {source for node in inside for source in node.all_input_nodes} - inside - {start}
+                found = [tuple(sorted(part, key=self.order.__getitem__)) for part in (others, inside, beside)]
+                return Branch(add, start, found[0], found[1], found[2], _prefix([*found[1], *found[2]]))
         return None
-    order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    terms: list[fx.Node] = [*add.args]  # type: ignore[list-item]
-    shapes = [traced.shapes.get(term) for term in terms]
-    if terms[0] is terms[1] or shapes[0] != shapes[1]:
-        return None
-    for body, bypass in (terms, terms[::-1]):
-        for start in _starts(traced, bypass):
-            inside, beside = _between(start, body, add), _between(start, bypass, add)
-            if not inside or beside is None or not _layers(traced, inside):
-                continue
-            nodes = [sorted(part, key=order.__getitem__) for part in (inside, beside)]
-            prefix = _prefix([*nodes[0], *nodes[1]])
-            return Branch(add, start, tuple(nodes[0]), tuple(nodes[1]), prefix)
-    return None
+
+    def _between(self, start: fx.Node, end: fx.Node, add: fx.Node) -> set[fx.Node] | None:
+        """The operations by which ``start`` becomes ``end``, and those of parameters alone that only these read.
+
+        Args:
+            start: The first tensor.
+            end: The last one.
+            add: What may read ``end``.
+
+        Returns:
+            The operations; ``None`` if others read what they give.
+        """
+        if start is end:
+            return set()
+        inside = self._way(start, end)
+        closed = all(user in inside or (node is end and user is add) for node in inside for user in node.users)
+        if end not in inside or not closed:
+            return None
+        left = [*inside]
+        while left:
+            for source in left.pop().all_input_nodes:
+                readers = self.readers[str(source.target)] if source.op == "get_attr" else source.users
+                if source not in inside and source not in self.varies and inside.issuperset(readers):
+                    inside.add(source)
+                    left.append(source)
+        return inside
+
+    def _way(self, start: fx.Node, end: fx.Node) -> set[fx.Node]:
+        """What depends on ``start`` and what ``end`` depends on, without what only its sizes are in and others read.
+
+        Args:
+            start: The first tensor.
+            end: The last one.
+        """
+        after, left = {end}, [end]
+        while left:
+            for source in left.pop().all_input_nodes:
+                if source not in after and self.order[source] > self.order[start]:
+                    after.add(source)
+                    left.append(source)
+        way, tensors = {start}, {start}
+        for node in sorted(after, key=self.order.__getitem__):
+            if not way.isdisjoint(node.all_input_nodes):
+                way.add(node)
+            if not tensors.isdisjoint(node.all_input_nodes) and not is_shape(node):
+                tensors.add(node)
+        way.remove(start)
+        shared = way
+        while shared:
+            shared = {node for node in way - tensors if not way.issuperset(node.users)}
+            way -= shared
+        return way
 
 
 def _starts(traced: Traced, bypass: fx.Node) -> Iterator[fx.Node]:
@@ -91,34 +166,6 @@ def _starts(traced: Traced, bypass: fx.Node) -> Iterator[fx.Node]:
             break
         bypass = bypass.all_input_nodes[0]
         yield bypass
-
-
-def _between(start: fx.Node, end: fx.Node, add: fx.Node) -> set[fx.Node] | None:
-    """The operations that make ``end`` of ``start`` and of parameters; ``None`` if others read or feed them.
-
-    Args:
-        start: The first tensor.
-        end: The last one.
-        add: What may read ``end``.
-    """
-    if start is end:
-        return set()
-    inside, left, reached = {end}, [end], False
-    while left:
-        for source in left.pop().all_input_nodes:
-            reached = reached or source is start
-            if source is not start and source not in inside:
-                if source.op == "placeholder":
-                    return None
-                inside.add(source)
-                left.append(source)
-    closed = all(
-        user in inside or (node is end and user is add)
-        for node in inside
-        if node.op != "get_attr"
-        for user in node.users
-    )
-    return inside if reached and closed else None
 
 
 def _layers(traced: Traced, nodes: Sequence[fx.Node] | set[fx.Node]) -> list[str]:
@@ -151,7 +198,7 @@ def _carve(traced: Traced, branch: Branch, theta: float) -> Gate:
     block = Residual(body, bypass, theta=theta)
     name = put(traced, f"{branch.prefix}.{RESIDUAL}" if branch.prefix else RESIDUAL, block)
     with traced.graph.inserting_before(branch.add):
-        call = traced.graph.call_module(name, (branch.start,))
+        call = traced.graph.call_module(name, (branch.start, *branch.others))
     branch.add.replace_all_uses_with(call)
     if branch.add in traced.shapes:
         traced.shapes[call] = traced.shapes[branch.add]
@@ -172,6 +219,8 @@ def _part(traced: Traced, branch: Branch, nodes: Sequence[fx.Node], kind: str) -
     """
     graph = fx.Graph()
     copies = {branch.start: graph.placeholder("x")}
+    for place, other in enumerate(branch.others if nodes is branch.body else ()):
+        copies[other] = graph.placeholder(f"other{place}")
     for node in nodes:
         copies[node] = graph.node_copy(node, lambda source: copies[source])
         if node.op in ("call_module", "get_attr") and branch.prefix:

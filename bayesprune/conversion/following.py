@@ -115,11 +115,15 @@ class Follower(GateTracer):
             rest: As for ``torch.fx.Tracer``.
             named: As for ``torch.fx.Tracer``.
         """
+        if kind == "call_method" and str(target).startswith("__") and hasattr(operator, target):
+            kind, target = "call_function", getattr(operator, target)  # of a tensor that was made, & and the like
+        if kind == "call_method" and target == "type" and (len(args) > 1 or kwargs):
+            target = "to"
         seen = self._seen(kind, target, args, kwargs) if self._given and kind != "placeholder" else None
         if seen is not None and target is torch._assert:
             return None  # it holds
-        if seen is not None and seen.made and (self.sizes_given or "device" in kwargs):
-            return self._made(seen)
+        if seen is not None and seen.made and self.sizes_given:
+            return seen.values[0]
         if seen is not None and target in ("dim", "ndimension"):
             return seen.values[0]
         if seen is not None and kind == "call_method" and target == "to":
@@ -127,6 +131,8 @@ class Follower(GateTracer):
                 return args[0]
             args = tuple(arg for arg in args if not isinstance(arg, torch.device))
             kwargs = {name: value for name, value in kwargs.items() if name != "device"}
+        if seen is not None and isinstance(kwargs.get("device"), torch.device):
+            kwargs = {**kwargs, "device": self._device()}
         if self.sizes_given and seen and holds_tensors(seen.values[0]) and not _reads_sizes(kind, target):
             args, kwargs = fx.node.map_aggregate((args, kwargs), number_of)
         proxy: Any = super().create_proxy(kind, target, args, kwargs, *rest, **named)
@@ -135,6 +141,11 @@ class Follower(GateTracer):
             if not holds_tensors(seen.values[0]):
                 self._numbers.add(proxy.node)
         return None if seen is not None and seen.values[0] is None else proxy
+
+    def _device(self) -> fx.Proxy:
+        """Where the first input lies, in every pass."""
+        first = next(node for node in self.graph.nodes if node.op == "placeholder")
+        return super().create_proxy("call_function", getattr, (self.proxy(first), "device"), {})
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -175,20 +186,6 @@ class Follower(GateTracer):
         self._attributes = parameter_proxy_cache
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
-    def _made(self, seen: Seen) -> Any:
-        """A new tensor, which is the same in every pass for inputs of one shape and lies where the network does.
-
-        Args:
-            seen: What it is.
-
-        Raises:
-            TraceError: if it follows from the number of examples.
-        """
-        if seen.loose:
-            raise fx.proxy.TraceError("a new tensor follows from the number of examples")
-        self.goes_by_sizes = True
-        return seen.values[0]
-
     def _decided(self, given: Sequence[fx.Proxy]) -> None:
         """Note whether a number that was asked for decided something: it did not if torch looked at it to make a call.
 
@@ -226,8 +223,8 @@ class Follower(GateTracer):
                 own = fx.node.map_aggregate((args, kwargs), for_copy(i))
                 values.append(self._computed(kind, target, *own))
         if holds_tensors(values[0]):
-            made = bool(met) and not any(holds_tensors(part.values[0]) for part in parts)
-            return Seen(tuple(values), any(part.loose for part in parts) and made, made)
+            fixed = not any(part.loose or holds_tensors(part.values[0]) for part in parts)
+            return Seen(tuple(values), made=bool(met) and fixed)
         differs = values[0] != values[1]
         from_loose = any(part.loose or holds_tensors(part.values[0]) for part in parts)
         return Seen(tuple(values), differs or (from_loose and target not in PICKS))

@@ -6,8 +6,10 @@ import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import fx, nn
 
+from bayesprune.conversion.masks import can_mask, joined_mask
 from bayesprune.conversion.places import has_examples
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
@@ -16,8 +18,8 @@ from bayesprune.ops import operation_of
 
 HEADS = -3
 """The dimension that heads lie along where they have one of their own, shape ``(B, ..., heads, T, features)``."""
-PLAIN = {"query", "key", "value", "need_weights", "average_attn_weights"}
-"""What torch's attention may be given to be that of `layers.MultiheadAttention`."""
+GIVEN = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
+"""What torch's attention is given, by place."""
 
 
 def put_heads(
@@ -25,8 +27,8 @@ def put_heads(
 ) -> dict[Gate, str]:
     """Put a gate on the heads of every attention whose shapes are known; gives the gates, with the call of each.
 
-    Torch's module becomes a `layers.MultiheadAttention` if it is given no mask and its weights are not read. What
-    `scaled_dot_product_attention` gives, or the product of a softmax and of values, is gated where it lies.
+    Torch's module becomes a `layers.MultiheadAttention` if its masks are for all heads and its weights are not read.
+    What `scaled_dot_product_attention` gives, or the product of a softmax and of values, is gated where it lies.
 
     Args:
         traced: The network.
@@ -41,12 +43,13 @@ def put_heads(
         if _is_plain(traced, node):
             made = MultiheadAttention.of(traced.module(node), theta)  # type: ignore[arg-type]
             traced.net.set_submodule(str(node.target), made)
-            given = _given(node)
-            node.args, node.kwargs = tuple(given[name] for name in ("query", "key", "value")), {}
+            _call_ours(traced, node)
             gates[made.gate] = node.name
         elif mixes_values(traced, node) and _has_heads(traced, node):
-            gate = Gate(traced.shapes[node][HEADS], dim=len(traced.shapes[node]) + HEADS, theta=theta)
-            put_behind(traced, node, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
+            place = _values_of_groups(traced, node) or node
+            shape = traced.shapes[place]
+            gate = Gate(shape[HEADS], dim=len(shape) + HEADS, theta=theta)
+            put_behind(traced, place, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
             gates[gate] = node.name
     return gates
 
@@ -58,8 +61,26 @@ def _has_heads(traced: Traced, node: fx.Node) -> bool:
         traced: The network.
         node: The call.
     """
-    shape = traced.shapes.get(node, ())
+    shape = traced.shapes.get(node, torch.Size())
     return len(shape) >= 4 and shape[HEADS] > 1 and has_examples(traced, node)
+
+
+def _values_of_groups(traced: Traced, node: fx.Node) -> fx.Node | None:
+    """Where a head of values stands for a group of queries: what attention gives of it is 0 where that is.
+
+    Args:
+        traced: The network.
+        node: What attention gives of values.
+    """
+    rank, heads, features = traced.rank(node), traced.shapes[node][HEADS], traced.shapes[node][-1]
+    place: Any = node.args[-1 if operation_of(node).kind == "product of matrices" else 2]
+    while isinstance(place, fx.Node):
+        shape = traced.shapes.get(place, torch.Size())
+        if len(shape) == rank and shape[-1] == features and 1 < shape[HEADS] < heads and heads % shape[HEADS] == 0:
+            return place
+        own = operation_of(place, traced.module(place))
+        place = place.args[0] if own.moves and shape else None
+    return None
 
 
 def _is_plain(traced: Traced, node: fx.Node) -> bool:
@@ -72,16 +93,53 @@ def _is_plain(traced: Traced, node: fx.Node) -> bool:
     module = traced.module(node)
     if type(module) is not nn.MultiheadAttention or module.bias_k is not None or module.add_zero_attn:
         return False
-    plain = all(name in PLAIN or value is None or value is False for name, value in _given(node).items())
+    given = _given(node)
+    masks = can_mask(traced, given.get("attn_mask"), 2) and can_mask(traced, given.get("key_padding_mask"), 2)
     reads = all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
-    ranks = {traced.rank(tensor) for tensor in node.all_input_nodes}
-    return plain and reads and ranks == {3} and str(node.target) not in traced.fixed
+    ranks = {traced.rank(given[name]) for name in GIVEN[:3]}
+    return masks and reads and ranks == {3} and str(node.target) not in traced.fixed
 
 
 def _given(node: fx.Node) -> dict[str, Any]:
     """What a call of torch's attention is given, by name."""
-    names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return {**dict(zip(GIVEN, node.args, strict=False)), **node.kwargs}
+
+
+def _call_ours(traced: Traced, node: fx.Node) -> None:
+    """Let a call of torch's attention be one of `layers.MultiheadAttention`.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    given = _given(node)
+    steps, padding = given.get("attn_mask"), given.get("key_padding_mask")
+    node.args = tuple(given[name] for name in GIVEN[:3])
+    if given.get("is_causal") and padding is None and not given.get("need_weights", True):
+        node.kwargs = {"is_causal": True}  # torch then takes the mask's word for it
+        return
+    with traced.graph.inserting_before(node):
+        mask = joined_mask(traced.graph, steps, padding)
+    node.kwargs = {} if mask is None else {"mask": mask}
+
+
+def gates_heads(traced: Traced, use: fx.Node) -> bool:
+    """Whether a gate multiplies what attention makes of values, or the values of groups of queries.
+
+    Args:
+        traced: The network.
+        use: Where the gate does.
+    """
+    if mixes_values(traced, use.all_input_nodes[0]):
+        return True
+    waiting = [use]
+    while waiting:
+        for user in waiting.pop().users:
+            if mixes_values(traced, user):
+                return True
+            if operation_of(user, traced.module(user)).moves:
+                waiting.append(user)
+    return False
 
 
 def mixes_values(traced: Traced, node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.conversion.branches import RESIDUAL, carve_branches
 from bayesprune.conversion.heads import put_heads
 from bayesprune.conversion.lifting import lift
-from bayesprune.conversion.places import Place, input_places, unit_places
+from bayesprune.conversion.places import Place, input_places, stream_places, unit_places
 from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Traced, gates_of, trace
@@ -31,6 +31,7 @@ def convert(
     branches: bool = True,
     heads: bool = True,
     inputs: bool = False,
+    streams: bool = False,
     example_input: Any = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -40,9 +41,9 @@ def convert(
 
     Units and filters of a layer get a gate behind the normalisation, activation and dropout that follow it: where 0
     means removal. Channels around a depthwise convolution share one; a squeeze-and-excitation sees the zeros. What
-    several layers add to, a stream, gets none. A branch that is added to a by-pass becomes a `layers.Residual`, which
-    does not compute it when it is off. A place whose gate would not equal removal gets none; `structures` lists what
-    is left.
+    several layers add to, a stream, gets none unless asked for. A branch that is added to a by-pass becomes a
+    `layers.Residual`, which does not compute it when it is off. A place whose gate would not equal removal gets none;
+    `structures` lists what is left.
 
     Modules keep their names, within a branch after the name of its block: ``layer1.0.conv1`` is
     ``layer1.0.residual.body.conv1``, and ``layer2.0.downsample`` of the by-pass
@@ -58,6 +59,7 @@ def convert(
         branches: Whether to gate branches.
         heads: Whether to gate the heads of attention, where an example tells the shapes.
         inputs: Whether to gate the features or channels of inputs that layers read, where an example tells the shapes.
+        streams: Whether to gate what several layers add to: one gate multiplies what each of them adds.
         example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
@@ -79,10 +81,11 @@ def convert(
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
     while True:
-        traced = followed(model, example_input)
+        traced = followed(model, example_input, allowed)
         lift(traced)
-        places = unit_places(traced, allowed) if units else []
-        places += input_places(traced) if inputs else []
+        places = [[place] for place in unit_places(traced, allowed)] if units else []
+        places += [[place] for place in input_places(traced)] if inputs else []
+        places += stream_places(traced, allowed) if streams else []
         origins = _put_gates(traced, places, theta, refused)
         if heads:
             origins |= put_heads(traced, allowed, theta, refused)
@@ -97,24 +100,28 @@ def convert(
         refused |= {origins[gate]: reason for gate, reason in more.items()}
 
 
-def _put_gates(traced: Traced, places: Sequence[Place], theta: float, refused: dict[str, str]) -> dict[Gate, str]:
-    """Put a gate at every place for one; gives the gates, with the layer that each is for.
+def _put_gates(
+    traced: Traced, groups: Sequence[Sequence[Place]], theta: float, refused: dict[str, str]
+) -> dict[Gate, str]:
+    """Put a gate at every place for one; gives the gates, with the first layer that each is for.
 
     Args:
         traced: The network.
-        places: The places.
+        groups: The places, those of one gate together.
         theta: Initial inclusion probability.
         refused: Layers that get none, with the reason; those that cannot have one are added.
     """
     gates = {}
-    for place in places:
-        if place.reason:
-            refused.setdefault(place.layer, place.reason)
-        if place.layer in refused:
+    for places in groups:
+        layer, reason = places[0].layer, max(place.reason for place in places)
+        if reason:
+            refused.setdefault(layer, reason)
+        if layer in refused:
             continue
-        gate = Gate(place.size, dim=place.dim, theta=theta)
-        put_behind(traced, place.node, f"{place.layer}_gate", gate)
-        gates[gate] = place.layer
+        gate = Gate(places[0].size, dim=places[0].dim, theta=theta)
+        for place in places:
+            put_behind(traced, place.node, f"{place.layer}_gate", gate)
+        gates[gate] = layer
     return gates
 
 

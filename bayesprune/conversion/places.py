@@ -45,6 +45,29 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
         traced: The network, without gates.
         allowed: Whether the outputs of the layer of this name may get a gate.
     """
+    return [places[0] for places, is_stream in _written(traced) if not is_stream and allowed(places[0].layer)]
+
+
+def stream_places(traced: Traced, allowed: Callable[[str], bool]) -> list[list[Place]]:
+    """For every stream the places behind all layers that add to it, which one gate must multiply.
+
+    Args:
+        traced: The network, without gates.
+        allowed: Whether the outputs of the layer of this name may get a gate.
+    """
+    return [
+        places
+        for places, is_stream in _written(traced)
+        if is_stream and len({(p.size, p.dim) for p in places}) == 1 and all(allowed(p.layer) for p in places)
+    ]
+
+
+def _written(traced: Traced) -> list[tuple[list[Place], bool]]:
+    """For every group of entries the places behind the layers that write them, and whether the group is a stream.
+
+    Args:
+        traced: The network, without gates.
+    """
     plan = Analysis(traced, {})
     one = joined(plan.num_ids, plan.ties)
     sums: set[int] = set()
@@ -72,8 +95,7 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
         ended = None if end is None else plan.known[end]
         if end is not None and ended is not None and has_examples(traced, end):
             found[key] = [replace(places[0], node=end, dim=ended.axis)]
-    kept = [places[0] for key, places in found.items() if len(places) == 1 or key not in sums]
-    return [place for place in kept if allowed(place.layer)]
+    return [(places, len(places) > 1 and key in sums) for key, places in found.items()]
 
 
 def input_places(traced: Traced) -> list[Place]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import fx, nn
 
 from bayesprune.conversion.following import Follower
 from bayesprune.conversion.windows import write_windows
+from bayesprune.conversion.written import write_out
 from bayesprune.data.inputs import as_inputs
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
@@ -44,18 +46,21 @@ def check_model(model: nn.Module) -> None:
     check_additions(model)
 
 
-def followed(model: nn.Module, example_input: Any) -> Traced:
+def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
     """A copy of a model in eval mode, with its graph, in which nothing works in place and every call does something.
 
     Args:
         model: The model; it is not touched.
         example_input: As for `trace`.
+        allowed: Whether gates may go into the module of this name.
 
     Raises:
         TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
     """
     net = copy.deepcopy(model).eval()
     write_windows(net)
+    write_out(net, allowed)
+    _keep_buffers(net)
     traced = _traced(net, example_input)
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
@@ -75,6 +80,7 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
     """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
     The graph is for inputs of all sizes, unless the forward pass decides something by them.
+    Arguments that the example does not give are what they are by default, and are no inputs.
 
     Args:
         net: The network.
@@ -95,6 +101,13 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
         net.set_submodule(name, whole)
     traced.fixed = fixed_modules(net, traced.graph)
     return traced
+
+
+def _keep_buffers(net: nn.Module) -> None:
+    """Let all buffers be part of what is saved, as the graph may read any."""
+    for module in net.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, buffer)
 
 
 def _hands_on(traced: Traced, node: fx.Node) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from bayesprune.arguments import checked_arguments
-from bayesprune.conversion.heads import mixes_values
+from bayesprune.conversion.heads import gates_heads
 from bayesprune.conversion.source import owner_of
 from bayesprune.data.inputs import as_inputs
 from bayesprune.graph import Traced, trace
@@ -126,7 +126,7 @@ def _kind(traced: Traced, gate: Gate) -> str:
     """
     if gate.size == 1 and holders_of(traced.net)[gate]:
         return "branch"
-    return "head" if any(mixes_values(traced, use.all_input_nodes[0]) for use in traced.uses[gate]) else "unit"
+    return "head" if any(gates_heads(traced, use) for use in traced.uses[gate]) else "unit"
 
 
 def _ruled(group: Group, kind: str, macs: Collection[str]) -> list[str]:

@@ -65,7 +65,7 @@ class Analysis:
         self._keep = torch.zeros(self.num_ids, dtype=torch.bool)
         self._need_backward()
         self.emptied = self._find_emptied()
-        self._complete()
+        self.complete()
 
     def kept(self, node: fx.Node, size: int) -> Tensor:
         """Which entries in the output of an operation along its feature axis stay, shape ``(size,)``, bool.
@@ -95,7 +95,8 @@ class Analysis:
         """Which of these entries stay, bool."""
         return self._keep[self._one[ids]]
 
-    def _pin(self, ids: Tensor) -> None:
+    def hold(self, ids: Tensor) -> None:
+        """Let these entries stay; `complete` says what stays with them."""
         self._keep[self._one[ids]] = True
 
     def _need_backward(self) -> None:
@@ -104,21 +105,21 @@ class Analysis:
         for node in reversed(self.traced.graph.nodes):
             step = self.steps[node]
             for ids in step.holds:
-                self._pin(ids)
+                self.hold(ids)
             for source in step.pins:
                 if source in self._live:
                     self._live[source][:] = True
-                    self._pin(self.known[source].ids)  # type: ignore[union-attr]
+                    self.hold(self.known[source].ids)  # type: ignore[union-attr]
             if step.out is not None:
                 live = self._live[node] = self._live[node] & step.out.unknown
-                self._pin(step.out.ids[live])
+                self.hold(step.out.ids[live])
                 for flow in step.flows:
                     self._live[flow.node][flow.src[live[flow.dst]]] = True
                 if not bool(live.any()):
                     continue
             for read in step.reads:
                 self._live[read.node][:] = True
-                self._pin(self.known[read.node].ids[read.must])  # type: ignore[union-attr]
+                self.hold(self.known[read.node].ids[read.must])  # type: ignore[union-attr]
 
     def _find_emptied(self) -> list[str]:
         """Layers whose outputs are needed, with no input left that is not constant."""
@@ -131,7 +132,7 @@ class Analysis:
                     emptied.append(str(node.target))
         return emptied
 
-    def _complete(self) -> None:
+    def complete(self) -> None:
         """Keep at least one entry of every tensor, the entry that a gate multiplies, and what operations want whole."""
         before = -1
         while before != int(self._keep.sum()):
@@ -139,12 +140,12 @@ class Analysis:
             for node in reversed(self.traced.graph.nodes):
                 step = self.steps[node]
                 if step.whole is not None:
-                    self._pin(step.whole(self.stay))
+                    self.hold(step.whole(self.stay))
                 if step.out is None:
                     continue
                 if not bool(self.stay(step.out.ids).any()):
-                    self._pin(step.out.ids[:1])
+                    self.hold(step.out.ids[:1])
                 if step.selects:
                     for flow in step.flows:
                         kept = self.stay(step.out.ids)[flow.dst]
-                        self._pin(self.known[flow.node].ids[flow.src[kept]])  # type: ignore[union-attr]
+                        self.hold(self.known[flow.node].ids[flow.src[kept]])  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -21,17 +22,22 @@ def written(traced: Traced, node: fx.Node) -> fx.Node | None:
     if node.op == "call_module":
         inplace = bool(getattr(traced.module(node), "inplace", False))
     elif node.op == "call_method":
-        inplace = str(node.target).endswith("_")
+        inplace = _says_in_place(str(node.target))
     elif node.op == "call_function":
         out = node.kwargs.get("out")
         if isinstance(out, fx.Node):
             return out
         name = name_of(node)
         inplace = node.target in operation_of(node).inplace or node.kwargs.get("inplace") is True
-        inplace = inplace or (name.endswith("_") and not name.endswith("__"))
+        inplace = inplace or (_says_in_place(name) and not hasattr(operator, name))  # as and_ is called there
     else:
         inplace = False
     return node.all_input_nodes[0] if inplace and node.all_input_nodes else None
+
+
+def _says_in_place(name: str) -> bool:
+    """Whether a function or method is called as those that write over their first argument."""
+    return name.endswith("_") and not name.endswith("__")
 
 
 def is_inplace(traced: Traced, node: fx.Node) -> bool:

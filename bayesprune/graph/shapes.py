@@ -14,9 +14,12 @@ from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.layers import plain_parameters
 
+DTYPE = "dtype"
+"""Under what name a node's ``meta`` has the kind of numbers that it gives, once shapes are known."""
+
 
 class _Shapes(Execution):
-    """One pass that notes the shape of every tensor."""
+    """One pass that notes the shape of every tensor, and its kind of numbers."""
 
     def __init__(self, net: nn.Module, graph: fx.Graph):
         super().__init__(net, graph)
@@ -25,16 +28,27 @@ class _Shapes(Execution):
     def of(self, inputs: Inputs) -> dict[fx.Node, torch.Size]:
         """Go through the network with these inputs."""
         given = given_inputs(self.nodes, inputs)
-        self.found = {node: value.shape for node, value in given.items() if isinstance(value, Tensor)}
+        for node, value in given.items():
+            self._note(node, value)
         self.run(given)
         return self.found
 
     def compute(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """Compute one operation."""
         value = super().compute(node, values)
+        self._note(node, value)
+        return value
+
+    def _note(self, node: fx.Node, value: Any) -> None:
+        """Note what is known of a tensor.
+
+        Args:
+            node: What gives it.
+            value: The tensor, or something else.
+        """
         if isinstance(value, Tensor):
             self.found[node] = value.shape
-        return value
+            node.meta[DTYPE] = value.dtype
 
 
 def copies_of(net: nn.Module, example: Inputs, count: int) -> Inputs:

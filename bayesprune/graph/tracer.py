@@ -135,8 +135,8 @@ class GateTracer(fx.Tracer):
             return forward(*args, **kwargs)
         if isinstance(m, Residual) and type(m).forward is Residual.forward:
 
-            def forward(x: Any) -> Any:
-                return m.shortcut(x) + m.gate(m.body(x))
+            def forward(x: Any, *others: Any) -> Any:
+                return m.shortcut(x) + m.gate(m.body(x, *others))
 
         elif isinstance(m, fx.GraphModule):
 

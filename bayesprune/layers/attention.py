@@ -101,13 +101,25 @@ class MultiheadAttention(nn.Module):
         made.gate.to(attention.out_proj.weight)
         return made.train(attention.training)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None = None,
+        is_causal: bool = False,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, None]:
         """Attention of queries to keys, and ``None`` in the place of its weights.
 
         Args:
             query: Shape ``(B, T, embed_dim)``, or ``(T, B, embed_dim)`` if examples are not first.
             key: Shape ``(B, S, kdim)``, or the like.
             value: Shape ``(B, S, vdim)``, or the like.
+            mask: As ``scaled_dot_product_attention`` takes it, shape ``(T, S)`` or ``(B, 1, T, S)``: whether a query
+                attends to a key, bool, or what is added to its weight before the softmax. ``None`` for all.
+            is_causal: Whether queries attend to no later keys, instead of a mask.
             need_weights: Accepted as torch's does; weights are never given.
         """
         given = [query, key, value] if self.batch_first else [x.transpose(0, 1) for x in (query, key, value)]
@@ -115,7 +127,8 @@ class MultiheadAttention(nn.Module):
             linear(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for linear, x in zip((self.q_proj, self.k_proj, self.v_proj), given, strict=True)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
         joined = self.out_proj(self.gate(mixed).transpose(1, 2).flatten(2))
         return (joined if self.batch_first else joined.transpose(0, 1)), None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -30,7 +31,8 @@ class Residual(nn.Module):
             same parameters; ``None`` for ``body`` itself. It is not part of the network: copies do not have it.
 
     Shape:
-        input ``(B, ...)``; output that of ``body`` and of ``shortcut``, which must be equal.
+        input ``(B, ...)``, and what else the branch is given; output that of ``body`` and of ``shortcut``, which must
+        be equal.
 
     Example:
         >>> import torch
@@ -63,22 +65,53 @@ class Residual(nn.Module):
                 f"Residual: the gate must be Gate(1, per_batch=True), got size {gate.size}, per_batch={gate.per_batch}"
             )
         self.gate = Gate(1, per_batch=True, theta=theta) if gate is None else gate
-        self.run: Callable[[Tensor], Tensor] | None = None
+        self.run: Callable[..., Tensor] | None = None
 
     def __getstate__(self) -> dict:
         """What a copy is made of."""
         return {**self.__dict__, "run": None}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The by-pass, plus the branch if its gate is not off."""
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """The by-pass, plus the branch if its gate is not off.
+
+        Args:
+            x: What both are given.
+            others: What the branch is given besides, a mask say.
+        """
         bypass = self.shortcut(x)
         if self.gate.state() is False:
             return bypass
         faster = self.run if torch.is_grad_enabled() else None
-        branch = self.gate(self.body(x) if faster is None else faster(x))
+        branch = self.gate(self.body(x, *others) if faster is None else faster(x, *others))
         if branch.shape != bypass.shape:
             raise GateError(
                 f"Residual: the branch gives shape {tuple(branch.shape)}, its by-pass {tuple(bypass.shape)}; pass "
                 "shortcut= a linear map (a 1x1 convolution or a Linear) that gives the branch's shape"
             )
         return bypass + branch
+
+
+class Bypass(nn.Sequential):
+    """What is left of a `Residual` whose branch has gone, called as that was.
+
+    Args:
+        shortcut: The by-pass.
+
+    Example:
+        >>> Bypass(torch.nn.Identity())(torch.ones(1), torch.zeros(1))
+        tensor([1.])
+    """
+
+    @checked_arguments
+    def __init__(self, shortcut: nn.Module):
+        super().__init__(OrderedDict(shortcut=shortcut))
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """The by-pass.
+
+        Args:
+            x: What it is given.
+            others: What the branch was given besides.
+        """
+        passed: Tensor = super().forward(x)
+        return passed

@@ -103,11 +103,11 @@ def summed(call: Call, given: dict[fx.Node, Features]) -> Step:
 
 
 def _attention(call: Call) -> Step:
-    """Heads of queries, keys and values go together; features of values alone, those of queries with those of keys."""
+    """Heads of queries, keys and values go together; features of values stand alone."""
     if any(node not in call.shapes for node in (call.node, *call.node.all_input_nodes)):
         return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
     given = [call.option(name, place) for place, name in enumerate(("query", "key", "value"))]
-    if not all(isinstance(node, fx.Node) for node in given) or len(set(given)) < 3 or call.option("enable_gqa", 7):
+    if not all(isinstance(node, fx.Node) for node in given) or len(set(given)) < 3:
         return call.wall()
     query, key, value = given
     places, x, mask = [_place(call, node) for node in given], call.known[value], call.option("attn_mask", 3)
@@ -116,10 +116,28 @@ def _attention(call: Call) -> Step:
     head = places[2]
     if x is not None and head <= -3 and places == [head] * 3:
         masked = isinstance(mask, fx.Node) and _has(call, mask, head)
-        sizes = {len(part) for part in map(call.known.get, given) if part is not None}
-        if not masked and len(sizes) == 1:
+        parts = [part for part in map(call.known.get, given) if part is not None]
+        if not masked and len({len(part) for part in parts}) == 1:
             return together(call, [value, query, key], head, zeros_alone(x.value))
+        if not masked and len(parts[1]) == len(x) and call.option("enable_gqa", 7):
+            return _grouped(call, given)
     return alone(call, value, -1, [query, key]) if head == -1 else call.wall()
+
+
+def _grouped(call: Call, given: list[fx.Node]) -> Step:
+    """Groups of queries, each with a head of keys and values of its own: all of a group go together.
+
+    Args:
+        call: The call.
+        given: Queries, keys and values.
+    """
+    q, k, v = (call.known[node] for node in given)
+    assert q is not None and k is not None and v is not None
+    every = torch.arange(len(q))
+    group = every // (len(q) // len(v))
+    out = Features(q.ids, zeros_alone(v.value[group]), q.axis, q.rank)
+    flows = [Flow(given[0], every, every), Flow(given[1], group, every), Flow(given[2], group, every)]
+    return Step(out, flows, ties=[(q.ids, k.ids[group]), (q.ids, v.ids[group])])
 
 
 def _softmax(call: Call) -> Step | None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import leaves_traces
@@ -16,6 +17,7 @@ from bayesprune.pruning.fuse import fold_batch_norms, fuse_linear_maps
 from bayesprune.pruning.lowering import lower_gate, plain_layer
 from bayesprune.pruning.redundant import drop_redundant
 from bayesprune.pruning.shrinking import kept_gates, shrink
+from bayesprune.pruning.zeros import write_zeros
 
 
 def gated_network(model: nn.Module) -> nn.Module:
@@ -30,6 +32,7 @@ def compact(
     *,
     posterior: bool = False,
     fold_norms: bool = False,
+    round_to: int = 1,
     example_input: Any = None,
 ) -> nn.Module:
     """Remove every structure whose gate is off (θ ≤ ½) and every gate, leaving a plain PyTorch network.
@@ -49,6 +52,9 @@ def compact(
             posterior of the weights that are left, to go on predicting or training with. Nothing is simplified then.
         fold_norms: Whether to fold BatchNorms as well, each into the layer before it: for inference, as they then are
             as in eval mode for good.
+        round_to: Of what widths are to be multiples, 8, say, where that is what a device computes in. So many of the
+            structures that are off, those of the largest θ, stay as zeros; a layer that has no such multiple of them
+            keeps all that it has. What `fit` has removed does not come back.
         example_input: As for `check_gates`; ``None`` for that of the `BayesianNet`, if it was given one.
 
     Returns:
@@ -56,21 +62,23 @@ def compact(
         `BayesianNet`.
 
     Raises:
-        ConfigError: if ``posterior`` is asked of a network that is no `BayesianNet`.
+        ConfigError: if ``posterior`` is asked of a network that is no `BayesianNet`, or for a multiple that is no whole
+            number.
         TraceError: if the forward pass cannot be followed, or if something was put on a module from outside (a hook,
             a parametrisation, ...) that would be lost.
         GateError: for a gate that does not fit what it gates.
     """
-    net = gated_network(model)
+    net, round_to = gated_network(model), whole("compact: round_to", round_to)
     check_additions(net)
     check_additions(model)
     off = {name: gate.mode().detach().cpu() == 0 for name, gate in gates_of(net).items()}
     example = getattr(model, "example_input", None) if example_input is None else example_input
-    smaller, index = shrink(net, off, may_empty=True, example_input=example)
+    smaller, index = shrink(net, off, may_empty=True, round_to=round_to, example_input=example)
     if posterior:
         return _smaller_posterior(model, smaller, kept_gates(net, index))
     modes = {name: module.training for name, module in smaller.named_modules()}
     traced = trace(smaller.eval())
+    write_zeros(traced)
     for node, module in [(node, traced.module(node)) for node in traced.graph.nodes]:
         if isinstance(module, Gate):
             lower_gate(traced, node, module)

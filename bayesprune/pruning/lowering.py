@@ -12,6 +12,7 @@ from bayesprune.graph import Traced
 from bayesprune.graph.memory import own_memory
 from bayesprune.layers import SCALES, Gate
 from bayesprune.ops import operation_of
+from bayesprune.pruning.zeros import mask_outputs
 
 
 @torch.no_grad()
@@ -31,16 +32,7 @@ def plain_layer(layer: nn.Module) -> nn.Module:
         plain.__dict__.pop(name, None)
     gate = plain._modules.pop("gate", plain.__dict__.pop("gate", None))
     if isinstance(gate, Gate) and not bool(gate.mode().all()):
-        xi = gate.mode().to(layer.weight.dtype)  # type: ignore[arg-type]
-        parts = operation_of(layer).parts
-        assert parts is not None
-        for name, roles in parts(layer).tensors.items():
-            parameter = plain._parameters.get(name)
-            if parameter is not None:
-                shape = [-1 if dim < len(roles) and roles[dim] == "out" else 1 for dim in range(parameter.dim())]
-                plain._parameters[name] = nn.Parameter(
-                    parameter * xi.view(shape), requires_grad=parameter.requires_grad
-                )
+        mask_outputs(plain, operation_of(layer), gate.mode())
     return plain
 
 

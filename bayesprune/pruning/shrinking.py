@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Analysis, gates_of, trace
+from bayesprune.graph.rounding import round_up
 from bayesprune.layers import Gate, Residual, normal_layers
+from bayesprune.layers.residual import Bypass
 from bayesprune.pruning.cut import Cutter
 from bayesprune.types import IndexMap
 
@@ -24,6 +26,7 @@ def shrink(
     off: Mapping[str, Tensor],
     *,
     may_empty: bool = False,
+    round_to: int = 1,
     example_input: Any = None,
 ) -> tuple[nn.Module, IndexMap]:
     """Remove what gates silence. The outputs stay what they are with these gates off; ``net`` is not touched.
@@ -39,17 +42,18 @@ def shrink(
             missing.
         may_empty: Whether a layer may lose all of its inputs; it then keeps one, which is zero. By default that is
             refused.
+        round_to: Of what widths are to be multiples: layers keep so many of the structures that are off, as zeros.
         example_input: As for `check_gates`.
 
     Returns:
         The smaller network, disconnected from any `Draw`, and the index map from the old tensors to its own.
 
     Raises:
-        ConfigError: for a name that is no gate, or a mask of another shape.
+        ConfigError: for a name that is no gate, a mask of another shape, or a multiple that is no whole number.
         GateError: if a layer would be left without input.
         TraceError: if the forward pass cannot be followed.
     """
-    masks = _checked(net, off)
+    masks, round_to = _checked(net, off), whole("shrink: round_to", round_to)
     smaller = copy.deepcopy(net)
     _drop_branches(smaller, masks)
     gates = gates_of(smaller)
@@ -60,6 +64,7 @@ def shrink(
     silent = {gates[name]: mask for name, mask in masks.items() if name in gates and bool(mask.any())}
     if masks and not silent:  # whole branches alone have gone: nothing is constant, so nothing else can go
         return smaller, IndexMap({name: (None,) * tensor.dim() for name, tensor in _tensors(smaller).items()})
+    theta = {gate: gate.theta.detach().cpu().clone() for gate in silent}
     _silence(silent)
     cutter, only = Cutter(), None
     while only is None or only:  # one axis after the other
@@ -69,6 +74,8 @@ def shrink(
                 f"layer {analysis.emptied[0]!r} would be left without any input if these gates were off; keep at least "
                 "one gate before it on, or put the layers in between into a layers.Residual"
             )
+        if round_to > 1:
+            round_up(analysis, round_to, theta)
         cutter.cut(analysis)
         only = analysis.put_off
     kept = {name: cutter.kept.get(name, (None,) * tensor.dim()) for name, tensor in _tensors(smaller).items()}
@@ -124,7 +131,7 @@ def _drop_branches(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     off = {gates[name] for name, mask in masks.items() if bool(mask.all())}
     gone = [(name, block) for name, block in net.named_modules() if _is_branch(block) and block.gate in off]
     for name, block in gone:
-        bypass = nn.Sequential(OrderedDict(shortcut=block.shortcut))
+        bypass = Bypass(block.shortcut)
         bypass.training = block.training
         parent, _, last = name.rpartition(".")
         try:

@@ -100,7 +100,8 @@ def settings_of(model: nn.Module, method: Method, given: Settings | None) -> Set
     """
     if not method.posterior:
         settings = given or _for_a_plain_network(model)
-        default = Settings(lr=settings.lr, optimizer=settings.optimizer)
+        heard = {name: getattr(settings, name) for name in ("lr", "optimizer", "layer_decay", "freeze_statistics")}
+        default = Settings(**heard)
         for name in (field.name for field in fields(Settings)):
             if getattr(settings, name) != getattr(default, name):
                 raise ConfigError(

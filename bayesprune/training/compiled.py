@@ -74,13 +74,18 @@ class CompiledBranch:
         self.body, self.compiler = body, compiler
         self.compiled = torch.compile(body, dynamic=False)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The branch, input ``(B, ...)``."""
+    def __call__(self, x: Tensor, *others: Tensor) -> Tensor:
+        """The branch.
+
+        Args:
+            x: Its input, shape ``(B, ...)``.
+            others: What it is given besides.
+        """
         self.compiler.rows = self.compiler.rows or len(x)
         if self.compiler.failed or len(x) != self.compiler.rows:
-            return self.body(x)
+            return self.body(x, *others)
         try:
-            return self.compiled(x)
+            return self.compiled(x, *others)
         except torch._dynamo.exc.TorchDynamoException as error:
             self.compiler.give_up(error)
-            return self.body(x)
+            return self.body(x, *others)

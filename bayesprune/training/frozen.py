@@ -1,4 +1,4 @@
-"""Modules that rest for the rest of a run: their weights stay as they are, and they are in eval mode."""
+"""Modules that rest: their weights stay as they are, and they are in eval mode; or their statistics alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.nn.modules.batchnorm import _NormBase
 
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Model
@@ -16,13 +17,14 @@ class Frozen:
 
     Args:
         net: What is trained.
+        statistics: Whether normalisations with running statistics keep these from the start.
 
     Attributes:
         names: Names of the modules.
     """
 
-    def __init__(self, net: Model):
-        self.net = net
+    def __init__(self, net: Model, statistics: bool):
+        self.net, self.statistics = net, statistics
         self.names: set[str] = set()
         self._parameters: set[str] = set()
 
@@ -50,7 +52,7 @@ class Frozen:
     def rest(self) -> None:
         """Let the modules that rest be in eval mode, where the network is in training mode."""
         for name, module in self.net.net.named_modules():
-            if name in self.names:
+            if name in self.names or (self.statistics and isinstance(module, _NormBase)):
                 module.eval()
 
     @contextmanager

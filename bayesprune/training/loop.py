@@ -70,8 +70,8 @@ def fit(
         prune: Whether structures are removed while training; if not, gates converge all the same and `compact` removes
             them.
         settings: How to train; by default as `recommended` for the network. For other methods than variational
-            inference ``lr`` and ``optimizer`` count, which is then called without ``weight_decay``, and no other field
-            may be set.
+            inference ``lr``, ``optimizer``, which is then called without ``weight_decay``, ``layer_decay`` and
+            ``freeze_statistics`` count, and no other field may be set.
         engine: Where and in which number format, and on how many processes; by default where ``model`` is. With several
             processes every one calls `fit`; a ``train_loader`` that does not cut batches for processes itself (as
             those of `data.loaders` do) must give each its own examples, equally many.

@@ -15,19 +15,22 @@ from bayesprune.optim.trial import check_optimizer, construct
 from bayesprune.schema import brief, number, optional, require, table, tensor, whole
 
 
-def build_optimizer(net: Model, method: Method, settings: Settings, shrinks: bool) -> torch.optim.Optimizer:
+def build_optimizer(
+    net: Model, method: Method, settings: Settings, factors: Mapping[str, float], prune: bool
+) -> torch.optim.Optimizer:
     """The optimiser of everything that is trained but θ; of nothing, where gates alone are learned.
 
     Args:
         net: The network, on its device.
         method: The method, whose own parameters are a group of their own.
         settings: How to train.
-        shrinks: Whether the network becomes smaller while it is trained.
+        factors: What `rate_factors` gave as the run began.
+        prune: Whether structures are removed while it is trained.
 
     Raises:
         ConfigError: for an optimiser that a trial refuses, see `check_optimizer`.
     """
-    groups = net.parameter_groups()
+    groups = _by_factor(net, net.parameter_groups(), factors)
     own = list(method.parameters())
     if own:
         groups.append({"params": own, "weight_decay": 0.0})
@@ -37,9 +40,49 @@ def build_optimizer(net: Model, method: Method, settings: Settings, shrinks: boo
     if not extra:
         decays = any(group.get("weight_decay", 0.0) > 0 for group in groups if group["params"])
         dims = {p.dim() for p in mine}
-        check_optimizer(settings.optimizer, dims, net.theta.device, decays=decays, shrinks=shrinks)
+        check_optimizer(settings.optimizer, dims, net.theta.device, decays=decays, shrinks=prune and net.num_gates > 0)
     parameters = groups[0]["params"] if len(groups) == 1 and mine else groups
     return construct(settings.optimizer, parameters, lr=settings.lr, **_decay(net), **extra)
+
+
+def rate_factors(net: Model, decay: float) -> dict[str, float]:
+    """By name of a weight, the factor on its learning rate; none where all have the same.
+
+    A layer is a module that holds a weight of two dimensions or more; what follows it without, a normalisation, say,
+    counts as part of it.
+
+    Args:
+        net: The network.
+        decay: The factor for every layer that comes behind.
+    """
+    if decay == 1:
+        return {}
+    depths, layers = {}, set[str]()
+    for name, weight in net.weights().items():
+        if weight.dim() > 1:
+            layers.add(name.rpartition(".")[0])
+        depths[name] = max(len(layers), 1)
+    return {name: decay ** (len(layers) - depth) for name, depth in depths.items()}
+
+
+def _by_factor(net: Model, groups: list[dict[str, Any]], factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The groups, each cut into those of one factor; also into those of which a smaller network has nothing left.
+
+    Args:
+        net: The network.
+        groups: For an optimiser.
+        factors: By name of a weight, the factor on its learning rate.
+    """
+    own = {id(weight): factors.get(name, 1.0) for name, weight in net.weights().items()}
+    return [
+        {
+            **group,
+            "params": [p for p in group["params"] if own.get(id(p), 1.0) == factor],
+            "lr_factor": group.get("lr_factor", 1.0) * factor,
+        }
+        for group in groups
+        for factor in sorted({1.0, *factors.values()})
+    ]
 
 
 def _decay(net: Model) -> dict[str, float]:

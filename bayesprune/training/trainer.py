@@ -27,7 +27,7 @@ from bayesprune.training.history import EpochRow, History
 from bayesprune.training.layout import check_layout
 from bayesprune.training.masks import Masks
 from bayesprune.training.metrics import Score, evaluate
-from bayesprune.training.optimizer import build_optimizer, prepare_step
+from bayesprune.training.optimizer import build_optimizer, prepare_step, rate_factors
 from bayesprune.training.phases import Timetable
 from bayesprune.training.reader import Reader
 from bayesprune.training.records import TRAINING, Records
@@ -88,7 +88,8 @@ class Trainer:
             torch.manual_seed(seed + engine.rank)
         method.to(engine.device)
         self.timetable, self.statistics = Timetable(needs.phases, epochs), Statistics(net, needs, engine)
-        self.stretch, self.starts, self.frozen = self.timetable.stretches[0], Starts(net, needs.phases), Frozen(net)
+        self.stretch, self.starts = self.timetable.stretches[0], Starts(net, needs.phases)
+        self.frozen, self.factors = Frozen(net, settings.freeze_statistics), rate_factors(net, settings.layer_decay)
         self.cuts.followers += [self.masks_held.follow, self.starts.follow, self.statistics.follow]
         self.views = Views(method, needs, self)
         self._new_optimizer()
@@ -218,8 +219,7 @@ class Trainer:
         spans = getattr(self.loader, "spans", None)
         if spans is not None:
             return spans[number]
-        rank, processes = self.engine.rank, self.engine.world_size
-        return Span(size * processes, size * rank, size * (rank + 1))
+        return Span(size * self.engine.world_size, size * self.engine.rank, size * (self.engine.rank + 1))
 
     def train_step(self, batch: Batch) -> Tensor:
         """One step. Returns the batch's mean data term, still on the device."""
@@ -264,7 +264,7 @@ class Trainer:
         self.apart = [*self.net.likelihood.parameters(), *self.method.parameters()]
 
     def _built(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.net, self.method, self.settings, self.prune and self.net.num_gates > 0)
+        return build_optimizer(self.net, self.method, self.settings, self.factors, self.prune)
 
     def _decide(self) -> dict[str, object]:
         """Ask the method if it is time, and do what it says; returns what goes into the row."""

@@ -12,11 +12,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import bayesprune as bp
+from bayesprune.cli.network import TORCHVISION, named_network
 from bayesprune.data import Augment, EpochLoader, Splits
 from bayesprune.data.images import Images, Raw, make_splits
 from bayesprune.infer import Categorical
 from bayesprune.networks import NETWORKS
 from bayesprune.optim import OPTIMIZERS
+from bayesprune.training import Budget, Settings
 
 HELD_OUT = 10_000
 """Training images that are scored instead of the test images; of small sets a fifth."""
@@ -28,13 +30,14 @@ class Case:
 
     Attributes:
         title: What it is called in tables.
-        net: One of `bayesprune.networks.NETWORKS`.
+        net: One of `bayesprune.networks.NETWORKS`, or ``torchvision:NAME``, which is converted.
         data: Name of its data set.
         epochs: Length of its runs.
         limit: Number of training images, ``None`` for all.
         side: Pixels a side that images are averaged to, ``None`` for their own.
         width: Channels of its first stage, ``None`` for the network's own.
         inputs: Whether its inputs have gates.
+        budget: What may be left of it, as ``--budget`` takes it; ``None`` for the recommended price.
     """
 
     title: str
@@ -45,6 +48,7 @@ class Case:
     side: int | None = None
     width: int | None = None
     inputs: bool = False
+    budget: str | None = None
 
 
 CASES = {
@@ -56,8 +60,11 @@ CASES = {
     "resnet20": Case("ResNet-20, width 8, 16x16, 8,000 of CIFAR-10", "resnet", "cifar10", 16, 8_000, 16, 8),
     "lenet5-bypass": Case("LeNet-5 with by-passes, 10,000 of MNIST", "lenet5-bypass", "mnist", 10, 10_000),
     "vgg16": Case("VGG16, width 8, 6,000 of MNIST", "vgg16", "mnist", 10, 6_000, width=8),
+    "mobilenet": Case(
+        "MobileNetV2 converted, 8,000 of CIFAR-10", "torchvision:mobilenet_v2", "cifar10", 12, 8_000, budget="macs=0.5"
+    ),
 }
-ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16")
+ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16", "mobilenet")
 """Those that are trained only where they are asked for by name."""
 
 
@@ -75,6 +82,8 @@ class Setting:
 
     def gated(self) -> nn.Module:
         """The gated network, initialised from torch's global random state."""
+        if self.case.net.startswith(TORCHVISION):
+            return named_network(self.case.net, self.splits.input_shape, self.splits.num_classes)
         extra = {} if self.case.width is None else {"width": self.case.width}
         return NETWORKS[self.case.net](self.splits.input_shape, self.splits.num_classes, **extra)
 
@@ -94,6 +103,12 @@ class Setting:
         """What is recommended for the network."""
         with torch.random.fork_rng(devices=[]):
             return bp.recommended(self.gated())
+
+    @property
+    def settings(self) -> Settings:
+        """How `fit` trains it: what is recommended, and under the budget of the case if it has one."""
+        budget = None if self.case.budget is None else Budget.parse(self.case.budget)
+        return self.recipe.settings(budget=budget)
 
     @property
     def example(self) -> torch.Tensor:

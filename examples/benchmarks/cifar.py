@@ -10,8 +10,9 @@ gates in a plain PyTorch loop; *gated*, the network that prunes itself, by `baye
 multiply-adds that the gated one ended with: *peer*, the dense network pruned by Torch-Pruning and fine-tuned for half
 as many epochs; *hesso*, pruned while it trains by Only-Train-Once. And plain controls: *scratch*, what the gated one
 ended with, from fresh weights; *scratch-equal*, the same for as many multiply-adds as the gated one took to train;
-*narrower* and *shallower*, the nearest of the dense network's family that take no more. With ``--depths`` only the
-gated pipeline runs, from networks of several depths: do they end alike?
+*scratch-rise*, scratch by the gated one's learning rates, which rise a second time; *narrower* and *shallower*, the
+nearest of the dense network's family that take no more. With ``--depths`` only the gated pipeline runs, from networks
+of several depths: do they end alike?
 
 Every epoch leaves a checkpoint in OUT. With ``--minutes`` the script stops after an epoch when the time is up, with
 exit status 75; the same command then goes on. OUT/result.json holds all that is printed, and more.

@@ -12,6 +12,10 @@ from running import Progress, Row, Run, begin, finish, needed, train_plainly
 
 import bayesprune as bp
 from bayesprune.layers import Residual
+from bayesprune.methods import Method, Needs, Phase
+from bayesprune.methods import Run as TrainingRun
+from bayesprune.methods.none import Plain
+from bayesprune.methods.svi.schedule import make_schedule
 
 
 def scratch(run: Run) -> Row:
@@ -24,6 +28,29 @@ def scratch_equal(run: Run) -> Row:
     (target,) = needed(run, "gated")
     epoch = 3 * target.macs * len(run.splits.train)  # forward, and backward to inputs and to weights
     return _anew(run, "scratch-equal", max(1, round(target.charged / epoch)))
+
+
+class SecondRise(Plain):
+    """Plain training whose learning rate rises a second time, as that of a self-pruning run does.
+
+    Args:
+        after: After which share of the run.
+    """
+
+    def __init__(self, after: float):
+        super().__init__()
+        self.after = after
+
+    def setup(self, run: TrainingRun) -> Needs:
+        """One phase, with the second rise in it."""
+        return Needs((Phase("train", rise_again=self.after),))
+
+
+def scratch_rise(run: Run) -> Row:
+    """Train the network that the gated one became from fresh weights, by the gated one's learning rates."""
+    net = run.experiment.bayesian(run.splits)
+    after = make_schedule(net, run.experiment.epochs, steps_per_epoch=1, chosen={}).fine_tune_from
+    return _anew(run, "scratch-rise", run.experiment.epochs, SecondRise(after))
 
 
 def shallower(run: Run) -> Row:
@@ -47,20 +74,21 @@ def narrower(run: Run) -> Row:
     return _member(run, "narrower", (replace(run.experiment, width=width) for width in range(1, 1000)))
 
 
-def _anew(run: Run, name: str, epochs: int) -> Row:
+def _anew(run: Run, name: str, epochs: int, method: str | Method = "none") -> Row:
     """Train the gated pipeline's last network from fresh weights.
 
     Args:
         run: What the pipeline was given.
         name: Of the pipeline.
         epochs: Length of the run.
+        method: How it is trained.
     """
     (target,) = needed(run, "gated")
     folder = begin(run, name)
     net = fresh(bp.load(run.folder / "gated" / "model.safetensors")).train()
     net = net.to(run.experiment.device, memory_format=run.experiment.memory_format)
     progress = Progress(folder, run.deadline)
-    history = train_plainly(run, net, folder, epochs, run.experiment.lr, progress)
+    history = train_plainly(run, net, folder, epochs, run.experiment.lr, progress, method)
     return finish(run, name, net, history, progress, branches=target.branches)
 
 

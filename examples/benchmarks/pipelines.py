@@ -124,6 +124,7 @@ PIPELINES = {
     "hesso": hesso,
     "scratch": controls.scratch,
     "scratch-equal": controls.scratch_equal,
+    "scratch-rise": controls.scratch_rise,
     "narrower": controls.narrower,
     "shallower": controls.shallower,
 }

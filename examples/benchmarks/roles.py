@@ -16,6 +16,7 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.layers import gates_of
+from bayesprune.methods.svi.schedule import make_schedule
 
 FORWARD_AND_BACKWARD = 3
 """What `History.charged` counts for an example of a step: a forward pass one, a backward pass two."""
@@ -82,13 +83,13 @@ def dense(run: Run) -> Outcome:
 
 
 def self_pruned(run: Run) -> Outcome:
-    """The network that prunes itself: `fit` by its recommended settings, and nothing else."""
+    """The network that prunes itself: `fit` by its recommended settings, under the budget of the case if it has one."""
     setting, epochs = run.setting, run.setting.case.epochs
     train, test = setting.loaders(run.seed)
     torch.manual_seed(run.seed)
     began = time.process_time()
     bnn = setting.bayesian()
-    history = bp.fit(bnn, train, epochs=epochs, progress=False)
+    history = bp.fit(bnn, train, epochs=epochs, settings=setting.settings, progress=False)
     small = bp.compact(bnn)
     seconds = time.process_time() - began
     bp.save(small, run.folder / "self-pruned.safetensors")
@@ -132,6 +133,13 @@ def scratch_equal(run: Run) -> Outcome:
     return _trained(run, "scratch, equal compute", lambda: fresh(run.pruned()[1]), epochs)
 
 
+def scratch_rise(run: Run) -> Outcome:
+    """As scratch, by the learning rates of the self-pruned run, which rise a second time."""
+    epochs = run.setting.case.epochs
+    after = make_schedule(run.setting.bayesian(), epochs, steps_per_epoch=1, chosen={}).fine_tune_from
+    return _trained(run, "scratch, second rise", lambda: fresh(run.pruned()[1]), epochs, after)
+
+
 def random_inputs(run: Run) -> Outcome:
     """A network of the same widths from fresh weights, whose inputs are chosen at random."""
     return _trained(run, "random inputs", lambda: fresh(same_widths(run)), run.setting.case.epochs)
@@ -151,6 +159,7 @@ ROLES: dict[str, Callable[[Run], Outcome]] = {
     "self-pruned": self_pruned,
     "scratch": scratch,
     "scratch, equal compute": scratch_equal,
+    "scratch, second rise": scratch_rise,
     "random inputs": random_inputs,
 }
 
@@ -169,7 +178,7 @@ def outcome(run: Run, role: str) -> Outcome:
     return Outcome.read(path)
 
 
-def _trained(run: Run, role: str, build: Callable[[], nn.Module], epochs: int) -> Outcome:
+def _trained(run: Run, role: str, build: Callable[[], nn.Module], epochs: int, again: float | None = None) -> Outcome:
     """Train a network without gates in a plain loop.
 
     Args:
@@ -177,13 +186,14 @@ def _trained(run: Run, role: str, build: Callable[[], nn.Module], epochs: int) -
         role: Its part.
         build: Makes the network, from torch's global random state.
         epochs: Length of the run.
+        again: After which share of it the learning rate rises a second time; ``None`` for never.
     """
     setting = run.setting
     train, test = setting.loaders(run.seed)
     torch.manual_seed(run.seed)
     began = time.process_time()
     net = build()
-    train_plain(net, train, epochs, setting.optimizer(net), setting.loss)
+    train_plain(net, train, epochs, setting.optimizer(net), setting.loss, again)
     seconds = time.process_time() - began
     size, whole = bp.cost(net, setting.example), setting.whole
     work = (size.macs or 0) * epochs / ((whole.macs or 1) * setting.case.epochs)

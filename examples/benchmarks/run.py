@@ -9,8 +9,9 @@
 For each network, in turn in one process and one thread, with the batch size, learning rate, weight decay and smoothing
 of labels that are recommended for it: *dense*, without gates in a plain PyTorch loop; *self-pruned*, by `fit` with
 nothing but its defaults; *scratch*, the network that this left, from fresh weights, for as many epochs; *scratch, equal
-compute*, for as many epochs as the multiply-adds allow that the self-pruned run was charged; *random inputs*, where
-inputs have gates, a network of the same widths with inputs chosen at random. Times are processor times, ratios those of
+compute*, for as many epochs as the multiply-adds allow that the self-pruned run was charged; *scratch, second rise*, by
+the learning rates of the self-pruned run; *random inputs*, where inputs have gates, a network of the same widths with
+inputs chosen at random. Times are processor times, ratios those of
 runs of one seed. Where the self-pruned run's time goes is counted in a run of its own.
 
 Every run leaves a file in OUT when it is done and is not made again; OUT/result.json holds all that is printed.

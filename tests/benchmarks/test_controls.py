@@ -57,6 +57,18 @@ def test_scratch_has_the_epochs_or_the_compute_of_the_gated_run(bench: Any, run:
     assert not torch.equal(*(state["head.weight"] for state in weights))
 
 
+def test_the_second_rise_is_that_of_the_gated_run(bench: Any, run: Any) -> None:
+    """Half of a run with branches at default; behind it the rate is at the peak until it falls to 0."""
+    net = run.experiment.plain(run.splits)
+    ended_with(bench, run, net, 1, 1.0)
+    risen, same = bench.controls.scratch_rise(run), bench.controls.scratch(run)
+    assert risen.charged == same.charged and len(risen.epochs) == run.experiment.epochs
+    (phase,) = bench.controls.SecondRise(0.5).setup(None).phases
+    assert phase.rise_again == 0.5
+    weights = [bp.load(run.folder / name / "model.safetensors").state_dict() for name in ("scratch-rise", "scratch")]
+    assert not torch.equal(*(state["head.weight"] for state in weights))
+
+
 def test_members_of_the_family_are_the_nearest_that_cost_no_more(bench: Any, run: Any) -> None:
     example = bench.experiment.example(run.splits)
     members = [replace(run.experiment, width=width) for width in (3, 4)]

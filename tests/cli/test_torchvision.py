@@ -14,7 +14,7 @@ from torchvision import models
 
 from bayesprune import convert, recommended
 from bayesprune.cli.config import resolve
-from bayesprune.cli.run import prepare
+from bayesprune.cli.run import _settings, prepare
 from bayesprune.conversion.weights import TrainedWeights
 from bayesprune.conversion.zoos import converted, plain_network
 from bayesprune.errors import CheckpointError, ConfigError
@@ -49,6 +49,7 @@ def test_a_run_from_trained_weights_ends_resumes_and_is_used_like_any_other(imag
     file = tmp_path / "mine.pt"
     file.write_bytes(weights.read_bytes())
     options = ("--net", NET, "--data", images, "--weights", str(file), "--epochs", "2", "--batch-size", "8")
+    options += ("--layer-decay", "0.9", "--freeze-statistics")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = run("train", *options, "--out", whole)
     assert done.exit_code == 0, done.output
@@ -79,6 +80,18 @@ def test_trained_weights_arrive_but_for_a_head_of_other_classes(squeezenet: nn.M
         other = converted(NET, SHAPE, 7, TrainedWeights.read(weights)).eval()
     assert other(x).shape == (2, 7)
     assert torch.equal(other.get_parameter("features.0.weight"), squeezenet.get_parameter("features.0.weight"))
+
+
+def test_options_for_trained_weights_arrive(images: str, squeezenet: nn.Module, weights: Path):
+    given = {"freeze_weights": True, "freeze_statistics": True, "layer_decay": 0.8, "num_classes": 5}
+    ready = prepare(resolve({"net": NET, "data": images, "weights": str(weights), "batch_size": 8, **given}))
+    assert not any(p.requires_grad for p in ready.net.parameters())
+    head = next(p for name, p in ready.net.weights().items() if name == "classifier.1.weight")
+    assert torch.equal(head, squeezenet.get_parameter("classifier.1.weight"))  # the data have three classes
+    settings = _settings(ready.config)
+    assert (settings.layer_decay, settings.freeze_statistics) == (0.8, True)
+    plain = prepare(resolve({"net": NET, "data": images, "batch_size": 8}))
+    assert all(p.requires_grad for p in plain.net.weights().values())
 
 
 def test_safetensors_are_read_as_well(squeezenet: nn.Module, tmp_path: Path):
@@ -145,6 +158,9 @@ def test_what_cannot_work_is_one_line(images: str, weights: Path, tmp_path: Path
         (("--net", NET, "--data", tiny), ("squeezenet1_0 with images of shape (3, 8, 8)", "does not go through")),
         (("--weights", weights), ("lenet300 takes none", "--net torchvision:NAME")),
         (("--net", NET, "--data", images, "--weights", tmp_path), ("no such file of weights",)),
+        (("--net", NET, "--data", images, "--freeze-weights"), ("without --weights they would stay random",)),
+        (("--net", NET, "--data", images, "--num-classes", "2"), ("--num-classes 2: the data have 3 classes",)),
+        (("--layer-decay", "1.1"), ("--layer-decay",)),
         (("--net", "torchvision:resnet18", "--data", images, "--weights", weights), ("features.0.weight",)),
     ):
         verify_refused("train", *options, *out, says=says)

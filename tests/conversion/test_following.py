@@ -88,6 +88,18 @@ def test_what_follows_from_data_or_from_the_number_of_examples_is_no_size(
     assert "follows from" in net.get_submodule("0").reason
 
 
+def test_what_is_made_for_as_many_examples_as_there_are_is_made_in_every_pass() -> None:
+    def forward(net: Written, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[0], device=x.device) & torch.ones(1, dtype=torch.long)
+        return x * places.type(x.dtype).view(-1, 1, 1, 1)
+
+    model, x = Written(forward).double().eval(), torch.rand(5, 3, 5, 5).double()
+    net = bp.convert(model, example_input=x[:1])
+    assert torch.equal(net(x), model(x))
+    switch_off(net)
+    assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-12
+
+
 def test_what_needs_no_size_to_be_followed_holds_for_inputs_of_all_sizes() -> None:
     def forward(net: Written, x: Tensor) -> Tensor:
         x = nn.functional.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))

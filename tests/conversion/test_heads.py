@@ -113,8 +113,12 @@ def test_attention_that_stays_torchs() -> None:
             y, weights = self.attention(x, x, x)
             return y * weights.sum((1, 2))[:, None, None]
 
-    masked = torch.zeros(16, 16, dtype=torch.float64)
-    kept = [Weighted(12, 4), Torchs(12, 4, attn_mask=masked)]
+    class MaskOfEachHead(Torchs):
+        def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+            mask = torch.zeros(4, 16, 16, dtype=torch.float64)
+            return self.attention(x, x, x, attn_mask=mask.repeat(x.shape[0], 1, 1))[0]
+
+    kept = [Weighted(12, 4), MaskOfEachHead(12, 4)]
     for attention, options in [*((each, {}) for each in kept), (Torchs(12, 4), {"heads": False})]:
         net = bp.convert(Transformer(attention).double().eval(), example_input=images(), **options)
         assert isinstance(net.get_submodule("residual.body.attention.attention"), nn.MultiheadAttention)
@@ -141,3 +145,52 @@ def test_a_vision_transformer_of_torchvision() -> None:
     small = bp.compact(net, example_input=x)
     assert distance(small(x), net(x)) < 1e-9
     assert [row.kind for row in bp.structures(net, example_input=x)].count("head") == 2
+
+
+class Groups(nn.Module):
+    """Attention in which two heads of queries share one of keys and values, in one of its spellings."""
+
+    def __init__(self, spelling: str, keys: int = 2):
+        super().__init__()
+        self.spelling, self.keys = spelling, keys
+        self.q, self.k, self.v, self.out = (nn.Linear(12, size) for size in (12, 3 * keys, 3 * keys, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        q = self.q(x).view(batch, length, 4, 3).transpose(1, 2)
+        k, v = (each(x).view(batch, length, self.keys, 3).transpose(1, 2) for each in (self.k, self.v))
+        if self.spelling == "argument":
+            y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        else:
+            times = 4 // self.keys
+            if self.spelling == "repeat":
+                k, v = k.repeat_interleave(times, dim=1), v.repeat_interleave(times, 1)
+            else:
+                size = (batch, self.keys, times, length, 3)
+                k, v = (z[:, :, None].expand(size).reshape(batch, 4, length, 3) for z in (k, v))
+            y = (q @ k.transpose(2, 3)).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(batch, length, 12))
+
+
+@pytest.mark.parametrize("spelling", ["argument", "repeat", "expand"])
+def test_a_group_of_queries_goes_with_its_keys(spelling: str) -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(Groups(spelling)).double().eval(), images()
+    net = bp.convert(model, example_input=x)
+    gate = gates_of(net)["residual.body.attention.heads_gate"]
+    assert gate.size == 2 and distance(net(x), model(x)) < 1e-12
+    assert sum(row.kind == "head" for row in bp.structures(net, example_input=x)) == 1
+    with torch.no_grad():
+        gate.theta[0] = 0.0
+    small = bp.compact(net, example_input=x)
+    rows = [small.get_submodule(f"residual.body.attention.{name}").out_features for name in "qkv"]
+    assert rows == [6, 3, 3] and distance(small(x), net(x)) < 1e-12
+
+
+@pytest.mark.parametrize("spelling", ["argument", "repeat", "expand"])
+def test_keys_of_all_queries_stay_exact(spelling: str) -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(Groups(spelling, keys=1)).double().eval(), images()
+    net = bp.convert(model, example_input=x)
+    switch_off(net)
+    assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-12

@@ -36,7 +36,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "predict": lambda: (bayesian().predict, {"x": batch()[0], "num_samples": 2, "batch_size": 4}),
     "compact": lambda: (
         bp.compact,
-        {"model": bayesian(), "posterior": False, "fold_norms": False, "example_input": None},
+        {"model": bayesian(), "posterior": False, "fold_norms": False, "round_to": 8, "example_input": None},
     ),
     "cost": lambda: (bp.cost, {"model": network(), "example_input": batch()[0]}),
     "fit": lambda: (
@@ -82,6 +82,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             "branches": True,
             "heads": True,
             "inputs": False,
+            "streams": False,
             "example_input": batch()[0],
             "only": (),
             "skip": (),
@@ -197,7 +198,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "prices": lambda: (pruning.prices, {"nu": 0.1, "gradient": thetas()}),
     "shrink": lambda: (
         pruning.shrink,
-        {"net": network(), "off": {"0": torch.tensor([True] + [False] * 5)}, "may_empty": False},
+        {"net": network(), "off": {"0": torch.tensor([True] + [False] * 5)}, "may_empty": False, "round_to": 4},
     ),
     "enumerate_models": lambda: (
         selection.enumerate_models,
@@ -260,6 +261,8 @@ CALLS: dict[str, Callable[[], Call]] = {
             "temperature": 1.0,
             "schedule": {"travel": 2.0},
             "patience": 2,
+            "layer_decay": 0.9,
+            "freeze_statistics": True,
         },
     ),
     "recommended": lambda: (bp.recommended, {"net": bayesian(), "weights": "normal"}),

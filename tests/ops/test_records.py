@@ -27,9 +27,9 @@ BUILT: dict[type[nn.Module], Callable[[], nn.Module]] = {
     )},
 }  # fmt: skip
 """One module of every class that has parts; those with Normal weights are made of them."""
-GIVEN: dict[str, tuple[float, ...]] = {
+GIVEN: dict[str, tuple[Any, ...]] = {
     "pow": (2,), "_threshold": (0.1, 0.2), "Threshold": (0.1, 0.2), "clamp": (0.2, 0.6),
-    "clamp_min": (0.3,), "clamp_max": (0.3,),
+    "clamp_min": (0.3,), "clamp_max": (0.3,), "to": (torch.float32,),
 }  # fmt: skip
 """By name of a class, function or method, the numbers that it needs."""
 

@@ -39,6 +39,10 @@ class Settings:
             prices of gates are not multiplied by it.
         schedule: Fields of `Schedule` to set, e.g. ``{"fine_tune_from": 0.6}``.
         patience: Consecutive checks that must agree before a structure is removed.
+        layer_decay: Factor on the learning rate of a layer for every layer behind it (Howard & Ruder 2018): below 1,
+            the first layers of a trained network change least. Layers count in the order in which the network holds
+            them.
+        freeze_statistics: Whether normalisations keep the running statistics that they have, and compute with them.
 
     Raises:
         ConfigError: for numbers that are not positive and finite, or not whole where they count; for a price beside a
@@ -59,11 +63,14 @@ class Settings:
     temperature: float = 1.0
     schedule: dict[str, Any] = field(default_factory=dict)
     patience: int = 2
+    layer_decay: float = 1.0
+    freeze_statistics: bool = False
 
     def __post_init__(self) -> None:
         rest = "to let weights rest, set their requires_grad to False"
         object.__setattr__(self, "lr", real("Settings: lr", self.lr, 0, hint=rest))
         object.__setattr__(self, "temperature", real("Settings: temperature", self.temperature, 0))
+        object.__setattr__(self, "layer_decay", real("Settings: layer_decay", self.layer_decay, 0, 1, "(]"))
         for name in ("every", "patience"):
             object.__setattr__(self, name, whole(f"Settings: {name}", getattr(self, name)))
         if self.price is not None and self.budget is not None:

@@ -1,0 +1,96 @@
+"""Gates that are off where their structures stay: the layers before them write the zeros."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.graph import Analysis, Traced
+from bayesprune.ops import operation_of
+from bayesprune.ops.registry import Operation
+
+
+@torch.no_grad()
+def write_zeros(traced: Traced) -> None:
+    """Switch gates on that stand alone, where the layers before can write the zeros of those that are off.
+
+    Between the two may be what keeps zeros and what nothing else reads.
+
+    Args:
+        traced: The network, in eval mode; layers and θ are edited in place.
+    """
+    off = {gate: uses for gate, uses in traced.uses.items() if gate.index is None and not bool(gate.mode().all())}
+    plan = Analysis(traced, {}) if off else None
+    for gate, uses in off.items():
+        writers = [_writer(traced, node) if traced.module(node) is gate else None for node in uses]
+        if plan is None or gate in plan.put_off or not all(map(_is_whole, [plan] * len(uses), writers, uses)):
+            continue
+        for writer in writers:
+            layer = traced.module(writer)  # type: ignore[arg-type]
+            assert layer is not None
+            mask_outputs(layer, operation_of(layer), gate.mode())
+        gate.theta.fill_(1.0)
+
+
+def _is_whole(plan: Analysis, writer: fx.Node | None, node: fx.Node) -> bool:
+    """Whether what a gate multiplies is just what a layer writes.
+
+    Args:
+        plan: What is known of the network's tensors.
+        writer: The call of the layer; ``None`` if there is none.
+        node: The call of the gate.
+    """
+    made, given = plan.known.get(writer), plan.known[node.all_input_nodes[0]]  # type: ignore[arg-type]
+    return made is not None and given is not None and torch.equal(made.ids, given.ids)
+
+
+def _writer(traced: Traced, node: fx.Node) -> fx.Node | None:
+    """The call of a layer, or of a normalisation, whose zeros reach a gate; ``None`` if there is none.
+
+    Args:
+        traced: The network.
+        node: The call of the gate.
+    """
+    writer: Any = node.args[0]
+    while isinstance(writer, fx.Node) and len(writer.users) == 1 and str(writer.target) not in traced.fixed:
+        module = traced.module(writer)
+        operation = operation_of(writer, module)
+        if operation.parts is not None:
+            weight = getattr(module, "weight", None)
+            writes = operation.linear or operation.kind == "normalisation"
+            return writer if writes and weight is not None else None
+        if not operation.pointwise or not _keeps_zeros(writer, module):
+            break
+        writer = writer.all_input_nodes[0]
+    return None
+
+
+def _keeps_zeros(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation that works entry by entry makes 0 of 0.
+
+    Args:
+        node: The call.
+        module: The module that it calls, if it calls one.
+    """
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: torch.zeros(1))
+    called = module if module is not None else getattr(torch.Tensor, str(node.target), node.target)
+    return callable(called) and bool((called(*args, **kwargs) == 0).all())
+
+
+def mask_outputs(layer: nn.Module, operation: Operation, on: Tensor) -> None:
+    """Multiply the outputs of a layer by what a gate does, in its weights.
+
+    Args:
+        layer: The layer, which gets new parameters.
+        operation: Its record.
+        on: The mode of the gate, shape ``(outputs,)``.
+    """
+    assert operation.parts is not None
+    for name, roles in operation.parts(layer).tensors.items():
+        parameter = layer._parameters.get(name)
+        if parameter is not None:
+            shape = [-1 if dim < len(roles) and roles[dim] == "out" else 1 for dim in range(parameter.dim())]
+            masked = parameter * on.to(parameter.dtype).view(shape)
+            layer._parameters[name] = nn.Parameter(masked, requires_grad=parameter.requires_grad)
