@@ -122,8 +122,10 @@ class Follower(GateTracer):
         seen = self._seen(kind, target, args, kwargs) if self._given and kind != "placeholder" else None
         if seen is not None and target is torch._assert:
             return None  # it holds
-        if seen is not None and seen.made and self.sizes_given:
-            return seen.values[0]
+        if seen is not None and seen.made and self.sizes_given:  # it is the same in every pass
+            proxy: Any = self.proxy(self.create_arg(seen.values[0]))  # type: ignore[arg-type]
+            proxy.seen = Seen(seen.values)
+            return proxy
         if seen is not None and target in ("dim", "ndimension"):
             return seen.values[0]
         if seen is not None and kind == "call_method" and target == "to":
@@ -135,7 +137,7 @@ class Follower(GateTracer):
             kwargs = {**kwargs, "device": self._device()}
         if self.sizes_given and seen and holds_tensors(seen.values[0]) and not _reads_sizes(kind, target):
             args, kwargs = fx.node.map_aggregate((args, kwargs), number_of)
-        proxy: Any = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         if seen is not None:
             proxy.seen = seen
             if not holds_tensors(seen.values[0]):

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.conversion.following import Follower
+from bayesprune.conversion.inplace import work_out_of_place
 from bayesprune.conversion.windows import write_windows
 from bayesprune.conversion.written import write_out
 from bayesprune.data.inputs import as_inputs
 from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
-from bayesprune.graph.memory import own_memory
 from bayesprune.graph.rules import MADE
 from bayesprune.graph.tracing import fixed_modules
 from bayesprune.layers import Gate, Whole
@@ -43,7 +43,7 @@ def check_model(model: nn.Module) -> None:
         raise ConfigError("convert: the model is compiled by TorchScript; convert the module that it was compiled from")
     if callable(getattr(model, "gated_network", None)) or gates_of(model):
         raise ConfigError("convert: the network has gates already; pass one without, or go on with this one")
-    check_additions(model)
+    check_additions(model, followed=True)
 
 
 def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
@@ -62,8 +62,8 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     write_out(net, allowed)
     _keep_buffers(net)
     traced = _traced(net, example_input)
+    work_out_of_place(traced)
     for node in list(traced.graph.nodes):
-        own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
         elif _hands_on(traced, node):
