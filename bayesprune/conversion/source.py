@@ -69,10 +69,13 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
         elif _hands_on(traced, node):
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             traced.graph.erase_node(node)
+        elif type(traced.module(node)) is nn.Unflatten:
+            _write_sizes(traced, node)
     _keep_constants(traced)
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
             traced.graph.erase_node(node)
+    traced.written = {node: node for node in traced.graph.nodes if node.op in ("call_function", "call_method")}
     return traced
 
 
@@ -101,6 +104,19 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
         net.set_submodule(name, whole)
     traced.fixed = fixed_modules(net, traced.graph)
     return traced
+
+
+def _write_sizes(traced: Traced, node: fx.Node) -> None:
+    """Let a call of a method do what a module does, so that its sizes can be rewritten.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    module: Any = traced.module(node)
+    if isinstance(module.dim, int):
+        node.op, node.target = "call_method", "unflatten"
+        node.args = (node.args[0], module.dim, tuple(module.unflattened_size))
 
 
 def _keep_buffers(net: nn.Module) -> None:
