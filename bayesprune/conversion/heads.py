@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from bayesprune.conversion.masks import can_mask, joined_mask
-from bayesprune.conversion.places import has_examples
+from bayesprune.conversion.places import of_examples
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, MultiheadAttention
@@ -37,6 +37,7 @@ def put_heads(
         refused: Calls that stay what they are.
     """
     gates = {}
+    examples = of_examples(traced)
     for node in list(traced.graph.nodes):
         if node.name in refused or not allowed(owner_of(node)):
             continue
@@ -45,7 +46,7 @@ def put_heads(
             traced.net.set_submodule(str(node.target), made)
             _call_ours(traced, node)
             gates[made.gate] = node.name
-        elif mixes_values(traced, node) and _has_heads(traced, node):
+        elif node in examples and mixes_values(traced, node) and _has_heads(traced, node):
             place = _values_of_groups(traced, node) or node
             shape = traced.shapes[place]
             gate = Gate(shape[HEADS], dim=len(shape) + HEADS, theta=theta)
@@ -62,7 +63,7 @@ def _has_heads(traced: Traced, node: fx.Node) -> bool:
         node: The call.
     """
     shape = traced.shapes.get(node, torch.Size())
-    return len(shape) >= 4 and shape[HEADS] > 1 and has_examples(traced, node)
+    return len(shape) >= 4 and shape[HEADS] > 1
 
 
 def _values_of_groups(traced: Traced, node: fx.Node) -> fx.Node | None:

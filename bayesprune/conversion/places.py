@@ -12,7 +12,6 @@ from bayesprune.graph import Analysis, Traced
 from bayesprune.ops import operation_of
 from bayesprune.ops.grouped import is_depthwise
 from bayesprune.ops.sizes import is_shape
-from bayesprune.ops.ties import joined
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def _written(traced: Traced) -> list[tuple[list[Place], bool]]:
         traced: The network, without gates.
     """
     plan = Analysis(traced, {})
-    one = joined(plan.num_ids, plan.ties)
+    one = plan.one
     sums: set[int] = set()
     stays = [""] * plan.num_ids
     for node, step in plan.steps.items():
@@ -79,6 +78,7 @@ def _written(traced: Traced) -> list[tuple[list[Place], bool]]:
         if operation_of(node, traced.module(node)).adds and len(step.flows) > 1 and step.out is not None:
             sums.update(one[step.out.ids].tolist())
     found: dict[int, list[Place]] = {}
+    examples = of_examples(traced)
     for node in traced.graph.nodes:
         features = plan.known[node]
         module = traced.module(node)
@@ -86,14 +86,14 @@ def _written(traced: Traced) -> list[tuple[list[Place], bool]]:
             continue
         last = _chain_end(traced, node)
         ended = plan.known[last]
-        if ended is None or len(ended) < 2 or not has_examples(traced, last):
+        if ended is None or len(ended) < 2 or last not in examples:
             continue
         place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
     for key, places in found.items():
         end = _only_exit(traced, plan, places[0].node, one) if key in sums and len(places) == 1 else None
         ended = None if end is None else plan.known[end]
-        if end is not None and ended is not None and has_examples(traced, end):
+        if end is not None and ended is not None and end in examples:
             found[key] = [replace(places[0], node=end, dim=ended.axis)]
     return [(places, len(places) > 1 and key in sums) for key, places in found.items()]
 
@@ -115,15 +115,13 @@ def input_places(traced: Traced) -> list[Place]:
     return [place for place in found if place.size > 1]
 
 
-def has_examples(traced: Traced, node: fx.Node) -> bool:
-    """Whether a tensor is longer for more examples, as far as shapes are known: each of them has draws of its own.
-
-    Args:
-        traced: The network.
-        node: What gives the tensor.
-    """
-    several = traced.shapes_of_several.get(node)
-    return several is None or several[0] > traced.shapes[node][0]
+def of_examples(traced: Traced) -> set[fx.Node]:
+    """The calls whose results follow from what examples hold, each of which has draws of its own for a gate."""
+    found: set[fx.Node] = set()
+    for node in traced.graph.nodes:
+        if node.op == "placeholder" or (not is_shape(node) and not found.isdisjoint(node.all_input_nodes)):
+            found.add(node)
+    return found
 
 
 def mixes(module: nn.Module) -> bool:

@@ -16,7 +16,6 @@ from bayesprune.graph.rules import Rules
 from bayesprune.graph.tracing import Traced
 from bayesprune.layers import Gate
 from bayesprune.ops import Features, Step
-from bayesprune.ops.ties import joined
 
 
 class Analysis:
@@ -32,6 +31,7 @@ class Analysis:
         known: What is known of every tensor.
         ties: Pairs of equally long ids that are one physical entry each.
         num_ids: How many ids there are.
+        one: For each id the smallest one that is tied to it, shape ``(num_ids,)``.
         shared: For gates of several structures that are used in several places, the ids of these.
         put_off: Gates along other axes, which another plan must follow on its own: ``only`` of that.
         emptied: Layers that would be left without a single input, although something depends on them; one entry is
@@ -61,7 +61,7 @@ class Analysis:
         self.put_off = rules.following.put_off
         self.shared, self.num_ids = rules.shared, rules.following.num_ids
         self.ties = [tie for step in self.steps.values() for tie in step.ties]
-        self._one = joined(self.num_ids, self.ties)
+        self.one = rules.following.one
         self._keep = torch.zeros(self.num_ids, dtype=torch.bool)
         self._need_backward()
         self.emptied = self._find_emptied()
@@ -93,11 +93,11 @@ class Analysis:
 
     def stay(self, ids: Tensor) -> Tensor:
         """Which of these entries stay, bool."""
-        return self._keep[self._one[ids]]
+        return self._keep[self.one[ids]]
 
     def hold(self, ids: Tensor) -> None:
         """Let these entries stay; `complete` says what stays with them."""
-        self._keep[self._one[ids]] = True
+        self._keep[self.one[ids]] = True
 
     def _need_backward(self) -> None:
         """From the outputs back: what is needed and not constant stays."""

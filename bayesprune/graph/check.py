@@ -18,7 +18,6 @@ from bayesprune.graph.tracing import Traced, trace
 from bayesprune.layers import Gate, Residual, gates_of
 from bayesprune.ops import NEEDS_SHAPES, Features, Step, name_of, operation_of
 from bayesprune.ops.call import tensors_read
-from bayesprune.ops.ties import joined
 
 
 def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
@@ -79,7 +78,7 @@ def refused_gates(traced: Traced) -> dict[Gate, GateError]:
     while only is None or only:
         rules = Rules(traced, {}, only)
         known = _known(traced, rules)
-        one = joined(rules.following.num_ids, rules.following.ties)
+        one = rules.following.one
         for node in traced.graph.nodes:
             gate, features = traced.gate(node), known[node]
             if gate is None or gate in rules.following.put_off or (only is not None and gate not in only):

@@ -163,8 +163,7 @@ class Rules:
         made = target.startswith(MADE)
         if self.following.only is not None or owner in self.traced.fixed or made or not isinstance(tensor, Tensor):
             return Step()
-        holders = [name for name, p in self.traced.net.named_parameters(remove_duplicate=False) if p is tensor]
-        dim = None if len(holders) > 1 else self._dimension(node, tensor, known)
+        dim = None if id(tensor) in self.traced.tied else self._dimension(node, tensor, known)
         if dim is None:
             return Step()
         size = tensor.shape[dim]

@@ -34,8 +34,8 @@ class Traced:
         shapes: The shapes of tensors, with one example, as far as they are known from an example input.
         example: That example, if there is one.
         macs: Multiply-adds of operations with one example, if they were counted, see `pruning.meter.count_macs`.
-        moved: By the gates that are followed, what running calls gave and which are made with those that read them,
-            see `ops.call.Following`: it holds for as long as the graph stays as it is.
+        moved: By the gates that are followed, what running calls gave, by call and by what it depends on, and which
+            are made with those that read them, see `ops.call.Following`; as long as the graph stays as it is.
 
     Example:
         >>> traced = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))
@@ -49,9 +49,7 @@ class Traced:
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
     example: Inputs | None = None
     macs: dict[fx.Node, int] = field(default_factory=dict)
-    moved: dict[frozenset[tuple[Gate, int]] | None, tuple[dict[fx.Node, Any], set[fx.Node]]] = field(
-        default_factory=dict
-    )
+    moved: dict[frozenset[tuple[Gate, int]] | None, tuple[dict[Any, Any], set[fx.Node]]] = field(default_factory=dict)
 
     def learn_shapes(self, example: Inputs) -> None:
         """Note the shapes of all tensors for the first of these examples.
@@ -73,6 +71,12 @@ class Traced:
         except BayesPruneError:
             return {}
         return {**several, **{node: shape for node, shape in self.shapes.items() if node.op == "get_attr"}}
+
+    @cached_property
+    def tied(self) -> set[int]:
+        """The ids of parameters that have several names."""
+        names = Counter(id(p) for _, p in self.net.named_parameters(remove_duplicate=False))
+        return {each for each, count in names.items() if count > 1}
 
     @cached_property
     def constants(self) -> dict[fx.Node, Tensor]:

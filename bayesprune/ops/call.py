@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.layers import Gate
 from bayesprune.ops.features import Features, Step, barrier
+from bayesprune.ops.ties import joined
 
 Known = Mapping[fx.Node, Features | None]
 WALL = "through which a removed structure cannot be followed"
@@ -44,8 +45,21 @@ class Following:
     put_off: dict[Gate, int] = field(default_factory=dict)
     num_ids: int = 0
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    moved: dict[fx.Node, Any] = field(default_factory=dict)
+    moved: dict[Any, Any] = field(default_factory=dict)
     waiting: set[fx.Node] = field(default_factory=set)
+
+    _one: Tensor = field(default_factory=lambda: torch.arange(0))
+    _joined: int = 0
+
+    @property
+    def one(self) -> Tensor:
+        """For each id the smallest id that is tied to it so far, shape ``(num_ids,)``."""
+        new = self.ties[self._joined :]
+        if new or len(self._one) < self.num_ids:
+            before = torch.cat([self._one, torch.arange(len(self._one), self.num_ids)])
+            self._one = joined(self.num_ids, [(before[a], before[b]) for a, b in new])[before]
+            self._joined = len(self.ties)
+        return self._one
 
     def fresh(self, size: int) -> Tensor:
         """New ids for ``size`` physical entries."""

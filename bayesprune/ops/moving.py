@@ -29,7 +29,7 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
     if not call.several:
         return rule()
     read = tensors_read(call.node, call.known, call.shapes, call.following.waiting)
-    if all(call.known[tensor] is None for tensor in read):
+    if all(call.known[tensor] is None for tensor in read) or call.node in call.following.waiting:
         return Step()
     if call.node not in call.shapes:  # it gives several tensors; whoever picks from them is followed from here on
         followed = call.several() and _read_by_moves(call.node)
@@ -45,16 +45,19 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
     numbers, moved = Numbers(call, shapes), call.following.moved
     if call.node not in moved and _read_by_moves(call.node) and numbers.spread():
         call.following.waiting.add(call.node)
-    if call.node in call.following.waiting:
         return Step()
     if call.node not in moved:
-        moved[call.node] = numbers.with_fewer() or numbers.wanted()
+        form = numbers.form()
+        if form not in moved:
+            moved[form] = numbers.with_fewer() or numbers.wanted()
+        moved[call.node] = moved[form]
     found = moved[call.node]
     if not isinstance(found, list):
         return numbers.step(*found)
+    wanted = [list(numbers.sources)[place] for place in found]
     name = name_of([call.node, *(node for node in numbers.made() if node in call.following.waiting)][-1])
     reason = f"reaches {name}, which mixes entries, or would do something else to fewer (sizes written in forward)"
-    return Step(pins=found, reason=step.reason if said else reason)
+    return Step(pins=list(dict.fromkeys([*wanted, *call.node.all_input_nodes])), reason=step.reason if said else reason)
 
 
 def _read_by_moves(node: fx.Node) -> bool:

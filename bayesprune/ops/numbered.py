@@ -92,6 +92,28 @@ class Numbered:
         """Whether the call is given what a node computes, instead of being made with it."""
         return node in self.shapes and node not in self.call.following.waiting
 
+    def form(self) -> tuple[Any, ...]:
+        """All that the result and what may be left out depend on: calls of one form do the same to their numbers."""
+        made = list(dict.fromkeys(self.made()))
+        given = list(dict.fromkeys(source for node in made for source in node.all_input_nodes if source not in made))
+
+        def told(node: fx.Node) -> str:
+            return f"made {made.index(node)}" if node in made else f"given {given.index(node)}"
+
+        calls = [
+            (str(node.target), str(self.call.modules.get(node)), node in self.literals,
+             str(fx.node.map_arg((node.args, node.kwargs), told)))  # type: ignore[arg-type]
+            for node in made
+        ]  # fmt: skip
+        tensors = [
+            (tuple(self.shapes.get(node, ())), list(self.sources).index(node) if node in self.sources else _data(
+                self.call.constants.get(node)))
+            for node in given
+        ]  # fmt: skip
+        sources = [(tuple(self.shapes[node]), s.axis, s.length, _data(s.index)) for node, s in self.sources.items()]
+        together = self.call.following.one[self.ids].unique(return_inverse=True)[1]
+        return str(calls), str(tensors), str(sources), _data(together), tuple(self.call.shapes[self.call.node])
+
     def spread(self) -> bool:
         """Whether the entries lie along several dimensions of what the call gives."""
         moved = self.run()
@@ -142,3 +164,7 @@ class Numbered:
         shape[source.axis] = len(left)
         along = left.to(torch.float32).view(-1, *[1] * (len(shape) - source.axis - 1))
         return along.expand(shape).contiguous()
+
+
+def _data(tensor: Tensor | None) -> bytes:
+    return b"" if tensor is None else tensor.contiguous().numpy().tobytes()

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from bayesprune.errors import TraceError
 from bayesprune.ops.features import Features, Flow, Stay, Step
 from bayesprune.ops.joint import NOTHING, Joint, Ties, equal_rows, removals, slices_along
 from bayesprune.ops.literals import Literals, candidates
 from bayesprune.ops.numbered import UNKNOWN, Numbered, Source
-from bayesprune.ops.ties import joined
+from bayesprune.ops.ties import joined_within
 
 
 class Numbers(Numbered):
@@ -57,18 +57,18 @@ class Numbers(Numbered):
                     return Joint.of(axis, slices_along(real, axis)), ties
         return None
 
-    def wanted(self) -> list[fx.Node]:
-        """The tensors whose entries the call wants in place: with fewer of one of them it gives another result.
+    def wanted(self) -> list[int]:
+        """The tensors, by their places, whose entries the call wants: with fewer of one it gives another result.
 
         Of others it is given sizes that removal leaves alone.
         """
         moved, found = self.run(), []
-        for node, source in self.sources.items():
+        for place, source in enumerate(self.sources.values()):
             for places in (source.numbers[:1], source.numbers[-1:], source.numbers[1::2], source.numbers[1:]):
                 left = self.run(torch.isin(torch.arange(len(self.ids)), places))
                 if moved is None or left is None or not torch.equal(left, moved):
-                    found.append(node)
-        return list(dict.fromkeys([*found, *self.call.node.all_input_nodes]))
+                    found.append(place)
+        return list(dict.fromkeys(found))
 
     def _with_twins(self, real: Tensor | None) -> Tensor | None:
         """The call with every twin, for which numbers that are written out are doubled where that is right.
@@ -88,7 +88,7 @@ class Numbers(Numbered):
         return None
 
     def guesses(self, joint: Joint) -> Iterator[Ties]:
-        """Ties, besides those of entries that end up in one, with which the call may keep working on fewer of them.
+        """Ties of numbers, besides those of entries in one, with which the call may keep working on fewer of them.
 
         None; those of tensors with as many entries (whose sizes it is given, say); those of the equal parts of one.
         """
@@ -96,15 +96,14 @@ class Numbers(Numbered):
         moved = [s for s in self.sources.values() if bool(torch.isin(s.numbers, joint.number).any())]
         alike = [s for s in self.sources.values() if len(s.index) == len(moved[0].index) and s is not moved[0]]
         if alike:
-            first = self.ids[moved[0].numbers]
-            yield [(first, self.ids[s.numbers]) for s in alike]
+            yield [(moved[0].numbers, s.numbers) for s in alike]
         if len(moved) == 1:
-            ids = self.ids[moved[0].numbers]
-            written = [number for numbers in self.literals.values() for number in numbers]
-            several = [n for n in range(2, len(ids) // 2 + 1) if len(ids) % n == 0]
-            for parts in sorted(several, key=lambda n: n not in written and len(ids) // n not in written):
-                yield equal_rows(ids.view(parts, -1))
-                yield equal_rows(ids.view(-1, parts).T)
+            numbers = moved[0].numbers
+            written = [number for sizes in self.literals.values() for number in sizes]
+            several = [n for n in range(2, len(numbers) // 2 + 1) if len(numbers) % n == 0]
+            for parts in sorted(several, key=lambda n: n not in written and len(numbers) // n not in written):
+                yield equal_rows(numbers.view(parts, -1))
+                yield equal_rows(numbers.view(-1, parts).T)
 
     def adapts(self, moved: Tensor, joint: Joint, ties: Ties) -> bool:
         """Whether the call gives of fewer entries what is left of ``moved``, which it gives of all.
@@ -112,10 +111,10 @@ class Numbers(Numbered):
         Args:
             moved: Its result.
             joint: Which entries are in it where, if any are.
-            ties: Which go together, besides those that end up in one.
+            ties: Which numbers go together, besides those that end up in one.
         """
-        known = [*self.call.following.ties, *self._merged(joint), *ties]
-        one = joined(self.call.following.num_ids, known)[self.ids] + self.call.following.num_ids * self.twins
+        one = joined_within(self.call.following.one, self.ids, self._tied(joint, ties))
+        one = one + (one.max() + 1) * self.twins
         if any(len(s.index) > 1 and len(one[s.numbers].unique()) == 1 for s in self.sources.values()):
             return False
         tried = False
@@ -155,7 +154,7 @@ class Numbers(Numbered):
 
         Args:
             joint: Which numbers each slice holds.
-            ties: Which go together, besides those that end up in one.
+            ties: Which numbers go together, besides those that end up in one.
         """
         if not joint.size:
             return self._refitting(Step(), joint)
@@ -165,13 +164,13 @@ class Numbers(Numbered):
         out = Features(ids, self._value(joint), joint.axis, len(self.call.shapes[self.call.node]))
         flows = [flow for source in self.sources.values() for flow in _flows(source, joint)]
         holds = [ids[held]] if bool(held.any()) else []
-        step = Step(out, flows=flows, holds=holds, ties=[*self._merged(joint), *ties])
+        step = Step(out, flows=flows, holds=holds, ties=self._tied(joint, ties))
         return self._refitting(step, joint)
 
     def _refitting(self, step: Step, joint: Joint) -> Step:
         """The step, with the numbers that calls have to be written with once it is known which ids stay."""
-        real = self.run(self.twins)
-        if not self.literals or real is None:
+        real = self.run(self.twins) if self.literals else None
+        if real is None:
             return step
 
         def refit(stay: Stay) -> Literals:
@@ -191,10 +190,16 @@ class Numbers(Numbered):
         same = self.values[joint.number] == first[joint.place]
         return first.index_fill(0, joint.place[~same], torch.nan)
 
-    def _merged(self, joint: Joint) -> Ties:
-        """Entries in one slice go together."""
+    def _tied(self, joint: Joint, ties: Ties) -> Ties:
+        """The ids of entries in one slice, and of others that go together.
+
+        Args:
+            joint: Which numbers each slice holds.
+            ties: Which go together besides.
+        """
         again = (joint.place[1:] == joint.place[:-1]).nonzero()[:, 0]
-        return [(self.ids[joint.number[again]], self.ids[joint.number[again + 1]])] if len(again) else []
+        merged = [(joint.number[again], joint.number[again + 1])] if len(again) else []
+        return [(self.ids[first], self.ids[second]) for first, second in [*merged, *ties]]
 
 
 def _left(joint: Joint, gone: Tensor) -> Tensor:

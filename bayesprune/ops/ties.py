@@ -31,3 +31,17 @@ def joined(size: int, ties: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         one = one[one]
         if torch.equal(one, before):
             return one
+
+
+def joined_within(one: Tensor, ids: Tensor, ties: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """For each of some ids one number, the same for those that go together, shape that of ``ids``.
+
+    Args:
+        one: What `joined` gave for all ids.
+        ids: Some of them.
+        ties: Further pairs that go together.
+    """
+    sides = [one[side] for tie in ties for side in tie]
+    names, place = torch.cat([one[ids], *sides]).unique(return_inverse=True)
+    own, *rest = place.split([len(ids), *map(len, sides)])
+    return joined(len(names), list(zip(rest[::2], rest[1::2], strict=True)))[own]
