@@ -33,6 +33,8 @@ SMALLEST = (
 """The smallest of each family of torchvision's networks for classification and segmentation."""
 SIDES = {"inception_v3": 128, "maxvit_t": 224}
 SIDE = 64
+SHALLOW = "vit_h_14", "regnet_y_128gf"
+"""Networks of more than 600 million parameters: they are taken with two blocks, or two a stage, of their width."""
 CLASSES = 10
 HEAD = (
     *("network", "branches", "heads", "units", "MACs ruled", "by heads and units", "parameters left"),
@@ -81,13 +83,29 @@ def network(name: str) -> nn.Module:
     if name in models.list_models(module=models.segmentation):
         given["weights_backbone"] = None
     if name.startswith("vit_"):
-        given["image_size"] = SIDE - SIDE % 14 if name.endswith("14") else SIDE
+        given["image_size"] = SIDE
     if name in ("googlenet", "inception_v3"):
         given["init_weights"] = False
     torch.manual_seed(0)
-    model = models.get_model(name, **given).double().eval()
-    _livelier(model)
+    model = shallow(name) if name in SHALLOW else models.get_model(name, **given)
+    _livelier(model.double().eval())
     return model
+
+
+def shallow(name: str) -> nn.Module:
+    """One of `SHALLOW`.
+
+    Args:
+        name: Of the network.
+    """
+    from torchvision.models import VisionTransformer
+    from torchvision.models.regnet import BlockParams, RegNet
+
+    if name == "vit_h_14":
+        return VisionTransformer(SIDE - SIDE % 14, 14, 2, 16, 1280, 5120, num_classes=CLASSES)
+    blocks = BlockParams.from_init_params(27, w_0=456, w_a=160.83, w_m=2.52, group_width=264, se_ratio=0.25)
+    blocks.depths = [min(depth, 2) for depth in blocks.depths]
+    return RegNet(blocks, num_classes=CLASSES)
 
 
 def row_of(name: str, exported: bool) -> list[str]:
