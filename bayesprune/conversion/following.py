@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.conversion.known import Known, Seen, for_copy, holds_tensors, number_of
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import TraceError
 from bayesprune.graph.shapes import copies_of, does_not_go
-from bayesprune.graph.tracer import GateTracer, Value
+from bayesprune.graph.tracer import GateTracer
 from bayesprune.graph.tracing import line_of
 from bayesprune.ops.registry import UNKNOWN, operation_at
 
@@ -27,63 +28,6 @@ COPIES = 2, 3
 """Numbers of examples: what differs between them follows from the number of examples."""
 PICKS = operator.getitem, getattr, len, "size", "dim", "ndimension", "numel", "stride"
 """What reads sizes, or picks from what it is given: it follows from the number of examples if it differs with it."""
-SETTINGS = torch.device, torch.dtype, torch.layout, bool
-"""Kinds of attributes of tensors that are the same for all examples of one kind, and no values of a graph."""
-
-
-class Seen(NamedTuple):
-    """What a value of the graph is.
-
-    Attributes:
-        values: For each number of copies.
-        loose: Whether it is no tensor, and follows from the number of examples or from what tensors hold.
-        made: Whether it is a tensor that is made of sizes alone.
-    """
-
-    values: tuple[Any, ...]
-    loose: bool = False
-    made: bool = False
-
-
-class Known(Value):
-    """A value of a traced forward pass that is also known for some examples, if there is an example."""
-
-    seen: Seen | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.seen.values[0], name, None) if self.seen else None
-        if found is None or callable(found):
-            return super().__getattr__(name)
-        if isinstance(found, SETTINGS) or name == "ndim":
-            return found
-        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-
-    def plain(self, what: str) -> Any:
-        """What it is, for Python to go by.
-
-        Args:
-            what: What Python needs, for messages.
-        """
-        if self.seen is None or self.seen.loose or _holds_tensors(self.seen.values[0]):
-            raise fx.proxy.TraceError(f"{what} follows from what tensors hold, or from the number of examples")
-        return self.seen.values[0]
-
-    def __index__(self) -> int:
-        return operator.index(self.plain("a number"))
-
-    def __float__(self) -> float:
-        return float(self.plain("a number"))
-
-    def __len__(self) -> int:
-        lengths = {len(value) for value in self.seen.values} if self.seen else set()
-        if len(lengths) != 1:
-            raise fx.proxy.TraceError("a length is not known, or follows from the number of examples")
-        return lengths.pop()
-
-    def __iter__(self) -> Iterator[Any]:
-        if self.seen is None:
-            return super().__iter__()
-        return iter([self[place] for place in range(len(self))])  # type: ignore[index]
 
 
 class Follower(GateTracer):
@@ -93,14 +37,19 @@ class Follower(GateTracer):
 
     Args:
         example: Inputs; ``None`` to follow without.
+        sizes_given: Whether numbers that follow from sizes are those of the example wherever they are no sizes.
 
     Attributes:
         whole: By name of a module that could not be followed, why.
+        goes_by_sizes: Whether something was decided by sizes, so that the graph is for inputs of the example's.
+        asked: What was asked for its number since the latest call.
     """
 
-    def __init__(self, example: Inputs | None):
+    def __init__(self, example: Inputs | None, sizes_given: bool = False):
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.example, self.whole = example, dict[str, str]()
+        self.sizes_given, self.goes_by_sizes = sizes_given, False
+        self.asked: list[fx.Proxy] = []
         self._numbers: set[fx.Node] = set()
         self._attributes: dict[str, Any] = {}
 
@@ -111,6 +60,7 @@ class Follower(GateTracer):
         self.proxy_buffer_attributes = bool(self._given)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             graph = super().trace(root, *args, **kwargs)
+        self._decided(())
         for node in reversed(graph.nodes):
             if node in self._numbers and not node.users:
                 graph.erase_node(node)
@@ -172,7 +122,11 @@ class Follower(GateTracer):
         seen = self._seen(kind, target, args, kwargs) if self._given and kind != "placeholder" else None
         if seen is not None and target is torch._assert:
             return None  # it holds
-        if seen is not None and kind == "call_function" and isinstance(seen.values[0], Tensor) and seen.made:
+        if seen is not None and seen.made and self.sizes_given:  # it is the same in every pass
+            proxy: Any = self.proxy(self.create_arg(seen.values[0]))  # type: ignore[arg-type]
+            proxy.seen = Seen(seen.values)
+            return proxy
+        if seen is not None and target in ("dim", "ndimension"):
             return seen.values[0]
         if seen is not None and kind == "call_method" and target == "to":
             if all(new is old for new, old in zip(seen.values, args[0].seen.values, strict=True)):
@@ -181,12 +135,12 @@ class Follower(GateTracer):
             kwargs = {name: value for name, value in kwargs.items() if name != "device"}
         if seen is not None and isinstance(kwargs.get("device"), torch.device):
             kwargs = {**kwargs, "device": self._device()}
-        if seen is not None and _holds_tensors(seen.values[0]) and not _reads_sizes(kind, target):
-            args, kwargs = fx.node.map_aggregate((args, kwargs), _number)
-        proxy: Any = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        if self.sizes_given and seen and holds_tensors(seen.values[0]) and not _reads_sizes(kind, target):
+            args, kwargs = fx.node.map_aggregate((args, kwargs), number_of)
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         if seen is not None:
             proxy.seen = seen
-            if not _holds_tensors(seen.values[0]):
+            if not holds_tensors(seen.values[0]):
                 self._numbers.add(proxy.node)
         return None if seen is not None and seen.values[0] is None else proxy
 
@@ -234,6 +188,15 @@ class Follower(GateTracer):
         self._attributes = parameter_proxy_cache
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
+    def _decided(self, given: Sequence[fx.Proxy]) -> None:
+        """Note whether a number that was asked for decided something: it did not if torch looked at it to make a call.
+
+        Args:
+            given: What the call is given.
+        """
+        self.goes_by_sizes = self.goes_by_sizes or any(all(a is not b for b in given) for a in self.asked)
+        self.asked.clear()
+
     def _forget(self, nodes: Sequence[fx.Node]) -> None:
         """Take the latest calls back."""
         for name in [name for name, proxy in self._attributes.items() if proxy.node in nodes]:
@@ -252,19 +215,20 @@ class Follower(GateTracer):
         """
         met: list[fx.Proxy] = []
         fx.node.map_aggregate((args, kwargs), lambda a: met.append(a) if isinstance(a, fx.Proxy) else None)
+        self._decided(met)
         parts = [proxy.seen for proxy in met if isinstance(proxy, Known) and proxy.seen is not None]
         if len(parts) < len(met):
             return None
         values = []
         with self.paused():
             for i in range(len(COPIES)):
-                own = fx.node.map_aggregate((args, kwargs), _copy(i))
+                own = fx.node.map_aggregate((args, kwargs), for_copy(i))
                 values.append(self._computed(kind, target, *own))
-        if _holds_tensors(values[0]):
-            fixed = not any(part.loose or _holds_tensors(part.values[0]) for part in parts)
+        if holds_tensors(values[0]):
+            fixed = not any(part.loose or holds_tensors(part.values[0]) for part in parts)
             return Seen(tuple(values), made=bool(met) and fixed)
         differs = values[0] != values[1]
-        from_loose = any(part.loose or _holds_tensors(part.values[0]) for part in parts)
+        from_loose = any(part.loose or holds_tensors(part.values[0]) for part in parts)
         return Seen(tuple(values), differs or (from_loose and target not in PICKS))
 
     def _computed(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
@@ -298,25 +262,3 @@ def _reads_sizes(kind: str, target: Any) -> bool:
     """
     own = operation_at(target) if kind in ("call_function", "call_method") else UNKNOWN
     return own.moves or own.takes == "sizes"
-
-
-def _copy(place: int) -> Callable[[Any], Any]:
-    """What gives what a value is for one of `COPIES`.
-
-    Args:
-        place: Which.
-    """
-    return lambda value: value.seen.values[place] if isinstance(value, Known) and value.seen else value
-
-
-def _number(value: Any) -> Any:
-    """A number instead of what stands for it, if it follows from sizes alone."""
-    fixed = isinstance(value, Known) and value.seen is not None and not value.seen.loose
-    return value.seen.values[0] if fixed and isinstance(value.seen.values[0], (int, float)) else value
-
-
-def _holds_tensors(value: Any) -> bool:
-    """Whether a value is, or contains, a tensor."""
-    found: list[Tensor] = []
-    fx.node.map_aggregate(value, lambda part: found.append(part) if isinstance(part, Tensor) else None)
-    return bool(found)

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.conversion.following import Follower
+from bayesprune.conversion.inplace import work_out_of_place
 from bayesprune.conversion.windows import write_windows
 from bayesprune.conversion.written import write_out
-from bayesprune.data.inputs import as_inputs, tensors_of
-from bayesprune.errors import ConfigError, TraceError
+from bayesprune.data.inputs import as_inputs
+from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
-from bayesprune.graph.memory import own_memory
 from bayesprune.graph.rules import MADE
 from bayesprune.graph.tracing import fixed_modules
 from bayesprune.layers import Gate, Whole
@@ -43,7 +43,7 @@ def check_model(model: nn.Module) -> None:
         raise ConfigError("convert: the model is compiled by TorchScript; convert the module that it was compiled from")
     if callable(getattr(model, "gated_network", None)) or gates_of(model):
         raise ConfigError("convert: the network has gates already; pass one without, or go on with this one")
-    check_additions(model)
+    check_additions(model, followed=True)
 
 
 def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
@@ -64,24 +64,27 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     write_out(net, allowed)
     _keep_buffers(net)
     traced = _traced(net, example_input)
+    work_out_of_place(traced)
     for node in list(traced.graph.nodes):
-        own_memory(traced, node)
         if node.op == "call_function" and node.target in DROPOUTS:
             _dropout_module(traced, node)
         elif _hands_on(traced, node):
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             traced.graph.erase_node(node)
+        elif type(traced.module(node)) is nn.Unflatten:
+            _write_sizes(traced, node)
     _keep_constants(traced)
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
             traced.graph.erase_node(node)
+    traced.written = {node: node for node in traced.graph.nodes if node.op in ("call_function", "call_method")}
     return traced
 
 
 def _traced(net: nn.Module, example_input: Any) -> Traced:
     """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
-    The graph is for inputs of all sizes, unless it goes by those of the example because nothing else can be followed.
+    The graph is for inputs of all sizes, unless the forward pass decides something by them.
     Arguments that the example does not give are what they are by default, and are no inputs.
 
     Args:
@@ -89,15 +92,11 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
         example_input: As for `trace`.
     """
     example = None if example_input is None else as_inputs(example_input)
-    try:
-        traced = trace(net, example)
-        places = sum(node.op == "placeholder" for node in traced.graph.nodes)
-        if example is None or len(tensors_of(example)) == places:
-            return traced
-    except TraceError:
-        pass  # with values beside the graph more can be followed
     follower = Follower(example)
-    traced = trace(net, example, follower)
+    traced = trace(net, example_input, follower)
+    if follower.goes_by_sizes:  # nothing is lost by giving all of them
+        follower = Follower(example, sizes_given=True)
+        traced = trace(net, example_input, follower)
     for name, why in follower.whole.items():
         for node in traced.graph.nodes:
             if str(node.target).startswith(f"{name}.") and node.op in ("call_module", "get_attr"):
@@ -107,6 +106,19 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
         net.set_submodule(name, whole)
     traced.fixed = fixed_modules(net, traced.graph)
     return traced
+
+
+def _write_sizes(traced: Traced, node: fx.Node) -> None:
+    """Let a call of a method do what a module does, so that its sizes can be rewritten.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    module: Any = traced.module(node)
+    if isinstance(module.dim, int):
+        node.op, node.target = "call_method", "unflatten"
+        node.args = (node.args[0], module.dim, tuple(module.unflattened_size))
 
 
 def _keep_buffers(net: nn.Module) -> None:
@@ -123,9 +135,9 @@ def _hands_on(traced: Traced, node: fx.Node) -> bool:
         traced: The network.
         node: The call.
     """
-    module = traced.module(node)
-    drops = type(module) in DROPOUTS.values() and module.p > 0  # type: ignore[union-attr, operator]
-    return type(module) in (nn.Identity, *DROPOUTS.values()) and not drops and len(node.args) == 1
+    module: Any = traced.module(node)
+    nothing = type(module) is nn.Identity or (type(module) in DROPOUTS.values() and module.p == 0)
+    return bool(nothing) and len(node.args) == 1
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:

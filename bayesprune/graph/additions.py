@@ -10,6 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from bayesprune.errors import TraceError
+from bayesprune.graph.tracer import GateTracer
 
 HOOKS = {
     "_forward_hooks": "forward hook",
@@ -21,6 +22,7 @@ NORMS = {  # hooks that torch.nn.utils sets, with what takes them off again
     "WeightNorm": ("weight normalisation", "torch.nn.utils.remove_weight_norm(module)"),
     "SpectralNorm": ("spectral normalisation", "torch.nn.utils.remove_spectral_norm(module)"),
 }
+REPLACED = "a forward method set on the object", "write a class with this forward instead"
 
 
 _PART = re.compile(r"(?!__)\w[\w :/+-]{0,199}")
@@ -31,10 +33,15 @@ def is_plain_name(name: str) -> bool:
     return all(map(_PART.fullmatch, name.split("."))) and unicodedata.is_normalized("NFKC", name)
 
 
-def check_additions(net: nn.Module) -> None:
+def check_additions(net: nn.Module, *, followed: bool = False) -> None:
     """Refuse hooks, parametrised or masked weights, replaced forward methods, and layers that have no size yet.
 
     So are parts whose name torch.fx cannot write, or has taken: in a traced network something else is read under it.
+
+    Args:
+        net: The network.
+        followed: Whether calls of its modules are followed once and for all, so that a module may have chosen one of
+            its methods to be its forward pass.
 
     Raises:
         TraceError: for the first module of ``net`` that has one.
@@ -50,10 +57,15 @@ def check_additions(net: nn.Module) -> None:
             )
     for name, module in net.named_modules():
         found = _addition(module)
-        if found is not None:
+        if found is not None and not (followed and found is REPLACED and name and _chosen(module)):
             what, advice = found
             where = f"module {name!r}" if name else "the network"
             raise TraceError(f"{where} has {what}, which a smaller network would not keep; {advice}")
+
+
+def _chosen(module: nn.Module) -> bool:
+    """Whether the forward method that was set on a module is another method of it, and will be followed."""
+    return getattr(module.forward, "__self__", None) is module and not GateTracer().is_leaf_module(module, "")
 
 
 def _addition(module: nn.Module) -> tuple[str, str] | None:
@@ -75,7 +87,7 @@ def _addition(module: nn.Module) -> tuple[str, str] | None:
     if type(module).__module__.startswith(("torch.ao.", "torch.nn.quantized", "torch.nn.qat")):
         return f"quantised weights ({type(module).__name__})", "prune the network first and quantise it afterwards"
     if "forward" in vars(module):
-        return "a forward method set on the object", "write a class with this forward instead"
+        return REPLACED
     for attribute, kind in HOOKS.items():
         if getattr(module, attribute):
             return f"a {kind}", "remove it (handle.remove()), or write what it does into a module"

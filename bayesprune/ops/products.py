@@ -98,7 +98,7 @@ def summed(call: Call, given: dict[fx.Node, Features]) -> Step:
 
     Args:
         call: The call.
-        given: What is known of each.
+        given: The entries of each tensor.
     """
     first, *others = given.values()
     zero = torch.stack([x.value == 0 for x in given.values()]).any(0)

@@ -146,3 +146,52 @@ def test_what_a_whole_module_uses_stays() -> None:
     small = bp.compact(net, example_input=x)
     assert distance(small(x), net(x)) < 1e-12
     assert small.get_submodule("last.0").out_features < 6
+
+
+def test_a_method_that_a_module_has_chosen_for_its_forward_pass_is_followed() -> None:
+    class Chosen(Written):
+        def __init__(self) -> None:
+            super().__init__(lambda net, x: x)
+            self.forward = self.halved  # type: ignore[method-assign]
+
+        def halved(self, x: Tensor) -> Tensor:
+            return self.fc(self.act(self.conv(x)).mean((2, 3))) / 2
+
+    model, x = nn.Sequential(Chosen(), nn.Linear(2, 2)).double().eval(), torch.randn(2, 3, 5, 5).double()
+    net = bp.convert(model, example_input=x)
+    with torch.no_grad():
+        model[0].conv.weight.zero_()  # of which the copy is independent
+    assert not torch.equal(net(x), model(x))
+    assert set(gates_of(net)) == {"0.conv_gate", "0.fc.0_gate", "0.fc.2_gate"}
+    switch_off(net)
+    assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-12
+    with pytest.raises(TraceError, match="the network has a forward method set on the object"):
+        bp.convert(model[0], example_input=x)
+
+
+def over(net: Written, x: Tensor) -> Tensor:
+    x.mul_(2.0)
+    same = x
+    same.add_(x)
+    net.act(x.sub_(0.25))
+    return x.neg().relu_() + x
+
+
+def test_what_is_written_over_is_read_as_it_is_then() -> None:
+    class Over(Written):
+        def __init__(self) -> None:
+            super().__init__(over)
+            self.act = nn.ReLU(inplace=True)
+
+    model, x = Over().double().eval(), torch.randn(2, 3, 5, 5).double()
+    net = bp.convert(model, example_input=x)
+    assert torch.equal(net(x), model(x))
+    assert set(gates_of(net)) >= {"fc.0_gate"}
+
+
+@pytest.mark.parametrize(
+    "forward", [lambda net, x: (x[:, :2].mul_(2.0), x)[1], lambda net, x: x + net.scale.add_(1.0).sum()]
+)
+def test_writing_over_a_part_or_a_buffer_is_refused(forward: Callable[[Written, Tensor], Tensor]) -> None:
+    with pytest.raises(TraceError, match="works in place on a part of a tensor, or on a buffer, that is read again"):
+        bp.convert(Written(forward).eval(), example_input=torch.rand(2, 3, 5, 5))

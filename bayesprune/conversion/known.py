@@ -1,0 +1,93 @@
+"""What the values of a traced forward pass are for some examples, and what of that Python may go by."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from bayesprune.graph.tracer import Value
+
+SETTINGS = torch.device, torch.dtype, torch.layout, bool
+"""Kinds of attributes of tensors that are the same for all examples of one kind, and no values of a graph."""
+
+
+class Seen(NamedTuple):
+    """What a value of the graph is.
+
+    Attributes:
+        values: For each number of copies.
+        loose: Whether it is a number, or made of numbers, that follows from that of examples or from what tensors hold.
+        made: Whether it is a tensor that is made of sizes alone.
+    """
+
+    values: tuple[Any, ...]
+    loose: bool = False
+    made: bool = False
+
+
+class Known(Value):
+    """A value of a traced forward pass that is also known for some examples, if there is an example."""
+
+    seen: Seen | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.seen.values[0], name, None) if self.seen else None
+        if found is None or callable(found):
+            return super().__getattr__(name)
+        if isinstance(found, SETTINGS) or name == "ndim":
+            return found
+        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+    def plain(self, what: str) -> Any:
+        """What it is, for Python to go by.
+
+        Args:
+            what: What Python needs, for messages.
+        """
+        if self.seen is None or self.seen.loose or holds_tensors(self.seen.values[0]):
+            raise fx.proxy.TraceError(f"{what} follows from what tensors hold, or from the number of examples")
+        self.tracer.asked.append(self)  # type: ignore[attr-defined]
+        return self.seen.values[0]
+
+    def __index__(self) -> int:
+        return operator.index(self.plain("a number"))
+
+    def __float__(self) -> float:
+        return float(self.plain("a number"))
+
+    def __len__(self) -> int:
+        lengths = {len(value) for value in self.seen.values} if self.seen else set()
+        if len(lengths) != 1:
+            raise fx.proxy.TraceError("a length is not known, or follows from the number of examples")
+        return lengths.pop()
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.seen is None:
+            return super().__iter__()
+        return iter([self[place] for place in range(len(self))])  # type: ignore[index]
+
+
+def for_copy(place: int) -> Callable[[Any], Any]:
+    """What gives what a value is for one of `COPIES`.
+
+    Args:
+        place: Which.
+    """
+    return lambda value: value.seen.values[place] if isinstance(value, Known) and value.seen else value
+
+
+def number_of(value: Any) -> Any:
+    """A number instead of what stands for it, if it follows from sizes alone."""
+    fixed = isinstance(value, Known) and value.seen is not None and not value.seen.loose
+    return value.seen.values[0] if fixed and isinstance(value.seen.values[0], (int, float)) else value
+
+
+def holds_tensors(value: Any) -> bool:
+    """Whether a value is, or contains, a tensor."""
+    found: list[Tensor] = []
+    fx.node.map_aggregate(value, lambda part: found.append(part) if isinstance(part, Tensor) else None)
+    return bool(found)
