@@ -122,9 +122,10 @@ def export(
     folder: Folder,
     format: Annotated[str, typer.Option(help="safetensors, torch or onnx.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
+    round_to: Annotated[int, typer.Option(help="Widths are to be multiples of this: zeros fill them up.")] = 1,
 ) -> None:
     """Write the compacted network of a run in another format."""
-    export_network(folder, format, out)
+    export_network(folder, format, out, round_to)
     write(f"wrote {out}")
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
-from bayesprune.cli.config import RunConfig, short_name
+from bayesprune.cli.config import MOST, RunConfig, short_name
 from bayesprune.cli.folder import CHECKPOINT, MODEL, RELIABILITY
-from bayesprune.cli.posterior import read_posterior
+from bayesprune.cli.posterior import read_posterior, read_rounded
 from bayesprune.cli.record import CONFIG, check_run, read_config
 from bayesprune.cli.scoring import (
     BATCH,
@@ -220,26 +220,30 @@ def _picture() -> Iterator[None]:
         ) from error
 
 
-def export(folder: Path, form: str, out: Path) -> None:
+def export(folder: Path, form: str, out: Path, round_to: int) -> None:
     """Write the compacted network of a run in another format.
 
     Args:
         folder: Folder of the run.
         form: One of ``FORMATS``.
         out: File to write.
+        round_to: Of what widths are to be multiples.
 
     Raises:
         BayesPruneError: for an unknown format, a file that exists or cannot be written, or a run without a network.
     """
     if form not in FORMATS:
         raise ConfigError(f"--format {form}: unknown; known are {', '.join(FORMATS)}")
+    whole("--round-to", round_to, 1, MOST)
     with file_errors("write", out):
         if out.exists():
             raise ConfigError(f"--out {out} exists; choose another name, or delete it first")
     _, shape, run = read_config(folder)
     network = _network(folder, run)
     example = torch.zeros(2, *shape)
-    _num_outputs(network, example, folder)
+    outputs = _num_outputs(network, example, folder)
+    if round_to > 1:
+        network = read_rounded(folder, outputs, round_to)
     with file_errors("write", out):
         if form == "safetensors":
             save(network, out)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.cli.config import RunConfig
 from bayesprune.cli.folder import CHECKPOINT
@@ -16,7 +17,7 @@ from bayesprune.conversion.weights import TrainedWeights
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import CheckpointError, GateError
 from bayesprune.infer import BayesianNet, Categorical
-from bayesprune.pruning import compact
+from bayesprune.pruning import compact, shrink
 from bayesprune.schema import Mismatch, shaped
 from bayesprune.training.state import Checkpoint
 
@@ -70,6 +71,48 @@ def read_posterior(folder: Path, num_classes: int) -> BayesianNet:
         ConfigError: if ``folder`` is not that of a run.
         CheckpointError: if it has no checkpoint, or one that is damaged or of another run.
     """
+    with _at_start(folder, num_classes) as (net, state):
+        left = compact_posterior(net.eval())
+        shaped(left.net.state_dict())(state.tensors, "tensors")
+        left.net.load_state_dict(state.tensors)
+    return compact_posterior(left)
+
+
+def read_rounded(folder: Path, num_classes: int, multiple: int) -> nn.Module:
+    """The compacted network of a run with widths that are multiples of a number: zeros stand for what the run removed.
+
+    Args:
+        folder: Folder of the run.
+        num_classes: Number of outputs of its network.
+        multiple: See `compact`.
+
+    Raises:
+        BayesPruneError: as `read_posterior`.
+    """
+    with _at_start(folder, num_classes) as (net, state):
+        off = {name: theta == 0 for name, theta in net.by_gate(net.theta.detach()).items()}
+        smaller, index = shrink(net.net, off, may_empty=True)
+        shaped(smaller.state_dict())(state.tensors, "tensors")
+        for name, value in net.net.state_dict().items():
+            value.zero_()
+            if name in index.kept:
+                places = index.select(name, torch.arange(value.numel()).view(value.shape))
+                value.view(-1)[places.flatten()] = state.tensors[name].flatten()
+        return compact(net.eval(), round_to=multiple)
+
+
+@contextmanager
+def _at_start(folder: Path, num_classes: int) -> Iterator[tuple[BayesianNet, Checkpoint]]:
+    """The network as a run began, with the gates on that are left, and the last checkpoint, which fits it.
+
+    Args:
+        folder: Folder of the run.
+        num_classes: Number of outputs of its network.
+
+    Raises:
+        ConfigError: if ``folder`` is not that of a run.
+        CheckpointError: if it has no checkpoint, or one that is damaged or of another run.
+    """
     config, shape, run = read_config(folder)
     path = folder / CHECKPOINT
     state = Checkpoint.read(path)
@@ -77,15 +120,12 @@ def read_posterior(folder: Path, num_classes: int) -> BayesianNet:
     try:
         net = new_net(config, shape, num_classes, state.num_data)
         _switch(net, state.origin)
-        left = compact_posterior(net.eval())
-        shaped(left.net.state_dict())(state.tensors, "tensors")
-        left.net.load_state_dict(state.tensors)
+        yield net, state
     except (Mismatch, GateError, KeyError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is not the checkpoint of this run: it does not fit the network and the options in config.json; "
             "bring back the one that belongs to it, or train anew in another folder"
         ) from error
-    return compact_posterior(left)
 
 
 @torch.no_grad()

@@ -158,7 +158,7 @@ def mixes_values(traced: Traced, node: fx.Node) -> bool:
         own = operation_of(weights, traced.module(weights))
         if own.kind == "softmax":
             return True
-        if not own.pointwise or len(weights.all_input_nodes) != 1:
+        if not (own.pointwise or own.kind == "format") or len(weights.all_input_nodes) != 1:
             break
         weights = weights.all_input_nodes[0]
     return False

@@ -148,7 +148,8 @@ def _only_exit(traced: Traced, plan: Analysis, node: fx.Node, one: Tensor) -> fx
     own = entries(node)
     assert own is not None
     known = {each: ids for each in traced.graph.nodes if each.op != "get_attr" and (ids := entries(each)) is not None}
-    inside = {each for each, ids in known.items() if torch.equal(ids, own)}
+    plain = [each for each in known if plan.known[each].layout == "plain"]  # type: ignore[union-attr]
+    inside = {each for each in plain if torch.equal(known[each], own)}
     exits = [each for each in inside if any(user not in inside and not is_shape(user) for user in each.users)]
     return exits[0] if len(exits) == 1 else None
 

@@ -47,7 +47,9 @@ def check_model(model: nn.Module) -> None:
 
 
 def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
-    """A copy of a model in eval mode, with its graph, in which nothing works in place and every call does something.
+    """A model in eval mode with its graph, in which nothing works in place and every call does something.
+
+    Its modules are others than the model's; its parameters are the same, so it is there to be copied.
 
     Args:
         model: The model; it is not touched.
@@ -57,7 +59,7 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     Raises:
         TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
     """
-    net = copy.deepcopy(model).eval()
+    net = copy.deepcopy(model, {id(held): held for held in (*model.parameters(), *model.buffers())}).eval()
     write_windows(net)
     write_out(net, allowed)
     _keep_buffers(net)
@@ -69,10 +71,13 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
         elif _hands_on(traced, node):
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             traced.graph.erase_node(node)
+        elif type(traced.module(node)) is nn.Unflatten:
+            _write_sizes(traced, node)
     _keep_constants(traced)
     for node in reversed(traced.graph.nodes):
         if node.target is operator.getitem and not node.users:  # what is unpacked and not used
             traced.graph.erase_node(node)
+    traced.written = {node: node for node in traced.graph.nodes if node.op in ("call_function", "call_method")}
     return traced
 
 
@@ -101,6 +106,19 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
         net.set_submodule(name, whole)
     traced.fixed = fixed_modules(net, traced.graph)
     return traced
+
+
+def _write_sizes(traced: Traced, node: fx.Node) -> None:
+    """Let a call of a method do what a module does, so that its sizes can be rewritten.
+
+    Args:
+        traced: The network.
+        node: The call.
+    """
+    module: Any = traced.module(node)
+    if isinstance(module.dim, int):
+        node.op, node.target = "call_method", "unflatten"
+        node.args = (node.args[0], module.dim, tuple(module.unflattened_size))
 
 
 def _keep_buffers(net: nn.Module) -> None:

@@ -162,7 +162,8 @@ class _Axis:
         operation, step = operation_of(module), self.plan.steps[node]
         if operation.parts is None or (step.out is None and not step.reads):
             return
-        parts, layer = operation.parts(module), getattr(module, "weight", torch.zeros(0)).dim() > 1
+        parts = operation.parts(module)
+        layer = "in" in parts.sizes.values() or getattr(module, "weight", torch.zeros(0)).dim() > 1
         ids: dict[str | None, Tensor] = {}
         for attribute, role in parts.sizes.items():
             source = node if role == "out" else node.all_input_nodes[0]

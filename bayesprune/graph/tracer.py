@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from inspect import unwrap
 from typing import Any
 
 from torch import fx, nn
@@ -40,6 +41,29 @@ class Value(fx.Proxy):
         return self._inplace(operator.itruediv, other)
 
 
+@contextmanager
+def _lengths(root: Any) -> Iterator[None]:
+    """A context in which ``len`` of a traced value is one too, wherever a forward pass of the network is written.
+
+    Args:
+        root: The network.
+    """
+
+    def length(x: Any) -> Any:
+        return x.tracer.create_proxy("call_function", len, (x,), {}) if isinstance(x, fx.Proxy) else len(x)
+
+    passes = {unwrap(type(module).forward) for module in root.modules()} if isinstance(root, nn.Module) else set()
+    rooms = {id(room): room for each in passes if (room := getattr(each, "__globals__", None)) is not None}
+    own = [room for room in rooms.values() if "len" not in room and not room.get("__name__", "").startswith("torch.")]
+    for room in own:
+        room["len"] = length
+    try:
+        yield
+    finally:
+        for room in own:
+            del room["len"]
+
+
 class GateTracer(fx.Tracer):
     """Traces through user modules and `layers.Residual`.
 
@@ -56,7 +80,8 @@ class GateTracer(fx.Tracer):
             self._thread = threading.get_ident()
             self._readers: list[Reader] = []
             self._opened: list[fx.Node] = []
-            graph = super().trace(*args, **kwargs)
+            with _lengths(args[0] if args else kwargs["root"]):
+                graph = super().trace(*args, **kwargs)
             for node in self._opened:  # the last call of a function, which fx takes for that of the function itself
                 node.meta.pop("is_wrapped", None)
             return graph

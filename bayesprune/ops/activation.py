@@ -157,7 +157,7 @@ register(
     Operation(
         name="another format of numbers",
         methods=("double", "float", "half", "to"),
-        pointwise=True,
+        kind="format",
         entries=lambda call: same(call.source, call.x, zeros_alone(call.x.value)),
         takes="sizes",
         memory="view",

@@ -12,9 +12,6 @@ from torch import Tensor, fx, nn
 
 from bayesprune.ops.registry import Gives, Memory, Operation, never, register
 
-RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-CELL = ("input_size", "hidden_size", "bias")
-EMBEDDING = ("num_embeddings", "embedding_dim", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 LP_POOL = ("norm_type", "kernel_size", "stride", "ceil_mode")
 ATTENTION = {
     **{name: name for name in ("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")},
@@ -84,14 +81,6 @@ def _chosen(node: fx.Node, module: nn.Module | None) -> Any:
 
 
 _layers(nn.Bilinear, arguments=("in1_features", "in2_features", "out_features", "bias"))
-_layers(nn.Embedding, arguments=EMBEDDING)
-_layers(nn.EmbeddingBag, arguments=(*EMBEDDING, "mode", "include_last_offset"))
-_layers(nn.LSTM, arguments=(*RECURRENT, "proj_size"), gives=("tensor", ["tensor"]), random=_drops)
-_layers(nn.GRU, arguments=RECURRENT, gives=("tensor", "tensor"), random=_drops)
-_layers(nn.RNN, arguments=(*RECURRENT, "nonlinearity"), gives=("tensor", "tensor"), random=_drops)
-_layers(nn.LSTMCell, arguments=CELL, gives=["tensor"])
-_layers(nn.GRUCell, arguments=CELL)
-_layers(nn.RNNCell, arguments=(*CELL, "nonlinearity"))
 _layers(nn.MultiheadAttention, arguments=ATTENTION, gives=["tensor"], random=_drops)
 _layers(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, arguments=TRANSFORMER)
 _layers(nn.LPPool1d, nn.LPPool2d, arguments=LP_POOL)
@@ -137,5 +126,4 @@ _calls(
     "add_ div_ masked_fill_ mul_ squeeze_ sub_ unsqueeze_ zero_",
     Tensor,
 )
-register(Operation(name="len", functions=(len,), files=True, gives="number"))
 register(Operation(name="unfold", functions=(F.unfold,), files=True))

@@ -94,7 +94,12 @@ def alone(call: Call, node: fx.Node, place: int, others: list[fx.Node]) -> Step:
 
 
 def summed(call: Call, given: dict[fx.Node, Features]) -> Step:
-    """Tensors whose entries go together are multiplied and summed over."""
+    """Tensors whose entries go together are multiplied and summed over.
+
+    Args:
+        call: The call.
+        given: The entries of each tensor.
+    """
     first, *others = given.values()
     zero = torch.stack([x.value == 0 for x in given.values()]).any(0)
     reason = f"{call.name} adds it to what is left"

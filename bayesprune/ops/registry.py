@@ -13,7 +13,16 @@ from bayesprune.ops.features import Step
 
 Takes = Literal["tensor", "sizes", "anything"]
 Kind = Literal[
-    "sum", "difference", "product", "normalisation", "extremum", "product of matrices", "attention", "softmax", ""
+    "sum",
+    "difference",
+    "product",
+    "normalisation",
+    "extremum",
+    "product of matrices",
+    "attention",
+    "softmax",
+    "format",
+    "",
 ]
 Memory = Literal["own", "view", ""]
 Role = Literal["in", "out", "place", None]

@@ -23,6 +23,8 @@ def is_shape(node: fx.Node) -> bool:
         return node.target in ("size", "dim")
     if node.target is getattr:
         return node.args[1] not in TRANSPOSED
+    if node.target is len:
+        return True
     return node.target is operator.getitem and isinstance(node.args[0], fx.Node) and is_shape(node.args[0])
 
 
@@ -30,7 +32,7 @@ def is_batch_size(argument: Any) -> bool:
     """Whether an argument is the first size of a tensor: ``x.size(0)`` or ``x.shape[0]``."""
     if not isinstance(argument, fx.Node) or not is_shape(argument):
         return False
-    return bool(argument.args[1:] == (0,))
+    return argument.target is len or bool(argument.args[1:] == (0,))
 
 
 def read_sizes(call: Call) -> Step:
@@ -61,7 +63,7 @@ def _only_moves(node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> bool:
 
 def _keeps_shape_free(node: fx.Node) -> bool:
     """Whether a call that reads a shape works for any number of features: it reads the batch size, or no size."""
-    if node.target is operator.getitem or node.target == "dim":
+    if node.target in (operator.getitem, len, "dim"):
         return True
     if node.target is getattr and node.args[1] != "shape":
         return node.args[1] in ("dtype", "device", "ndim")
@@ -109,6 +111,7 @@ def _kind_of_sizes(node: fx.Node, module: Any) -> Any:
 register(
     Operation(
         name="size",
+        functions=(len,),
         methods=("size", "dim"),
         entries=read_sizes,
         takes="anything",

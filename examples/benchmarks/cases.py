@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from experiment import reduced
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from torchvision.models import mobilenet_v2
 
 import bayesprune as bp
-from bayesprune.cli.network import TORCHVISION, named_network
 from bayesprune.data import Augment, EpochLoader, Splits
 from bayesprune.data.images import Images, Raw, make_splits
 from bayesprune.infer import Categorical
@@ -30,7 +32,7 @@ class Case:
 
     Attributes:
         title: What it is called in tables.
-        net: One of `bayesprune.networks.NETWORKS`, or ``torchvision:NAME``, which is converted.
+        net: One of ``NETS``.
         data: Name of its data set.
         epochs: Length of its runs.
         limit: Number of training images, ``None`` for all.
@@ -38,6 +40,8 @@ class Case:
         width: Channels of its first stage, ``None`` for the network's own.
         inputs: Whether its inputs have gates.
         budget: What may be left of it, as ``--budget`` takes it; ``None`` for the recommended price.
+        recipe: What is otherwise than recommended.
+        schedule: What is otherwise than the phases of a run are by default.
     """
 
     title: str
@@ -49,6 +53,8 @@ class Case:
     width: int | None = None
     inputs: bool = False
     budget: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, float] = field(default_factory=dict)
 
 
 CASES = {
@@ -61,11 +67,35 @@ CASES = {
     "lenet5-bypass": Case("LeNet-5 with by-passes, 10,000 of MNIST", "lenet5-bypass", "mnist", 10, 10_000),
     "vgg16": Case("VGG16, width 8, 6,000 of MNIST", "vgg16", "mnist", 10, 6_000, width=8),
     "mobilenet": Case(
-        "MobileNetV2 converted, 8,000 of CIFAR-10", "torchvision:mobilenet_v2", "cifar10", 12, 8_000, budget="macs=0.5"
+        "MobileNetV2 converted, 6,000 of CIFAR-10",
+        "mobilenet_v2",
+        "cifar10",
+        6,
+        6_000,
+        budget="macs=0.5",
+        recipe={"batch_size": 64, "lr": 3e-3, "optimizer": "adam"},
+        schedule={"sample_from": 0.45, "settle_from": 0.55, "fine_tune_from": 0.7},
     ),
 }
 ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16", "mobilenet")
 """Those that are trained only where they are asked for by name."""
+
+
+def mobilenet(input_shape: Sequence[int], num_classes: int) -> nn.Module:
+    """Torchvision's MobileNetV2, half as wide, converted; all gates are on until they are learned.
+
+    As is usual for images of 32 x 32, its first convolution has stride 1.
+
+    Args:
+        input_shape: ``(3, height, width)``.
+        num_classes: Number of outputs.
+    """
+    net = mobilenet_v2(num_classes=num_classes, width_mult=0.5)
+    net.features[0][0].stride = (1, 1)
+    return bp.convert(net, example_input=torch.zeros(2, *input_shape), theta=1.0)
+
+
+NETS = {**NETWORKS, "mobilenet_v2": mobilenet}
 
 
 @dataclass(frozen=True)
@@ -82,10 +112,8 @@ class Setting:
 
     def gated(self) -> nn.Module:
         """The gated network, initialised from torch's global random state."""
-        if self.case.net.startswith(TORCHVISION):
-            return named_network(self.case.net, self.splits.input_shape, self.splits.num_classes)
         extra = {} if self.case.width is None else {"width": self.case.width}
-        return NETWORKS[self.case.net](self.splits.input_shape, self.splits.num_classes, **extra)
+        return NETS[self.case.net](self.splits.input_shape, self.splits.num_classes, **extra)
 
     def plain(self) -> nn.Module:
         """The same network with the same initial weights, without gates."""
@@ -100,15 +128,15 @@ class Setting:
 
     @cached_property
     def recipe(self) -> bp.training.Recipe:
-        """What is recommended for the network."""
+        """What is recommended for the network, but for what the case has otherwise."""
         with torch.random.fork_rng(devices=[]):
-            return bp.recommended(self.gated())
+            return replace(bp.recommended(self.gated()), **self.case.recipe)
 
     @property
     def settings(self) -> Settings:
-        """How `fit` trains it: what is recommended, and under the budget of the case if it has one."""
+        """How `fit` trains it: by the recipe, under the budget of the case if it has one, in its phases."""
         budget = None if self.case.budget is None else Budget.parse(self.case.budget)
-        return self.recipe.settings(budget=budget)
+        return self.recipe.settings(budget=budget, schedule=dict(self.case.schedule))
 
     @property
     def example(self) -> torch.Tensor:

@@ -4,15 +4,17 @@
     python examples/benchmarks/run.py digits lenet300-20k --repeats 3 --validate --data-dir DIR --out OUT
     python examples/benchmarks/run.py resnet20 --data imagefolder:PATH --out OUT
     python examples/benchmarks/run.py lenet5-bypass vgg16 --data-dir DIR --out OUT
+    python examples/benchmarks/run.py mobilenet --data imagefolder:PATH --only dense,self-pruned --repeats 1 --out OUT
     python examples/benchmarks/run.py --smoke --out OUT
 
 For each network, in turn in one process and one thread, with the batch size, learning rate, weight decay and smoothing
 of labels that are recommended for it: *dense*, without gates in a plain PyTorch loop; *self-pruned*, by `fit` with
-nothing but its defaults; *scratch*, the network that this left, from fresh weights, for as many epochs; *scratch, equal
-compute*, for as many epochs as the multiply-adds allow that the self-pruned run was charged; *scratch, second rise*, by
-the learning rates of the self-pruned run; *random inputs*, where inputs have gates, a network of the same widths with
-inputs chosen at random. Times are processor times, ratios those of
-runs of one seed. Where the self-pruned run's time goes is counted in a run of its own.
+nothing but its defaults, unless the case has a budget or phases of its own; *scratch*, the network that this left,
+from fresh weights, for as many epochs; *scratch, equal compute*, for as many epochs as the multiply-adds allow that the
+self-pruned run was charged; *scratch, second rise*, by the learning rates of the self-pruned run; *random inputs*,
+where inputs have gates, a network of the same widths with inputs chosen at random. Times are processor times, ratios
+those of runs of one seed. Where the self-pruned run's time goes is counted in a run of its own. ``--only`` names the
+runs that are wanted.
 
 Every run leaves a file in OUT when it is done and is not made again; OUT/result.json holds all that is printed.
 ``--validate`` scores training images that are held out instead of the test images. Five repeats of all cases but
@@ -24,7 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -47,13 +49,16 @@ def main() -> None:
     parts: dict[str, tuple[Setting, Breakdown]] = {}
     for name in options.cases:
         setting = _setting(options, name)
-        folder = options.out / name
-        runs[name] = setting, _outcomes(setting, folder, range(options.repeats))
-        parts[name] = setting, _breakdown(Run(setting, 0, folder / "breakdown"), folder / "breakdown.json")
+        folder, roles = options.out / name, options.only or roles_of(setting)
+        runs[name] = setting, _outcomes(setting, folder, roles, range(options.repeats))
+        if not options.only:
+            parts[name] = setting, _breakdown(Run(setting, 0, folder / "breakdown"), folder / "breakdown.json")
         write_json(options.out / "result.json", _content(options, runs, parts))
     scored = "held-out training" if options.validate else "test"
     print(f"\nWhole runs, {options.repeats} a line, scored on {scored} images\n\n{runs_table(runs)}")
     print(f"\nAccuracy, and time over that of dense training\n\n{short_table(runs)}")
+    if not parts:
+        return
     print(f"\nWhere the time of a self-pruned run goes\n\n{breakdown_table(parts)}")
     phases = {name: (setting, one, runs[name][1]) for name, (setting, one) in parts.items()}
     print(f"\nAn epoch of it, by the phase that it ends in\n\n{phases_table(phases)}")
@@ -69,16 +74,23 @@ def _warm_up() -> None:
 
 def _setting(options: argparse.Namespace, name: str) -> Setting:
     """The case of that name, refused where OUT holds runs of it that were made in another way."""
-    case = shorter(CASES[name], options.epochs, options.data if name == "resnet20" else None)
+    case = shorter(CASES[name], options.epochs, options.data if CASES[name].data == "cifar10" else None)
     setting = prepare(case, options.data_dir, options.validate)
     how = asdict(case) | {"validate": options.validate, "recipe": asdict(setting.recipe)}
     same_as_before(options.out / name / "case.json", how)
     return setting
 
 
-def _outcomes(setting: Setting, folder: Path, seeds: Iterable[int]) -> Found:
-    """Every run of a case, those of one seed in turn."""
-    found: Found = {role: [] for role in roles_of(setting)}
+def _outcomes(setting: Setting, folder: Path, roles: Sequence[str], seeds: Iterable[int]) -> Found:
+    """Every run of a case, those of one seed in turn.
+
+    Args:
+        setting: The case.
+        folder: Where its runs are.
+        roles: Those that are run.
+        seeds: Their seeds.
+    """
+    found: Found = {role: [] for role in roles}
     for seed in seeds:
         for role, ones in found.items():
             one = outcome(Run(setting, seed, folder / f"seed{seed}"), role)
@@ -127,6 +139,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="instead of the case's")
     parser.add_argument("--data-dir", default="data", help="folder of torchvision's data sets")
     parser.add_argument("--data", help="imagefolder:PATH instead of cifar10")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), help="of dense,self-pruned,scratch; all by default"
+    )
     parser.add_argument("--validate", action="store_true", help="score training images that are held out")
     parser.add_argument("--out", type=Path, required=True, help="folder of finished runs and result.json")
     parser.add_argument("--smoke", action="store_true", help="a small case of digits, to see that all of it runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -84,7 +85,7 @@ def test_every_case_builds_the_network_that_it_names(bench: Any) -> None:
         shape = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 16, 16)}[case.data]
         setting = bench.cases.Setting(case, SimpleNamespace(input_shape=shape, num_classes=10, train=range(64)))
         gated = setting.gated()
-        assert case.inputs == (any(gate.size == 64 or gate.size == 784 for gate in bp.layers.gates_of(gated).values()))
+        assert case.inputs == (any(gate.size == math.prod(shape) for gate in bp.layers.gates_of(gated).values()))
         assert bp.cost(gated, setting.example) == setting.whole, name
         assert setting.optimizer(setting.plain()).param_groups[0]["lr"] == setting.recipe.lr
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from bayesprune.data import load
 from bayesprune.pruning import load as load_network
@@ -90,6 +91,22 @@ def test_an_exported_network_gives_the_same_outputs(finished: Path, tmp_path: Pa
         onnxruntime = pytest.importorskip("onnxruntime")
         actual = torch.from_numpy(onnxruntime.InferenceSession(out).run(None, {"input": x.numpy()})[0])
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_widths_are_rounded_with_zeros_for_what_the_run_removed(finished: Path, tmp_path: Path):
+    out, x = tmp_path / "m.safetensors", load("digits", limit=600).test[:5][0]
+    small = load_network(finished / "model.safetensors")
+    verify_done("export", finished, "--format", "safetensors", "--round-to", "8", "--out", out)
+    rounded = load_network(out)
+    torch.testing.assert_close(rounded(x), small(x), rtol=1e-5, atol=1e-5)
+    before, after = ([part for part in net.modules() if isinstance(part, nn.Linear)] for net in (small, rounded))
+    for mine, theirs in zip(after, before, strict=True):
+        assert mine.in_features == -(-theirs.in_features // 8) * 8
+        assert mine.out_features in (-(-theirs.out_features // 8) * 8, 10)
+    assert any(mine.in_features > theirs.in_features for mine, theirs in zip(after, before, strict=True))
+    (finished / "checkpoint.pt").unlink()
+    verify_refused("export", finished, "--format", "torch", "--round-to", "8", "--out", "m.pt2", says=("checkpoint",))
+    verify_refused("export", finished, "--format", "torch", "--round-to", "0", "--out", "m.pt2", says=("--round-to",))
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_views_of_outputs() -> None:
 def test_undeclared_views_are_never_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Method, "view", lambda *_: pytest.fail("called"))
     for name in NAMES:
-        train(name, epochs=1, **({"settings": Settings(lr=0.02)} if name == "svi" else {}))
+        train(name, epochs=3, **({"settings": Settings(lr=0.02)} if name == "svi" else {}))
 
 
 def test_masks_are_lifted() -> None:

@@ -20,6 +20,8 @@ BUILT: dict[type[nn.Module], Callable[[], nn.Module]] = {
     **{kind: lambda kind=kind: kind(4, affine=True, track_running_stats=True) for kind in (
         nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
     )},
+    nn.Embedding: lambda: nn.Embedding(3, 4), nn.EmbeddingBag: lambda: nn.EmbeddingBag(3, 4),
+    nn.LSTM: lambda: nn.LSTM(3, 4), nn.GRU: lambda: nn.GRU(3, 4), nn.RNN: lambda: nn.RNN(3, 4),
     nn.Linear: lambda: nn.Linear(3, 4), layers.Linear: lambda: layers.Linear(3, 4, gate="unit"),
     **{kind: lambda kind=kind: kind(3, 4, 2) for kind in (
         nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, layers.Conv1d,
@@ -27,9 +29,9 @@ BUILT: dict[type[nn.Module], Callable[[], nn.Module]] = {
     )},
 }  # fmt: skip
 """One module of every class that has parts; those with Normal weights are made of them."""
-GIVEN: dict[str, tuple[Any, ...]] = {
+GIVEN: dict[str, tuple[float, ...]] = {
     "pow": (2,), "_threshold": (0.1, 0.2), "Threshold": (0.1, 0.2), "clamp": (0.2, 0.6),
-    "clamp_min": (0.3,), "clamp_max": (0.3,), "to": (torch.float32,),
+    "clamp_min": (0.3,), "clamp_max": (0.3,),
 }  # fmt: skip
 """By name of a class, function or method, the numbers that it needs."""
 
@@ -105,7 +107,7 @@ def test_every_class_with_parts_is_tried() -> None:
 
 
 PARTED = with_parts()
-FOLDING = [module for module in PARTED if operation_of(module).fold is not None]
+FOLDING = [m for m in PARTED if operation_of(m).fold is not None and not isinstance(m, nn.RNNBase)]
 
 
 @pytest.mark.parametrize("module", PARTED, ids=lambda m: type(m).__name__)

@@ -1,0 +1,35 @@
+"""Which entries of a weight are smallest: what methods that mask weights have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def smallest(values: Tensor, count: int) -> Tensor:
+    """Which ``count`` of the values along the last dimension are smallest, bool; of equal ones the first.
+
+    Args:
+        values: Shape ``(..., n)``.
+        count: How many, from 0 to n.
+
+    Example:
+        >>> smallest(torch.tensor([0.1, 0.4, 0.1]), 1)
+        tensor([ True, False, False])
+    """
+    found = torch.zeros_like(values, dtype=torch.bool)
+    return found.scatter_(-1, values.argsort(dim=-1, stable=True)[..., :count], True)
+
+
+def smallest_weights(weight: Tensor, share: float, kept: Tensor | None = None) -> Tensor:
+    """Which share of a weight's entries is smallest in size, bool, in its shape; one entry at least is not.
+
+    Args:
+        weight: The weight.
+        share: Which share of the entries, from 0 to 1, rounded to whole entries.
+        kept: The entries that are ranked, bool; those others are smaller than all of them. ``None`` for all.
+    """
+    sizes = weight.detach().abs()
+    sizes = sizes if kept is None else sizes.masked_fill(~kept, -1.0)
+    count = min(round(share * weight.numel()), weight.numel() - 1)
+    return smallest(sizes.flatten(), count).view(weight.shape)
