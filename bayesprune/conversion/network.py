@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,12 +81,14 @@ def convert(
     check_model(model)
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
+    source = followed(model, example_input, allowed)
+    lift(source)
+    found = [[place] for place in unit_places(source, allowed)] if units else []
+    found += [[place] for place in input_places(source)] if inputs else []
+    found += stream_places(source, allowed) if streams else []
     while True:
-        traced = followed(model, example_input, allowed)
-        lift(traced)
-        places = [[place] for place in unit_places(traced, allowed)] if units else []
-        places += [[place] for place in input_places(traced)] if inputs else []
-        places += stream_places(traced, allowed) if streams else []
+        traced, copies = source.copied()
+        places = [[replace(place, node=copies[place.node]) for place in group] for group in found]
         origins = _put_gates(traced, places, theta, refused)
         if heads:
             origins |= put_heads(traced, allowed, theta, refused)

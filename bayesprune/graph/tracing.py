@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
@@ -50,6 +51,14 @@ class Traced:
     example: Inputs | None = None
     macs: dict[fx.Node, int] = field(default_factory=dict)
     moved: dict[frozenset[tuple[Gate, int]] | None, tuple[dict[Any, Any], set[fx.Node]]] = field(default_factory=dict)
+
+    def copied(self) -> tuple[Traced, dict[fx.Node, fx.Node]]:
+        """A copy with a network of its own, and its calls by those that they are copies of."""
+        nodes: dict[fx.Node, fx.Node] = {}
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph, nodes))
+        shapes = {nodes[node]: shape for node, shape in self.shapes.items() if node in nodes}
+        return Traced(copy.deepcopy(self.net), graph, self.fixed, shapes, self.example), nodes
 
     def learn_shapes(self, example: Inputs) -> None:
         """Note the shapes of all tensors for the first of these examples.
