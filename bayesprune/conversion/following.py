@@ -78,7 +78,10 @@ class Follower(GateTracer):
             return super().create_args_for_root(root_fn, *args, **kwargs)
         signature = inspect.signature(root_fn)
         calls = [((x,), {}) if isinstance(x, Tensor) else (x.args, x.kwargs) for x in self._given]
-        given = [signature.bind(self.root, *args, **kwargs) for args, kwargs in calls]
+        try:
+            given = [signature.bind(self.root, *args, **kwargs) for args, kwargs in calls]
+        except TypeError as error:
+            raise TraceError(f"example_input does not fit forward of {type(self.root).__name__}: {error}") from None
         places: list[Known] = []
 
         def placed(name: str, *values: Any) -> Any:

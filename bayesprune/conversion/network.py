@@ -175,8 +175,9 @@ def _nothing_found(model: nn.Module, refused: Mapping[str, str]) -> str:
         model: The network.
         refused: Places that were tried, with the reason.
     """
-    tried = "".join(f"; {place!r}: {reason}" for place, reason in [*refused.items()][:1])
-    return f"convert: found no place for a gate in {type(model).__name__}{tried}. Put gates by hand (layers)"
+    tried = [f"{place!r}: {reason}" for place, reason in refused.items()]
+    why = (tried or ["no layer has units that others read, or the options leave none"])[0]
+    return f"convert: found no place for a gate in {type(model).__name__}; {why}. Put gates by hand (layers)"
 
 
 def _like(net: fx.GraphModule, model: nn.Module) -> fx.GraphModule:

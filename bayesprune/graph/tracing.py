@@ -18,7 +18,7 @@ from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.constants import constants_of
 from bayesprune.graph.origins import written
-from bayesprune.graph.shapes import shapes_of
+from bayesprune.graph.shapes import first_line, shapes_of
 from bayesprune.graph.tracer import GateTracer
 from bayesprune.layers import Gate, GatedLayer, Residual, Whole
 
@@ -152,7 +152,8 @@ def trace(net: nn.Module, example_input: Any = None, tracer: GateTracer | None =
         raise
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
-            f"the forward pass of {type(net).__name__} cannot be followed: {error}{line_of(error)}. {_advice(error)}"
+            f"the forward pass of {type(net).__name__} cannot be followed: {first_line(error)}{line_of(error)}. "
+            f"{_advice(error)}"
         ) from error
     traced = Traced(net, graph, fixed_modules(net, graph))
     for node in graph.nodes:
@@ -175,7 +176,10 @@ def line_of(error: Exception) -> str:
 def _advice(error: Exception) -> str:
     if "'len'" in str(error):
         return "In forward, write x.shape[0] for len(x)"
-    return "Avoid Python conditions and loops on tensor values or shapes in forward"
+    return (
+        "Avoid Python conditions and loops on tensor values or shapes in forward, or put them into a module of their "
+        "own: convert leaves it whole, as layers.Whole does"
+    )
 
 
 def fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
