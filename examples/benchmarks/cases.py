@@ -74,7 +74,7 @@ CASES = {
         6_000,
         budget="macs=0.5",
         recipe={"batch_size": 64, "lr": 3e-3, "optimizer": "adam"},
-        schedule={"sample_from": 0.45, "settle_from": 0.55, "fine_tune_from": 0.7},
+        schedule={"sample_from": 0.04, "settle_from": 0.1, "fine_tune_from": 0.15},
     ),
 }
 ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16", "mobilenet")
