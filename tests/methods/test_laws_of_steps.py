@@ -94,6 +94,8 @@ def test_2_masked_entries_are_0_in_weight_gradient_and_moments(
 @pytest.mark.parametrize("name", [*NAMES, "smallest", "rewinding"])
 def test_3_what_is_off_can_be_cut(name: str, make: Callable[[], nn.Module]) -> None:
     x, y = examples()
+    if name == "slimming" and make is not units:
+        pytest.skip("it wants a network with normalisations")
     x = x[:, None] if make is convolutional else x
     if make is branches and name == "smallest":
         pytest.skip("a branch has one gate")
