@@ -162,7 +162,8 @@ def _starts(traced: Traced, bypass: fx.Node) -> Iterator[fx.Node]:
     yield bypass
     while len(bypass.all_input_nodes) == 1:
         module = traced.module(bypass)
-        if module is None or not (mixes(module) or isinstance(module, LINEAR)):
+        weighted = module is not None and mixes(module) and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        if not weighted and not isinstance(module, LINEAR):
             break
         bypass = bypass.all_input_nodes[0]
         yield bypass

@@ -78,7 +78,10 @@ class Follower(GateTracer):
             return super().create_args_for_root(root_fn, *args, **kwargs)
         signature = inspect.signature(root_fn)
         calls = [((x,), {}) if isinstance(x, Tensor) else (x.args, x.kwargs) for x in self._given]
-        given = [signature.bind(self.root, *args, **kwargs) for args, kwargs in calls]
+        try:
+            given = [signature.bind(self.root, *args, **kwargs) for args, kwargs in calls]
+        except TypeError as error:
+            raise TraceError(f"example_input does not fit forward of {type(self.root).__name__}: {error}") from None
         places: list[Known] = []
 
         def placed(name: str, *values: Any) -> Any:
@@ -128,8 +131,9 @@ class Follower(GateTracer):
             return proxy
         if seen is not None and target in ("dim", "ndimension"):
             return seen.values[0]
-        if seen is not None and kind == "call_method" and target == "to":
-            if all(new is old for new, old in zip(seen.values, args[0].seen.values, strict=True)):
+        if seen is not None and kind == "call_method" and target in ("to", "type_as"):
+            before = args[0].seen if isinstance(args[0], Known) else None
+            if before is not None and all(map(operator.is_, seen.values, before.values)):
                 return args[0]
             args = tuple(arg for arg in args if not isinstance(arg, torch.device))
             kwargs = {name: value for name, value in kwargs.items() if name != "device"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,12 +81,14 @@ def convert(
     check_model(model)
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
+    source = followed(model, example_input, allowed)
+    lift(source)
+    found = [[place] for place in unit_places(source, allowed)] if units else []
+    found += [[place] for place in input_places(source)] if inputs else []
+    found += stream_places(source, allowed) if streams else []
     while True:
-        traced = followed(model, example_input, allowed)
-        lift(traced)
-        places = [[place] for place in unit_places(traced, allowed)] if units else []
-        places += [[place] for place in input_places(traced)] if inputs else []
-        places += stream_places(traced, allowed) if streams else []
+        traced, copies = source.copied()
+        places = [[replace(place, node=copies[place.node]) for place in group] for group in found]
         origins = _put_gates(traced, places, theta, refused)
         if heads:
             origins |= put_heads(traced, allowed, theta, refused)
@@ -172,8 +175,9 @@ def _nothing_found(model: nn.Module, refused: Mapping[str, str]) -> str:
         model: The network.
         refused: Places that were tried, with the reason.
     """
-    tried = "".join(f"; {place!r}: {reason}" for place, reason in [*refused.items()][:1])
-    return f"convert: found no place for a gate in {type(model).__name__}{tried}. Put gates by hand (layers)"
+    tried = [f"{place!r}: {reason}" for place, reason in refused.items()]
+    why = (tried or ["no layer has units that others read, or the options leave none"])[0]
+    return f"convert: found no place for a gate in {type(model).__name__}; {why}. Put gates by hand (layers)"
 
 
 def _like(net: fx.GraphModule, model: nn.Module) -> fx.GraphModule:

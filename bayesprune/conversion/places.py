@@ -159,8 +159,10 @@ def _chain_end(traced: Traced, node: fx.Node) -> fx.Node:
     while len(node.users) == 1:
         user = next(iter(node.users))
         module, operation = traced.module(user), operation_of(user, traced.module(user))
-        alone = len(user.all_input_nodes) == 1 and str(user.target) not in traced.fixed
+        others = [source for source in user.all_input_nodes if source is not node]
+        alone = all(source.op == "get_attr" for source in others) and str(user.target) not in traced.fixed
         passes = operation.pointwise or operation.kind == "normalisation" or is_depthwise(module)
+        passes = passes or (bool(others) and (operation.adds or operation.kind == "product"))
         if not alone or not passes:
             break
         node = user

@@ -47,7 +47,9 @@ def check_model(model: nn.Module) -> None:
 
 
 def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
-    """A copy of a model in eval mode, with its graph, in which nothing works in place and every call does something.
+    """A model in eval mode with its graph, in which nothing works in place and every call does something.
+
+    Its modules are others than the model's; its parameters are the same, so it is there to be copied.
 
     Args:
         model: The model; it is not touched.
@@ -57,7 +59,7 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     Raises:
         TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
     """
-    net = copy.deepcopy(model).eval()
+    net = copy.deepcopy(model, {id(held): held for held in (*model.parameters(), *model.buffers())}).eval()
     write_windows(net)
     write_out(net, allowed)
     _keep_buffers(net)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import torch
 from torch import fx, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
@@ -18,6 +19,8 @@ HOOKS = {
     "_backward_hooks": "backward hook",
     "_backward_pre_hooks": "backward pre-hook",
 }
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+COMPILED = "OptimizedModule"
 NORMS = {  # hooks that torch.nn.utils sets, with what takes them off again
     "WeightNorm": ("weight normalisation", "torch.nn.utils.remove_weight_norm(module)"),
     "SpectralNorm": ("spectral normalisation", "torch.nn.utils.remove_spectral_norm(module)"),
@@ -70,6 +73,12 @@ def _chosen(module: nn.Module) -> bool:
 
 def _addition(module: nn.Module) -> tuple[str, str] | None:
     """What a module has that its class does not give it, and what to do."""
+    if isinstance(module, WRAPPERS):
+        return f"a wrapper around it ({type(module).__name__})", "pass the module itself: wrapper.module"
+    if type(module).__name__ == COMPILED:
+        return "a form compiled by torch.compile", "pass the module that it was compiled from"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a form compiled by TorchScript", "pass the module that it was compiled from"
     if is_parametrized(module):
         names = ", ".join(module.parametrizations)  # type: ignore[arg-type]
         advice = "first call torch.nn.utils.parametrize.remove_parametrizations(module, name)"

@@ -46,8 +46,8 @@ def check_gates(net: nn.Module, *, example_input: Any = None) -> None:
     gates = gates_of(net)
     if not gates:
         raise GateError(
-            "the network has no gate, so there is nothing to prune; use bayesprune.layers "
-            "(Linear(..., gate='unit'), Residual, Gate)"
+            "the network has no gate, so there is nothing to prune; let bayesprune.convert(net) put them, or use "
+            "bayesprune.layers (Linear(..., gate='unit'), Residual, Gate)"
         )
     if example_input is not None:
         for each in gates.values():

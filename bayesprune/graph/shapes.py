@@ -58,7 +58,15 @@ def copies_of(net: nn.Module, example: Inputs, count: int) -> Inputs:
         net: The network.
         example: Inputs.
         count: How many.
+
+    Raises:
+        TraceError: if there is none.
     """
+    empty = [tuple(x.shape) for x in tensors_of(example) if x.dim() == 0 or len(x) == 0]
+    if empty:
+        raise TraceError(
+            f"example_input of shape {empty[0]} has no example; pass inputs as those of training, (B, ...)"
+        )
     like = next(iter(plain_parameters(net).values()), tensors_of(example)[0])
     one = each(example[:1], lambda x: x.to(like if x.is_floating_point() else like.device))
     return each(one, lambda x: torch.cat([x] * count))
@@ -90,6 +98,11 @@ def shapes_of(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1)
             module.training = mode
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first, without a full stop."""
+    return str(error).partition("\n")[0].rstrip(".")
+
+
 def does_not_go(net: nn.Module, example: Inputs, error: Exception) -> TraceError:
     """What to say of an example that does not go through a network.
 
@@ -98,8 +111,8 @@ def does_not_go(net: nn.Module, example: Inputs, error: Exception) -> TraceError
         example: The example.
         error: What was raised.
     """
-    given, why = ", ".join(str(tuple(x.shape)) for x in tensors_of(example)), str(error).partition("\n")[0]
+    given = ", ".join(str(tuple(x.shape)) for x in tensors_of(example))
     return TraceError(
-        f"example_input of shape {given} does not go through {type(net).__name__}: {why}. Pass inputs as those of "
-        "training, (B, ...)"
+        f"example_input of shape {given} does not go through {type(net).__name__}: {first_line(error)}. Pass inputs "
+        "as those of training, (B, ...)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.constants import constants_of
 from bayesprune.graph.origins import written
-from bayesprune.graph.shapes import shapes_of
+from bayesprune.graph.shapes import first_line, shapes_of
 from bayesprune.graph.tracer import GateTracer
 from bayesprune.layers import Gate, GatedLayer, Residual, Whole
 
@@ -50,6 +51,14 @@ class Traced:
     example: Inputs | None = None
     macs: dict[fx.Node, int] = field(default_factory=dict)
     moved: dict[frozenset[tuple[Gate, int]] | None, tuple[dict[Any, Any], set[fx.Node]]] = field(default_factory=dict)
+
+    def copied(self) -> tuple[Traced, dict[fx.Node, fx.Node]]:
+        """A copy with a network of its own, and its calls by those that they are copies of."""
+        nodes: dict[fx.Node, fx.Node] = {}
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph, nodes))
+        shapes = {nodes[node]: shape for node, shape in self.shapes.items() if node in nodes}
+        return Traced(copy.deepcopy(self.net), graph, self.fixed, shapes, self.example), nodes
 
     def learn_shapes(self, example: Inputs) -> None:
         """Note the shapes of all tensors for the first of these examples.
@@ -143,7 +152,8 @@ def trace(net: nn.Module, example_input: Any = None, tracer: GateTracer | None =
         raise
     except Exception as error:  # user code runs here: it may raise anything
         raise TraceError(
-            f"the forward pass of {type(net).__name__} cannot be followed: {error}{line_of(error)}. {_advice(error)}"
+            f"the forward pass of {type(net).__name__} cannot be followed: {first_line(error)}{line_of(error)}. "
+            f"{_advice(error)}"
         ) from error
     traced = Traced(net, graph, fixed_modules(net, graph))
     for node in graph.nodes:
@@ -166,7 +176,10 @@ def line_of(error: Exception) -> str:
 def _advice(error: Exception) -> str:
     if "'len'" in str(error):
         return "In forward, write x.shape[0] for len(x)"
-    return "Avoid Python conditions and loops on tensor values or shapes in forward"
+    return (
+        "Avoid Python conditions and loops on tensor values or shapes in forward, or put them into a module of their "
+        "own: convert leaves it whole, as layers.Whole does"
+    )
 
 
 def fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:

@@ -79,8 +79,12 @@ class MultiheadAttention(nn.Module):
             theta: Initial inclusion probability of every head.
 
         Raises:
-            ConfigError: if it attends to more than it is given (``add_bias_kv``, ``add_zero_attn``).
+            ConfigError: for anything else, or if it attends to more than it is given (``add_bias_kv``,
+                ``add_zero_attn``).
         """
+        if not isinstance(attention, nn.MultiheadAttention):
+            kind = type(attention).__name__
+            raise ConfigError(f"MultiheadAttention.of: attention must be a torch.nn.MultiheadAttention, got a {kind}")
         if attention.bias_k is not None or attention.add_zero_attn:
             raise ConfigError("MultiheadAttention: add_bias_kv and add_zero_attn add a step that no head can be cut of")
         sizes: dict[str, Any] = {name: getattr(attention, name) for name in ("kdim", "vdim", "dropout", "batch_first")}

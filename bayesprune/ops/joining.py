@@ -31,6 +31,9 @@ def _concatenate(call: Call) -> Step:
     rank = next((p.rank for p in given if p is not None and p.rank is not None), None)
     if not isinstance(dim, int) or (dim % rank == 0 if rank else dim not in (1, -1)):
         return call.wall(reason)
+    beside = _beside(list(nodes), given, dim)
+    if beside is not None:
+        return beside
     flows, parts, holds, start = [], [], [], 0
     for n, x in zip(nodes, given, strict=True):
         part = None if x is None or x.layout != "plain" else x.along(dim)
@@ -49,6 +52,27 @@ def _concatenate(call: Call) -> Step:
     ids_of_all, values = torch.cat([p.ids for p in parts]), torch.cat([p.value for p in parts])
     out = replace(known_parts[0], ids=ids_of_all, value=values, rank=rank)
     return Step(out, flows=flows, holds=holds)
+
+
+def _beside(nodes: list[fx.Node], given: list[Features | None], dim: int) -> Step | None:
+    """Tensors joined along another dimension than that of their entries, which go together; ``None`` if it is not so.
+
+    Args:
+        nodes: The tensors.
+        given: What is known of them.
+        dim: The dimension that they are joined along.
+    """
+    parts = [x for x in given if x is not None and x.layout == "plain" and x.rank is not None]
+    places = {(len(x), x.rank, x.axis % x.rank) for x in parts if x.rank is not None}
+    if len(parts) < len(given) or len(places) != 1:
+        return None
+    size, rank, axis = places.pop()
+    if dim % rank == axis:
+        return None
+    values, every = torch.stack([x.value for x in parts]), torch.arange(size)
+    value = torch.where((values == values[0]).all(0), values[0], torch.nan)
+    ties = [(parts[0].ids, x.ids) for x in parts[1:]]
+    return Step(replace(parts[0], value=value), flows=[Flow(node, every, every) for node in nodes], ties=ties)
 
 
 register(

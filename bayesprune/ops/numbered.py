@@ -117,7 +117,7 @@ class Numbered:
     def spread(self) -> bool:
         """Whether the entries lie along several dimensions of what the call gives."""
         moved = self.run()
-        if moved is None:
+        if moved is None or not moved.numel():
             return False
         return sum(not torch.equal(moved.narrow(d, 0, 1).expand_as(moved), moved) for d in range(moved.dim())) > 1
 

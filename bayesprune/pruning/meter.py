@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import median
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import Inputs
@@ -116,6 +116,11 @@ class _Pass(Execution):
     def of(self, example: Inputs) -> None:
         """Go through the network with these inputs."""
         self.run(given_inputs(self.nodes, example))
+
+    def compute(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """The value of a node; that of a parameter has no gradient, which torch's counter would look for."""
+        value = super().compute(node, values)
+        return value.detach() if node.op == "get_attr" and isinstance(value, Tensor) else value
 
     def call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute one operation; a gate keeps what it selects, and multiplies nothing."""

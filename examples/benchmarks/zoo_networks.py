@@ -37,6 +37,8 @@ TIMM = (
     *("xcit_nano_12_p8_224"),
 )
 """Small members of all families of timm 1.0.31, in the order of its modules."""
+GIANTS = "vit_h_14", "regnet_y_128gf"
+"""Networks of torchvision's of more than 600 million parameters, taken with two blocks, or two a stage."""
 TIMM_PREFIX = "timm:"
 SHALLOW: tuple[dict[str, Any], ...] = (
     *({"depths": (1, 1, 1, 1)}, {"depths": (1, 1, 1)}, {"depth": 2}, {"layers": (1, 1, 1, 1)}, {"num_blocks": 2}),
@@ -85,11 +87,27 @@ def _torchvision(name: str) -> tuple[nn.Module, int]:
     if name in models.list_models(module=models.segmentation):
         given["weights_backbone"] = None
     if name.startswith("vit_"):
-        given["image_size"] = SIDE - SIDE % 14 if name.endswith("14") else SIDE
+        given["image_size"] = SIDE
     if name in ("googlenet", "inception_v3"):
         given["init_weights"] = False
-    model = models.get_model(name, **given)
+    model = _giant(name) if name in GIANTS else models.get_model(name, **given)
     return model, SIDES.get(name, getattr(model, "image_size", SIDE))
+
+
+def _giant(name: str) -> nn.Module:
+    """One of torchvision's `GIANTS`, with fewer blocks.
+
+    Args:
+        name: As in ``torchvision.models.list_models``.
+    """
+    from torchvision.models import VisionTransformer
+    from torchvision.models.regnet import BlockParams, RegNet
+
+    if name == "vit_h_14":
+        return VisionTransformer(SIDE - SIDE % 14, 14, 2, 16, 1280, 5120, num_classes=CLASSES)
+    blocks = BlockParams.from_init_params(27, w_0=456, w_a=160.83, w_m=2.52, group_width=264, se_ratio=0.25)
+    blocks.depths = [min(depth, 2) for depth in blocks.depths]
+    return RegNet(blocks, num_classes=CLASSES)
 
 
 def _timm(name: str) -> tuple[nn.Module, int]:

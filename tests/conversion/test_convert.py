@@ -284,6 +284,10 @@ def test_a_module_that_cannot_be_followed_stays_whole() -> None:
     assert set(gates_of(bp.convert(model))) == {"first_gate", "mlp.0_gate", "last.0_gate"}
 
 
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
 def quantised() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 3), torch.ao.nn.quantized.FloatFunctional())
 
@@ -292,12 +296,23 @@ def quantised() -> nn.Module:
     "model, options, error, says",
     [
         (lambda: Branching(), {}, TraceError, "if x.sum() > 0"),
-        (lambda: nn.Sequential(nn.Linear(2, 1)), {}, GateError, "found no place for a gate in Sequential"),
+        (lambda: nn.Sequential(nn.Linear(2, 1)), {}, GateError, "no layer has units that others read"),
+        (Small, {"skip": ["stem", "layer1", "fc"]}, GateError, "or the options leave none"),
         (lambda: nn.Sequential(nn.Linear(2, 2), Gate(2)), {}, ConfigError, "has gates already"),
         (lambda: torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), {}, ConfigError, "TorchScript"),
+        (lambda: nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))), {}, TraceError, "by TorchScript"),
+        (lambda: torch.compile(nn.Linear(2, 2)), {}, TraceError, "the network has a form compiled by torch.compile"),
+        (lambda: nn.DataParallel(nn.Linear(2, 2)), {}, TraceError, "pass the module itself: wrapper.module"),
+        (lambda: nn.Sequential(nn.LazyLinear(3)), {}, TraceError, "a lazy layer"),
+        (lambda: bp.convert(two_layers()), {}, ConfigError, "has gates already"),
+        (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2), {}, ConfigError, "has gates already"),
         (quantised, {}, TraceError, "quantised"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), {}, TraceError, "parametrisation"),
         (Small, {"example_input": torch.zeros(1, 2, 8, 8)}, TraceError, "does not go through Small"),
+        (Small, {"example_input": torch.zeros(0, 3, 8, 8)}, TraceError, "has no example"),
+        (Small, {"example_input": torch.tensor(1.0)}, TraceError, "has no example"),
+        (Small, {"example_input": (images(), images())}, TraceError, "does not fit forward of Small: too many"),
+        (Small, {"example_input": {"y": images()}}, TraceError, "does not fit forward of Small: missing a required"),
         (Small, {"skip": ["layer9"]}, ConfigError, "no module 'layer9'"),
     ],
 )

@@ -55,7 +55,11 @@ def scaled(net: Written, x: Tensor) -> Tensor:
     return x * net.scale.view(1, -1, 1, 1)
 
 
-@pytest.mark.parametrize("forward", [padded, looped, placed, scaled])
+def joined(net: Written, x: Tensor) -> Tensor:
+    return torch.cat([x[:, :, :0].neg(), x[:, :, :2], x[:, :, 2:] * 2], 2).type_as(x)
+
+
+@pytest.mark.parametrize("forward", [padded, looped, placed, scaled, joined])
 def test_what_goes_by_sizes_is_followed(forward: Callable[[Written, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model, x = Written(forward).double().eval(), torch.randn(2, 3, 5, 5).double()

@@ -29,8 +29,12 @@ def transformer(depths: list[int], **options: Any) -> nn.Module:
 
 @pytest.mark.parametrize(
     "options, depths, side",
-    [({}, [2], 40), ({}, [1, 1], 32), (SECOND, [2], 32), (SECOND, [1, 1], 40)],
-    ids=["first", "first, merged", "second", "second, merged"],
+    [
+        pytest.param({}, [2], 40, id="first"),
+        pytest.param({}, [1, 1], 32, marks=pytest.mark.slow, id="first, merged"),
+        pytest.param(SECOND, [2], 32, id="second"),
+        pytest.param(SECOND, [1, 1], 40, marks=pytest.mark.slow, id="second, merged"),
+    ],
 )
 def test_heads_of_shifted_windows_go(options: Any, depths: list[int], side: int, tmp_path: Path) -> None:
     model, x = transformer(depths, **options), images(side)
@@ -57,6 +61,7 @@ def test_heads_of_shifted_windows_go(options: Any, depths: list[int], side: int,
     assert torch.equal(bp.load(tmp_path / "small")(x), small(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, SECOND], ids=["first", "second"])
 def test_gradients_in_training_mode_are_those_of_the_model(options: Any) -> None:
     model, x = transformer([2], stochastic_depth_prob=0.0, **options).train(), images(16)
@@ -72,6 +77,7 @@ def test_gradients_in_training_mode_are_those_of_the_model(options: Any) -> None
     assert found == len(own)
 
 
+@pytest.mark.slow
 def test_heads_of_maxvit_go(tmp_path: Path) -> None:
     maxvit = pytest.importorskip("torchvision.models.maxvit")
     torch.manual_seed(0)
@@ -106,7 +112,7 @@ class Summed(nn.Module):
         return self.out(torch.einsum(self.mixed, weights, v.transpose(1, 2)).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("cosine", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_heads_of_attention_by_einsum_go(cosine: bool) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 4, 12, dtype=torch.float64)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune import compact, convert
 from bayesprune.cli.network import named_network, network_like
 from bayesprune.conversion.zoos import converted, plain_network
 from bayesprune.errors import ConfigError
 from bayesprune.layers import gates_of
+from tests.conversion.test_convert import distance, switch_off
 
 
 def _fixed(num_classes: int, in_chans: int, img_size: tuple[int, int]) -> nn.Module:
@@ -74,10 +76,25 @@ def test_without_timm_it_is_asked_for(monkeypatch: pytest.MonkeyPatch):
         plain_network("timm:resnet18", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_network_of_timm_itself():
+@pytest.mark.parametrize(
+    "name, branches, heads",
+    [("test_vit", 12, True), ("test_efficientnet", 0, False), ("test_nfnet", 4, False), ("test_convnext", 9, False)],
+)
+def test_networks_of_timm_itself(name: str, branches: int, heads: bool):
     pytest.importorskip("timm", reason="timm is not installed: pip install 'bayesprune[timm]'")
-    x = torch.rand(2, 1, 32, 32)
-    net = converted("timm:test_vit", x.shape[1:], 3).eval()
-    assert net(x).shape == (2, 3)
-    assert [name for name, gate in gates_of(net).items() if name.endswith("heads_gate") and gate.size > 1]
+    torch.manual_seed(0)
+    model = plain_network(f"timm:{name}", 3, (1, 32, 32)).double().eval()
+    for p in model.parameters():
+        if not bool(p.any()):
+            nn.init.uniform_(p, 0.5, 1.5)
+    x = torch.rand(2, 1, 32, 32, dtype=torch.float64)
+    net = convert(model, example_input=x)
+    assert distance(net(x), model(x)) < 1e-12
+    sizes = {gate_name: gate.size for gate_name, gate in gates_of(net).items()}
+    assert list(sizes.values()).count(1) == branches
+    assert heads == any("heads" in gate_name for gate_name in sizes)
+    switch_off(net, share=0.3)
+    small = compact(net, example_input=x)
+    assert distance(small(x), net(x)) < 1e-9

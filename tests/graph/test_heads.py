@@ -79,3 +79,5 @@ def test_what_it_cannot_be() -> None:
         layers.MultiheadAttention(12, 5)
     with pytest.raises(ConfigError, match="add a step that no head can be cut of"):
         layers.MultiheadAttention.of(nn.MultiheadAttention(12, 4, add_bias_kv=True))
+    with pytest.raises(ConfigError, match=r"attention must be a .*MultiheadAttention, got a Linear"):
+        layers.MultiheadAttention.of(nn.Linear(12, 4))  # type: ignore[arg-type]

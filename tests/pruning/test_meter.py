@@ -103,3 +103,16 @@ def test_multiply_adds_are_those_of_one_example_and_counted_once(monkeypatch: py
     assert sorted(first.values()) == [0, 5 * 2, 3 * 5]
     monkeypatch.setattr("bayesprune.pruning.meter._Pass", None)  # no second pass
     assert count_macs(traced, torch.zeros(1, 3)) == first
+
+
+def test_a_parameter_that_is_expanded_to_its_own_shape_is_counted_with() -> None:
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.fc = nn.Parameter(torch.zeros(1, 4)), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.token.expand(x.shape[0], -1)) + self.fc(x)
+
+    net, x = Token(), torch.zeros(2, 4)
+    assert sum(count_macs(trace(net, x), x).values()) == 24

@@ -1,0 +1,40 @@
+"""Filters that the others of their layer can stand for go: those near the geometric median (He et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bayesprune.graph.group import Group
+from bayesprune.methods.protocol import Run
+from bayesprune.methods.protocol.structures import Ranked, written_weights
+
+
+class GeometricMedian(Ranked):
+    """Removes filters and units by the sum of distances between their weights and those of the others of their layer.
+
+    Sums of different layers are compared relative to the largest of each.
+
+    Args:
+        macs: As for `Ranked`.
+        layerwise: As for `Ranked`; the paper takes the same share of every layer.
+        until: As for `Ranked`.
+
+    Example:
+        >>> GeometricMedian(layerwise=True).macs
+        0.5
+
+    Sources:
+        He, Liu, Wang, Hu & Yang 2019, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
+        Acceleration". There filters are zero again and again while training goes on; here they go once.
+    """
+
+    name: ClassVar[str] = "fpgm"
+
+    def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
+        """The sum of distances of each structure, 1 for the farthest of its layer."""
+        sums = [torch.cdist(w, w).sum(1) for w in (written_weights(run.net.net, group) for group in found)]
+        return [part / part.max().clamp(min=1e-30) for part in sums]

@@ -1,0 +1,36 @@
+"""Filters whose weights are small in sum go (Li et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from bayesprune.graph.group import Group
+from bayesprune.methods.protocol import Run
+from bayesprune.methods.protocol.structures import Ranked, written_weights
+
+
+class L1Filters(Ranked):
+    """Removes filters and units by Σ|w| of the weights that write them.
+
+    Args:
+        macs: As for `Ranked`.
+        layerwise: As for `Ranked`; in the paper shares are chosen layer by layer.
+        until: As for `Ranked`.
+
+    Example:
+        >>> L1Filters(macs=0.25).macs
+        0.25
+
+    Sources:
+        Li, Kadav, Durdanovic, Samet & Graf 2017, "Pruning Filters for Efficient ConvNets". Its shares of each layer are
+        chosen by hand; here one target serves all.
+    """
+
+    name: ClassVar[str] = "l1_filters"
+
+    def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
+        """Σ|w| of each structure."""
+        return [written_weights(run.net.net, group).abs().sum(1) for group in found]
