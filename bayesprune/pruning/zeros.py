@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import Analysis, Traced
 from bayesprune.ops import operation_of
-from bayesprune.ops.registry import Operation
+from bayesprune.ops.registry import Operation, never
 
 
 @torch.no_grad()
@@ -25,10 +25,10 @@ def write_zeros(traced: Traced) -> None:
     plan = Analysis(traced, {}) if off else None
     for gate, uses in off.items():
         writers = [_writer(traced, node) if traced.module(node) is gate else None for node in uses]
-        if plan is None or gate in plan.put_off or not all(map(_is_whole, [plan] * len(uses), writers, uses)):
+        pairs = zip(writers, uses, strict=True)
+        if plan is None or gate in plan.put_off or not all(_is_whole(plan, writer, node) for writer, node in pairs):
             continue
-        for writer in writers:
-            layer = traced.module(writer)  # type: ignore[arg-type]
+        for layer in [traced.module(writer) for writer in writers if writer is not None]:
             assert layer is not None
             mask_outputs(layer, operation_of(layer), gate.mode())
         gate.theta.fill_(1.0)
@@ -68,12 +68,14 @@ def _writer(traced: Traced, node: fx.Node) -> fx.Node | None:
 
 
 def _keeps_zeros(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation that works entry by entry makes 0 of 0.
+    """Whether an operation that works entry by entry makes 0 of 0, as all do that draw: dropout, stochastic depth.
 
     Args:
         node: The call.
         module: The module that it calls, if it calls one.
     """
+    if operation_of(node, module).random is not never:
+        return True
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: torch.zeros(1))
     called = module if module is not None else getattr(torch.Tensor, str(node.target), node.target)
     return callable(called) and bool((called(*args, **kwargs) == 0).all())
