@@ -97,6 +97,8 @@ def test_3_what_is_off_can_be_cut(name: str, make: Callable[[], nn.Module]) -> N
     x = x[:, None] if make is convolutional else x
     if name == "smallest" and make in (branches, stream):
         pytest.skip("a branch has one gate")
+    if name == "slimming" and make is not units:
+        pytest.skip("its toy is another network, with normalisations")
     try:
         model, _ = train(name, make, train_loader=Batches(x, y), val_loader=None)
     except ConfigError as refusal:
