@@ -27,6 +27,8 @@ def put_heads(
 ) -> dict[Gate, str]:
     """Put a gate on the heads of every attention whose shapes are known; gives the gates, with the call of each.
 
+    Where examples share a dimension with others, as windows of all of them do, one draw serves a whole batch.
+
     Torch's module becomes a `layers.MultiheadAttention` if its masks are for all heads and its weights are not read.
     What `scaled_dot_product_attention` gives, or the product of a softmax and of values, is gated where it lies.
 
@@ -45,11 +47,12 @@ def put_heads(
             made = MultiheadAttention.of(traced.module(node), theta)  # type: ignore[arg-type]
             traced.net.set_submodule(str(node.target), made)
             _call_ours(traced, node)
+            made.gate.per_batch = traced.shapes[node.all_input_nodes[0]][0 if made.batch_first else 1] != 1
             gates[made.gate] = node.name
-        elif node in examples and mixes_values(traced, node) and _has_heads(traced, node):
+        elif mixes_values(traced, node) and _has_heads(traced, node):
             place = _values_of_groups(traced, node) or node
             shape = traced.shapes[place]
-            gate = Gate(shape[HEADS], dim=len(shape) + HEADS, theta=theta)
+            gate = Gate(shape[HEADS], dim=len(shape) + HEADS, per_batch=place not in examples, theta=theta)
             put_behind(traced, place, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
             gates[gate] = node.name
     return gates

@@ -116,12 +116,15 @@ def input_places(traced: Traced) -> list[Place]:
 
 
 def of_examples(traced: Traced) -> set[fx.Node]:
-    """The calls whose results follow from what examples hold, each of which has draws of its own for a gate."""
+    """The calls whose results have an entry of their first dimension for each example, so that each has its draws.
+
+    Others follow from no example, or have several in one dimension: windows of all of them, say.
+    """
     found: set[fx.Node] = set()
     for node in traced.graph.nodes:
         if node.op == "placeholder" or (not is_shape(node) and not found.isdisjoint(node.all_input_nodes)):
             found.add(node)
-    return found
+    return {node for node in found if traced.shapes.get(node, torch.Size([1]))[:1] == (1,)}
 
 
 def mixes(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
 from bayesprune.layers import gates_of
@@ -124,6 +125,41 @@ def test_heads_of_attention_by_einsum_go(cosine: bool) -> None:
     small = bp.compact(net, example_input=x)
     assert small.q.out_features == small.v.out_features == 8 and small.table.shape == (5, 2)
     assert distance(small(x), net(x)) < 1e-12
+
+
+class Folded(nn.Module):
+    """Attention and units within windows that share the first dimension with the examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.mlp = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 8)
+        self.qkv, self.last, self.head = nn.Linear(6, 18), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        x = x.reshape(batch * 3, 2, 6)
+        x = self.attention(x, x, x)[0]
+        q, k, v = self.qkv(x).unflatten(-1, (3, 3, 2)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        x = self.last(torch.relu(self.mlp(x.transpose(1, 2).flatten(2))))
+        return self.head(x.reshape(batch, 6, 6).mean(1))
+
+
+def test_heads_within_windows_of_all_examples_have_one_draw_a_batch_and_units_none() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(10, 6, 6), torch.randint(3, (10,))
+    net = bp.convert(Folded(), example_input=x[:1])
+    assert {name: (gate.size, gate.per_batch) for name, gate in gates_of(net).items()} == {
+        "attention.gate": (2, True),
+        "heads_gate": (3, True),
+    }
+    bnn = bp.BayesianNet(net, num_data=10, example_input=x[:1])
+    xi = torch.tensor([[0.0, 1.0, 0.0, 1.0, 1.0]]).expand(4, -1)  # 4 does not divide the 30 windows
+    single = torch.cat([bnn(each, xi[:1]) for each in x.split(1)])
+    torch.testing.assert_close(bnn(x, xi), single)
+    bp.fit(bnn, DataLoader(TensorDataset(x, y), batch_size=5), epochs=2)
+    bnn.eval()
+    torch.testing.assert_close(bp.compact(bnn)(x), bnn.gated_network()(x))
 
 
 @pytest.mark.parametrize(
