@@ -55,6 +55,17 @@ def test_units_before_a_recurrent_layer_go(recurrent: Any, activation: Any, tmp_
 
 
 @pytest.mark.parametrize("recurrent", LAYERS)
+def test_expected_parameters_are_those_of_what_is_left(recurrent: Any) -> None:
+    x = torch.randint(20, (3, 7))
+    net = bp.convert(Words(recurrent(), nn.ReLU()).eval(), example_input=x)
+    expected = bp.pruning.ExpectedCost(net, x, ("params",))
+    for seed in range(2):
+        switch_off(net, seed=seed)
+        theta = {name: gate.theta.detach() for name, gate in gates_of(net).items()}
+        assert expected(theta)["params"].item() == bp.cost(bp.compact(net, example_input=x)).params
+
+
+@pytest.mark.parametrize("recurrent", LAYERS)
 def test_constants_go_into_the_biases_for_the_input(recurrent: Any) -> None:
     torch.manual_seed(0)
     layer, x = recurrent().double(), torch.randn(2, 5, 6).double()
