@@ -133,7 +133,8 @@ class Follower(GateTracer):
         seen = self._seen(kind, target, args, kwargs) if self._given and kind != "placeholder" else None
         if seen is not None and target is torch._assert:
             return None  # it holds
-        if seen is not None and seen.made and self.sizes_given:  # it is the same in every pass
+        if seen is not None and seen.made and (self.sizes_given or operation_at(target) is UNKNOWN):
+            self.goes_by_sizes = True  # it is the same in every pass for inputs of the example's
             proxy: Any = self.proxy(self.create_arg(seen.values[0]))  # type: ignore[arg-type]
             proxy.seen = Seen(seen.values)
             return proxy
