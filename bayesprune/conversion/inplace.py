@@ -8,6 +8,7 @@ from bayesprune.errors import TraceError
 from bayesprune.graph import Traced
 from bayesprune.graph.memory import is_view, own_memory, written
 from bayesprune.ops import name_of
+from bayesprune.ops.sizes import is_shape
 
 
 def work_out_of_place(traced: Traced) -> None:
@@ -39,14 +40,18 @@ def _sharing(traced: Traced, node: fx.Node) -> set[fx.Node]:
     found, left = {node}, [node]
     while left:
         one = left.pop()
-        views = [user for user in one.users if is_view(traced, user) or written(traced, user) is one]
-        near = [*views, *(one.all_input_nodes if is_view(traced, one) else ())]
-        over = written(traced, one)
-        for other in [*near, *([] if over is None else [over])]:
-            if other not in found:
+        near = [user for user in one.users if one in (_memory_of(traced, user), written(traced, user))]
+        for other in (*near, _memory_of(traced, one), written(traced, one)):
+            if other is not None and other not in found:
                 found.add(other)
                 left.append(other)
     return found
+
+
+def _memory_of(traced: Traced, node: fx.Node) -> fx.Node | None:
+    """The tensor that a call may give a part of, or in another shape."""
+    viewed = is_view(traced, node) and not is_shape(node)
+    return node.all_input_nodes[0] if viewed else None
 
 
 def _refusal(node: fx.Node) -> str:

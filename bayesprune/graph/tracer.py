@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from inspect import unwrap
 from typing import Any
 
 from torch import fx, nn
 
+from bayesprune.graph.meeting import functions_met
 from bayesprune.graph.origins import Reader
 from bayesprune.layers import Gate, GatedLayer, Residual, Whole
 from bayesprune.ops import operation_of
@@ -41,29 +41,6 @@ class Value(fx.Proxy):
         return self._inplace(operator.itruediv, other)
 
 
-@contextmanager
-def _lengths(root: Any) -> Iterator[None]:
-    """A context in which ``len`` of a traced value is one too, wherever a forward pass of the network is written.
-
-    Args:
-        root: The network.
-    """
-
-    def length(x: Any) -> Any:
-        return x.tracer.create_proxy("call_function", len, (x,), {}) if isinstance(x, fx.Proxy) else len(x)
-
-    passes = {unwrap(type(module).forward) for module in root.modules()} if isinstance(root, nn.Module) else set()
-    rooms = {id(room): room for each in passes if (room := getattr(each, "__globals__", None)) is not None}
-    own = [room for room in rooms.values() if "len" not in room and not room.get("__name__", "").startswith("torch.")]
-    for room in own:
-        room["len"] = length
-    try:
-        yield
-    finally:
-        for room in own:
-            del room["len"]
-
-
 class GateTracer(fx.Tracer):
     """Traces through user modules and `layers.Residual`.
 
@@ -80,7 +57,7 @@ class GateTracer(fx.Tracer):
             self._thread = threading.get_ident()
             self._readers: list[Reader] = []
             self._opened: list[fx.Node] = []
-            with _lengths(args[0] if args else kwargs["root"]):
+            with functions_met(args[0] if args else kwargs["root"]):
                 graph = super().trace(*args, **kwargs)
             for node in self._opened:  # the last call of a function, which fx takes for that of the function itself
                 node.meta.pop("is_wrapped", None)

@@ -19,7 +19,7 @@ from bayesprune.pruning.meter import count_macs, eval_mode, measure_latency
 
 MEASURES = ("params", "macs", "latency")
 """Parameters; multiply-adds of one example; seconds of one pass on the device where the network is."""
-DENSE, ENTRIES, TERMS, WHOLE = "dense", "entries", "terms", "whole"
+DENSE, ENTRIES, INPUTS, TERMS, WHOLE = "dense", "entries", "inputs", "terms", "whole"
 """What a part of the cost goes with: outputs times inputs; outputs; outputs of which all terms are there; or it is
 there as long as anything reads any output."""
 
@@ -114,7 +114,7 @@ class ExpectedCost:
         by_gates: dict[frozenset[str], Tensor] = {}
         amounts, shares = [self._fixed], [torch.ones(1, dtype=torch.float64)]
         for (node, kind), amount in self._costs.items():
-            if kind == WHOLE:
+            if kind in (WHOLE, INPUTS):
                 event = both([anything[node], Event(joint[node].gates)]) if node in joint else anything[node]
             else:
                 here = joint.get(node) if kind == TERMS else None
@@ -127,7 +127,7 @@ class ExpectedCost:
             for other, there, read in others:
                 event = both([event, self._mean(both([there.get(node, Event()), read[node]]), theta)])
                 inputs.append(_inputs(other, node, there))
-            if kind == DENSE:
+            if kind in (DENSE, INPUTS):
                 event = both([event, *(self._mean(part, theta) for part in inputs)])
             if event.own is None:
                 by_gates[event.gates] = by_gates[event.gates] + amount if event.gates in by_gates else amount
@@ -220,10 +220,12 @@ class ExpectedCost:
     def _parameter_kind(self, node: fx.Node, p: nn.Parameter) -> str:
         """What the size of a parameter goes with."""
         parts = self._parts(node)
-        if parts is None or self._kind(node) == WHOLE:
+        if parts is None:
             return WHOLE
         module = self.traced.module(node)
         roles = next((roles for name, roles in parts.tensors.items() if getattr(module, name) is p), ())
+        if self._kind(node) == WHOLE:
+            return INPUTS if "in" in roles and self.presence.steps[node].reads else WHOLE
         return DENSE if {"in", "out"} <= set(roles) else ENTRIES if "out" in roles else WHOLE
 
 

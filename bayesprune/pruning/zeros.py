@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from bayesprune.graph import Analysis, Traced
 from bayesprune.ops import operation_of
-from bayesprune.ops.registry import Operation
+from bayesprune.ops.registry import Operation, never
 
 
 @torch.no_grad()
@@ -24,11 +25,11 @@ def write_zeros(traced: Traced) -> None:
     off = {gate: uses for gate, uses in traced.uses.items() if gate.index is None and not bool(gate.mode().all())}
     plan = Analysis(traced, {}) if off else None
     for gate, uses in off.items():
-        writers = [_writer(traced, node) if traced.module(node) is gate else None for node in uses]
-        if plan is None or gate in plan.put_off or not all(map(_is_whole, [plan] * len(uses), writers, uses)):
+        writers = [_writer(traced, node, gate.size) if traced.module(node) is gate else None for node in uses]
+        pairs = zip(writers, uses, strict=True)
+        if plan is None or gate in plan.put_off or not all(_is_whole(plan, writer, node) for writer, node in pairs):
             continue
-        for writer in writers:
-            layer = traced.module(writer)  # type: ignore[arg-type]
+        for layer in [traced.module(writer) for writer in writers if writer is not None]:
             assert layer is not None
             mask_outputs(layer, operation_of(layer), gate.mode())
         gate.theta.fill_(1.0)
@@ -46,34 +47,49 @@ def _is_whole(plan: Analysis, writer: fx.Node | None, node: fx.Node) -> bool:
     return made is not None and given is not None and torch.equal(made.ids, given.ids)
 
 
-def _writer(traced: Traced, node: fx.Node) -> fx.Node | None:
+def _writer(traced: Traced, node: fx.Node, size: int) -> fx.Node | None:
     """The call of a layer, or of a normalisation, whose zeros reach a gate; ``None`` if there is none.
 
     Args:
         traced: The network.
         node: The call of the gate.
+        size: How many structures the gate has.
     """
     writer: Any = node.args[0]
     while isinstance(writer, fx.Node) and len(writer.users) == 1 and str(writer.target) not in traced.fixed:
         module = traced.module(writer)
         operation = operation_of(writer, module)
         if operation.parts is not None:
-            weight = getattr(module, "weight", None)
-            writes = operation.linear or operation.kind == "normalisation"
-            return writer if writes and weight is not None else None
+            return writer if _is_masked(module, operation, size) else None
         if not operation.pointwise or not _keeps_zeros(writer, module):
             break
         writer = writer.all_input_nodes[0]
     return None
 
 
+def _is_masked(module: Any, operation: Operation, size: int) -> bool:
+    """Whether a module gives zeros where its parameters along its outputs are multiplied by zeros.
+
+    Args:
+        module: The module.
+        operation: Its record.
+        size: How many outputs it must have.
+    """
+    roles = operation.parts(module).tensors.get("weight", ()) if operation.parts is not None else ()
+    if not isinstance(module, (nn.Linear, _ConvNd)) and operation.kind != "normalisation":
+        return False
+    return "out" in roles and module.weight is not None and module.weight.shape[roles.index("out")] == size
+
+
 def _keeps_zeros(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation that works entry by entry makes 0 of 0.
+    """Whether an operation that works entry by entry makes 0 of 0, as all do that draw: dropout, stochastic depth.
 
     Args:
         node: The call.
         module: The module that it calls, if it calls one.
     """
+    if operation_of(node, module).random is not never:
+        return True
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: torch.zeros(1))
     called = module if module is not None else getattr(torch.Tensor, str(node.target), node.target)
     return callable(called) and bool((called(*args, **kwargs) == 0).all())

@@ -178,7 +178,9 @@ def over(net: Written, x: Tensor) -> Tensor:
     same = x
     same.add_(x)
     net.act(x.sub_(0.25))
-    return x.neg().relu_() + x
+    other = (x * 2).reshape(x.shape)  # of which x gives but the sizes
+    other.add_(1.0)
+    return x.neg().relu_() + x + other
 
 
 def test_what_is_written_over_is_read_as_it_is_then() -> None:

@@ -23,7 +23,13 @@ def mobilenet() -> nn.Module:
     return models.MobileNetV2(4, 0.35, [[1, 16, 1, 1], [4, 24, 2, 2], [4, 32, 2, 2]])
 
 
-@pytest.mark.parametrize(("make", "streams", "branches"), [(resnet, 4, True), (mobilenet, 2, False)])
+@pytest.mark.parametrize(
+    ("make", "streams", "branches"),
+    [
+        pytest.param(resnet, 4, True, marks=pytest.mark.slow),
+        (mobilenet, 2, True),
+    ],
+)
 def test_channels_of_a_stream_go_everywhere(make, streams: int, branches: bool) -> None:
     torch.manual_seed(0)
     model, x = make().eval(), torch.randn(2, 3, 32, 32)

@@ -45,9 +45,9 @@ class Sequences(nn.Module):
         return self.last(h)
 
 
-def encoder(**options: Any) -> nn.TransformerEncoder:
+def encoder(count: int = 1, **options: Any) -> nn.TransformerEncoder:
     layer = nn.TransformerEncoderLayer(12, 4, 10, batch_first=True, **options)
-    return nn.TransformerEncoder(layer, 2, nn.LayerNorm(12), enable_nested_tensor=False)
+    return nn.TransformerEncoder(layer, count, nn.LayerNorm(12), enable_nested_tensor=False)
 
 
 def both(**options: Any) -> nn.Transformer:
@@ -58,12 +58,12 @@ def both(**options: Any) -> nn.Transformer:
 @pytest.mark.parametrize(
     "inner, given, padded",
     [
-        (lambda: encoder(activation="gelu"), {}, False),
+        (lambda: encoder(2, activation="gelu"), {}, False),
         (lambda: encoder(norm_first=True, bias=False), {"mask": CAUSAL}, False),
         (encoder, {"mask": CAUSAL < 0}, True),
         (encoder, {"mask": CAUSAL, "is_causal": True}, False),
         (both, {"tgt_mask": CAUSAL, "tgt_is_causal": True}, True),
-        (lambda: both(norm_first=True), {}, False),
+        pytest.param(lambda: both(norm_first=True), {}, False, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_every_layer_has_heads_units_and_branches(inner: Any, given: Any, padded: bool, tmp_path: Path) -> None:
@@ -73,18 +73,17 @@ def test_every_layer_has_heads_units_and_branches(inner: Any, given: Any, padded
     net = bp.convert(model, example_input=inputs)
     assert distance(net(*inputs), model(*inputs)) < 1e-12
     attentions = sum(isinstance(module, nn.MultiheadAttention) for module in model.modules())
-    mlps = 2
+    mlps = sum(isinstance(m, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) for m in model.modules())
     assert sorted(g.size for g in gates_of(net).values()) == [1] * (attentions + mlps) + [4] * attentions + [10] * mlps
-    for seed in range(3):
-        switch_off(net, seed=seed)
-        small = bp.compact(net, example_input=inputs)
-        assert distance(small(*inputs), net(*inputs)) < 1e-12
+    switch_off(net)
+    small = bp.compact(net, example_input=inputs)
+    assert distance(small(*inputs), net(*inputs)) < 1e-12
     bp.save(small, tmp_path / "small")
     assert torch.equal(bp.load(tmp_path / "small")(*inputs), small(*inputs))
 
 
 def test_skipped_layers_stay_torchs_and_a_decoder_is_followed() -> None:
-    model = spread(Sequences(encoder()))
+    model = spread(Sequences(encoder(2)))
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     net = bp.convert(model, example_input=x, skip=["inner.layers.0"])
     assert type(net.get_submodule("inner.layers.0")) is nn.TransformerEncoderLayer

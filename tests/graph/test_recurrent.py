@@ -34,8 +34,9 @@ class Words(nn.Module):
         return self.out(self.recurrent(self.activation(self.units(self.table(x))))[0][:, -1])
 
 
-@pytest.mark.parametrize("recurrent", LAYERS)
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid])  # one leaves a constant, which goes into the biases
+@pytest.mark.parametrize(
+    "recurrent, activation", [*((each, nn.Sigmoid) for each in LAYERS), (LAYERS[0], nn.ReLU)]
+)  # a sigmoid leaves a constant, which goes into the biases
 def test_units_before_a_recurrent_layer_go(recurrent: Any, activation: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Words(recurrent(), activation()).double().eval(), torch.randint(20, (3, 7))
@@ -51,6 +52,17 @@ def test_units_before_a_recurrent_layer_go(recurrent: Any, activation: Any, tmp_
     assert torch.equal(bp.load(tmp_path / "small")(x), small(x))
     rows = [row for row in bp.structures(net, example_input=x) if row.gate == "units_gate"]
     assert rows[0].rules == "units, recurrent"
+
+
+@pytest.mark.parametrize("recurrent", LAYERS)
+def test_expected_parameters_are_those_of_what_is_left(recurrent: Any) -> None:
+    x = torch.randint(20, (3, 7))
+    net = bp.convert(Words(recurrent(), nn.ReLU()).eval(), example_input=x)
+    expected = bp.pruning.ExpectedCost(net, x, ("params",))
+    for seed in range(2):
+        switch_off(net, seed=seed)
+        theta = {name: gate.theta.detach() for name, gate in gates_of(net).items()}
+        assert expected(theta)["params"].item() == bp.cost(bp.compact(net, example_input=x)).params
 
 
 @pytest.mark.parametrize("recurrent", LAYERS)

