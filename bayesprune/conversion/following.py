@@ -30,6 +30,10 @@ PICKS = operator.getitem, getattr, len, "size", "dim", "ndimension", "numel", "s
 """What reads sizes, or picks from what it is given: it follows from the number of examples if it differs with it."""
 
 
+MADE_LIKE = {f"new_{f.__name__}": f for f in (torch.empty, torch.full, torch.ones, torch.zeros)}
+"""Methods that make a tensor of the kind of another one, and the functions that do."""
+
+
 class Follower(GateTracer):
     """Traces a model in eval mode for examples of one shape; a module that it cannot follow becomes one call.
 
@@ -120,6 +124,10 @@ class Follower(GateTracer):
         """
         if kind == "call_method" and str(target).startswith("__") and hasattr(operator, target):
             kind, target = "call_function", getattr(operator, target)  # of a tensor that was made, & and the like
+        if kind == "call_method" and target in MADE_LIKE:
+            like, *sizes = args
+            settings = {"dtype": like.dtype, "device": like.device, **kwargs}
+            return self.create_proxy("call_function", MADE_LIKE[target], tuple(sizes), settings)
         if kind == "call_method" and target == "type" and (len(args) > 1 or kwargs):
             target = "to"
         seen = self._seen(kind, target, args, kwargs) if self._given and kind != "placeholder" else None

@@ -129,4 +129,5 @@ class Windows(nn.Module):
         below = torch.ones_like(x[0, :, :1, 0]).cumsum(0) > last_row
         beyond = torch.ones_like(x[0, :1, :, 0]).cumsum(1) > last_column
         part = self._cut(below * 2 + beyond * 1, 0)
-        return ((part.unsqueeze(-1) != part.unsqueeze(-2)) * APART).to(x.dtype).unsqueeze(2)
+        level = APART * torch.ones_like(x[0, :1, :1, :1])  # of the kind of number of the maps
+        return ((part.unsqueeze(-1) != part.unsqueeze(-2)) * level).unsqueeze(2)

@@ -125,6 +125,20 @@ def test_networks_of_torchvision(name: str, branches: int, units: int, tmp_path:
     assert torch.equal(bp.load(tmp_path / "model")(x), small(x))
 
 
+@pytest.mark.slow
+def test_a_network_for_segmentation_gives_maps_by_name(tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision.models.segmentation")
+    torch.manual_seed(0)
+    model = models.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).double().eval()
+    net, x = bp.convert(model, example_input=images(32)), images(48)  # of another size than it was followed for
+    assert distance(net(x)["out"], model(x)["out"]) < 1e-12
+    switch_off(net)
+    small = bp.compact(net, example_input=images(32))
+    assert distance(small(x)["out"], net(x)["out"]) < 1e-9
+    bp.save(small, tmp_path / "model")
+    assert torch.equal(bp.load(tmp_path / "model")(x)["out"], small(x)["out"])
+
+
 def test_a_converted_network_is_trained_shrunk_compacted_and_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(16, 3, 8, 8), torch.randint(5, (16,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,14 @@ def test_what_needs_no_size_to_be_followed_holds_for_inputs_of_all_sizes() -> No
         assert torch.equal(net(x), model(x))
 
 
+def test_a_weight_whose_kind_is_looked_at_is_not_used_directly() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return x if net.fc[0].weight.dtype == x.dtype else x.to(net.fc[0].weight.dtype)
+
+    model, x = Written(forward).double().eval(), torch.rand(2, 3, 5, 5).double()
+    assert set(gates_of(bp.convert(model, example_input=x))) == {"conv_gate", "fc.0_gate"}
+
+
 def test_arguments_that_are_not_given_are_what_they_are_by_default() -> None:
     model, x = Written(lambda net, x: x).eval(), torch.rand(2, 3, 5, 5)
     net = bp.convert(model, example_input=x)
@@ -201,3 +210,11 @@ def test_what_is_written_over_is_read_as_it_is_then() -> None:
 def test_writing_over_a_part_or_a_buffer_is_refused(forward: Callable[[Written, Tensor], Tensor]) -> None:
     with pytest.raises(TraceError, match="works in place on a part of a tensor, or on a buffer, that is read again"):
         bp.convert(Written(forward).eval(), example_input=torch.rand(2, 3, 5, 5))
+
+
+def test_that_a_network_with_a_whole_module_is_not_saved_is_known_beforehand() -> None:
+    inner = nn.Sequential(Written(lambda net, x: x if x.sum() > 0 else -x), nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2))
+    x = torch.rand(2, 3, 5, 5)
+    bnn = bp.BayesianNet(bp.convert(inner, example_input=x), num_data=2, example_input=x)
+    assert (why := bp.pruning.unsavable(bnn)) is not None
+    assert "cannot hold 0 (Whole)" in why and "\n" not in why

@@ -60,6 +60,7 @@ def test_heads_of_shifted_windows_go(options: Any, depths: list[int], side: int,
         assert distance(small(other), net(other)) < 1e-12
     bp.save(small, tmp_path / "small")
     assert torch.equal(bp.load(tmp_path / "small")(x), small(x))
+    assert distance(small.float()(x.float()).double(), net(x)) < 1e-4
 
 
 @pytest.mark.slow
