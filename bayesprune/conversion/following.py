@@ -30,6 +30,10 @@ PICKS = operator.getitem, getattr, len, "size", "dim", "ndimension", "numel", "s
 """What reads sizes, or picks from what it is given: it follows from the number of examples if it differs with it."""
 
 
+MADE_LIKE = {f"new_{f.__name__}": f for f in (torch.empty, torch.full, torch.ones, torch.zeros)}
+"""Methods that make a tensor of the kind of another one, and the functions that do."""
+
+
 class Follower(GateTracer):
     """Traces a model in eval mode for examples of one shape; a module that it cannot follow becomes one call.
 
@@ -120,12 +124,17 @@ class Follower(GateTracer):
         """
         if kind == "call_method" and str(target).startswith("__") and hasattr(operator, target):
             kind, target = "call_function", getattr(operator, target)  # of a tensor that was made, & and the like
+        if kind == "call_method" and target in MADE_LIKE:
+            like, *sizes = args
+            settings = {"dtype": like.dtype, "device": like.device, **kwargs}
+            return self.create_proxy("call_function", MADE_LIKE[target], tuple(sizes), settings)
         if kind == "call_method" and target == "type" and (len(args) > 1 or kwargs):
             target = "to"
         seen = self._seen(kind, target, args, kwargs) if self._given and kind != "placeholder" else None
         if seen is not None and target is torch._assert:
             return None  # it holds
-        if seen is not None and seen.made and self.sizes_given:  # it is the same in every pass
+        if seen is not None and seen.made and (self.sizes_given or operation_at(target) is UNKNOWN):
+            self.goes_by_sizes = True  # it is the same in every pass for inputs of the example's
             proxy: Any = self.proxy(self.create_arg(seen.values[0]))  # type: ignore[arg-type]
             proxy.seen = Seen(seen.values)
             return proxy

@@ -190,7 +190,7 @@ def fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
         graph: Its forward pass.
     """
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    direct = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    direct = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr" and node.users}
     owners: dict[int, list[str]] = {}
     for name, module in net.named_modules():
         for parameter in module.parameters(recurse=False):

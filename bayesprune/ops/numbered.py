@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class Numbered:
         self._gone: Tensor | None = None
         self._tensors: dict[fx.Node, Tensor] = {}
         written = [node for node in self.made() if node in call.written and not is_shape(node)]
-        self.literals = {node: found for node in written if (found := literals_of(node))}
+        self.literals = {node: found for node in written if not self._picks(node) and (found := literals_of(node))}
         every = self.sources.values()
         self.twins = torch.cat([torch.arange(len(s.index)) >= s.length for s in every])
         self.ids = torch.cat([s.x.ids[s.index] for s in every])
@@ -113,6 +114,10 @@ class Numbered:
         sources = [(tuple(self.shapes[node]), s.axis, s.length, _data(s.index)) for node, s in self.sources.items()]
         together = self.call.following.one[self.ids].unique(return_inverse=True)[1]
         return str(calls), str(tensors), str(sources), _data(together), tuple(self.call.shapes[self.call.node])
+
+    def _picks(self, node: fx.Node) -> bool:
+        """Whether a call picks one of several tensors, whose place among them stays what it is."""
+        return node.target is operator.getitem and node.args[0] not in self.shapes
 
     def spread(self) -> bool:
         """Whether the entries lie along several dimensions of what the call gives."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,14 @@ def test_what_needs_no_size_to_be_followed_holds_for_inputs_of_all_sizes() -> No
     for shape in ((3, 3, 5, 5), (1, 3, 7, 8)):
         x = torch.rand(shape)
         assert torch.equal(net(x), model(x))
+
+
+def test_a_weight_whose_kind_is_looked_at_is_not_used_directly() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return x if net.fc[0].weight.dtype == x.dtype else x.to(net.fc[0].weight.dtype)
+
+    model, x = Written(forward).double().eval(), torch.rand(2, 3, 5, 5).double()
+    assert set(gates_of(bp.convert(model, example_input=x))) == {"conv_gate", "fc.0_gate"}
 
 
 def test_arguments_that_are_not_given_are_what_they_are_by_default() -> None:

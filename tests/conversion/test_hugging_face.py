@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers")
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 20}
 TEXT = {**SIZES, "vocab_size": 30, "max_position_embeddings": 16}
 IMAGE = {**SIZES, "image_size": 8, "patch_size": 4}
+LLAMA = {**TEXT, "hidden_size": 16, "num_key_value_heads": 2, "use_cache": False}
 GPT = {"vocab_size": 30, "n_embd": 12, "n_layer": 2, "n_head": 4, "n_inner": 20, "n_positions": 16, "use_cache": False}
 
 
@@ -41,15 +42,18 @@ def given(output: Any) -> Tensor:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
-    "model, config, sizes, inputs",
+    "model, config, sizes, inputs, heads",
     [
-        ("BertModel", "BertConfig", TEXT, of_text),
-        ("BertForSequenceClassification", "BertConfig", TEXT, of_text),
-        ("GPT2Model", "GPT2Config", GPT, of_text),
-        ("ViTModel", "ViTConfig", IMAGE, of_image),
+        ("BertModel", "BertConfig", TEXT, of_text, 4),
+        ("BertForSequenceClassification", "BertConfig", TEXT, of_text, 4),
+        ("GPT2Model", "GPT2Config", GPT, of_text, 4),
+        ("LlamaModel", "LlamaConfig", LLAMA, of_text, 2),
+        ("ViTModel", "ViTConfig", IMAGE, of_image, 4),
     ],
 )
-def test_an_encoder(model: str, config: str, sizes: Any, inputs: Any, attention: str, tmp_path: Path) -> None:
+def test_an_encoder(
+    model: str, config: str, sizes: Any, inputs: Any, heads: int, attention: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     options = getattr(transformers, config)(**sizes, attn_implementation=attention, bos_token_id=1, eos_token_id=1)
     plain = getattr(transformers, model)(options).double().eval()
@@ -58,10 +62,13 @@ def test_an_encoder(model: str, config: str, sizes: Any, inputs: Any, attention:
             nn.init.normal_(p)
     net = bp.convert(plain, example_input=inputs())
     found = sorted(gate.size for name, gate in gates_of(net).items() if "pooler" not in name)
-    assert found == [1] * 4 + [4] * 2 + [20] * 2
+    assert found == [1] * 4 + [heads] * 2 + [20] * 2
     x = inputs(3)  # another number of examples
     assert distance(given(net(**x)), given(plain(**x))) < 1e-9
     switch_off(net)
+    with torch.no_grad():
+        for gate in gates_of(net).values():
+            gate.theta[:1] = 1.0  # so that no branch goes
     small = bp.compact(net, example_input=inputs())
     assert distance(given(small(**x)), given(net(**x))) < 1e-9
     bp.save(small, tmp_path / "small")

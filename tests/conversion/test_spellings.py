@@ -67,6 +67,31 @@ def test_a_spelling(spelling: str) -> None:
     assert distance(small(x), net(x)) < 1e-12
 
 
+class Parts(nn.Module):
+    """Attention whose queries, keys and values are parts of one tensor, of a size that is written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.out = nn.Linear(12, 36), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (-1, 3)).transpose(1, 2) for part in self.parts(x).split(12, dim=2))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("off", [[0], [1, 2], [0, 3], [1, 2, 3]])
+def test_parts_stay_in_their_places(off: list[int]) -> None:
+    """Half of the heads off leave a third part that would also be the second of two larger ones."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 12).double()
+    net = bp.convert(Parts().double().eval(), example_input=x)
+    with torch.no_grad():
+        gates_of(net)["heads_gate"].theta[off] = 0.0
+    small = bp.compact(net, example_input=x)
+    assert small.get_submodule("parts").out_features == 9 * (4 - len(off))
+    assert distance(small(x), net(x)) < 1e-12
+
+
 def test_len_is_what_it_was_after_a_trace_that_fails_as_well() -> None:
     trace(Spelled(*WAYS["view(len(h), -1)"]))
     with pytest.raises(bp.errors.TraceError, match="cannot be followed"):
