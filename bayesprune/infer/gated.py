@@ -232,8 +232,7 @@ class GatedNet(nn.Module):
         """Which of the branch gates are on in ``xi``; waits for the device."""
         if self.num_branches == 0:
             return []
-        leading = xi if xi.dim() == 1 else xi[0]
-        return (leading[: self.num_branches] > 0.5).tolist()
+        return ((xi if xi.dim() == 1 else xi[0])[: self.num_branches] > 0.5).tolist()
 
     def branches(self, slots: Iterable[int]) -> list[nn.Module]:
         """What passes leave out while the branch gates of these slots are known to be off."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +14,8 @@ import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.layers import Gate
 from bayesprune.training import Settings
+from tests.benchmarks.tables import cells
 
 
 @pytest.fixture
@@ -164,80 +163,6 @@ def test_a_folder_is_kept_to_one_way(bench: Any, tmp_path: Path) -> None:
 # breakdown ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def seconds(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """A processor clock that goes on by one second at every look."""
-    looks = [0.0]
-
-    def look() -> float:
-        looks.append(looks[-1] + 1)
-        return looks[-1]
-
-    with monkeypatch.context() as patched:
-        patched.setattr(time, "process_time", look)
-        yield looks
-
-
-def test_a_clock_counts_the_innermost_part(bench: Any, seconds: list[float]) -> None:
-    clock = bench.clock.Clock()  # at 1
-    with clock.part("forward"):  # at 2
-        with clock.part("draws"):  # at 3, left at 4
-            pass
-        with clock.part("draws"):  # at 5, left at 6
-            pass
-    # left at 7
-    assert clock.seconds == {"rest": 1, "forward": 1 + 1 + 1, "draws": 2}
-    assert clock.entered == {"forward": 1, "draws": 2}
-
-
-def test_within_a_closed_part_nothing_else_is_counted(bench: Any, seconds: list[float]) -> None:
-    clock = bench.clock.Clock()
-    with clock.part("differences"), clock.part("draws"), clock.part("forward"):
-        pass
-    assert clock.seconds == {"rest": 1, "differences": 5}
-
-
-def test_what_goes_backward_to_the_gates_is_counted_apart(bench: Any) -> None:
-    clock = bench.clock.Clock()
-    estimator = bench.clock.made(clock, "estimator", lambda name: lambda *given: (name, given))("auto")
-    back = bench.clock.backward(clock, "backward", lambda: None)
-    back()
-    assert estimator(1, 2) == ("auto", (1, 2))
-    back()
-    back()
-    assert clock.entered == {"backward": 2, "estimator": 1, "backward, θ too": 1}
-    watched = bench.clock.watched(clock, "estimator", lambda xi: SimpleNamespace(xi=xi))
-    for gates in (torch.ones(1), torch.ones(1, requires_grad=True)):
-        assert watched(gates).xi is gates
-        back()
-    assert clock.entered == {"backward": 3, "estimator": 3, "backward, θ too": 2}
-
-
-def test_an_iterator_is_counted_item_by_item(bench: Any) -> None:
-    clock = bench.clock.Clock()
-    items = bench.clock.iterated(clock, "loader", iter)
-    assert list(items([1, 2])) == [1, 2]
-    assert clock.entered == {"loader": 1 + 3}  # made, two items, and the end
-
-
-def test_every_door_is_there_and_shut_again(bench: Any) -> None:
-    """A door that was renamed is named here, not counted among the rest."""
-    found = [
-        place
-        for doors in bench.breakdown.DOORS.values()
-        for target, _ in doors
-        for place in bench.breakdown.places(target)
-    ]
-    before = [getattr(owner, name) for owner, name in found]
-    scale = Gate.scale
-    with bench.breakdown.clocks():
-        assert Gate.scale is not scale
-        assert all(getattr(owner, name) != was for (owner, name), was in zip(found, before, strict=True))
-    assert [getattr(owner, name) for owner, name in found] == before and Gate.scale is scale
-    with pytest.raises(AttributeError, match="halve"):
-        bench.breakdown.places("bayesprune.layers.gate:Gate.halve")
-
-
 def test_the_parts_of_a_run_add_up_to_it_and_clocks_change_nothing(bench: Any, setting: Any, tmp_path: Path) -> None:
     def pruned(folder: Path) -> Any:
         folder.mkdir()
@@ -259,10 +184,6 @@ def test_the_parts_of_a_run_add_up_to_it_and_clocks_change_nothing(bench: Any, s
 
 
 # tables -------------------------------------------------------------------------------------------------------------
-
-
-def cells(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
 
 
 def test_ratios_are_medians_of_runs_of_one_seed(bench: Any, setting: Any) -> None:
@@ -303,43 +224,3 @@ def test_the_breakdown_has_a_column_a_case(bench: Any, setting: Any) -> None:
 
 
 # defaults -----------------------------------------------------------------------------------------------------------
-
-
-RESULT = {"accuracy": 0.982, "params": 90, "dense_params": 1000, "macs": 80, "dense_macs": 1000, "seed": 0}
-RESULT |= {"gates_left": 50, "gates": 100, "gates_converged": 0.995, "seconds": 12.4}
-
-
-def test_a_run_of_the_command_is_held_to_all_that_is_asked(bench: Any) -> None:
-    case = bench.defaults.Case((), accuracy=0.981, params=0.1, converged=0.99)
-    assert case.reached(RESULT)
-    for worse in ({"accuracy": 0.98}, {"params": 101}, {"gates_converged": 0.98}):
-        assert not case.reached(RESULT | worse)
-    lines = cells(bench.defaults.results_table([RESULT, RESULT | {"seed": 1, "accuracy": 0.984, "params": 110}]))
-    assert lines[2] == ["0", "98.20", "90 (9.00 %)", "8.00 %", "50 of 100", "99.50 %", "12"]
-    assert lines[-1] == ["**mean**", "98.30", "10.00 %", "8.00 %", "50", "99.50 %", "12"]
-
-
-def test_the_command_is_run_once_and_goes_on_where_it_was_broken_off(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[str]] = []
-
-    def command(words: list[str], check: bool) -> None:
-        asked.append(words[2:])
-        folder = tmp_path / "run"
-        folder.mkdir(exist_ok=True)
-        if len(asked) == 1:
-            (folder / "checkpoint.pt").touch()
-            raise KeyboardInterrupt
-        bench.report.write_json(folder / "result.json", RESULT)
-
-    monkeypatch.setattr(bench.defaults.subprocess, "run", command)
-    with pytest.raises(KeyboardInterrupt):
-        bench.defaults.trained(("--seed", "0"), tmp_path / "run")
-    assert bench.defaults.trained(("--seed", "0"), tmp_path / "run") == RESULT
-    assert bench.defaults.trained(("--seed", "0"), tmp_path / "run") == RESULT
-    folder = str(tmp_path / "run")
-    assert asked == [
-        ["bayesprune", "train", "--seed", "0", "--out", folder],
-        ["bayesprune", "train", "--resume", folder],
-    ]

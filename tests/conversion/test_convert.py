@@ -13,52 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune.errors import ConfigError, GateError, TraceError
-from bayesprune.layers import Gate, Residual, gates_of
-
-
-class Block(nn.Module):
-    """A residual block as in torchvision, with one activation for several places, in place, and a by-pass."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = F.dropout(self.bn2(self.conv2(out)), 0.5, self.training)
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 3, padding=1)
-        self.layer1 = nn.Sequential(Block(4, 4), Block(4, 6))
-        self.fc = nn.Linear(6, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer1(F.relu(self.stem(x), inplace=True))
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
-
-
-def switch_off(net: nn.Module, share: float = 0.4, seed: int = 0) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for gate in gates_of(net).values():
-            gate.theta[:] = (torch.rand(gate.size, generator=generator) > share).float()
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    return float(((a - b).abs().max() / b.abs().max()).detach())
-
-
-def images(size: int = 8) -> Tensor:
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+from bayesprune.layers import Residual, gates_of
+from tests.conversion.small import Small, distance, images, switch_off
 
 
 def test_gates_are_where_they_mean_removal_and_names_follow_one_rule() -> None:
@@ -250,91 +206,6 @@ def test_structures_say_what_gates_rule() -> None:
     assert table.share == pytest.approx(64 * (288 + 216 + 324) / (64 * (108 + 288 + 216 + 324 + 24) + 30))
     assert [row.kind for row in table].count("branch") == 2
     assert "layer1.0.residual.body.conv1_gate" in str(table)
-
-
-class Branching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.first(x))
-        if x.sum() > 0:
-            x = x * 2
-        return self.last(x)
-
-
-def test_a_module_that_cannot_be_followed_stays_whole() -> None:
-    class Around(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.mlp = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
-            self.inner = nn.ModuleList([Branching()])
-            self.last = nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 2))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.inner[0](self.mlp(torch.relu(self.first(x)))))
-
-    model, x = Around().double().eval(), torch.randn(3, 4).double()
-    for options in ({}, {"skip": ["inner"]}, {"only": ["first", "mlp", "last"]}):
-        net = bp.convert(model, example_input=x, **options)
-        assert {name: gate.size for name, gate in gates_of(net).items()} == {
-            "first_gate": 4,
-            "mlp.0_gate": 6,
-            "last.0_gate": 5,
-        }
-        assert isinstance(net.get_submodule("inner.0.whole"), Branching)
-        assert net.get_submodule("inner.0.whole.first").weight is not model.inner[0].first.weight
-        assert torch.equal(net(x), model(x))
-        switch_off(net)
-        small = bp.compact(net, example_input=x)
-        assert small.get_submodule("mlp.2").out_features == 2
-        assert distance(small(x), net(x)) < 1e-12
-        table = bp.structures(net, example_input=x)
-        assert 0 < table.share < 1
-        (left,) = (row for row in table if row.gate == "inner.0")
-        assert left.kind == "none" and left.share > 0
-        assert left.rules.startswith("stays whole: ") and left.rules.endswith("if x.sum() > 0:)")
-    assert set(gates_of(bp.convert(model))) == {"first_gate", "mlp.0_gate", "last.0_gate"}
-
-
-def two_layers() -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
-
-
-def quantised() -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 3), torch.ao.nn.quantized.FloatFunctional())
-
-
-@pytest.mark.parametrize(
-    "model, options, error, says",
-    [
-        (lambda: Branching(), {}, TraceError, "if x.sum() > 0"),
-        (lambda: nn.Sequential(nn.Linear(2, 1)), {}, GateError, "no layer has units that others read"),
-        (Small, {"skip": ["stem", "layer1", "fc"]}, GateError, "or the options leave none"),
-        (lambda: nn.Sequential(nn.Linear(2, 2), Gate(2)), {}, ConfigError, "has gates already"),
-        (lambda: torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), {}, ConfigError, "TorchScript"),
-        (lambda: nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))), {}, TraceError, "by TorchScript"),
-        (lambda: torch.compile(nn.Linear(2, 2)), {}, TraceError, "the network has a form compiled by torch.compile"),
-        (lambda: nn.DataParallel(nn.Linear(2, 2)), {}, TraceError, "pass the module itself: wrapper.module"),
-        (lambda: nn.Sequential(nn.LazyLinear(3)), {}, TraceError, "a lazy layer"),
-        (lambda: bp.convert(two_layers()), {}, ConfigError, "has gates already"),
-        (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2), {}, ConfigError, "has gates already"),
-        (quantised, {}, TraceError, "quantised"),
-        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), {}, TraceError, "parametrisation"),
-        (Small, {"example_input": torch.zeros(1, 2, 8, 8)}, TraceError, "does not go through Small"),
-        (Small, {"example_input": torch.zeros(0, 3, 8, 8)}, TraceError, "has no example"),
-        (Small, {"example_input": torch.tensor(1.0)}, TraceError, "has no example"),
-        (Small, {"example_input": (images(), images())}, TraceError, "does not fit forward of Small: too many"),
-        (Small, {"example_input": {"y": images()}}, TraceError, "does not fit forward of Small: missing a required"),
-        (Small, {"skip": ["layer9"]}, ConfigError, "no module 'layer9'"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
-def test_what_cannot_be_converted_is_refused_in_one_line(model: Any, options: Any, error: Any, says: str) -> None:
-    with pytest.raises(error) as raised:
-        bp.convert(model(), **options)
-    assert says in str(raised.value) and "\n" not in str(raised.value)
 
 
 class Mixed(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune import layers
 from bayesprune.layers import gates_of
-from tests.conversion.test_convert import distance, images, switch_off
+from tests.conversion.small import distance, images, switch_off
 
 
 class Written(nn.Module):

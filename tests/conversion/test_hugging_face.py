@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune.layers import gates_of
-from tests.conversion.test_convert import distance, switch_off
+from tests.conversion.small import distance, switch_off
 
 transformers = pytest.importorskip("transformers")
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 20}

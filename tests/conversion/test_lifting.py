@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune.errors import GateError
 from bayesprune.layers import gates_of
-from tests.conversion.test_convert import distance, switch_off
+from tests.conversion.small import distance, switch_off
 
 
 class NormAct(nn.BatchNorm2d):

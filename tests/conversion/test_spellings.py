@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune.graph import trace
 from bayesprune.layers import gates_of
-from tests.conversion.test_convert import distance, switch_off
+from tests.conversion.small import distance, switch_off
 
 
 class Spelled(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune import layers
 from bayesprune.layers import gates_of
-from tests.conversion.test_convert import distance, switch_off
+from tests.conversion.small import distance, switch_off
 from tests.conversion.test_heads import Torchs
 
 CAUSAL = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
 from bayesprune.layers import gates_of
-from tests.conversion.test_convert import distance, images, switch_off
+from tests.conversion.small import distance, images, switch_off
 
 swin = pytest.importorskip("torchvision.models.swin_transformer")
 SECOND = {"block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}

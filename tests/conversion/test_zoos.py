@@ -14,7 +14,7 @@ from bayesprune.cli.network import named_network, network_like
 from bayesprune.conversion.zoos import converted, plain_network
 from bayesprune.errors import ConfigError
 from bayesprune.layers import gates_of
-from tests.conversion.test_convert import distance, switch_off
+from tests.conversion.small import distance, switch_off
 
 
 def _fixed(num_classes: int, in_chans: int, img_size: tuple[int, int]) -> nn.Module:

@@ -291,14 +291,8 @@ CALLS: dict[str, Callable[[], Call]] = {
     "BayesPruneClassifier": lambda: (
         lambda **given: made("BayesPruneClassifier", **given),
         {
-            "hidden_layer_sizes": (4,),
-            "slab": "normal",
-            "temperature": 0.1,
-            "prior_inclusion": 0.5,
-            "batch_size": "auto",
-            "learning_rate": 0.01,
-            "num_samples": 4,
-            "random_state": 0,
+            **{"hidden_layer_sizes": (4,), "slab": "normal", "temperature": 0.1, "prior_inclusion": 0.5},
+            **{"batch_size": "auto", "learning_rate": 0.01, "num_samples": 4, "random_state": 0},
         },
     ),
 }

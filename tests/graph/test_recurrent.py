@@ -13,7 +13,7 @@ import bayesprune as bp
 from bayesprune.errors import GateError
 from bayesprune.layers import Gate, gates_of
 from bayesprune.ops import operation_of
-from tests.conversion.test_convert import distance, switch_off
+from tests.conversion.small import distance, switch_off
 
 LAYERS = [
     lambda **given: nn.LSTM(6, 4, 2, bidirectional=True, batch_first=True, **given),

@@ -1,0 +1,99 @@
+"""What cannot be followed stays whole, and what cannot be converted is refused in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bayesprune as bp
+from bayesprune.errors import ConfigError, GateError, TraceError
+from bayesprune.layers import Gate, gates_of
+from tests.conversion.small import Small, distance, images, switch_off
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        if x.sum() > 0:
+            x = x * 2
+        return self.last(x)
+
+
+def test_a_module_that_cannot_be_followed_stays_whole() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.mlp = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+            self.inner = nn.ModuleList([Branching()])
+            self.last = nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.inner[0](self.mlp(torch.relu(self.first(x)))))
+
+    model, x = Around().double().eval(), torch.randn(3, 4).double()
+    for options in ({}, {"skip": ["inner"]}, {"only": ["first", "mlp", "last"]}):
+        net = bp.convert(model, example_input=x, **options)
+        assert {name: gate.size for name, gate in gates_of(net).items()} == {
+            "first_gate": 4,
+            "mlp.0_gate": 6,
+            "last.0_gate": 5,
+        }
+        assert isinstance(net.get_submodule("inner.0.whole"), Branching)
+        assert net.get_submodule("inner.0.whole.first").weight is not model.inner[0].first.weight
+        assert torch.equal(net(x), model(x))
+        switch_off(net)
+        small = bp.compact(net, example_input=x)
+        assert small.get_submodule("mlp.2").out_features == 2
+        assert distance(small(x), net(x)) < 1e-12
+        table = bp.structures(net, example_input=x)
+        assert 0 < table.share < 1
+        (left,) = (row for row in table if row.gate == "inner.0")
+        assert left.kind == "none" and left.share > 0
+        assert left.rules.startswith("stays whole: ") and left.rules.endswith("if x.sum() > 0:)")
+    assert set(gates_of(bp.convert(model))) == {"first_gate", "mlp.0_gate", "last.0_gate"}
+
+
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def quantised() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), torch.ao.nn.quantized.FloatFunctional())
+
+
+@pytest.mark.parametrize(
+    "model, options, error, says",
+    [
+        (lambda: Branching(), {}, TraceError, "if x.sum() > 0"),
+        (lambda: nn.Sequential(nn.Linear(2, 1)), {}, GateError, "no layer has units that others read"),
+        (Small, {"skip": ["stem", "layer1", "fc"]}, GateError, "or the options leave none"),
+        (lambda: nn.Sequential(nn.Linear(2, 2), Gate(2)), {}, ConfigError, "has gates already"),
+        (lambda: torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), {}, ConfigError, "TorchScript"),
+        (lambda: nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))), {}, TraceError, "by TorchScript"),
+        (lambda: torch.compile(nn.Linear(2, 2)), {}, TraceError, "the network has a form compiled by torch.compile"),
+        (lambda: nn.DataParallel(nn.Linear(2, 2)), {}, TraceError, "pass the module itself: wrapper.module"),
+        (lambda: nn.Sequential(nn.LazyLinear(3)), {}, TraceError, "a lazy layer"),
+        (lambda: bp.convert(two_layers()), {}, ConfigError, "has gates already"),
+        (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2), {}, ConfigError, "has gates already"),
+        (quantised, {}, TraceError, "quantised"),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), {}, TraceError, "parametrisation"),
+        (Small, {"example_input": torch.zeros(1, 2, 8, 8)}, TraceError, "does not go through Small"),
+        (Small, {"example_input": torch.zeros(0, 3, 8, 8)}, TraceError, "has no example"),
+        (Small, {"example_input": torch.tensor(1.0)}, TraceError, "has no example"),
+        (Small, {"example_input": (images(), images())}, TraceError, "does not fit forward of Small: too many"),
+        (Small, {"example_input": {"y": images()}}, TraceError, "does not fit forward of Small: missing a required"),
+        (Small, {"skip": ["layer9"]}, ConfigError, "no module 'layer9'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_what_cannot_be_converted_is_refused_in_one_line(model: Any, options: Any, error: Any, says: str) -> None:
+    with pytest.raises(error) as raised:
+        bp.convert(model(), **options)
+    assert says in str(raised.value) and "\n" not in str(raised.value)
