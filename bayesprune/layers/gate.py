@@ -226,7 +226,8 @@ class Gate(nn.Module):
         shape = [1] * x.dim()
         shape[(self.dim if dim is None else dim) % x.dim()] = self.size
         if xi.dim() == 2:
-            xi = xi[:1] if self.per_batch and x.shape[0] % len(xi) else xi  # one draw, whatever lies along dimension 0
+            if self.per_batch and len(xi) > 1 and x.shape[0] % len(xi):
+                xi = xi[:1]  # one draw, whatever lies along dimension 0
             shape[0] = rows = xi.shape[0]
             if rows > 1 and rows != x.shape[0]:
                 return (x.unflatten(0, (-1, rows)) * xi.view(shape).to(x.dtype)).flatten(0, 1)

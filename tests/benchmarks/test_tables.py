@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,7 +94,9 @@ def test_times_are_taken_in_turn(bench: Any) -> None:
 
 def test_the_step_benchmark_leaves_the_gates_where_they_are(bench: Any) -> None:
     net = bp.networks.resmlp(depth=2, width=8)
-    plain, gated, ratio = bench.step.compare(net, "point", batch=8, blocks=1, steps=4, every=2)
+    options = SimpleNamespace(slab="point", blocks=1, steps=4, every=2)
+    plain_net = copy.deepcopy(bench.step.without_gates(net))
+    plain, gated, ratio = bench.step.compare(plain_net, net, bench.step.digits(8), options)
     assert plain > 0 and ratio == pytest.approx(gated / plain)  # of a single block
     # Four moves, each of at most ten times 2 * 5 / (0.55 * 0.35e9): steps on a gradient ten times its noise or price.
     assert all(abs(float(gate.theta.detach()) - 0.9) < 1e-5 for gate in bp.layers.gates_of(net).values())

@@ -81,7 +81,7 @@ def test_expected_seconds_are_those_of_what_compaction_leaves(make, law: str, mo
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("make", "law"),
     [(wide, "computation"), (lambda: branches(16), "calls"), (narrow_branches, "calls")],

@@ -25,6 +25,7 @@ from tests.methods.toys import (
     Smallest,
     batches,
     dropping,
+    each,
     made,
 )
 from tests.training.problems import EXAMPLES, Batches, bayesian, convolutional, examples, units
@@ -62,7 +63,7 @@ def test_5_a_phase_starts_with_the_weights_and_the_optimiser_that_it_asks_for(
         assert bool((after["0.weight"][~free] == 0).all()) and float(after["1.running_mean"].abs().max()) == 0
 
 
-@pytest.mark.parametrize("name", [*NAMES, "smallest", "ridge"])
+@pytest.mark.parametrize("name", each(*NAMES, "smallest", "ridge"))
 def test_6_computing_is_charged_by_the_network_as_it_is_then(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, how = made(name)
     start, looked, charge = cost(model, examples()[0]).macs, [], Records.charge
@@ -81,7 +82,7 @@ def test_6_computing_is_charged_by_the_network_as_it_is_then(name: str, monkeypa
     assert start == 8 * 6 + 6 * 2 and (macs[-1] < start) == does.get(name, macs[-1] < start)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "ridge"])
+@pytest.mark.parametrize("name", each(*NAMES, "ridge"))
 def test_7_the_loss_is_a_mean_and_what_is_known_beforehand_weighs_as_one_data_set(name: str) -> None:
     """Nothing learns: the loss is the same for batches of any size, and its penalty halves as the data double."""
 

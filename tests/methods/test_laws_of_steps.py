@@ -25,6 +25,7 @@ from tests.methods.toys import (
     batches,
     dropped_units,
     dropping,
+    each,
     made,
     network,
     train,
@@ -60,7 +61,7 @@ def test_1_doing_nothing_is_a_loop_of_plain_pytorch_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, "momentum"])
-@pytest.mark.parametrize("name", [*NAMES, "rewinding"])
+@pytest.mark.parametrize("name", each(*NAMES, "rewinding"))
 def test_2_masked_entries_are_0_in_weight_gradient_and_moments(
     name: str, optimizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +92,7 @@ def test_2_masked_entries_are_0_in_weight_gradient_and_moments(
 
 
 @pytest.mark.parametrize("make", [units, branches, stream, convolutional])
-@pytest.mark.parametrize("name", [*NAMES, "smallest", "rewinding"])
+@pytest.mark.parametrize("name", each(*NAMES, "smallest", "rewinding"))
 def test_3_what_is_off_can_be_cut(name: str, make: Callable[[], nn.Module]) -> None:
     x, y = examples()
     x = x[:, None] if make is convolutional else x
@@ -115,7 +116,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", [*NAMES, *TOYS])
+@pytest.mark.parametrize("name", each(*NAMES, *TOYS))
 def test_4_a_run_that_is_taken_up_ends_as_the_unbroken_one(name: str, tmp_path: Path) -> None:
     """Broken off after every epoch; weights, masks, random numbers, phases and records included."""
     whole, expected = train(name, dropped_units, out=tmp_path / "whole")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, get_args
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -143,6 +144,15 @@ TOYS: dict[str, Callable[[], Method]] = {
     "rewinding": Rewinding, "fresh": lambda: Rewinding("fresh"), "smallest": Smallest, "viewed": Viewed, "ridge": Ridge,
     "freezing": Freezing, "stopping": Stopping, "telling": Telling,
 }  # fmt: skip
+
+
+ALIKE = {"dsd", "fpgm", "hrank", "l1_filters", "large_weights", "lottery", "random_structures", "unit_norms"}
+"""Methods that act as others do; the laws of these are kept in the slow stage."""
+
+
+def each(*names: str) -> list[Any]:
+    """Methods as parameters of a law."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in names]
 
 
 def batches(size: int = 40, copies: int = 1) -> Batches:
