@@ -34,7 +34,7 @@ class FileError(BayesPruneError, OSError):
 
 
 class NonFiniteLossError(BayesPruneError, FloatingPointError):
-    """The training loss became NaN or infinite."""
+    """The training loss, or a running statistic of the network, became NaN or infinite."""
 
 
 class DeviceMemoryError(BayesPruneError, RuntimeError):

@@ -31,8 +31,8 @@ class Removal:
         theta: θ at removal.
         net_cost: What keeping it would cost net of what it is worth to the data: the latest estimate of E[C | ξ=1] −
             E[C | ξ=0] + ρ, nats per example; positive: the data do not want it back.
-        weight_norm: Euclidean norm of the parameters that went with it alone (its rows of the writing layer), 0 for an
-            input.
+        weight_norm: Euclidean norm of the parameters that went with it alone (its rows of the layer that writes it,
+            also where a `layers.Gate` behind the activation decides), 0 for an input, and where no layer is found.
     """
 
     step: int

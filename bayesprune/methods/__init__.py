@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from typing import Any
 
@@ -32,10 +33,10 @@ def get_method(name: str, **options: Any) -> Method:
 
     Args:
         name: One of `NAMES`.
-        options: What it is made with.
+        options: What it is made with, see the arguments of its class.
 
     Raises:
-        ConfigError: for an unknown name.
+        ConfigError: for an unknown name, and for an option that the method does not have.
 
     Example:
         >>> get_method("magnitude", sparsity=0.5).sparsity
@@ -46,4 +47,9 @@ def get_method(name: str, **options: Any) -> Method:
     module = importlib.import_module(f"{__name__}.{name}")
     found = {cls for cls in vars(module).values() if isinstance(cls, type) and issubclass(cls, Method)}
     (cls,) = (cls for cls in found if cls.name == name)
+    known = list(inspect.signature(cls).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        has = ", ".join(known) or "none"
+        raise ConfigError(f"the method {name!r} has no option {unknown[0]!r}; its options: {has}")
     return cls(**options)

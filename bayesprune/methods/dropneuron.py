@@ -13,7 +13,7 @@ from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
-from bayesprune.methods.protocol.structures import norms, ranked_groups
+from bayesprune.methods.protocol.structures import norms, nothing_ranked, ranked_groups
 
 SCALE = 0.1
 """What the code of the paper multiplies all penalties by."""
@@ -66,10 +66,7 @@ class DropNeuron(Method):
         net = run.net.net
         self._found = ranked_groups(net, run.example)
         if not self._found:
-            raise ConfigError(
-                "DropNeuron: no gate holds several units or filters that can go; put gates on layers, or let "
-                "bp.convert put them"
-            )
+            raise ConfigError(f"DropNeuron: {nothing_ranked(net, run.example)}")
         scaled = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm)]
         if scaled:
             raise ConfigError(

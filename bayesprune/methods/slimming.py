@@ -40,6 +40,10 @@ class Slimming(Ranked):
     """
 
     name: ClassVar[str] = "slimming"
+    lacks: ClassVar[str] = (
+        "no batch normalisation scales the units or filters that have gates; put one between a layer and its gate, or "
+        "take another method, l1_filters say"
+    )
 
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5, penalty: float = 1e-4):

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from bayesprune.layers import Residual, holders_of, plain_parameters
+from bayesprune.graph import Traced
+from bayesprune.layers import Gate, Residual, holders_of, plain_parameters
 from bayesprune.methods.protocol import Model
 from bayesprune.ops import operation_of
+from bayesprune.ops.grouped import is_depthwise
 from bayesprune.optim import remap_optimizer
 from bayesprune.pruning import kept_gates, shrink
 from bayesprune.types import IndexMap, Removal
@@ -77,7 +80,8 @@ class Cuts:
             gone = torch.ones(len(thetas[name]), dtype=torch.bool)
             if name in kept:
                 gone[kept[name]] = False
-            norms = _structure_norms(holders[gate].values(), len(gone))
+            layers = list(holders[gate].values()) or _writers(self.net.traced, gate)
+            norms = _structure_norms(layers, len(gone))
             for s in gone.nonzero()[:, 0].tolist():
                 evidence = float(thetas[name][s]), float(net_costs[name][s]), float(norms[s])
                 self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence))
@@ -109,6 +113,22 @@ def _structure_norms(holders: Iterable[nn.Module], size: int) -> Tensor:
     """‖M_s‖ of each structure of a gate, shape ``(size,)``: of rows of the writing layers, and of branches."""
     norms = [_structure_norm(holder, size) for holder in holders]
     return torch.stack(norms).norm(dim=0) if len(norms) > 1 else norms[0] if norms else torch.zeros(size)
+
+
+def _writers(traced: Traced, gate: Gate) -> list[nn.Module]:
+    """The layer that writes what a gate of its own multiplies, if only operations on single entries lie between.
+
+    Args:
+        traced: The network.
+        gate: The gate.
+    """
+    node = traced.uses[gate][0]
+    while len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+        module = traced.module(node)
+        if isinstance(module, (nn.Linear, _ConvNd)) and not is_depthwise(module):
+            return [module] if module.weight.shape[units_of(module)] == gate.size else []
+    return []
 
 
 def _structure_norm(module: nn.Module, size: int) -> Tensor:

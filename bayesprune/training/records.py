@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import NonFiniteLossError
@@ -80,7 +80,7 @@ class Records:
             checkpoint: Where the last one would be, for messages.
 
         Raises:
-            NonFiniteLossError: if the loss is not finite.
+            NonFiniteLossError: if the loss, or a running statistic, is not finite.
         """
         net, size = self.net, self.cost()
         self.charge_open()
@@ -98,11 +98,12 @@ class Records:
             macs=size.macs or 0,
             seconds=seconds,
         )
-        if not math.isfinite(row.loss):
+        broken = _not_finite(net.net) if math.isfinite(row.loss) else ""
+        if broken or not math.isfinite(row.loss):
             written = checkpoint is not None and checkpoint.exists()
             last = f"the last good checkpoint is {checkpoint}" if written else "no checkpoint was written yet"
             raise NonFiniteLossError(
-                f"the training loss was {row.loss} in epoch {row.epoch}; {last}. Try a lower "
+                f"the training loss was {row.loss} in epoch {row.epoch}{broken}; {last}. Try a lower "
                 f"learning rate (now {lr}) or check the inputs' scale"
             )
         self.history.rows.append(row)
@@ -126,3 +127,11 @@ class Records:
         theta = net.theta.detach().clone()
         theta[net.num_branches :] = 1
         return float(self._expected[1](net.by_gate(theta))["macs"])
+
+
+def _not_finite(net: nn.Module) -> str:
+    """What to say of the first running statistic that is not finite; nothing if all are."""
+    for name, buffer in net.named_buffers():
+        if buffer.is_floating_point() and not bool(buffer.isfinite().all()):
+            return f", and {name} of the network is no longer finite"
+    return ""

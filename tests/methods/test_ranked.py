@@ -22,7 +22,7 @@ from bayesprune.methods.slimming import Slimming
 from bayesprune.pruning import cost
 from bayesprune.training import Settings, fit
 from tests.methods.toys import batches
-from tests.training.problems import Batches, branches, examples
+from tests.training.problems import Batches, branches, examples, stream
 
 RANKED = [name for name in NAMES if isinstance(get_method(name), Ranked) and name != "slimming"]
 """Those that act on networks without normalisation."""
@@ -220,8 +220,18 @@ def test_scales_shrink_by_the_penalty_at_every_step_and_the_smallest_go() -> Non
     torch.testing.assert_close(moved, torch.full((6,), 0.1 * 0.1), rtol=1e-5, atol=0)
     assert [gate.size for gate in layers.gates_of(net).values()] == [4, 5]  # 0.05 and -0.2 are gone
     assert net[1].weight.shape == (4,) and float(net[1].weight.detach().abs().min()) > 0.4
-    with pytest.raises(ConfigError, match="no gate holds several"):
+    with pytest.raises(ConfigError, match="Slimming: no batch normalisation scales the units"):
         fit(network(), batches(), epochs=2, method="slimming")
+
+
+def test_units_that_cannot_go_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"what '0' gates .*"):
+        fit(stream(), batches(), epochs=2, method="taylor")
+
+
+def test_an_option_that_a_method_does_not_have() -> None:
+    with pytest.raises(ConfigError, match="the method 'lottery' has no option 'macs'; its options: share, cycles"):
+        get_method("lottery", macs=0.5)
 
 
 def test_a_choice_at_random_is_that_of_the_seed() -> None:

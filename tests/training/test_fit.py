@@ -119,6 +119,16 @@ def test_a_loss_that_is_not_finite_at_once(tmp_path: Path, folder: bool) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_running_statistic_that_is_not_finite_ends_the_run() -> None:
+    """Inputs of 1e20 have no variance in float32, while what comes out of the normalisation is finite in training."""
+    torch.manual_seed(0)
+    x, y = examples()
+    net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2), nn.BatchNorm1d(2, affine=False))
+    nn.init.constant_(net[2].weight, 1e25)
+    with pytest.raises(NonFiniteLossError, match=r"in epoch 1, and 3\.running_var of the network is no longer finite;"):
+        fit(net, Batches(x, y), epochs=2, method="none", settings=Settings(lr=1e-30))
+
+
 class Lying(Batches):
     """Says that it has so many batches more than it has; negative for fewer."""
 

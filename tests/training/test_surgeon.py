@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.infer import BatchObjective, BayesianNet
-from bayesprune.layers import Residual
+from bayesprune.layers import Gate, Residual
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.removal import GateRemoval
+from bayesprune.training import Budget, Settings, fit
 from bayesprune.training.cuts import Cuts
-from tests.training.problems import bayesian, branches, convolutional, examples, set_theta, stream, units
+from tests.training.problems import Batches, bayesian, branches, convolutional, examples, set_theta, stream, units
 
 
 class Patient:
@@ -173,6 +174,22 @@ def test_evidence_and_original_indices_over_several_removals() -> None:
         expected = 0.0 if removal.gate == "0" else float(norms[removal.step, removal.index])
         assert removal.weight_norm == pytest.approx(expected, rel=1e-12)
     assert cuts.origin["0"].tolist() == [0, 2, 5, 6, 7] and cuts.origin["1"].tolist() == [1, 3, 4]
+
+
+@pytest.mark.parametrize("method", ["svi", "taylor"])
+def test_the_norm_of_what_a_gate_of_its_own_gates_is_that_of_the_layer_before(method: str) -> None:
+    """Behind an activation, as `bp.convert` puts gates; nothing is learnt."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), Gate(6), nn.Linear(6, 2))
+    norms = net[0].weight.detach().norm(dim=1)
+    settings = Settings(lr=1e-30, budget=Budget("macs", 0.5) if method == "svi" else None)
+    model = bayesian(net) if method == "svi" else net
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ structures had to be switched off")
+        history = fit(model, Batches(*examples()), epochs=4, method=method, settings=settings)
+    assert len(history.removals) >= 3
+    for removal in history.removals:
+        assert removal.weight_norm == pytest.approx(float(norms[removal.index]), rel=1e-5)
 
 
 def test_the_norm_of_a_branch_is_that_of_all_its_parameters() -> None:

@@ -49,6 +49,8 @@ class Ranked(Method):
 
     statistics: ClassVar[tuple[Statistic, ...]] = ()
     """What `scores` asks the run for."""
+    lacks: ClassVar[str] = ""
+    """What is said where there are structures that can go, and `may_go` lets none of them."""
 
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5):
@@ -85,10 +87,7 @@ class Ranked(Method):
         net = run.net.net
         found = self.ranked(net, run.example)
         if not found:
-            raise ConfigError(
-                f"{type(self).__name__}: no gate holds several units or filters that can go; put gates on layers, or "
-                "let bp.convert put them"
-            )
+            raise ConfigError(f"{type(self).__name__}: {nothing_ranked(net, run.example, self.lacks)}")
         _fewest(
             _by_score([torch.zeros(group.size) for group in found]), found, _cost_without(net, run.example), self.macs
         )
@@ -129,6 +128,22 @@ def ranked_groups(net: nn.Module, example: Inputs) -> list[Group]:
         for group in groups(net, example_input=example)
         if group.size > 1 and group.written and group.can_go and {sizes[name] for name in group.gates} == {group.size}
     ]
+
+
+def nothing_ranked(net: nn.Module, example: Inputs, lacks: str = "") -> str:
+    """Why no structure is ranked, for messages.
+
+    Args:
+        net: The network.
+        example: Inputs.
+        lacks: What is said where there are structures that can go.
+    """
+    if ranked_groups(net, example):
+        return lacks
+    stays = [g for g in groups(net, example_input=example) if g.gates and g.size > 1 and not g.can_go]
+    if stays:
+        return f"no unit or filter that has a gate can go: what {stays[0].gates[0]!r} gates {stays[0].reason}"
+    return "no gate holds several units or filters that can go; put gates on layers, or let bp.convert put them"
 
 
 def norms(net: nn.Module, group: Group, layers: Sequence[str] | None = None) -> Tensor:
