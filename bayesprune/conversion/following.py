@@ -142,7 +142,9 @@ class Follower(GateTracer):
             return seen.values[0]
         if seen is not None and kind == "call_method" and target in ("to", "type_as"):
             before = args[0].seen if isinstance(args[0], Known) else None
-            if before is not None and all(map(operator.is_, seen.values, before.values)):
+            kinds = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, torch.dtype)]
+            same = before is not None and all(map(operator.is_, seen.values, before.values))
+            if same and all(kind.is_floating_point for kind in kinds):  # a mask of another example may be of integers
                 return args[0]
             args = tuple(arg for arg in args if not isinstance(arg, torch.device))
             kwargs = {name: value for name, value in kwargs.items() if name != "device"}

@@ -16,6 +16,8 @@ from bayesprune.conversion.heads import put_heads
 from bayesprune.conversion.lifting import lift
 from bayesprune.conversion.places import Place, input_places, stream_places, unit_places
 from bayesprune.conversion.source import check_model, followed, put_behind
+from bayesprune.conversion.verifying import check_same
+from bayesprune.data.inputs import as_inputs
 from bayesprune.errors import ConfigError, GateError
 from bayesprune.graph import Traced, gates_of, trace
 from bayesprune.graph.check import refused_gates
@@ -75,7 +77,8 @@ def convert(
 
     Raises:
         ConfigError: for a network that has gates, is scripted, or has no module of a name in ``only`` or ``skip``.
-        TraceError: if the forward pass cannot be followed, or the example does not go through it.
+        TraceError: if the forward pass cannot be followed, if the example does not go through it, or if on it, or on
+            other values and another number of examples, the network gives other outputs than the model.
         GateError: if no place for a gate is found.
     """
     check_model(model)
@@ -99,6 +102,8 @@ def convert(
         net = fx.GraphModule(traced.net, traced.graph, class_name=type(model).__name__)
         more = _refused(net, example_input)
         if not more:
+            if example_input is not None:
+                check_same(model, net, as_inputs(example_input))
             return _like(net, model)
         refused |= {origins[gate]: reason for gate, reason in more.items()}
 

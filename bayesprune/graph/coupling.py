@@ -163,7 +163,8 @@ class _Axis:
         if operation.parts is None or (step.out is None and not step.reads):
             return
         parts = operation.parts(module)
-        layer = "in" in parts.sizes.values() or getattr(module, "weight", torch.zeros(0)).dim() > 1
+        weight = getattr(module, "weight", None)
+        layer = "in" in parts.sizes.values() or (weight is not None and weight.dim() > 1)
         ids: dict[str | None, Tensor] = {}
         for attribute, role in parts.sizes.items():
             source = node if role == "out" else node.all_input_nodes[0]

@@ -13,9 +13,9 @@ from bayesprune.methods.protocol.ranking import smallest_weights
 class DenseSparseDense(Method):
     """Trains, masks the smallest weights of each layer once, trains what is left, and trains all again from 0.
 
-    A regulariser: the network that it ends with is dense. While weights are masked, so are their gradients and moments.
-    The last phase has a tenth of the learning rate. The control is plain training for as many epochs, whose learning
-    rate starts anew as often.
+    A regulariser: the network that it ends with is dense. Each output keeps its largest weight, so that no unit goes
+    meanwhile. While weights are masked, so are their gradients and moments. The last phase has a tenth of the learning
+    rate. The control is plain training for as many epochs, whose learning rate starts anew as often.
 
     Args:
         sparsity: Which share of each layer's weights rests in the middle third of the run.
@@ -47,5 +47,10 @@ class DenseSparseDense(Method):
         """Mask weights after the first phase, and lift the masks after the second."""
         if run.phase.name != "dense":
             return Decision(lift=run.phase.name == "sparse")
-        weights = {site.name: site.weight for site in run.sites if site.kind == "weight"}
-        return Decision(masks={name: ~smallest_weights(weight, self.sparsity) for name, weight in weights.items()})
+        masks = {}
+        for site in run.sites:
+            if site.kind == "weight":
+                sizes = site.weight.detach().abs().flatten(1)
+                largest = (sizes == sizes.amax(1, keepdim=True)).view(site.weight.shape)
+                masks[site.name] = ~smallest_weights(site.weight, self.sparsity) | largest
+        return Decision(masks=masks)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bayesprune import layers
 from bayesprune.errors import ConfigError
 from bayesprune.infer.likelihoods import Gaussian
 from bayesprune.methods import Method, Run, get_method
@@ -84,6 +85,15 @@ def test_weights_that_rested_go_on_from_0(monkeypatch: pytest.MonkeyPatch) -> No
     for end in ends[1:]:
         torch.testing.assert_close(end, a * torch.tensor([1.0, 0.0, 1.0, 0.0]), atol=1e-3, rtol=0)
     torch.testing.assert_close(net[0].weight.detach()[0], a, atol=2e-2, rtol=0)
+
+
+def test_no_unit_goes_that_is_to_come_back() -> None:
+    net = nn.Sequential(layers.Linear(8, 6, gate="unit"), nn.ReLU(), nn.Linear(6, 2))
+    with torch.no_grad():
+        net[0].weight[2] *= 1e-3
+    history = fit(net, batches(), epochs=3, method=DenseSparseDense(0.5), settings=Settings(lr=1e-30))
+    assert history.removals == [] and net[0].weight.shape == (6, 8)
+    assert int((net[0].weight[2].abs() < 1e-20).sum()) == 7  # they went on from 0
 
 
 def test_small_weights_shrink_by_the_factor_at_every_step() -> None:

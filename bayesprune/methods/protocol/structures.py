@@ -158,7 +158,7 @@ def norms(net: nn.Module, group: Group, layers: Sequence[str] | None = None) -> 
     total: Tensor | float = 0.0
     for part in group.slices:
         owner, _, kind = part.tensor.rpartition(".")
-        if owner in counted and kind == "weight":
+        if owner in counted and kind.startswith("weight"):  # of recurrent layers weight_ih_l0, say
             squares = net.get_parameter(part.tensor).movedim(part.dim, 0).flatten(1).square().sum(1)
             known = part.structure >= 0
             at = part.structure[known].to(squares.device)

@@ -1,0 +1,81 @@
+"""Whether a converted network gives the outputs of its model: the last look before it is handed over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bayesprune.data.inputs import Inputs, called
+from bayesprune.errors import TraceError
+from bayesprune.layers import gates_of
+
+ROUNDING = 1e4
+"""By how many units in the last place of the largest output others may differ, as operations come in another order."""
+EXAMPLES = 2
+"""How many examples are looked at, and then one more."""
+
+
+def check_same(model: nn.Module, net: nn.Module, example: Inputs) -> None:
+    """Refuse a network that gives other outputs than its model in eval mode with all gates on.
+
+    They are compared on the first examples, and then on more of them, in reverse order with numbers negated. Copies are
+    run, so that neither changes; both meet the same random numbers. Where the model does not take what is made of the
+    example, there is nothing to compare.
+
+    Args:
+        model: The model.
+        net: The converted network.
+        example: Inputs.
+
+    Raises:
+        TraceError: if they differ.
+    """
+    own, converted = (copy.deepcopy(each).eval() for each in (model, net))
+    for gate in gates_of(converted).values():
+        nn.init.ones_(gate.theta)
+    first = example[:EXAMPLES]
+    for inputs in (first, _mapped(first, _others)):
+        try:
+            expected = _outputs(own, inputs)
+        except Exception:  # user code runs here: it may raise anything
+            continue
+        found = _outputs(converted, inputs)
+        if len(found) != len(expected) or any(not _same(a, b) for a, b in zip(found, expected, strict=True)):
+            raise TraceError(
+                f"convert: what was followed of {type(model).__name__} gives other outputs than the model. Its forward "
+                "pass may go by what tensors hold, keep something from one call to the next, draw random numbers, or "
+                "write over what it reads again; put the layers around what does so into a module, and convert that"
+            )
+
+
+def _mapped(x: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
+    """Inputs, each as a function gives it."""
+    return function(x) if isinstance(x, Tensor) else x.map(function)
+
+
+def _others(x: Tensor) -> Tensor:
+    """The rows in reverse, numbers that are no integers negated, and the first row as it is besides."""
+    return torch.cat([-x.flip(0) if x.is_floating_point() else x.flip(0), x[:1]])
+
+
+def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The tensors that a network gives."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        given = called(net, _mapped(inputs, torch.clone))
+    return [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    """Whether outputs differ by no more than rounding."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if not found.is_floating_point():
+        return True
+    largest = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()) if expected.numel() else 0.0
+    slack = ROUNDING * torch.finfo(expected.dtype).eps * largest
+    return torch.allclose(found, expected, rtol=0, atol=slack, equal_nan=True)
