@@ -50,7 +50,7 @@ def counted(net: Any, h: Tensor, x: Tensor) -> Tensor:
     "between",
     [
         lambda net, h, x: h if isinstance(h, Tensor) else -h,
-        lambda net, h, x: h * F.one_hot((x[:, 0] > 0).long()).shape[1],
+        lambda net, h, x: h if F.one_hot((x[:, 0] > 0).long()).shape[1] == 1 else -h,
         lambda net, h, x: h + torch.randn(6),
         counted,
     ],
