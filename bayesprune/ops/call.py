@@ -221,6 +221,6 @@ def tensors_read(
         source = left.pop()
         if (source in shapes and source not in waiting) or known[source] is not None:
             found[source] = None
-        elif source.op != "call_module":  # which gives several tensors of its own
+        elif source in waiting or source.op != "call_module":  # a module may give several tensors of its own
             left += reversed(source.all_input_nodes)
     return list(found)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from bayesprune.errors import TraceError
 from bayesprune.graph import Analysis, Traced
 from bayesprune.ops import operation_of
 from bayesprune.ops.registry import Operation, never
@@ -23,7 +24,10 @@ def write_zeros(traced: Traced) -> None:
         traced: The network, in eval mode; layers and θ are edited in place.
     """
     off = {gate: uses for gate, uses in traced.uses.items() if gate.index is None and not bool(gate.mode().all())}
-    plan = Analysis(traced, {}) if off else None
+    try:
+        plan = Analysis(traced, {}) if off else None
+    except TraceError:  # without an example inputs are taken for another number of dimensions than they have
+        return
     for gate, uses in off.items():
         writers = [_writer(traced, node, gate.size) if traced.module(node) is gate else None for node in uses]
         pairs = zip(writers, uses, strict=True)
