@@ -108,11 +108,12 @@ def test_the_benchmark_of_whole_runs_compares_and_repeats_nothing(tmp_path: Path
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     runs, whole = {role: ones[0] for role, ones in result["runs"]["smoke"].items()}, result["dense"]["smoke"]
-    assert list(runs) == ["dense", "self-pruned", "scratch", "scratch, equal compute", "random inputs"]
+    controls = ["scratch", "scratch, equal compute", "scratch, second rise", "random inputs"]
+    assert list(runs) == ["dense", "self-pruned", *controls]
     assert whole["macs"] == runs["dense"]["macs"] == 64 * 300 + 300 * 100 + 100 * 10
     small = runs["self-pruned"]
     assert small["macs"] < 0.8 * whole["macs"] and small["work"] < 1 == runs["dense"]["work"]
-    for role in ("scratch", "scratch, equal compute", "random inputs"):
+    for role in controls:
         assert (runs[role]["macs"], runs[role]["params"]) == (small["macs"], small["params"])
         assert runs[role]["accuracy"] > 0.8  # chance is 0.1
     work = small["charged"] / (3 * 400 * 12 * whole["macs"])
