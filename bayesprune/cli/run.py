@@ -93,7 +93,8 @@ def prepare(config: RunConfig, *, begun: bool = False) -> Run:
     )
     torch.manual_seed(config.seed)
     net = new_net(config, splits.input_shape, _num_outputs(config, splits), num_data, weights)
-    net.requires_grad_(not config.freeze_weights)
+    if config.freeze_weights:
+        net.requires_grad_(False)
     unfit = unsavable(net)
     if unfit is not None:
         raise ConfigError(f"--net {config.net}: what it is pruned to could not be written to {MODEL}: {unfit}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.arguments import checked_arguments
@@ -13,7 +13,7 @@ from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
-from bayesprune.methods.protocol.structures import norms, nothing_ranked, ranked_groups
+from bayesprune.methods.protocol.structures import SumsAlong, nothing_ranked, ranked_groups
 
 SCALE = 0.1
 """What the code of the paper multiplies all penalties by."""
@@ -55,7 +55,7 @@ class DropNeuron(Method):
         self.groups = real("DropNeuron: groups", groups, 0, ends="[)")
         self.threshold = real("DropNeuron: threshold", threshold, 0, ends="[)")
         self.until = real("DropNeuron: until", until, 0, 1)
-        self._found: list[Group] = []
+        self._units: list[tuple[Group, SumsAlong, SumsAlong]] = []
 
     def setup(self, run: Run) -> Needs:
         """Train with penalties, then without.
@@ -64,8 +64,8 @@ class DropNeuron(Method):
             ConfigError: see the class.
         """
         net = run.net.net
-        self._found = ranked_groups(net, run.example)
-        if not self._found:
+        found = ranked_groups(net, run.example)
+        if not found:
             raise ConfigError(f"DropNeuron: {nothing_ranked(net, run.example)}")
         scaled = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm)]
         if scaled:
@@ -73,14 +73,15 @@ class DropNeuron(Method):
                 f"DropNeuron: {scaled[0]!r} normalises batches, so that the size of weights before it changes nothing; "
                 "take the method 'slimming' for this network"
             )
+        self._units = [(g, SumsAlong(net, g, g.written), SumsAlong(net, g, g.read)) for g in found]
         return Needs((Phase("train", share=self.until), Phase("tune", share=1 - self.until)))
 
     def loss(self, run: Run) -> Tensor | float:
         """0.1 (l1 Σ|w| + groups Σ (‖in‖₂ + ‖out‖₂))."""
-        if run.phase.name != "train" or not self._found:
+        if run.phase.name != "train" or not self._units:
             return 0.0
         sizes = torch.stack([site.weight.abs().sum() for site in run.sites if site.kind == "weight"]).sum()
-        ends = [norm.sum() for group in self._found for norm in _ends(run.net.net, group)]
+        ends = [sums.norms(run.net.net).sum() for _, into, out in self._units for sums in (into, out)]
         return SCALE * (self.l1 * sizes + self.groups * torch.stack(ends).sum())
 
     def decide(self, run: Run) -> Decision:
@@ -88,8 +89,8 @@ class DropNeuron(Method):
         if run.phase.name != "train":
             return Decision()
         off: dict[str, Tensor] = {}
-        for group in self._found:
-            least = torch.stack([norm.detach().cpu() for norm in _ends(run.net.net, group)]).amin(0)
+        for group, *ends in self._units:
+            least = torch.stack([sums.norms(run.net.net).detach().cpu() for sums in ends]).amin(0)
             gone = least <= self.threshold
             gone[least.argmax()] = False
             off |= dict.fromkeys(group.gates, gone)
@@ -98,15 +99,5 @@ class DropNeuron(Method):
         for name, weight in weights.items():
             largest = weight.abs().flatten(1).amax(1).clamp(max=self.threshold)  # no row is left empty
             masks[name] = weight.abs() >= largest.view(-1, *[1] * (weight.dim() - 1))
-        self._found = []
+        self._units = []
         return Decision(off=off, masks=masks)
-
-
-def _ends(net: nn.Module, group: Group) -> tuple[Tensor, Tensor]:
-    """The norms of each structure's incoming and outgoing weights.
-
-    Args:
-        net: The network.
-        group: The group.
-    """
-    return norms(net, group), norms(net, group, group.read)

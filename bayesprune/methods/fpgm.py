@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Run
-from bayesprune.methods.protocol.structures import Ranked, written_weights
+from bayesprune.methods.protocol.structures import Ranked
 
 
 class GeometricMedian(Ranked):
@@ -38,3 +38,19 @@ class GeometricMedian(Ranked):
         """The sum of distances of each structure, 1 for the farthest of its layer."""
         sums = [torch.cdist(w, w).sum(1) for w in (written_weights(run.net.net, group) for group in found)]
         return [part / part.max().clamp(min=1e-30) for part in sums]
+
+
+def written_weights(net: nn.Module, group: Group) -> Tensor:
+    """What a structure of a group is written by: for each one a row of all such weights, shape ``(size, n)``.
+
+    Args:
+        net: The network.
+        group: The group.
+    """
+    rows = []
+    for part in group.slices:
+        owner, _, kind = part.tensor.rpartition(".")
+        if owner in group.written and kind == "weight":
+            weight = net.get_parameter(part.tensor).detach().movedim(part.dim, 0).flatten(1).double()
+            rows.append(torch.stack([weight[part.structure == s].flatten() for s in range(group.size)]))
+    return torch.cat(rows, 1)

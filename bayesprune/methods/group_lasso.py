@@ -12,7 +12,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Needs, Run
-from bayesprune.methods.protocol.structures import Ranked, norms
+from bayesprune.methods.protocol.structures import Ranked, SumsAlong
 
 
 class GroupLasso(Ranked):
@@ -44,21 +44,22 @@ class GroupLasso(Ranked):
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5, penalty: float = 1e-3):
         super().__init__(macs, layerwise, until)
         self.penalty = real("GroupLasso: penalty", penalty, 0, ends="[)")
-        self._found: list[Group] = []
+        self._written: list[SumsAlong] = []
 
     def setup(self, run: Run) -> Needs:
         """As `Ranked`, with the groups at hand."""
         needs = super().setup(run)
-        self._found = self.ranked(run.net.net, run.example)
+        net = run.net.net
+        self._written = [SumsAlong(net, group, group.written) for group in self.ranked(net, run.example)]
         return needs
 
     def loss(self, run: Run) -> Tensor | float:
         """λ Σ ‖w‖₂."""
-        if run.phase.name != "train" or not self._found:
+        if run.phase.name != "train" or not self._written:
             return 0.0
-        return self.penalty * torch.stack([norms(run.net.net, group).sum() for group in self._found]).sum()
+        return self.penalty * torch.stack([sums.norms(run.net.net).sum() for sums in self._written]).sum()
 
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
         """‖w‖₂ of each structure; from here on nothing is penalised."""
-        self._found = []
-        return [norms(run.net.net, group).detach() for group in found]
+        self._written, net = [], run.net.net
+        return [SumsAlong(net, group, group.written).norms(net).detach() for group in found]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Run
-from bayesprune.methods.protocol.structures import Ranked, written_weights
+from bayesprune.methods.protocol.structures import Ranked, SumsAlong
 
 
 class L1Filters(Ranked):
@@ -33,4 +34,4 @@ class L1Filters(Ranked):
 
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
         """Σ|w| of each structure."""
-        return [written_weights(run.net.net, group).abs().sum(1) for group in found]
+        return [SumsAlong(run.net.net, group, group.written)(run.net.net, torch.abs).detach() for group in found]

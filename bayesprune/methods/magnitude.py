@@ -10,6 +10,7 @@ from torch import Tensor
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
+from bayesprune.methods.protocol.ranking import smallest
 
 
 class Magnitude(Method):
@@ -50,10 +51,8 @@ class Magnitude(Method):
         """Mask the smallest weights of all sites, but never the largest of one; those that are masked are 0."""
         weights = {site.name: site.weight.detach() for site in run.sites if site.kind == "weight"}
         sizes = torch.cat([torch.zeros(0), *(_sizes(weight) for weight in weights.values())])
-        keep = torch.ones(len(sizes), dtype=torch.bool)
         count = min(round(self.share(run.progress) * len(sizes)), len(sizes) - len(weights))
-        keep[sizes.argsort(stable=True)[:count]] = False
-        parts = keep.split([weight.numel() for weight in weights.values()])
+        parts = (~smallest(sizes, count)).split([weight.numel() for weight in weights.values()])
         masks = {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
         return Decision(masks=masks)
 

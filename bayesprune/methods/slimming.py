@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.graph.group import Group
-from bayesprune.methods.protocol import Run
-from bayesprune.methods.protocol.structures import Ranked
+from bayesprune.methods.protocol import Needs, Run
+from bayesprune.methods.protocol.structures import Ranked, SumsAlong
 
 
 class Slimming(Ranked):
@@ -48,40 +48,34 @@ class Slimming(Ranked):
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5, penalty: float = 1e-4):
         super().__init__(macs, layerwise, until)
-        self.penalty = real("Slimming: penalty", penalty, 0)
+        self.penalty = real("Slimming: penalty", penalty, 0, ends="[)")
+
+        self._scaled: list[_BatchNorm] = []
+
+    def setup(self, run: Run) -> Needs:
+        """As `Ranked`, with the normalisations at hand."""
+        needs = super().setup(run)
+        self._scaled = [module for _, module in _normalisations(run.net.net)]
+        return needs
 
     def grads(self, run: Run) -> None:
         """The sub-gradient of s Σ|γ|."""
         if run.phase.name == "train":
-            for scale in _scales(run.net.net):
-                if scale.grad is not None:
-                    scale.grad.add_(scale.detach().sign(), alpha=self.penalty)
+            for module in self._scaled:
+                if module.weight.grad is not None:
+                    module.weight.grad.add_(module.weight.detach().sign(), alpha=self.penalty)
 
     def may_go(self, net: nn.Module, group: Group) -> bool:
         """Whether a batch normalisation scales the structures of a group."""
-        return bool(_scales_of(net, group))
+        scaled = {name for name, _ in _normalisations(net)}
+        return any(part.tensor.removesuffix(".weight") in scaled for part in group.slices)
 
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
         """Σ|γ| of each structure."""
-        return [torch.stack(_scales_of(run.net.net, group)).sum(0) for group in found]
+        net, scaled = run.net.net, [name for name, _ in _normalisations(run.net.net)]
+        return [SumsAlong(net, group, scaled)(net, torch.abs).detach() for group in found]
 
 
-def _scales(net: nn.Module) -> Iterator[nn.Parameter]:
-    """The scales of all batch normalisations that have some."""
-    return (m.weight for m in net.modules() if isinstance(m, _BatchNorm) and m.affine)
-
-
-def _scales_of(net: nn.Module, group: Group) -> list[Tensor]:
-    """|γ| of each batch normalisation along the structures of a group, shape ``(size,)`` each.
-
-    Args:
-        net: The network.
-        group: The group.
-    """
-    found = []
-    for part in group.slices:
-        owner, _, kind = part.tensor.rpartition(".")
-        if kind == "weight" and isinstance(net.get_submodule(owner), _BatchNorm):
-            sizes = net.get_parameter(part.tensor).detach().abs()
-            found.append(torch.stack([sizes[part.structure == s].sum() for s in range(group.size)]))
-    return found
+def _normalisations(net: nn.Module) -> list[tuple[str, _BatchNorm]]:
+    """All batch normalisations that have scales, with their names."""
+    return [(name, module) for name, module in net.named_modules() if isinstance(module, _BatchNorm) and module.affine]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Run
-from bayesprune.methods.protocol.structures import Ranked, norms
+from bayesprune.methods.protocol.structures import Ranked, SumsAlong
 
 
 class UnitNorms(Ranked):
@@ -32,4 +32,4 @@ class UnitNorms(Ranked):
 
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
         """‖w‖₂ of each structure."""
-        return [norms(run.net.net, group).detach() for group in found]
+        return [SumsAlong(run.net.net, group, group.written).norms(run.net.net).detach() for group in found]

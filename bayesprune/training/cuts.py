@@ -116,7 +116,7 @@ def _structure_norms(holders: Iterable[nn.Module], size: int) -> Tensor:
 
 
 def _writers(traced: Traced, gate: Gate) -> list[nn.Module]:
-    """The layer that writes what a gate of its own multiplies, if only operations on single entries lie between.
+    """The layer that writes what a gate of its own multiplies, if what lies between reads one tensor at a time.
 
     Args:
         traced: The network.

@@ -131,7 +131,7 @@ class Records:
 
 def _not_finite(net: nn.Module) -> str:
     """What to say of the first running statistic that is not finite; nothing if all are."""
-    for name, buffer in net.named_buffers():
-        if buffer.is_floating_point() and not bool(buffer.isfinite().all()):
-            return f", and {name} of the network is no longer finite"
-    return ""
+    finite = {name: value.isfinite().all() for name, value in net.named_buffers() if value.is_floating_point()}
+    if not finite or bool(torch.stack([*finite.values()]).all()):  # one wait for the device
+        return ""
+    return f", and {next(name for name, fine in finite.items() if not fine)} of the network is no longer finite"

@@ -11,7 +11,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.methods import get_method
 from bayesprune.methods.dropneuron import DropNeuron
 from bayesprune.methods.group_lasso import GroupLasso
-from bayesprune.methods.protocol.structures import norms, ranked_groups
+from bayesprune.methods.protocol.structures import SumsAlong, ranked_groups
 from bayesprune.training import Settings, fit
 from tests.methods.toys import batches, normalised
 from tests.training.problems import branches
@@ -28,10 +28,10 @@ def test_norms_are_those_of_rows_and_columns_and_have_a_slope_at_0() -> None:
     net = network()
     nn.init.zeros_(net[0].weight[1])
     first, second = ranked_groups(net, torch.zeros(1, 8))
-    torch.testing.assert_close(norms(net, first), net[0].weight.norm(dim=1))
-    torch.testing.assert_close(norms(net, first, first.read), net[2].weight.norm(dim=0))
-    torch.testing.assert_close(norms(net, second, second.read), net[4].weight.norm(dim=0))
-    norms(net, first).sum().backward()
+    torch.testing.assert_close(SumsAlong(net, first, first.written).norms(net), net[0].weight.norm(dim=1))
+    torch.testing.assert_close(SumsAlong(net, first, first.read).norms(net), net[2].weight.norm(dim=0))
+    torch.testing.assert_close(SumsAlong(net, second, second.read).norms(net), net[4].weight.norm(dim=0))
+    SumsAlong(net, first, first.written).norms(net).sum().backward()
     expected = net[0].weight / net[0].weight.norm(dim=1, keepdim=True).clamp(min=1e-30)
     torch.testing.assert_close(net[0].weight.grad, expected.detach())
 
@@ -39,7 +39,9 @@ def test_norms_are_those_of_rows_and_columns_and_have_a_slope_at_0() -> None:
 def test_channels_of_maps_have_one_norm_for_all_their_columns() -> None:
     net = nn.Sequential(layers.Conv1d(1, 3, 2, gate="unit"), nn.ReLU(), nn.Flatten(), nn.Linear(9, 2))
     (group,) = ranked_groups(net, torch.zeros(1, 1, 4))
-    torch.testing.assert_close(norms(net, group, group.read), net[3].weight.unflatten(1, (3, 3)).norm(dim=(0, 2)))
+    torch.testing.assert_close(
+        SumsAlong(net, group, group.read).norms(net), net[3].weight.unflatten(1, (3, 3)).norm(dim=(0, 2))
+    )
 
 
 def test_the_loss_has_the_penalties_until_units_go() -> None:
@@ -93,7 +95,7 @@ def test_rows_shrink_as_the_penalty_says() -> None:
     weight = net[0].weight
     for rate in (0.1, 0.01, 1e-3, 1e-4):
         for _ in range(400):
-            loss = (y - x @ weight.T).square().sum() / 2 + lam * norms(net, group).sum()
+            loss = (y - x @ weight.T).square().sum() / 2 + lam * SumsAlong(net, group, group.written).norms(net).sum()
             (slope,) = torch.autograd.grad(loss, weight)
             weight.data -= rate * slope
     expected = (1 - lam / z.norm(dim=1, keepdim=True)).clamp(min=0) * z

@@ -47,6 +47,16 @@ def test_the_smallest_are_chosen_row_by_row_and_the_first_of_equal_ones() -> Non
     assert smallest_weights(torch.tensor([1.0, 9.0, -2.0]), 0.67, kept).tolist() == [True, True, False]
 
 
+def test_the_smallest_are_those_of_a_stable_sort() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        values = torch.randint(0, 5, (3, 11), generator=generator).float()  # with many that are equal
+        count = int(torch.randint(0, 12, (), generator=generator))
+        expected = torch.zeros(3, 11, dtype=torch.bool)
+        expected.scatter_(-1, values.argsort(dim=-1, stable=True)[:, :count], True)
+        assert torch.equal(smallest(values, count), expected)
+
+
 def test_weights_that_rested_go_on_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """Least squares of unit vectors: what is kept finds a, the others are 0, and in the end all find a.
 

@@ -16,8 +16,9 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.graph.groups import groups
 from bayesprune.methods import NAMES, Run, get_method
+from bayesprune.methods.fpgm import written_weights
 from bayesprune.methods.pls_vip import importances
-from bayesprune.methods.protocol.structures import Ranked, written_weights
+from bayesprune.methods.protocol.structures import Ranked
 from bayesprune.methods.slimming import Slimming
 from bayesprune.pruning import cost
 from bayesprune.training import Settings, fit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -146,41 +146,51 @@ def nothing_ranked(net: nn.Module, example: Inputs, lacks: str = "") -> str:
     return "no gate holds several units or filters that can go; put gates on layers, or let bp.convert put them"
 
 
-def norms(net: nn.Module, group: Group, layers: Sequence[str] | None = None) -> Tensor:
-    """‖w‖₂ of all weights that write each structure, differentiable also where it is 0, shape ``(size,)``.
+class SumsAlong:
+    """Sums over the entries of some parameters that belong to each structure of a group.
+
+    Where these lie is found once, so that a sum in every step takes a few operations for each parameter.
 
     Args:
         net: The network.
         group: The group.
-        layers: Names of the layers whose weights count; those that write it if left out.
+        layers: Names of the modules whose weights count.
+
+    Example:
+        >>> from bayesprune import layers
+        >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
+        >>> (units,) = (group for group in groups(net) if group.gates)
+        >>> bool((SumsAlong(net, units, units.written)(net, torch.abs) == net[0].weight.abs().sum(1)).all())
+        True
     """
-    counted = group.written if layers is None else layers
-    total: Tensor | float = 0.0
-    for part in group.slices:
-        owner, _, kind = part.tensor.rpartition(".")
-        if owner in counted and kind.startswith("weight"):  # of recurrent layers weight_ih_l0, say
-            squares = net.get_parameter(part.tensor).movedim(part.dim, 0).flatten(1).square().sum(1)
-            known = part.structure >= 0
-            at = part.structure[known].to(squares.device)
-            total = total + squares.new_zeros(group.size).index_add(0, at, squares[known.to(squares.device)])
-    assert isinstance(total, Tensor)
-    return (total + torch.finfo(total.dtype).tiny).sqrt()
 
+    def __init__(self, net: nn.Module, group: Group, layers: Collection[str]):
+        self.size = group.size
+        self._parts: list[tuple[str, int, Tensor]] = []
+        for part in group.slices:
+            owner, _, kind = part.tensor.rpartition(".")
+            if owner in layers and kind.startswith("weight"):  # of recurrent layers weight_ih_l0, say
+                place = part.structure.where(part.structure >= 0, group.size)  # what is of none has a place behind them
+                self._parts.append((part.tensor, part.dim, place.to(net.get_parameter(part.tensor).device)))
 
-def written_weights(net: nn.Module, group: Group) -> Tensor:
-    """What a structure of a group is written by: for each one a row of all such weights, shape ``(size, n)``.
+    def __call__(self, net: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sums of a function of the entries, differentiable, shape ``(size,)``.
 
-    Args:
-        net: The network.
-        group: The group.
-    """
-    rows = []
-    for part in group.slices:
-        owner, _, kind = part.tensor.rpartition(".")
-        if owner in group.written and kind == "weight":
-            weight = net.get_parameter(part.tensor).detach().movedim(part.dim, 0).flatten(1).double()
-            rows.append(torch.stack([weight[part.structure == s].flatten() for s in range(group.size)]))
-    return torch.cat(rows, 1)
+        Args:
+            net: The network, as it was.
+            function: Of every entry.
+        """
+        total = torch.zeros(())
+        for name, dim, place in self._parts:
+            along = function(net.get_parameter(name)).movedim(dim, 0)
+            sums = along.reshape(len(along), -1).sum(1)
+            total = sums.new_zeros(self.size + 1).index_add(0, place, sums) + total.to(sums)
+        return total[: self.size] if self._parts else torch.zeros(self.size)
+
+    def norms(self, net: nn.Module) -> Tensor:
+        """The Euclidean norms of the entries, differentiable also where they are 0, shape ``(size,)``."""
+        squares = self(net, torch.square)
+        return (squares + torch.finfo(squares.dtype).tiny).sqrt()
 
 
 def _by_score(scores: Sequence[Tensor]) -> list[tuple[int, int]]:
