@@ -42,7 +42,7 @@ class Row:
         macs_left: Multiply-adds relative to the dense network.
         weights_left: Weights that are not 0, relative to those of the dense network. For a goal in weights those
             count that are not masked, also where nothing reads them and they are not left here.
-        charged: What training took to compute, in units of a dense run: steps, and what the method looked at.
+        charged: What training took to compute, in units of a dense run: steps, and what the method looked at besides.
         epochs: Its length.
         cpu_seconds: Of the processor, from no network at all to the compacted one.
         peak_mib: Most memory that its process has had, or its tensors on a GPU; NaN where the system does not tell.
