@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("bayesprune", "pyro-ppl", "numpy", "scipy", "scikit-learn", "torchvision")
+PACKAGES = {"bayesprune": "bayesprune", "pyro": "pyro-ppl", "numpy": "numpy", "torchvision": "torchvision"}
 
 
 def facts() -> dict[str, Any]:
@@ -29,7 +29,7 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        **{package.replace("-", "_"): installed(package) for package in PACKAGES},
+        **{key: installed(package) for key, package in PACKAGES.items()},
     }
 
 
