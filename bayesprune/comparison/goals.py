@@ -74,6 +74,8 @@ def measures_of(method: str) -> tuple[str, ...]:
     return (WEIGHTS,) if "sparsity" in options and method not in REGULARISERS else (FREE,)
 
 
+AIMED_WITH = ("macs", "sparsity", "share", "gamma", "budget", "price")
+"""Options by which methods are told what to leave."""
 REGULARISERS = ("dsd",)
 """Methods whose sparsity is that of a phase, and not of what they end with."""
 
