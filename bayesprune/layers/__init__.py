@@ -15,6 +15,7 @@ from bayesprune.layers.normal import (
     normal_layers,
 )
 from bayesprune.layers.residual import Residual
+from bayesprune.layers.spectral import SpectralDropout
 from bayesprune.layers.transposed import ConvTranspose2d
 from bayesprune.layers.whole import Whole
 
@@ -33,6 +34,7 @@ __all__ = [
     "NormalLayer",
     "NormalLinear",
     "Residual",
+    "SpectralDropout",
     "Whole",
     "eval_mode",
     "gates_of",
