@@ -272,7 +272,7 @@ class Trainer:
             return {}
         decision = decision_of(self.method, self)
         edit_weights(decision, self.masks_held, self.optimizer)
-        self.records.charge_open()
+        self.records.charge_open(decision.spent)
         if switch_off(decision, self.masks_held, self.net):
             self.gates = mode_of(self.net)
             if self.prune:
