@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.functional import softshrink
 
 RHO, SCALE = 100.0, 0.3
-"""The penalty of the method, for data that are divided by SCALE times the root of the largest moment."""
+"""The penalty to begin with, for data that are divided by SCALE times the root of the largest moment."""
+RELAX, EVERY, BALANCE = 1.6, 10, 10.0
+"""After how many steps the penalty may change, and by how much one relative residual has to exceed the other."""
 
 
 def least_weights(
@@ -20,7 +22,7 @@ def least_weights(
     radius: float,
     *,
     steps: int = 1000,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-3,
 ) -> tuple[Tensor, float]:
     """min Σ|W| subject to ‖(X W − Y) on the active entries‖ ≤ radius, and X W ≤ ceiling on all others.
 
@@ -31,8 +33,8 @@ def least_weights(
         ceiling: What may not be exceeded elsewhere, shape ``(P, m)``.
         radius: How far all active values together may be missed.
         steps: The most that are taken.
-        tolerance: How far the three copies of the weights, or of what they give, may still differ at the end, and the
-            weights change in a step, relative to their size.
+        tolerance: How far, relative to their size, what has to be equal in the end may still differ, and may still move
+            in a step.
 
     Returns:
         W, shape ``(n, m)``, exactly 0 where it vanishes, and the multiply-adds that it took.
@@ -57,20 +59,26 @@ def least_weights(
     spent = float(2 * count * n * n + n**3)
     weights, given = x.new_zeros(n, m), x.new_zeros(count, m)
     outer, inner = torch.zeros_like(given), torch.zeros_like(weights)  # multipliers of the two copies
-    size = float(y.norm()) + 1e-30
-    for _ in range(steps):
+    rho = RHO
+    for step in range(1, steps + 1):
         miss = given - outer - y
         over = float((miss * active).norm())
         allowed = miss * min(1.0, radius / max(over, 1e-30))
         met = torch.where(active, y + allowed, torch.minimum(given - outer, ceiling))
-        sparse = softshrink(weights - inner, 1 / RHO)
-        before, weights = weights, inverse @ (x.T @ (met + outer) + sparse + inner)
+        sparse = softshrink(weights - inner, 1 / rho)
+        apart = torch.cat([met - given, sparse - weights])
+        met, sparse_on = (RELAX * new + (1 - RELAX) * old for new, old in ((met, given), (sparse, weights)))
+        before, weights = torch.cat([given, weights]), inverse @ (x.T @ (met + outer) + sparse_on + inner)
         given = x @ weights
-        outer, inner = outer + met - given, inner + sparse - weights
+        outer, inner = outer + met - given, inner + sparse_on - weights
         spent += 2.0 * count * n * m + n * n * m
-        least = tolerance * max(float(weights.norm()), 1e-30)
-        still = float((weights - before).norm()) < least and float((sparse - weights).norm()) < least
-        if still and float((met - given).norm()) < tolerance * size:
+        both, duals = torch.cat([given, weights]), torch.cat([outer, inner])
+        primal = float(apart.norm()) / max(float(both.norm()), 1e-30)
+        dual = float((both - before).norm()) / max(float(duals.norm()), 1e-30)
+        if max(primal, dual) < tolerance:
             return sparse, spent
+        if step % EVERY == 0 and step <= steps // 2:  # both come to rest together
+            factor = 2.0 if primal > BALANCE * dual else 0.5 if dual > BALANCE * primal else 1.0
+            rho, outer, inner = rho * factor, outer / factor, inner / factor
     warnings.warn(f"Net-Trim's weights were not found within {steps} steps; what was found last is taken", stacklevel=2)
     return sparse, spent
