@@ -69,6 +69,7 @@ class DropoutNorms(Method):
         self.l2 = real("DropoutNorms: l2", l2, 0, ends="[)")
         self.max_norm = None if max_norm is None else real("DropoutNorms: max_norm", max_norm, 0)
         self.sparsity = real("DropoutNorms: sparsity", sparsity, 0, 1, "[)")
+        self.rates: dict[str, float] = {}
 
     def setup(self, run: Run) -> Needs:
         """One phase; views of outputs, if some are dropped.
@@ -85,7 +86,6 @@ class DropoutNorms(Method):
             )
         if not (self.units or self.filters or self.inputs):
             return Needs()
-        self.rates = {}
         for group in groups(net, example_input=run.example):
             maps = any(isinstance(net.get_submodule(name), _ConvNd) for name in group.written)
             rate = self.inputs if not group.written else self.filters if maps else self.units
