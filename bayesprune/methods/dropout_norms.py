@@ -86,6 +86,7 @@ class DropoutNorms(Method):
             )
         if not (self.units or self.filters or self.inputs):
             return Needs()
+        self.rates = {}
         for group in groups(net, example_input=run.example):
             maps = any(isinstance(net.get_submodule(name), _ConvNd) for name in group.written)
             rate = self.inputs if not group.written else self.filters if maps else self.units

@@ -378,7 +378,7 @@ def test_filters_before_spectral_dropout_over_space_can_go_and_along_channels_no
         ("sparse_vd", {"start": math.inf}), ("sparse_vd", {"threshold": 9.0}), ("dropout_norms", {"units": 1.0}),
         ("dropout_norms", {"max_norm": 0.0}), ("dropout_norms", {"l1": -1.0}), ("spectral_dropout", {"p": 2.0}),
         ("spectral_dropout", {"axis": "time"}), ("movement", {"sparsity": 0.0}), ("movement", {"until": 1.0}),
-        ("learn_drop", {"least": 1.0}), ("learn_drop", {"epochs": 0}), ("small_network", {"macs": 1.0}),
+        ("learn_drop", {"least": 1.0}), ("learn_drop", {"epochs": 0}),
         ("targeted_units", {"per_weight": 1}),
     ],
 )  # fmt: skip
@@ -399,7 +399,6 @@ def normed() -> nn.Module:
         (units, "dropout_norms", {"units": 0.0, "filters": 0.5}, "what is to be dropped has no gates"),
         (branches, "spectral_dropout", {}, "no gate holds several units or filters"),
         (units, "targeted_units", {"gamma": 0.1}, "less than one in every layer"),
-        (units, "small_network", {"macs": 0.1}, "macs=0.1 cannot be reached"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(make: Any, name: str, how: dict[str, Any], said: str) -> None:
