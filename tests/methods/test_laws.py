@@ -82,8 +82,7 @@ def test_6_computing_is_charged_by_the_network_as_it_is_then(name: str, monkeypa
     monkeypatch.setattr(Records, "charge", spied)
     monkeypatch.setattr(Records, "charge_open", spied_open)
     history = fit(model, batches(), epochs=EPOCHS, val_loader=batches(), prune=name != "svi", **how)
-    begun = history.rows[0].macs if name == "small_network" else start  # it is small before the first step
-    macs = [begun, *(row.macs for row in history.rows[:-1])]
+    macs = [start, *(row.macs for row in history.rows[:-1])]
     assert history.charged == sum(3 * EXAMPLES * m for m in macs) + sum(looked) + sum(solved)
     assert (sum(solved) > 0) == isinstance(how.get("method"), LayerByLayer)
     asks = {"ridge": [EXAMPLES * start] * EPOCHS, "magnitude": [], "none": [], "svi": [], "smallest": []}
