@@ -96,14 +96,15 @@ class Ranked(Method):
 
     def decide(self, run: Run) -> Decision:
         """Switch off what is worth least, as the first phase ends."""
-        if run.phase.name != "train":
-            return Decision()
+        return Decision(off=self.chosen(run)) if run.phase.name == "train" else Decision()
+
+    def chosen(self, run: Run) -> dict[str, Tensor]:
+        """By name of a gate, the fewest structures that bring the network down to the target, bool."""
         net = run.net.net
         found = self.ranked(net, run.example)
         scores = self.scores(run, found)
         order = _by_share(scores) if self.layerwise else _by_score(scores)
-        off = _fewest(order, found, _cost_without(net, run.example), self.macs)
-        return Decision(off=off)
+        return _fewest(order, found, _cost_without(net, run.example), self.macs)
 
     def ranked(self, net: nn.Module, example: Inputs) -> list[Group]:
         """The groups of structures that are ranked.
