@@ -141,7 +141,7 @@ def test_a_layer_that_is_sparse_stays_as_it_is() -> None:
 
 def test_too_many_inputs_for_a_mixed_program() -> None:
     net = nn.Sequential(nn.Linear(8, 31), nn.ReLU(), layers.Linear(31, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 2))
-    with pytest.raises(ConfigError, match="'2' has 31 inputs, and with relu=True .* take relu=False"):
+    with pytest.raises(ConfigError, match=r"'2' has 31 inputs, and with relu=True .* take relu=False"):
         fit(net, batches(), epochs=2, method=LayerwiseL0(relu=True), settings=RESTS)
 
 

@@ -151,7 +151,7 @@ def trimmed(net: nn.Module, loader: object = None, **how: object) -> tuple[nn.Mo
 
 @pytest.mark.parametrize("cascade", [False, True])
 def test_layers_nearly_give_what_they_gave(cascade: bool) -> None:
-    """All 480 examples are recorded: the first layer's values above 0 are missed by ε of them, and few weights do it."""
+    """All examples are recorded: the first layer's values above 0 are missed by ε of them, and few weights do it."""
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
     x, y = examples()
@@ -213,7 +213,7 @@ def test_networks_that_it_cannot_act_on(net, how: dict, message: str) -> None:
 
 @pytest.mark.parametrize("make", [dropping, branches])
 def test_any_network_by_all_outputs(make) -> None:
-    before, after = trimmed(make(), relu=False, epsilon=0.3)
+    _, after = trimmed(make(), relu=False, epsilon=0.3)
     zeros = {name: float((p == 0).float().mean()) for name, p in after.named_parameters() if p.dim() > 1}
     assert all(share > 0.1 for share in zeros.values()), zeros
 

@@ -114,7 +114,7 @@ class LayerByLayer(Method):
 
 
 def _recorded(run: Run) -> dict[str, InOut]:
-    """What goes into layers and comes out; a loader that shuffles by torch's random numbers gives the same each time."""
+    """What goes into layers, of the same examples each time also if a loader draws them by torch's random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return run.stats().in_out

@@ -66,7 +66,8 @@ class LinearMap:
             seed: Of the positions that are drawn: equal for equal seeds and shapes.
         """
         generator = torch.Generator().manual_seed(seed)
-        drawn = _of_positions(inputs, generator) if isinstance(self.layer, nn.Linear) else self._patches(inputs, generator)
+        draw = _of_positions if isinstance(self.layer, nn.Linear) else self._patches
+        drawn = draw(inputs, generator)
         ones = [] if self.bias is None else [torch.ones(len(drawn), 1, dtype=torch.float64)]
         return torch.cat([drawn.double(), *ones], 1)
 
@@ -79,7 +80,8 @@ class LinearMap:
         drawn = []
         for example in padded:
             window: list[Any] = [slice(None)]
-            for size, step, dilation, length in zip(example.shape[1:], layer.stride, layer.dilation, reach, strict=True):
+            steps = zip(example.shape[1:], layer.stride, layer.dilation, reach, strict=True)
+            for size, step, dilation, length in steps:
                 places = (size - length) // step + 1
                 start = step * int(torch.randint(places, (), generator=generator))
                 window.append(slice(start, start + length, dilation))

@@ -24,7 +24,7 @@ def least_weights(
     steps: int = 1000,
     tolerance: float = 1e-3,
 ) -> tuple[Tensor, float]:
-    """min Σ|W| subject to ‖(X W − Y) on the active entries‖ ≤ radius, and X W ≤ ceiling on all others.
+    """The W of the least Σ|W| for which ‖X W − Y‖ ≤ radius on the active entries, and X W ≤ ceiling on all others.
 
     Args:
         x: X, shape ``(P, n)``.
@@ -45,7 +45,7 @@ def least_weights(
     Example:
         >>> x, y = torch.eye(3, dtype=torch.float64), torch.tensor([[2.0], [0.0], [0.0]], dtype=torch.float64)
         >>> w, _ = least_weights(x, y, y > 0, torch.zeros_like(y), radius=0.5)  # 2 may be missed by 0.5
-        >>> [round(entry, 4) for entry in w.flatten().tolist()]
+        >>> [round(entry, 2) for entry in w.flatten().tolist()]
         [1.5, 0.0, 0.0]
 
     Sources:

@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 def best_subsets(gram: Tensor, cross: Tensor, squares: Tensor, size: int, nodes: int = 5000) -> Found:
-    """min ‖u − X w‖² over w with at most ``size`` entries, for each column u, by branch and bound.
+    """The w of at most ``size`` entries with the least ‖u − X w‖², for each column u, by branch and bound.
 
     What is left out of a set raises its error by what is known beforehand, and no subset has a smaller error.
 
@@ -49,7 +49,7 @@ def best_subsets(gram: Tensor, cross: Tensor, squares: Tensor, size: int, nodes:
     Example:
         >>> x = torch.tensor([[1.0, 0.9], [0.0, 0.5], [0.0, 0.0]], dtype=torch.float64)
         >>> u = torch.tensor([[1.0], [0.1], [0.0]], dtype=torch.float64)
-        >>> best_subsets(x.T @ x, x.T @ u, (u * u).sum(0), size=1).weights.flatten().tolist()
+        >>> best_subsets(x.T @ x, x.T @ u, (u * u).sum(0), size=1).weights.flatten().round(decimals=6).tolist()
         [1.0, 0.0]
     """
     table = _ridged(gram).numpy()
@@ -105,7 +105,7 @@ def pursued(gram: Tensor, cross: Tensor, squares: Tensor, size: int, start: Tens
     Example:
         >>> x = torch.eye(3, dtype=torch.float64)
         >>> u = torch.tensor([[3.0], [2.0], [1.0]], dtype=torch.float64)
-        >>> pursued(x, u, (u * u).sum(0), 2, torch.zeros(3, 1)).weights.flatten().tolist()
+        >>> pursued(x, u, (u * u).sum(0), 2, torch.zeros(3, 1)).weights.flatten().round(decimals=6).tolist()
         [3.0, 2.0, 0.0]
     """
     gram = _ridged(gram)
@@ -156,8 +156,8 @@ def _pieces(columns: int, size: int) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, columns, step))
 
 
-def one_sided(x: np.ndarray, y: np.ndarray, size: int, *, bias: bool, nodes: int = 200) -> tuple[np.ndarray, float, int]:
-    """min Σ ξ with |wᵀx − y| ≤ ξ where y > 0, wᵀx ≤ ξ where y = 0, for w of at most ``size`` entries, by HiGHS.
+def one_sided(x: np.ndarray, y: np.ndarray, size: int, bias: bool, nodes: int = 200) -> tuple[np.ndarray, float, int]:
+    """The w of at most ``size`` entries with the least Σ ξ: |wᵀx − y| ≤ ξ where y > 0, wᵀx ≤ ξ where y = 0; by HiGHS.
 
     Entries are at most M in size, which is doubled until the answer does not touch it.
 
@@ -166,7 +166,7 @@ def one_sided(x: np.ndarray, y: np.ndarray, size: int, *, bias: bool, nodes: int
         y: What a unit gave behind a ReLU, shape ``(P,)``.
         size: The most entries.
         bias: Whether there is one.
-        nodes: How many nodes are looked at at most.
+        nodes: How many nodes are looked at at most, for each M.
 
     Returns:
         The weights, shape ``(n,)``; the gap, 0 for the best; and the nodes.
@@ -177,33 +177,37 @@ def one_sided(x: np.ndarray, y: np.ndarray, size: int, *, bias: bool, nodes: int
         [2.0, 0.0]
     """
     (count, n), free = x.shape, x.shape[1] - bias
-    scale = max(1e-12, float(np.abs(np.linalg.lstsq(x, y, rcond=None)[0]).max()))
-    on, none, looked = y > 0, np.zeros((count, free)), 0
-    above = np.hstack([x, -np.eye(count), none])  # wᵀx − ξ ≤ y, silent ones too, of which y is 0
-    below = np.hstack([x, np.eye(count), none])[on]
+    parts = np.split(np.eye(n + count + free), [n, n + count])  # rows that pick w, ξ, and which entries there are
+    whole = parts[2].sum(0)
+    bounds = Bounds(np.where(parts[0].sum(0), -np.inf, 0.0), np.where(whole, 1, np.inf))
+    looked, scale = 0, max(1e-12, float(np.abs(np.linalg.lstsq(x, y, rcond=None)[0]).max()))
     for largest in scale * 2.0 ** np.arange(1, 12):
-        pick, ends = np.eye(free, n), np.zeros((free, count))
-        limits = LinearConstraint(
-            np.vstack(
-                [
-                    above,
-                    -below,
-                    np.hstack([pick, ends, -largest * np.eye(free)]),
-                    np.hstack([-pick, ends, -largest * np.eye(free)]),
-                    np.hstack([np.zeros(n + count), np.ones(free)])[None],
-                ]
-            ),
-            ub=np.concatenate([y, -y[on], np.zeros(2 * free), [size]]),
-        )
-        lower = np.concatenate([np.full(n, -np.inf), np.zeros(count + free)])
-        upper = np.concatenate([np.full(n + count, np.inf), np.ones(free)])
-        cost = np.concatenate([np.zeros(n), np.ones(count), np.zeros(free)])
-        whole = np.concatenate([np.zeros(n + count), np.ones(free)])
+        limits = _limits(x, y, size, parts, largest)
         options = {"node_limit": nodes, "mip_rel_gap": 0.0}
-        found = milp(cost, constraints=limits, bounds=Bounds(lower, upper), integrality=whole, options=options)
+        found = milp(parts[1].sum(0), constraints=limits, bounds=bounds, integrality=whole, options=options)
         looked += found.mip_node_count or 1
-        weights = np.zeros(n) if found.x is None else found.x[:n]
+        if found.x is None:
+            return np.zeros(n), 1.0, looked
+        weights, there = found.x[:n], found.x[n + count :] > 0.5
+        weights[:free] *= there
         if np.abs(weights[:free]).max() < 0.999 * largest:
             break
-    weights[:free][(1.0 if found.x is None else found.x[n + count :]) < 0.5] = 0.0
-    return weights, 1.0 if found.x is None else float(found.mip_gap or 0.0), looked
+    return weights, float(found.mip_gap or 0.0), looked
+
+
+def _limits(x: np.ndarray, y: np.ndarray, size: int, parts: list[np.ndarray], largest: float) -> LinearConstraint:
+    """The constraints of `one_sided`, rows of what may be at most.
+
+    Args:
+        x: What goes in.
+        y: What should come out.
+        size: The most entries.
+        parts: Rows that pick w, ξ, and which entries there are.
+        largest: M.
+    """
+    weights, errors, there = parts
+    given, on = x @ weights, y > 0
+    entries = weights[: len(there)]
+    rows = [given - errors, (-given - errors)[on], entries - largest * there, -entries - largest * there]
+    ends = [y, -y[on], np.zeros(2 * len(there)), np.array([float(size)])]
+    return LinearConstraint(np.vstack([*rows, there.sum(0)]), ub=np.concatenate(ends))
