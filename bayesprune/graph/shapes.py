@@ -12,6 +12,7 @@ from bayesprune.data.inputs import Inputs, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
+from bayesprune.graph.untouched import untouched
 from bayesprune.layers import plain_parameters
 
 DTYPE = "dtype"
@@ -85,17 +86,13 @@ def shapes_of(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1)
         TraceError: if they do not go through the network.
         GateError: if they do not fit a gate.
     """
-    modes = {module: module.training for module in net.modules()}
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return _Shapes(net.eval(), graph).of(copies_of(net, example, copies))
+        with torch.no_grad(), untouched(net):
+            return _Shapes(net, graph).of(copies_of(net, example, copies))
     except BayesPruneError:
         raise
     except Exception as error:  # user code runs here: it may raise anything
         raise does_not_go(net, example, error) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def first_line(error: Exception) -> str:
