@@ -21,7 +21,7 @@ def untouched(net: nn.Module, seed: int | None = None) -> Iterator[None]:
     """
     modes = {module: module.training for module in net.modules()}
     buffers = [
-        (module, name, held, held.detach().clone(), held._version)
+        (module, name, held, held.detach().clone())
         for module in modes
         for name, held in module._buffers.items()
         if held is not None and not held.is_inference()
@@ -35,9 +35,9 @@ def untouched(net: nn.Module, seed: int | None = None) -> Iterator[None]:
             net.eval()
             yield
     finally:
-        for module, name, held, value, version in buffers:
+        for module, name, held, value in buffers:
             module._buffers[name] = held
-            if held._version != version:
+            if not torch.equal(held, value):  # normalisations write over theirs without a trace in its version
                 with torch.no_grad():
                     held.copy_(value)
         for module, mode in modes.items():
