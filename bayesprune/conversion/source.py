@@ -49,7 +49,8 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
         allowed: Whether gates may go into the module of this name.
 
     Raises:
-        TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
+        TraceError: if the forward pass of the model itself cannot be followed, or does not take the example; a module
+            that cannot be followed stays whole.
     """
     net = copy.deepcopy(model, {id(held): held for held in model.parameters()}).eval()
     kept = kept_in_eval(net)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.data.inputs import Inputs, each, tensors_of
+from bayesprune.data.inputs import Inputs, called, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
@@ -91,6 +91,23 @@ def shapes_of(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1)
             return _Shapes(net, graph).of(copies_of(net, example, copies))
     except BayesPruneError:
         raise
+    except Exception as error:  # user code runs here: it may raise anything
+        raise does_not_go(net, example, error) from error
+
+
+def check_goes(net: nn.Module, example: Inputs) -> None:
+    """Refuse examples that a network does not take.
+
+    Args:
+        net: The network.
+        example: Inputs; the first example of them is taken.
+
+    Raises:
+        TraceError: if they do not go through it.
+    """
+    try:
+        with torch.no_grad(), untouched(net):
+            called(net, copies_of(net, example, 1))
     except Exception as error:  # user code runs here: it may raise anything
         raise does_not_go(net, example, error) from error
 
