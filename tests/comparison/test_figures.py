@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from bayesprune.comparison import Goal, Row
-from bayesprune.comparison.goals import Aimed, aim
+from bayesprune.comparison import Row
+from bayesprune.comparison.goals import Aimed, Goal, aim
 from bayesprune.comparison.measuring import nonzero
 from bayesprune.comparison.ranges import Choice, Range, trials
 from bayesprune.comparison.statistics import interval, lines
