@@ -10,7 +10,6 @@ from bayesprune.comparison.goals import FREE, MACS, OURS
 from bayesprune.comparison.runs import labels
 from bayesprune.comparison.statistics import Line
 from bayesprune.errors import ConfigError
-from bayesprune.reports.picture import grid, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +27,8 @@ def draw_curves(lines: Sequence[Line]) -> Figure:
     Raises:
         ConfigError: if none came to something.
     """
+    from bayesprune.reports.picture import grid, new_figure  # slow to import: rich
+
     fine = [line for line in lines if line.accuracy.count]
     panels = list(dict.fromkeys((line.task, line.measure, line.compute) for line in fine if line.measure != FREE))
     if not panels:

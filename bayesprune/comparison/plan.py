@@ -67,6 +67,10 @@ class Tuning:
         held_out: Which share of the training examples they are scored on.
         macs: The goal that structured methods have meanwhile.
         weights: That of methods that mask weights.
+
+    Example:
+        >>> Tuning(trials=8, seed=1000).held_out
+        0.1
     """
 
     trials: int

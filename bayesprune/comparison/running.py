@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import bayesprune
 from bayesprune.comparison.goals import MACS, WEIGHTS
 from bayesprune.comparison.material import Material, example
 from bayesprune.comparison.measuring import Clock, forget_peak, nonzero, peak_mib, scores
@@ -59,7 +59,7 @@ def row_of(run: Run, root: Path, material: Material, held_out: float) -> Row:
         found = {"accuracy": 1 / classes, "nll": math.log(classes), "error": _line(error)}
     except Exception as error:  # whatever it is, others go on
         found = {"error": _line(error)}
-    found = {"cpu_seconds": clock.seconds, **found, "peak_mib": peak_mib(), "version": bayesprune.__version__}
+    found = {"cpu_seconds": clock.seconds, **found, "peak_mib": peak_mib(), "version": version("bayesprune")}
     row = Row.of(run, **found, warnings="; ".join(dict.fromkeys(str(one.message) for one in said)))
     write_row(path, row)
     for name in ("checkpoint.pt", "history.csv", CLOCK):
