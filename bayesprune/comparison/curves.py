@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bayesprune.comparison.goals import FREE, MACS, OURS
 from bayesprune.comparison.runs import labels
@@ -60,7 +60,8 @@ def _draw_panel(axes: Axes, panel: tuple[str, str, float], lines: Sequence[Line]
     for number, method in enumerate(methods):
         its = [line for line in lines if line.method == method]
         here = sorted((line for line in its if line.measure == measure), key=lambda line: line.share)
-        style = {"color": colours(number % 20), "label": names[method], "linewidth": 2.4 if method == OURS else 1.2}
+        width = 2.4 if method == OURS else 1.2
+        style: dict[str, Any] = {"color": colours(number % 20), "label": names[method], "linewidth": width}
         if here:
             half = [100 * min(line.accuracy.half, 1.0) if line.accuracy.count > 1 else 0.0 for line in here]
             means = [100 * line.accuracy.mean for line in here]

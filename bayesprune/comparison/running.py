@@ -80,9 +80,10 @@ def _ended(begun: Begun, clock: Clock) -> dict[str, Any]:
     small, x, dense = compact(net), example(begun.splits), dense_of(begun)
     seconds, whole, weights = clock.seconds, cost(dense, x), nonzero(dense) or 1
     size = cost(small, x)
-    found = {"macs": size.macs, "params": size.params, "weights": nonzero(small), "epochs": len(history.rows)}
+    found: dict[str, Any] = {"macs": size.macs, "params": size.params, "weights": nonzero(small)}
+    found |= {"epochs": len(history.rows), "cpu_seconds": seconds}
     found |= {"macs_left": (size.macs or 0) / (whole.macs or 1), "weights_left": nonzero(small) / weights}
-    found |= {"charged": history.charged * begun.run.compute / begun.allowed(), "cpu_seconds": seconds}
+    found |= {"charged": history.charged * begun.run.compute / begun.allowed()}
     left = {MACS: found["macs_left"], WEIGHTS: nonzero(net) / weights}.get(begun.run.goal.measure, 1.0)
     found["error"] = _unfair(begun.run, left, found["charged"])
     if not found["error"]:
