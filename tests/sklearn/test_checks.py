@@ -44,7 +44,7 @@ def by_stage(pair: Any) -> Any:
     return pytest.param(estimator, check, marks=marks)
 
 
-@pytest.mark.parametrize(("estimator", "check"), map(by_stage, CHECKS), ids=name_of)
+@pytest.mark.parametrize(("estimator", "check"), [by_stage(pair) for pair in CHECKS], ids=name_of)
 def test_scikit_learn_finds_nothing_wrong(estimator: Any, check: Callable[[Any], None]) -> None:
     check(estimator)
 

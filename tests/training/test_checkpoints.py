@@ -91,7 +91,9 @@ CASES = [
     pytest.param(units, shuffled, 2.0, [4], {}, id="units, during settling, torch's loader", marks=pytest.mark.slow),
     pytest.param(units, shuffled, 2.0, [2, 3, 5], {"price": CostPrice(0.05)}, id="units, cost prices, three stops"),
     pytest.param(branches, shuffled, 2.0, [3], {}, id="branches"),
-    pytest.param(branches, batches, 2.0, [2], {"price": CostPrice(0.05)}, id="branches, cost prices", marks=pytest.mark.slow),
+    pytest.param(
+        branches, batches, 2.0, [2], {"price": CostPrice(0.05)}, id="branches, cost prices", marks=pytest.mark.slow
+    ),
     pytest.param(stream, batches, 2.0, [4], {}, id="units on a stream"),
     pytest.param(convolutional, image_batches, 0.1, [4], {}, id="normalisation"),
     pytest.param(units, batches, 2.0, [3], {"optimizer": torch.optim.SGD}, id="SGD", marks=pytest.mark.slow),
