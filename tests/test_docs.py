@@ -104,7 +104,7 @@ def section(page: str, heading: str) -> str:
     return text.split(f"\n{heading}", 1)[1].split(f"\n{level} ", 1)[0]
 
 
-@pytest.mark.parametrize("command", ["train", "inspect", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["train", "inspect", "evaluate", "export", "compare"])
 def test_every_option_is_documented_and_nothing_else(command: str) -> None:
     text = section("cli.md", f"## `bayesprune {command}")
     documented = set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE))
