@@ -99,6 +99,23 @@ CALLS: dict[str, Callable[[], Call]] = {
         layers.MultiheadAttention,
         {"embed_dim": 8, "num_heads": 2, "bias": True, "kdim": None, "vdim": None, "dropout": 0.1, "theta": 0.5},
     ),
+    **{
+        kind.__name__: lambda kind=kind: (
+            kind,
+            {"input_size": 4, "hidden_size": 3, "gate": layers.Gate(3, dim=-1, per_batch=True), "bias": True},
+        )
+        for kind in (layers.LSTM, layers.GRU)
+    },
+    "RNN": lambda: (
+        layers.RNN,
+        {
+            "input_size": 4,
+            "hidden_size": 3,
+            "gate": layers.Gate(3, dim=-1, per_batch=True),
+            "nonlinearity": "relu",
+            "batch_first": True,
+        },
+    ),
     "Residual": lambda: (layers.Residual, {"body": nn.Linear(3, 3), "shortcut": None, "theta": 0.5}),
     "gates_of": lambda: (layers.gates_of, {"net": network()}),
     "holders_of": lambda: (layers.holders_of, {"net": network()}),

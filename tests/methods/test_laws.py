@@ -65,17 +65,26 @@ def test_5_a_phase_starts_with_the_weights_and_the_optimiser_that_it_asks_for(
 
 @pytest.mark.parametrize("name", each(*NAMES, "smallest", "ridge"))
 def test_6_computing_is_charged_by_the_network_as_it_is_then(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training example three passes, one that was looked at another, and what solvers took."""
     model, how = made(name)
     start, looked, charge = cost(model, examples()[0]).macs, [], Records.charge
+    solved, charge_open = [], Records.charge_open
 
     def spied(records: Records, count: int) -> None:
         looked.append(count * records.cost().macs)
         charge(records, count)
 
+    def spied_open(records: Records, more: float = 0.0) -> None:
+        solved.append(more)
+        charge_open(records, more)
+
     monkeypatch.setattr(Records, "charge", spied)
+    monkeypatch.setattr(Records, "charge_open", spied_open)
     history = fit(model, batches(), epochs=EPOCHS, val_loader=batches(), prune=name != "svi", **how)
-    macs = [start, *(row.macs for row in history.rows[:-1])]
-    assert history.charged == sum(3 * EXAMPLES * m for m in macs) + sum(looked)
+    begun = history.rows[0].macs if name == "factorised" else start  # another one from the first step on
+    macs = [begun, *(row.macs for row in history.rows[:-1])]
+    assert history.charged == sum(3 * EXAMPLES * m for m in macs) + sum(looked) + sum(solved)
+    assert (sum(solved) > 0) == (name in ("factorised", "layerwise_l0", "net_trim"))
     asks = {"ridge": [EXAMPLES * start] * EPOCHS, "magnitude": [], "none": [], "svi": [], "smallest": []}
     assert looked == asks.get(name, looked)
     does = {"smallest": True, "magnitude": True, "none": False, "svi": False, "ridge": False}
