@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from bayesprune.data.inputs import Inputs, called
 from bayesprune.errors import TraceError
+from bayesprune.graph.untouched import untouched
 from bayesprune.layers import gates_of
 
 ROUNDING = 1e4
@@ -67,8 +68,7 @@ def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with torch.no_grad(), untouched(net, seed=0):
             given = called(net, _mapped(inputs, torch.clone))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

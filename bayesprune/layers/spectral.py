@@ -53,7 +53,7 @@ class SpectralDropout(nn.Module):
     def __init__(self, axis: Axis = "space", threshold: float = 0.1, p: float = 0.2, rule: Rule = "or"):
         super().__init__()
         for name, value, known in (("axis", axis, get_args(Axis)), ("rule", rule, get_args(Rule))):
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 raise ConfigError(f"SpectralDropout: {name} must be one of {', '.join(known)}, got {shown(value)}")
         self.axis, self.rule = axis, rule
         self.threshold = real("SpectralDropout: threshold", threshold, 0, ends="[)")

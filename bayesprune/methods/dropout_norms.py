@@ -69,6 +69,7 @@ class DropoutNorms(Method):
         self.l2 = real("DropoutNorms: l2", l2, 0, ends="[)")
         self.max_norm = None if max_norm is None else real("DropoutNorms: max_norm", max_norm, 0)
         self.sparsity = real("DropoutNorms: sparsity", sparsity, 0, 1, "[)")
+        self.rates: dict[str, float] = {}
 
     def setup(self, run: Run) -> Needs:
         """One phase; views of outputs, if some are dropped.

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
+from bayesprune.distributions.hard_concrete import hard_concrete, not_zero
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Needs, Run, Site, Value
 from bayesprune.methods.protocol.along import Along
 from bayesprune.methods.protocol.structures import Ranked
 
-BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
-"""The temperature of the concrete distribution, and the interval to which it is stretched."""
 LEAST, MOST = math.log(1e-2), math.log(1e2)
 """Between which log α is kept."""
 
@@ -43,9 +42,8 @@ class HardConcrete(Ranked):
             reads the structures that can go has no weights along them.
 
     Example:
-        >>> method = HardConcrete()
-        >>> [round(float(p), 3) for p in method.there(torch.tensor([-4.6, 0.0, 4.6]))]
-        [0.047, 0.832, 0.998]
+        >>> HardConcrete(drop=0.3).options()["penalty"]
+        0.1
 
     Sources:
         Louizos, Welling & Kingma 2018, "Learning Sparse Neural Networks through L0 Regularization", equations 10 to 13;
@@ -97,25 +95,15 @@ class HardConcrete(Ranked):
         """The logarithm of α of every structure."""
         return self.rate * self.slow
 
-    def there(self, log_alpha: Tensor) -> Tensor:
-        """P(z ≠ 0)."""
-        return torch.sigmoid(log_alpha - BETA * math.log(-GAMMA / ZETA))
-
-    def factor(self, log_alpha: Tensor, u: Tensor | None = None) -> Tensor:
-        """The numbers z.
-
-        Args:
-            log_alpha: log α.
-            u: Uniform numbers; ``None`` for what z is in eval mode.
-        """
-        s = torch.sigmoid(log_alpha) if u is None else torch.sigmoid((torch.logit(u, 1e-6) + log_alpha) / BETA)
-        return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+    def _drawing(self, run: Run) -> bool:
+        """Whether structures are multiplied by z: until some go."""
+        return self._along is not None and run.phase.name == "train"
 
     def objective(self, run: Run) -> Value:
         """The objective with one z for the whole batch."""
-        if self._along is not None:
+        if self._drawing(run):
             u = torch.rand(len(self.slow), generator=run.generator).to(self.slow.device)
-            self._z = self.factor(self.log_alpha, u)
+            self._z = hard_concrete(self.log_alpha, u)
         try:
             return super().objective(run)
         finally:
@@ -123,15 +111,15 @@ class HardConcrete(Ranked):
 
     def view(self, site: Site, value: Tensor, run: Run) -> Tensor:
         """The weights that read structures, times z."""
-        if self._along is None or run.phase.name != "train" or site.name not in self._along:
+        if self._along is None or not self._drawing(run) or site.name not in self._along:
             return value
-        return self._along(site.name, value, self.factor(self.log_alpha) if self._z is None else self._z)
+        return self._along(site.name, value, hard_concrete(self.log_alpha) if self._z is None else self._z)
 
     def loss(self, run: Run) -> Tensor | float:
         """λ / N Σ P(z ≠ 0) times the number of weights."""
-        if self._along is None or run.phase.name != "train":
+        if not self._drawing(run):
             return 0.0
-        return self.penalty / run.net.num_data * (self.there(self.log_alpha) * self.weights).sum()
+        return self.penalty / run.net.num_data * (not_zero(self.log_alpha) * self.weights).sum()
 
     def stepped(self, run: Run) -> None:
         """Keep log α in its interval."""
@@ -145,7 +133,7 @@ class HardConcrete(Ranked):
         """Switch off as `Ranked`, and let weights be what they are times z; from here on z is 1."""
         decision = super().decide(run)
         if self._along is not None and run.phase.name == "train":
-            z = self.factor(self.log_alpha.detach())
+            z = hard_concrete(self.log_alpha.detach())
             named = {site.name: site.weight.detach() for site in run.sites if site.kind == "weight"}
             decision.assign = {name: self._along(name, w, z) for name, w in named.items() if name in self._along}
             self._along = None

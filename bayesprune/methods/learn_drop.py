@@ -42,6 +42,9 @@ class LearnAndDrop(Method):
     """
 
     name: ClassVar[str] = "learn_drop"
+    smoothed: Tensor
+    largest: Tensor
+    settled: Tensor
 
     @checked_arguments
     def __init__(self, least: float = 0.1, epochs: int = 2):

@@ -13,12 +13,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
+from bayesprune.distributions.kl import log_uniform_kl
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run, Site
 from bayesprune.methods.protocol.ranking import smallest_overall
 
-K1, K2, K3 = 0.63576, 1.87320, 1.48695
-"""Constants of the approximate divergence."""
 BOUND = 8.0
 """log α counts within ± so much."""
 TINY = 1e-8
@@ -46,8 +45,8 @@ class SparseVariationalDropout(Method):
             convolution layers.
 
     Example:
-        >>> divergence(torch.tensor([-8.0, 0.0, 3.0])).sum().item() > 0
-        True
+        >>> SparseVariationalDropout(sparsity=0.9).threshold
+        3.0
 
     Sources:
         Molchanov, Ashukha & Vetrov 2017, "Variational Dropout Sparsifies Deep Neural Networks", equations 11 to 14:
@@ -123,7 +122,7 @@ class SparseVariationalDropout(Method):
         if run.phase.name != "train" or not self._sites:
             return 0.0
         risen = min(1.0, run.progress / (self.until * self.warmup))
-        sums = torch.stack([divergence(self.log_alpha(place)).sum() for place in range(len(self._sites))])
+        sums = torch.stack([log_uniform_kl(self.log_alpha(place)).sum() for place in range(len(self._sites))])
         return risen / run.net.num_data * sums.sum()
 
     @torch.no_grad()
@@ -136,15 +135,6 @@ class SparseVariationalDropout(Method):
         if self.sparsity is not None:
             return Decision(masks={name: ~small for name, small in smallest_overall(found, self.sparsity).items()})
         return Decision(masks={n: (v >= -self.threshold) | (v == v.max()) for n, v in found.items()})
-
-
-def divergence(log_alpha: Tensor) -> Tensor:
-    """KL(Normal(w, α w²) ‖ log-uniform) of each weight, nats, but for a constant, to 0.01: 0 as α → ∞.
-
-    Args:
-        log_alpha: log α.
-    """
-    return K1 - K1 * torch.sigmoid(K2 + K3 * log_alpha) + 0.5 * F.softplus(-log_alpha)
 
 
 def _linear_map(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:

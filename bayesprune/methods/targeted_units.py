@@ -88,7 +88,7 @@ class TargetedUnits(Ranked):
 
     def objective(self, run: Run) -> Value:
         """The objective with the units of this step at 0."""
-        if self._along is not None:
+        if self._along is not None and run.phase.name == "train":
             gamma, alpha = self.shares(run.progress)
             with torch.no_grad():
                 norms = [sums.norms(run.net.net) for sums in self._norms]

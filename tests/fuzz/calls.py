@@ -91,6 +91,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "structures": lambda: (bp.structures, {"net": network(), "example_input": batch()[0]}),
     "Whole": lambda: (layers.Whole, {"whole": nn.ReLU()}),
+    "SpectralDropout": lambda: (layers.SpectralDropout, {"axis": "space", "threshold": 0.1, "p": 0.2, "rule": "or"}),
     "groups": lambda: (bp.groups, {"net": network(), "example_input": batch()[0]}),
     "Gate": lambda: (layers.Gate, {"size": 3, "dim": 1, "per_batch": False, "theta": 0.5}),
     "Draw": lambda: (layers.Draw, {"sizes": [3, 1]}),

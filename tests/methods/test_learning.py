@@ -1,4 +1,4 @@
-"""Methods that go by how weights move, and controls: answers known beforehand."""
+"""Methods that go by how weights move: answers known beforehand."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayesprune import layers
-from bayesprune.errors import ConfigError
 from bayesprune.methods import Run
 from bayesprune.methods.learn_drop import LearnAndDrop
 from bayesprune.methods.magnitude import Magnitude
 from bayesprune.methods.movement import Movement
-from bayesprune.methods.small_network import SmallNetwork
 from bayesprune.training import Settings, fit
 from bayesprune.training.trainer import Trainer
 from tests.methods.toys import batches
@@ -192,21 +189,3 @@ def test_layers_are_in_the_order_in_which_they_are_computed() -> None:
     method = LearnAndDrop()
     fit(Backwards(), batches(), epochs=1, method=method, settings=Settings())
     assert method.learners == ["first", "last"]
-
-
-# controls ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_small_network_is_small_before_the_first_step_and_drawn_anew() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        layers.Linear(8, 40, gate="unit"), nn.ReLU(), layers.Linear(40, 20, gate="unit"), nn.ReLU(), nn.Linear(20, 2)
-    )
-    history = fit(net, batches(), epochs=2, method=SmallNetwork(0.25), settings=Settings(lr=1e-30))
-    a, b = (gate.size for gate in layers.gates_of(net).values())
-    assert abs(a / 40 - b / 20) <= 1 / 20 and [row.macs for row in history.rows] == [8 * a + a * b + 2 * b] * 2
-    bound = 1 / a**0.5  # torch's own for this width, beyond that of the wide one
-    assert 1 / 40**0.5 < float(net[2].weight.detach().abs().max()) <= bound
-    assert all(removal.step == 0 for removal in history.removals)
-    with pytest.raises(ConfigError, match="prune=False"):
-        fit(net, batches(), epochs=2, method="small_network", prune=False)

@@ -27,8 +27,6 @@ from tests.training.problems import Batches, branches, examples, stream
 
 RANKED = [name for name in NAMES if isinstance(get_method(name), Ranked) and name != "slimming"]
 """Those that act on networks without normalisation."""
-UNTIL = [name for name in RANKED if name != "small_network"]
-"""Those that train first."""
 
 
 class Given(Ranked):
@@ -258,7 +256,7 @@ def test_what_cannot_be_is_refused_before_training(name: str, net: nn.Module, ho
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize(("name", "how"), list(itertools.product(UNTIL, [{"macs": 1.0}, {"until": 0.0}])))
+@pytest.mark.parametrize(("name", "how"), list(itertools.product(RANKED, [{"macs": 1.0}, {"until": 0.0}])))
 def test_bad_settings(name: str, how: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=rf": {next(iter(how))}"):
         get_method(name, **how)

@@ -96,15 +96,14 @@ class Ranked(Method):
 
     def decide(self, run: Run) -> Decision:
         """Switch off what is worth least, as the first phase ends."""
-        return Decision(off=self.chosen(run)) if run.phase.name == "train" else Decision()
-
-    def chosen(self, run: Run) -> dict[str, Tensor]:
-        """By name of a gate, the fewest structures that bring the network down to the target, bool."""
+        if run.phase.name != "train":
+            return Decision()
         net = run.net.net
         found = self.ranked(net, run.example)
         scores = self.scores(run, found)
         order = _by_share(scores) if self.layerwise else _by_score(scores)
-        return _fewest(order, found, _cost_without(net, run.example), self.macs)
+        off = _fewest(order, found, _cost_without(net, run.example), self.macs)
+        return Decision(off=off)
 
     def ranked(self, net: nn.Module, example: Inputs) -> list[Group]:
         """The groups of structures that are ranked.
