@@ -16,6 +16,7 @@ UNCHECKED = {
             "Likelihood",
             "Bernoulli",
             "GatedLayer",
+            "RecurrentLayer",
             "NormalLayer",
             "NormalLinear",
             "NormalConv1d",
