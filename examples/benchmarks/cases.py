@@ -73,8 +73,6 @@ CASES = {
         6,
         6_000,
         budget="macs=0.5",
-        recipe={"batch_size": 64, "lr": 3e-3, "optimizer": "adam"},
-        schedule={"sample_from": 0.04, "settle_from": 0.1, "fine_tune_from": 0.15},
     ),
 }
 ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16", "mobilenet")
@@ -82,7 +80,7 @@ ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16", "mobilenet")
 
 
 def mobilenet(input_shape: Sequence[int], num_classes: int) -> nn.Module:
-    """Torchvision's MobileNetV2, half as wide, converted; all gates are on until they are learned.
+    """Torchvision's MobileNetV2, half as wide, converted.
 
     As is usual for images of 32 x 32, its first convolution has stride 1.
 
@@ -92,7 +90,7 @@ def mobilenet(input_shape: Sequence[int], num_classes: int) -> nn.Module:
     """
     net = mobilenet_v2(num_classes=num_classes, width_mult=0.5)
     net.features[0][0].stride = (1, 1)
-    return bp.convert(net, example_input=torch.zeros(2, *input_shape), theta=1.0)
+    return bp.convert(net, example_input=torch.zeros(2, *input_shape))
 
 
 NETS = {**NETWORKS, "mobilenet_v2": mobilenet}
