@@ -9,4 +9,14 @@ from bayesprune.graph.tracer import block_graph
 from bayesprune.graph.tracing import Traced, trace
 from bayesprune.layers import gates_of
 
-__all__ = ["Analysis", "Presence", "Traced", "block_graph", "check_additions", "check_gates", "gates_in_a_row", "gates_of", "trace"]
+__all__ = [
+    "Analysis",
+    "Presence",
+    "Traced",
+    "block_graph",
+    "check_additions",
+    "check_gates",
+    "gates_in_a_row",
+    "gates_of",
+    "trace",
+]

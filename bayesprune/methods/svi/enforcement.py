@@ -15,7 +15,6 @@ from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi.multiplier import NEGLIGIBLE
 from bayesprune.pruning import shrink
 
-
 PART = 32
 """One of so many of the structures that are left may go before it is asked anew what each of them saves."""
 
@@ -103,10 +102,20 @@ def switch_off(
                 going.append(s)
         cost, saving = savings(on)
         if going and cost <= goal:
-            last = torch.tensor(going)
-            short = longest_start(last, lambda some: savings(on.index_fill(0, last[len(some) :], True))[0] > goal)
-            return on.index_fill(0, last[len(short) + 1 :], True)
+            return _as_few(on, torch.tensor(going), lambda some: savings(some)[0] > goal)
     return on
+
+
+def _as_few(on: Tensor, going: Tensor, too_dear: Callable[[Tensor], bool]) -> Tensor:
+    """The structures in ``on`` and the last ones of ``going``, as many as there can be, at least one left out.
+
+    Args:
+        on: Structures that are on without those, shape ``(S,)``, bool.
+        going: Structures in the order in which they go.
+        too_dear: Says of structures whether they cost too much.
+    """
+    short = longest_start(going, lambda gone: too_dear(on.index_fill(0, going[len(gone) :], True)))
+    return on.index_fill(0, going[len(short) + 1 :], True)
 
 
 def _least_harmful(candidates: Tensor, harm: Tensor, saving: Tensor) -> list[int]:

@@ -26,7 +26,7 @@ from bayesprune.methods.svi.shrinkage import shrink_weights
 from bayesprune.schema import generator_state, record, require, tensor
 
 RARELY = 4
-"""At the first of so many evaluations a budget lets the gates be judged that a batch shares, where none were sampled."""
+"""At the first of so many evaluations gates that a batch shares are judged under a budget, if none were sampled."""
 EXAMPLES = 1024
 """How many examples tell how many parameters the fit has taken, at least if there are as many."""
 

@@ -170,7 +170,7 @@ class Schedule:
         return self.travel / max(1, count) * (1 - (1 - self.last) * share) / (0.5 * (1 + self.last))
 
     def sampling_done(self, step: int) -> float:
-        """How much of sampling, or without any of settling, is over at this step: from 0 to 1, and on beyond its end."""
+        """How much of sampling, or without it of settling, is over at this step: from 0 to 1, and on beyond its end."""
         end = self.settle_start if self.samples else self.settle_end
         return max(0.0, (step - self.sample_start) / max(1, end - self.sample_start))
 

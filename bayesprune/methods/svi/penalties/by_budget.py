@@ -121,7 +121,8 @@ class BudgetPenalty(Penalty):
         """
         on, target = (self.net.theta.detach() > 0.5).cpu(), self._target(step)
         if self._cost(on) > target:
-            self._set(on & ~switch_off(on, self._harm(differences), self._cost.savings, target, Removable(self.net)), 0.0)
+            left = switch_off(on, self._harm(differences), self._cost.savings, target, Removable(self.net))
+            self._set(on & ~left, 0.0)
 
     def _harm(self, differences: Tensor) -> Tensor:
         """By how much the loss rises without each, nats per example, not negative; shape ``(S,)``."""
