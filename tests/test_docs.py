@@ -44,7 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
-TRAINS_LONG = {"flow.md", "how_sure.md", "tables.md", "which_inputs.md"}
+TRAINS_LONG = {"quickstart.md", "flow.md", "how_sure.md", "tables.md", "which_inputs.md"}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def section(page: str, heading: str) -> str:
     return text.split(f"\n{heading}", 1)[1].split(f"\n{level} ", 1)[0]
 
 
-@pytest.mark.parametrize("command", ["train", "inspect", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["train", "inspect", "evaluate", "export", "compare"])
 def test_every_option_is_documented_and_nothing_else(command: str) -> None:
     text = section("cli.md", f"## `bayesprune {command}")
     documented = set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE))
