@@ -86,7 +86,7 @@ class QuantisedFactors(Method):
         self._rows = list(found)
         return Needs((Phase("train", share=self.until), Phase("tune", share=1 - self.until)))
 
-    def row_of(self, layer: nn.Module) -> nn.Sequential | None:
+    def row_of(self, layer: Any) -> nn.Sequential | None:
         """The layers that take the place of one, with the nearest weights; ``None`` where it stays.
 
         Args:
