@@ -114,9 +114,9 @@ class QuantisedFactors(Method):
         for name in self._rows:
             weights = {key: layer.get_parameter("weight").detach() for key, layer in _parts(run.net.net, name)}
             factors = [_factor(key, weight) for key, weight in weights.items()]
-            found, spent = quantised(product(factors), factors, self.bits)
+            found, spent = run.engine.broadcast(quantised(product(factors), factors, self.bits))
             decision.spent += spent
-            for (key, weight), factor in zip(weights.items(), run.engine.broadcast(found), strict=True):
+            for (key, weight), factor in zip(weights.items(), found, strict=True):
                 decision.assign[f"{name}.{key}.weight"] = _weight(key, factor, weight)
         return decision
 

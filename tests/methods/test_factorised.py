@@ -34,8 +34,9 @@ def on_some_grid(factor: Tensor, bits: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("bits", [16, 8, 4, 3])
-@pytest.mark.parametrize("shape", [(16, 12), (6, 5, 4)])
+@pytest.mark.parametrize(
+    ("bits", "shape"), [(16, (16, 12)), (8, (16, 12)), (4, (16, 12)), (3, (16, 12)), (4, (6, 5, 4))]
+)
 def test_factors_on_grids_are_nearer_than_rounded_ones(bits: int, shape: tuple[int, ...]) -> None:
     """With many values as near as without a grid, which of a matrix is the nearest of its rank."""
     tensor = drawn(*shape)

@@ -146,7 +146,10 @@ TOYS: dict[str, Callable[[], Method]] = {
 }  # fmt: skip
 
 
-ALIKE = {"dsd", "fpgm", "hrank", "l1_filters", "large_weights", "layerwise_l0", "lottery", "random_structures", "unit_norms"}
+ALIKE = {
+    *("dsd", "fpgm", "hrank", "l1_filters", "large_weights", "layerwise_l0", "lottery", "random_structures"),
+    *("refined", "unit_norms"),
+}
 """Methods that act as others do; the laws of these are kept in the slow stage."""
 
 

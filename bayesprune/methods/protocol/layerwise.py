@@ -102,8 +102,7 @@ class LayerByLayer(Method):
                 now = _recorded(run)
                 _check_equal(first, now)
             x, before = (layer.vectors(found[layer.name].inputs, number) for found in (now, first))
-            found, spent = self.solve(layer, x, before @ layer.matrix())
-            weights = run.engine.broadcast(found)
+            weights, spent = run.engine.broadcast(self.solve(layer, x, before @ layer.matrix()))
             decision.spent += spent
             _note(decision, layer, weights)
             if self.cascade:
