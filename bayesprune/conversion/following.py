@@ -1,6 +1,6 @@
 """A trace of a model for examples of one shape: what its forward pass decides by sizes is decided as for them.
 
-Beside every value of the graph stands what it is for two and for three copies of an example. Python then gets numbers
+Beside every value of the graph stands what it is for three and for two copies of an example. Python then gets numbers
 where it asks for some: conditions, loops and unpacking go by sizes, and so do tensors that are made of sizes. What
 follows from the number of examples, or from what tensors hold, is never taken for a number.
 """
@@ -22,13 +22,17 @@ from bayesprune.conversion.modes import Modes, note_modes, plain_mode
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import TraceError
 from bayesprune.graph.shapes import copies_of, does_not_go
+from bayesprune.graph.sizes_alone import sizes_alone
 from bayesprune.graph.tracer import GateTracer
 from bayesprune.graph.tracing import line_of
 from bayesprune.graph.untouched import untouched
 from bayesprune.ops.registry import UNKNOWN, operation_at
 
-COPIES = 2, 3
-"""Numbers of examples: what differs between them follows from the number of examples."""
+COPIES = 3, 2
+"""Numbers of examples: what differs between them follows from the number of examples.
+
+What is taken for fixed is so for the first, which is not the number for which outputs are compared in the end.
+"""
 PICKS = operator.getitem, getattr, len, "size", "dim", "ndimension", "numel", "stride"
 """What reads sizes, or picks from what it is given: it follows from the number of examples if it differs with it."""
 
@@ -278,7 +282,7 @@ class Follower(GateTracer):
             return attrgetter(target)(self.root)
         if kind == "call_module":
             try:
-                return self.root.get_submodule(target)(*args, **kwargs)
+                return sizes_alone(self.root.get_submodule(target), args, kwargs)
             except Exception as error:  # user code runs here: it may raise anything
                 raise does_not_go(self.root, self.example, error) from error  # type: ignore[arg-type]
         return getattr(args[0], target)(*args[1:], **kwargs) if kind == "call_method" else target(*args, **kwargs)

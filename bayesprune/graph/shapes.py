@@ -12,6 +12,7 @@ from bayesprune.data.inputs import Inputs, called, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
+from bayesprune.graph.sizes_alone import sizes_alone
 from bayesprune.graph.untouched import untouched
 from bayesprune.layers import plain_parameters
 
@@ -39,6 +40,12 @@ class _Shapes(Execution):
         value = super().compute(node, values)
         self._note(node, value)
         return value
+
+    def call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a module, a function or a method gives, or zeros of its size."""
+        if node.op == "call_module":
+            return sizes_alone(self.net.get_submodule(str(node.target)), args, kwargs)
+        return super().call(node, args, kwargs)
 
     def _note(self, node: fx.Node, value: Any) -> None:
         """Note what is known of a tensor.

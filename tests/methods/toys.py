@@ -147,9 +147,9 @@ TOYS: dict[str, Callable[[], Method]] = {
 
 
 ALIKE = {
-    *("dsd", "fpgm", "hrank", "l1_filters", "large_weights", "layerwise_l0", "lottery", "random_structures"),
-    *("refined", "unit_norms"),
-}
+    "dropout_norms", "dsd", "fpgm", "hrank", "l1_filters", "large_weights", "layerwise_l0", "learn_drop", "lottery",
+    "movement", "random_structures", "refined", "sparse_vd", "spectral_dropout", "targeted_units", "unit_norms",
+}  # fmt: skip
 """Methods that act as others do; the laws of these are kept in the slow stage."""
 
 
