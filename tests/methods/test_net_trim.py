@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayesprune import layers
 from bayesprune.errors import ConfigError
 from bayesprune.methods.net_trim import NetTrim
-from bayesprune.methods.protocol.signals import linear_maps
+from bayesprune.methods.protocol.signals import linear_maps, vectors
 from bayesprune.methods.solvers.admm import least_weights
 from bayesprune.training import Settings, fit
 from tests.methods.toys import batches, dropping
@@ -112,13 +112,13 @@ def test_a_unit_that_never_speaks_loses_its_weights() -> None:
 def test_vectors_times_the_matrix_are_outputs_at_some_place(layer: nn.Module) -> None:
     x = torch.randn(20, *{nn.Linear: (5, 6), nn.Conv1d: (2, 9)}.get(type(layer), (layer.weight.shape[1], 6, 5)))
     (found,) = linear_maps(nn.Sequential(layer), x)
-    drawn = found.vectors(x, seed=1)
-    outputs = (drawn @ found.matrix()).float()
+    drawn = vectors(layer, x, seed=1)
+    outputs = (found.with_ones(drawn) @ found.matrix()).float()
     with torch.no_grad():
         every = layer(x).movedim(-1 if isinstance(layer, nn.Linear) else 1, -1).flatten(1, -2)
     gaps = (every - outputs[:, None]).abs().amax(2)
     assert bool((gaps.amin(1) < 1e-5).all())
-    assert len(gaps.argmin(1).unique()) > 2 and torch.equal(drawn, found.vectors(x, seed=1))
+    assert len(gaps.argmin(1).unique()) > 2 and torch.equal(drawn, vectors(layer, x, seed=1))
 
 
 class Nets(nn.Module):
