@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar
 
 import torch
@@ -32,6 +33,9 @@ class NetTrim(LayerByLayer):
         examples: As for `LayerByLayer`.
         until: As for `LayerByLayer`.
         relu: Whether ReLUs follow all layers but the last; if not, all outputs have to be given again.
+
+    Warns:
+        UserWarning: if a layer of a cascade is left without weights, because the layers before it miss so much.
 
     Raises:
         ConfigError: as `LayerByLayer`, for an ε outside (0, 1), and before training, if something else than a ReLU
@@ -82,4 +86,8 @@ class NetTrim(LayerByLayer):
         if self.cascade and layer.name != self._first:
             now = x @ layer.matrix()
             ceiling, radius = now, ROOM * float(((now - y) * active).norm())
+        if radius >= float((y * active).norm()) and bool(active.any()):
+            warnings.warn(
+                f"NetTrim: all that {layer.name!r} gave may be missed, so it is left without weights", stacklevel=2
+            )
         return least_weights(x, y, active, ceiling, radius)

@@ -20,6 +20,7 @@ from tests.methods.toys import batches, dropping
 from tests.training.problems import Batches, branches, examples
 
 RESTS = Settings(lr=1e-30)
+X = torch.zeros(1, 8)
 
 
 def problem(seed: int, n: int, m: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,6 +210,17 @@ def test_networks_that_it_cannot_act_on(net, how: dict, message: str) -> None:
     x = x[:, 0].long().clamp(0, 7) if isinstance(net()[0], nn.Embedding) else x
     with pytest.raises(ConfigError, match=message):
         fit(net(), Batches(x, y), epochs=2, method=NetTrim(**how), settings=RESTS)
+
+
+def test_a_layer_that_may_miss_everything_is_said() -> None:
+    """In a cascade, where what goes in has become the opposite of what went in."""
+    method = NetTrim(cascade=True)
+    layers_of = linear_maps(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2)), X)
+    method.check_layers(layers_of)
+    x = torch.randn(40, 7, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=r"all that '2.weight' gave may be missed"):
+        found, _ = method.solve(layers_of[1], -x, x @ layers_of[1].matrix())
+    assert float(found.abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("make", [dropping, branches])
