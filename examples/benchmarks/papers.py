@@ -73,15 +73,15 @@ ROWS: dict[str, tuple[str, Callable[[], str]]] = {
     ),
     "dropneuron": (
         "LeNet-300-100 in its code, 100 epochs: 26,386 weights, units 542-83-61, 98.17 %",
-        lambda: trained(relus(784, 300, 100, 10, gates=True), "dropneuron", 25),
+        lambda: trained(relus(784, 300, 100, 10, gates=True), "dropneuron", 100, until=0.9),
     ),
     "dropnet": (
         "784-40-40-10 in the paper: 60 % of the units may go without a significant loss",
-        lambda: trained(relus(784, 40, 40, 10, gates=True), "dropnet", 48, share=0.2, cycles=6),
+        lambda: trained(relus(784, 40, 40, 10, gates=True), "dropnet", 48, lr=5e-3, share=0.2, cycles=6),
     ),
     "dropnet, dense": (
         "784-40-40-10: the control for it, as long as one of its six cycles",
-        lambda: trained(relus(784, 40, 40, 10), "none", 8),
+        lambda: trained(relus(784, 40, 40, 10), "none", 8, lr=5e-3),
     ),
     "net_trim": (
         "784-300-1000-300-10 in its demonstrations, without numbers",
