@@ -92,7 +92,7 @@ class QuantisedFactors(Method):
         Args:
             layer: Any module.
         """
-        if type(layer) not in FACTORED or getattr(layer, "groups", 1) != 1:
+        if type(layer) not in FACTORED or getattr(layer, "groups", 1) != 1 or not layer.weight.requires_grad:
             return None
         tensor = _tensor(layer.weight.detach(), self.form)
         column = sum(tensor.shape)
@@ -180,4 +180,4 @@ def _row(layer: Any, factors: list[Tensor]) -> nn.Sequential:
             part.get_parameter("weight").copy_(_weight(key, factor, part.get_parameter("weight")))
         if bias:
             row.get_submodule("last").get_parameter("bias").copy_(layer.bias)
-    return row.requires_grad_(layer.weight.requires_grad).train(layer.training)
+    return row.train(layer.training)

@@ -47,8 +47,8 @@ class NetTrim(LayerByLayer):
 
     Sources:
         Aghasi, Abdi, Nguyen & Romberg 2017, "Net-Trim: Convex Pruning of Deep Neural Networks with Performance
-        Guarantee", programs 4 and 9, and Aghasi, Abdi & Romberg 2020, "Fast Convex Pruning of Deep Neural Networks".
-        That of convolutions one position of each example is taken, and the last layer's program, are ours.
+        Guarantee", and Aghasi, Abdi & Romberg 2020, "Fast Convex Pruning of Deep Neural Networks". That one position
+        of each example is taken where there are several is ours.
     """
 
     name: ClassVar[str] = "net_trim"

@@ -142,6 +142,13 @@ def test_which_layers_are_solved_and_what_follows_them() -> None:
     assert [(layer.name, layer.rectified) for layer in found] == [("two.weight", True), ("out.weight", False)]
 
 
+def test_weights_that_rest_stay() -> None:
+    net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    net[0].requires_grad_(False)
+    before, after = trimmed(net)
+    assert torch.equal(before["0.weight"], after[0].weight) and bool((after[2].weight == 0).any())
+
+
 def trimmed(net: nn.Module, loader: object = None, **how: object) -> tuple[nn.Module, nn.Module]:
     """A network before and after, of which nothing learns."""
     torch.manual_seed(0)

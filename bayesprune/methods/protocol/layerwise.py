@@ -20,7 +20,7 @@ class LayerByLayer(Method):
     """Trains, finds sparse weights for each layer from what goes into it and what it gives, and trains on with these.
 
     Signals are those of some examples; of layers with positions, one position of each example is drawn. Layers that
-    are called more than once, and convolutions with groups, stay as they are.
+    are called more than once, convolutions with groups, and weights that are not trained stay as they are.
 
     Args:
         cascade: Whether what goes into a layer is what the layers before give as they are by then, at a pass for each

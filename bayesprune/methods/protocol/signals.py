@@ -111,7 +111,7 @@ def _patches(layer: Any, inputs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def linear_maps(net: nn.Module, example: Inputs) -> list[LinearMap]:
-    """The linear layers and convolutions without groups that are called once, in the order in which they are called.
+    """The linear layers and convolutions without groups that are called once and are trained, in the order of calls.
 
     Args:
         net: The network.
@@ -124,7 +124,9 @@ def linear_maps(net: nn.Module, example: Inputs) -> list[LinearMap]:
     found = []
     for node in traced.graph.nodes:
         layer: Any = traced.module(node)
-        if isinstance(layer, nn.Module) and is_linear_map(layer) and str(node.target) not in traced.fixed:
+        if layer is None or not is_linear_map(layer) or str(node.target) in traced.fixed:
+            continue
+        if layer.weight.requires_grad:
             found.append(LinearMap(f"{node.target}.weight", layer, _rectified(traced, node)))
     return found
 
