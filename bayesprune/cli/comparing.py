@@ -10,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bayesprune.cli.encoding import write
 from bayesprune.cli.folder import check_new
-from bayesprune.comparison import Plan, Row, compare, estimate
+from bayesprune.comparison import Plan, Row, compare
 from bayesprune.comparison.compare import PAGE
+from bayesprune.comparison.estimate import estimate
 from bayesprune.comparison.material import Material
 from bayesprune.comparison.plan import FULL, QUICK
 from bayesprune.comparison.result import ending

@@ -62,6 +62,7 @@ def compare(
     """
     plan = settings if isinstance(settings, Plan) else Plan.read(settings)
     plan = plan if methods is None else plan.only(methods)
+    plan.check()
     material = Material(str(data_dir), dict(networks or {}), dict(data or {}))
     workers = whole("compare: workers", workers)
     shop = Workshop(plan, material, Path(out), workers, on_row or _nothing)

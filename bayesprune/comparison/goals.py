@@ -18,6 +18,8 @@ from bayesprune.pruning import ExpectedCost
 
 MACS, WEIGHTS, FREE = "macs", "weights", "free"
 """Multiply-adds of the compacted network; its weights that are not 0; whatever it ends with."""
+SPARSITY = "sparsity"
+"""What methods call the share of weights that are 0."""
 DENSE, OURS, SMALL = "none", "svi", "small"
 """Plain training; variational inference; and a control, the network that is narrower from the start on."""
 NEAR = 0.01
@@ -53,6 +55,25 @@ class Goal:
         return FREE if self.measure == FREE else f"{self.measure}={self.share:g}"
 
 
+def told_by(method: str) -> str | None:
+    """The option by which a method is told what to leave; ``None`` for those that end where they end.
+
+    Args:
+        method: Its name.
+
+    Raises:
+        ConfigError: for an unknown one.
+    """
+    if method == OURS:
+        return "budget"
+    if method in AIMS:
+        return AIMS[method][1]
+    if method == SMALL or method in REGULARISERS:
+        return None
+    options = get_method(method).options()
+    return next((name for name in (MACS, SPARSITY) if name in options), None)
+
+
 def measures_of(method: str) -> tuple[str, ...]:
     """The measures in which a method can be told what to leave; ``"free"`` alone for those that end where they end.
 
@@ -62,16 +83,11 @@ def measures_of(method: str) -> tuple[str, ...]:
     Raises:
         ConfigError: for an unknown one.
     """
-    if method == OURS:
-        return (MACS, WEIGHTS)
-    if method == SMALL:
-        return (MACS,)
+    if method in (OURS, SMALL):
+        return (MACS, WEIGHTS) if method == OURS else (MACS,)
     if method in AIMS:
         return (AIMS[method][0],)
-    options = get_method(method).options()
-    if "macs" in options:
-        return (MACS,)
-    return (WEIGHTS,) if "sparsity" in options and method not in REGULARISERS else (FREE,)
+    return ({MACS: MACS, SPARSITY: WEIGHTS, None: FREE}[told_by(method)],)
 
 
 REGULARISERS = ("dsd",)
@@ -108,8 +124,9 @@ def aim(method: str, goal: Goal, options: Mapping[str, Any], at: Aimed) -> dict[
     if goal.measure == FREE:
         return {}
     if method in AIMS:
-        return AIMS[method][1](goal.share, options, at)
-    return {"macs": goal.share} if goal.measure == MACS else {"sparsity": 1 - goal.share}
+        _, option, solve = AIMS[method]
+        return {option: solve(goal.share, options, at)}
+    return {MACS: goal.share} if goal.measure == MACS else {SPARSITY: 1 - goal.share}
 
 
 def share_of(net: nn.Module, example: Inputs) -> Callable[[Mapping[str, Tensor]], float]:
@@ -150,7 +167,7 @@ def least(found: Callable[[float], float], share: float, what: str) -> float:
     return high
 
 
-def _dropnet(share: float, options: Mapping[str, Any], at: Aimed) -> dict[str, Any]:
+def _dropnet(share: float, options: Mapping[str, Any], at: Aimed) -> float:
     """DropNet's share: as many units of each gate are left as its cycles leave, whichever they are."""
     cycles = min(options.get("cycles", DropNet().cycles), at.epochs)
     left_of = share_of(at.net, at.example)
@@ -162,10 +179,10 @@ def _dropnet(share: float, options: Mapping[str, Any], at: Aimed) -> dict[str, A
             kept = {name: on & ~DropNet(part).quiet(torch.arange(len(on)).float(), on) for name, on in kept.items()}
         return left_of(kept)
 
-    return {"share": least(left, share, f"dropnet in {cycles} cycles")}
+    return least(left, share, f"dropnet in {cycles} cycles")
 
 
-def _lottery(share: float, options: Mapping[str, Any], at: Aimed) -> dict[str, Any]:
+def _lottery(share: float, options: Mapping[str, Any], at: Aimed) -> float:
     """The share of a lottery ticket: of the last layer half of it goes in each cycle."""
     rounds = min(options.get("cycles", get_method("lottery").options()["cycles"]), at.epochs) - 1
     *hidden, last = _sizes(at.net)
@@ -173,10 +190,10 @@ def _lottery(share: float, options: Mapping[str, Any], at: Aimed) -> dict[str, A
     def left(part: float) -> float:
         return (sum(hidden) * (1 - part) ** rounds + last * (1 - part / 2) ** rounds) / (sum(hidden) + last)
 
-    return {"share": least(left, share, f"lottery in {rounds + 1} cycles")}
+    return least(left, share, f"lottery in {rounds + 1} cycles")
 
 
-def _targeted_dropout(share: float, options: Mapping[str, Any], at: Aimed) -> dict[str, Any]:
+def _targeted_dropout(share: float, options: Mapping[str, Any], at: Aimed) -> float:
     """γ of targeted dropout, which leaves the last layer alone and takes whole weights of each output."""
     *hidden, last = [(len(weight), weight[0].numel()) for weight in _weights(at.net)]
     total = sum(outputs * inputs for outputs, inputs in (*hidden, last))
@@ -185,7 +202,7 @@ def _targeted_dropout(share: float, options: Mapping[str, Any], at: Aimed) -> di
         gone = sum(outputs * int(gamma * inputs) for outputs, inputs in hidden)
         return 1 - gone / total
 
-    return {"gamma": least(left, share, "targeted_dropout")}
+    return least(left, share, "targeted_dropout")
 
 
 def _weights(net: nn.Module) -> list[Tensor]:
@@ -197,10 +214,9 @@ def _sizes(net: nn.Module) -> list[int]:
     return [weight.numel() for weight in _weights(net)]
 
 
-Aim = Callable[[float, Mapping[str, Any], Aimed], dict[str, Any]]
-AIMS: dict[str, tuple[str, Aim]] = {
-    "dropnet": (MACS, _dropnet),
-    "lottery": (WEIGHTS, _lottery),
-    "targeted_dropout": (WEIGHTS, _targeted_dropout),
+AIMS: dict[str, tuple[str, str, Callable[[float, Mapping[str, Any], Aimed], float]]] = {
+    "dropnet": (MACS, "share", _dropnet),
+    "lottery": (WEIGHTS, "share", _lottery),
+    "targeted_dropout": (WEIGHTS, "gamma", _targeted_dropout),
 }
-"""Methods that say what is left by something else than a share of it: the measure, and what solves for it."""
+"""Methods that are told by something else than a share of what is left: measure, option, and what solves for it."""

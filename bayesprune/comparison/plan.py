@@ -12,7 +12,7 @@ from typing import Any
 
 from bayesprune.atomic import file_errors
 from bayesprune.checked import real, whole
-from bayesprune.comparison.goals import FREE, MACS, OURS, SMALL, WEIGHTS, Goal, measures_of
+from bayesprune.comparison.goals import FREE, MACS, OURS, SMALL, WEIGHTS, Goal, measures_of, told_by
 from bayesprune.comparison.ranges import Ranges, read_range
 from bayesprune.errors import ConfigError
 from bayesprune.methods import NAMES, get_method
@@ -169,6 +169,8 @@ class Plan:
             for option in ranges:
                 if option != RATE and option not in known:
                     raise ConfigError(f"compare: {name} has no option {option!r}; it has {', '.join((RATE, *known))}")
+                if option == told_by(name):
+                    raise ConfigError(f"compare: {option!r} of {name} is what the goal says; it cannot be tuned too")
         lacking = [name for name in self.retrained if name not in self.methods]
         if lacking or (self.retrained and SMALL not in self.methods):
             raise ConfigError(

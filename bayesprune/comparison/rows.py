@@ -92,7 +92,7 @@ class Row:
             **found: What it ended with.
         """
         said = {"stage": run.stage, "task": run.task.name, "method": run.method, "measure": run.goal.measure}
-        said |= {"share": run.goal.share, "compute": run.compute, "seed": run.seed, "trial": run.trial}
+        said |= {"share": float(run.goal.share), "compute": float(run.compute), "seed": run.seed, "trial": run.trial}
         options = json.dumps(dict(run.options), sort_keys=True)
         return cls(**said, options=options, settings=run.settings, **found)
 

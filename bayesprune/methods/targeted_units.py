@@ -27,7 +27,7 @@ class TargetedUnits(Ranked):
 
     Args:
         macs: As for `Ranked`.
-        layerwise: As for `Ranked`.
+        layerwise: As for `Ranked`; the paper takes the same share of every layer.
         until: As for `Ranked`; in the paper units go at the end, and nothing is trained after.
         gamma: γ, which share of a layer's units is targeted.
         alpha: α, with what probability a targeted unit is 0 in a step.
@@ -52,7 +52,7 @@ class TargetedUnits(Ranked):
     def __init__(
         self,
         macs: float = 0.5,
-        layerwise: bool = False,
+        layerwise: bool = True,
         until: float = 0.5,
         gamma: float = 0.75,
         alpha: float = 0.66,

@@ -21,6 +21,7 @@ Kind = Literal[
     "product of matrices",
     "attention",
     "softmax",
+    "filling",
     "format",
     "",
 ]

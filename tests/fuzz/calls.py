@@ -283,6 +283,22 @@ CALLS: dict[str, Callable[[], Call]] = {
             "freeze_statistics": True,
         },
     ),
+    "compare": lambda: (
+        bp.compare,
+        {
+            "settings": {
+                **{"title": "t", "seeds": [0], "compute": [1], "tuning": {"trials": 1, "seed": 1}},
+                **{"tasks": [{"net": "made", "data": "made", "epochs": 1}], "methods": {"none": {}}},
+            },
+            "out": "compared",
+            "workers": 1,
+            "methods": ["none"],
+            "data_dir": "data",
+            "networks": {"made": lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(16, classes))},
+            "data": {"made": splits()},
+            "on_row": None,
+        },
+    ),
     "recommended": lambda: (bp.recommended, {"net": bayesian(), "weights": "normal"}),
     "evaluate": lambda: (
         evaluate,

@@ -81,7 +81,7 @@ def test_6_computing_is_charged_by_the_network_as_it_is_then(name: str, monkeypa
     monkeypatch.setattr(Records, "charge", spied)
     monkeypatch.setattr(Records, "charge_open", spied_open)
     history = fit(model, batches(), epochs=EPOCHS, val_loader=batches(), prune=name != "svi", **how)
-    begun = history.rows[0].macs if name == "factorised" else start  # another one from the first step on
+    begun = history.rows[0].macs if name == "factorised" else start  # other layers from the first step on
     macs = [begun, *(row.macs for row in history.rows[:-1])]
     assert history.charged == sum(3 * EXAMPLES * m for m in macs) + sum(looked) + sum(solved)
     assert (sum(solved) > 0) == (name in ("factorised", "layerwise_l0", "net_trim"))
