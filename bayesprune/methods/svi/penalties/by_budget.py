@@ -70,6 +70,7 @@ class BudgetPenalty(Penalty):
     ):
         super().__init__(net, schedule, temperature)
         self.example, self.budget = example, budget
+        self.blame = f"The budget {budget} is too low"
         self._multiplier = Multiplier()
         self._timing = Timing(net, example, broadcast) if budget.measure == "latency" else None
         self._latency = None if self._timing is None else self._timing.operations()
