@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from bayesprune.conversion.masks import can_mask, joined_mask
+from bayesprune.conversion.masks import can_mask, joined_mask, of_each_head
 from bayesprune.conversion.places import of_examples
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
@@ -29,7 +29,7 @@ def put_heads(
 
     Where examples share a dimension with others, as windows of all of them do, one draw serves a whole batch.
 
-    Torch's module becomes a `layers.MultiheadAttention` if its masks are for all heads and its weights are not read.
+    Torch's module becomes a `layers.MultiheadAttention` if its weights are not read.
     What `scaled_dot_product_attention` gives, or the product of a softmax and of values, is gated where it lies.
 
     Args:
@@ -46,7 +46,7 @@ def put_heads(
         if _is_plain(traced, node):
             made = MultiheadAttention.of(traced.module(node), theta)  # type: ignore[arg-type]
             traced.net.set_submodule(str(node.target), made)
-            _call_ours(traced, node)
+            _call_ours(traced, node, made.gate.size)
             made.gate.per_batch = traced.shapes[node.all_input_nodes[0]][0 if made.batch_first else 1] != 1
             gates[made.gate] = node.name
         elif mixes_values(traced, node) and _has_heads(traced, node):
@@ -98,7 +98,7 @@ def _is_plain(traced: Traced, node: fx.Node) -> bool:
     if type(module) is not nn.MultiheadAttention or module.bias_k is not None or module.add_zero_attn:
         return False
     given = _given(node)
-    masks = can_mask(traced, given.get("attn_mask"), 2) and can_mask(traced, given.get("key_padding_mask"), 2)
+    masks = can_mask(traced, given.get("attn_mask"), 2, 3) and can_mask(traced, given.get("key_padding_mask"), 2)
     reads = all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
     ranks = {traced.rank(given[name]) for name in GIVEN[:3]}
     return masks and reads and ranks == {3} and str(node.target) not in traced.fixed
@@ -109,12 +109,13 @@ def _given(node: fx.Node) -> dict[str, Any]:
     return {**dict(zip(GIVEN, node.args, strict=False)), **node.kwargs}
 
 
-def _call_ours(traced: Traced, node: fx.Node) -> None:
+def _call_ours(traced: Traced, node: fx.Node, heads: int) -> None:
     """Let a call of torch's attention be one of `layers.MultiheadAttention`.
 
     Args:
         traced: The network.
         node: The call.
+        heads: Number of heads.
     """
     given = _given(node)
     steps, padding = given.get("attn_mask"), given.get("key_padding_mask")
@@ -123,6 +124,8 @@ def _call_ours(traced: Traced, node: fx.Node) -> None:
         node.kwargs = {"is_causal": True}  # torch then takes the mask's word for it
         return
     with traced.graph.inserting_before(node):
+        if steps is not None and traced.rank(steps) == 3:
+            steps = of_each_head(traced, steps, heads)
         mask = joined_mask(traced.graph, steps, padding)
     node.kwargs = {} if mask is None else {"mask": mask}
 

@@ -15,6 +15,12 @@ SETTINGS = torch.device, torch.dtype, torch.layout, bool
 """Kinds of attributes of tensors that are the same for all examples of one kind, and no values of a graph."""
 
 
+SIZED_BY_VALUES = {
+    *("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "one_hot", "bincount"),
+}
+"""Functions and methods whose results have sizes that go by what tensors hold."""
+
+
 class Seen(NamedTuple):
     """What a value of the graph is.
 
@@ -22,11 +28,13 @@ class Seen(NamedTuple):
         values: For each number of copies.
         loose: Whether it is a number, or made of numbers, that follows from that of examples or from what tensors hold.
         made: Whether it is a tensor that is made of sizes alone.
+        told: Whether its size, or a number that it is, follows from what tensors hold.
     """
 
     values: tuple[Any, ...]
     loose: bool = False
     made: bool = False
+    told: bool = False
 
 
 class Known(Value):
@@ -60,15 +68,32 @@ class Known(Value):
         return float(self.plain("a number"))
 
     def __len__(self) -> int:
-        lengths = {len(value) for value in self.seen.values} if self.seen else set()
+        lengths = {len(value) for value in self.seen.values} if self.seen and not self.seen.told else set()
         if len(lengths) != 1:
-            raise fx.proxy.TraceError("a length is not known, or follows from the number of examples")
+            raise fx.proxy.TraceError("a length is not known, or follows from what tensors hold, or their number")
         return lengths.pop()
 
     def __iter__(self) -> Iterator[Any]:
         if self.seen is None:
             return super().__iter__()
         return iter([self[place] for place in range(len(self))])  # type: ignore[index]
+
+
+def sized_by_values(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether what a call gives has a size that goes by what tensors hold.
+
+    Args:
+        target: What is called.
+        args: What it is given by place.
+        kwargs: What it is given by name.
+    """
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name == "getitem":
+        places = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(isinstance(place, Tensor) and place.dtype in (torch.bool, torch.uint8) for place in places)
+    if name in ("arange", "repeat_interleave"):
+        return any(isinstance(size, Tensor) for size in (*args[name == "repeat_interleave" :], *kwargs.values()))
+    return name in SIZED_BY_VALUES or (name == "where" and len(args) + len(kwargs) == 1)
 
 
 def for_copy(place: int) -> Callable[[Any], Any]:

@@ -11,18 +11,33 @@ from bayesprune.graph import Traced
 from bayesprune.graph.shapes import DTYPE
 
 
-def can_mask(traced: Traced, mask: Any, rank: int) -> bool:
-    """Whether a mask is none at all, or a tensor of a rank, of bool or of numbers, for all heads alike.
+def can_mask(traced: Traced, mask: Any, *ranks: int) -> bool:
+    """Whether a mask is none at all, or a tensor of one of some ranks, of bool or of numbers.
 
     Args:
         traced: The network.
         mask: What the attention is given.
-        rank: Number of dimensions that a mask for all heads has there.
+        ranks: Numbers of dimensions that it may have.
     """
     if not isinstance(mask, fx.Node):
         return mask is None
     kind = mask.meta.get(DTYPE)
-    return traced.rank(mask) == rank and kind is not None and (kind == torch.bool or kind.is_floating_point)
+    return traced.rank(mask) in ranks and kind is not None and (kind == torch.bool or kind.is_floating_point)
+
+
+def of_each_head(traced: Traced, mask: fx.Node, heads: int) -> fx.Node:
+    """A mask with a dimension for heads, shape ``(B, heads, T, S)``.
+
+    Args:
+        traced: The network, to whose graph a call is added at its present place.
+        mask: Torch's ``attn_mask`` that has a part for each example and head, shape ``(B · heads, T, S)``.
+        heads: Number of heads.
+    """
+    apart = traced.graph.call_method("unflatten", (mask, 0, (-1, heads)))
+    apart.meta[DTYPE] = mask.meta[DTYPE]
+    whole, *steps = traced.shapes[mask]
+    traced.shapes[apart] = torch.Size([whole // heads, heads, *steps])
+    return apart
 
 
 def joined_mask(graph: fx.Graph, steps: fx.Node | None, padding: fx.Node | None) -> fx.Node | None:
@@ -30,7 +45,8 @@ def joined_mask(graph: fx.Graph, steps: fx.Node | None, padding: fx.Node | None)
 
     Args:
         graph: Where calls are put, at its present place.
-        steps: Torch's ``attn_mask``, shape ``(T, S)``: whether a query does *not* attend to a key, or numbers.
+        steps: Torch's ``attn_mask``, shape ``(T, S)`` or ``(B, heads, T, S)``: whether a query does *not* attend to a
+            key, or numbers.
         padding: Its ``key_padding_mask``, shape ``(B, S)``: likewise for all queries of an example.
     """
     given = [] if steps is None else [steps]

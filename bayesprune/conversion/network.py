@@ -15,6 +15,7 @@ from bayesprune.conversion.branches import RESIDUAL, carve_branches
 from bayesprune.conversion.heads import put_heads
 from bayesprune.conversion.lifting import lift
 from bayesprune.conversion.places import Place, input_places, stream_places, unit_places
+from bayesprune.conversion.recurrent import forget_zeros, put_units
 from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.conversion.verifying import check_same
 from bayesprune.data.inputs import as_inputs
@@ -86,6 +87,7 @@ def convert(
     refused: dict[str, str] = {}
     source = followed(model, example_input, allowed)
     lift(source)
+    forget_zeros(source)
     found = [[place] for place in unit_places(source, allowed)] if units else []
     found += [[place] for place in input_places(source)] if inputs else []
     found += stream_places(source, allowed) if streams else []
@@ -93,6 +95,8 @@ def convert(
         traced, copies = source.copied()
         places = [[replace(place, node=copies[place.node]) for place in group] for group in found]
         origins = _put_gates(traced, places, theta, refused)
+        if units:
+            origins |= put_units(traced, allowed, theta, refused)
         if heads:
             origins |= put_heads(traced, allowed, theta, refused)
         if branches:

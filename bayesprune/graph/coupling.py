@@ -173,9 +173,10 @@ class _Axis:
                 ids[role] = features.ids[features.entries(getattr(module, attribute), place)]
         for attribute, roles in parts.tensors.items():
             for dim, role in enumerate(roles):
-                if role in ids and getattr(module, attribute) is not None:
+                if role in ids and (held := getattr(module, attribute)) is not None:
                     tensor = f"{place}.{attribute}" if place else attribute
-                    yield place, role if layer else None, tensor, dim, ids[role]
+                    times = held.shape[dim] // len(ids[role])
+                    yield place, role if layer else None, tensor, dim, ids[role].repeat(times)
 
     def _reason(self, ids: Tensor, gates: Sequence[str], size: int) -> str:
         """Why the structures of a group stay when their gates are off; empty if they go.
@@ -190,7 +191,7 @@ class _Axis:
         for node, step in self.off.steps.items():
             if any(self._meets(source, ids) for source in step.pins):
                 return step.reason
-            if any(bool(torch.isin(held, ids).any()) for held in step.holds):
+            if any(bool(torch.isin(held, ids[~self.first[ids]]).any()) for held in step.holds):
                 return f"stands where {node.name} keeps all entries in place"
             for read in step.reads:
                 if self._meets(read.node, ids, read.must):

@@ -10,8 +10,11 @@ from torch import Tensor, fx
 
 from bayesprune.graph.tracing import Traced
 from bayesprune.ops import Features, operation_of
-from bayesprune.ops.call import compute
+from bayesprune.ops.call import argument, compute
 from bayesprune.ops.sizes import is_shape
+
+HEADS = -3
+"""The dimension of a mask along which heads lie; behind it are those of queries and keys."""
 
 
 def dimension_of(traced: Traced, node: fx.Node, known: Mapping[fx.Node, Features | None]) -> int | None:
@@ -49,7 +52,7 @@ class _Moved:
         self.start, self.size = node, shape[dim]
 
     def meets(self, known: Mapping[fx.Node, Features | None]) -> bool:
-        """Whether all that reads them adds or multiplies, each entry to what has at most one entry for it.
+        """Whether all that reads them adds or multiplies, each entry to what has at most one entry for it, or masks so.
 
         Args:
             known: What is known of other tensors.
@@ -59,8 +62,9 @@ class _Moved:
             source = waiting.pop()
             for user in source.users:
                 operation = operation_of(user, self.traced.module(user))
-                if operation.adds or operation.kind == "product":
-                    met = self._fits(user, source, known)
+                masks = operation.kind == "attention" and argument(user, "attn_mask", 3) is source
+                if operation.adds or operation.kind == "product" or masks:
+                    met = self._fits(user, source, known, HEADS if masks else -1)
                     if not met:
                         return False
                 elif not self._follow(user, source):
@@ -69,13 +73,14 @@ class _Moved:
                     waiting.append(user)
         return met
 
-    def _fits(self, user: fx.Node, source: fx.Node, known: Mapping[fx.Node, Features | None]) -> bool:
+    def _fits(self, user: fx.Node, source: fx.Node, known: Mapping[fx.Node, Features | None], last: int) -> bool:
         """Whether the numbers lie along one dimension of a tensor, that of the entries of what it is combined with.
 
         Args:
-            user: The sum or product.
+            user: The sum or product, or the attention that it is a mask of.
             source: The tensor.
             known: What is known of other tensors.
+            last: The last dimension that it may be.
         """
         value = self.values[source]
         places = [
@@ -87,7 +92,7 @@ class _Moved:
                 rank = self.traced.rank(other) or features.rank
                 if rank is None or features.axis % rank - rank != places[0] or len(features) != self.size:
                     return False
-        return len(places) == 1
+        return len(places) == 1 and places[0] <= last
 
     def _follow(self, user: fx.Node, source: fx.Node) -> bool:
         """Whether a call moves the numbers; notes where they are then.
@@ -99,6 +104,8 @@ class _Moved:
         operation = operation_of(user, self.traced.module(user))
         if operation.pointwise and len(user.all_input_nodes) == 1:
             self.values[user] = self.values[source]
+        elif operation.kind == "filling" and user.args[0] is source and user in self.traced.shapes:
+            self.values[user] = self.values[source].expand(self.traced.shapes[user])
         elif operation.moves or is_shape(user):
             modules = {user: module} if (module := self.traced.module(user)) is not None else {}
             try:

@@ -14,11 +14,16 @@ from bayesprune.layers.normal import (
     give_normal_slabs,
     normal_layers,
 )
+from bayesprune.layers.recurrent import GRU, LSTM, RNN, RecurrentLayer
 from bayesprune.layers.residual import Residual
+from bayesprune.layers.spectral import SpectralDropout
 from bayesprune.layers.transposed import ConvTranspose2d
 from bayesprune.layers.whole import Whole
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "SCALES",
     "Conv1d",
     "Conv2d",
@@ -32,7 +37,9 @@ __all__ = [
     "NormalConv2d",
     "NormalLayer",
     "NormalLinear",
+    "RecurrentLayer",
     "Residual",
+    "SpectralDropout",
     "Whole",
     "eval_mode",
     "gates_of",

@@ -121,8 +121,9 @@ class MultiheadAttention(nn.Module):
             query: Shape ``(B, T, embed_dim)``, or ``(T, B, embed_dim)`` if examples are not first.
             key: Shape ``(B, S, kdim)``, or the like.
             value: Shape ``(B, S, vdim)``, or the like.
-            mask: As ``scaled_dot_product_attention`` takes it, shape ``(T, S)`` or ``(B, 1, T, S)``: whether a query
-                attends to a key, bool, or what is added to its weight before the softmax. ``None`` for all.
+            mask: As ``scaled_dot_product_attention`` takes it, shape ``(T, S)``, ``(B, 1, T, S)`` or, for each head,
+                ``(B, heads, T, S)``: whether a query attends to a key, bool, or what is added to its weight before the
+                softmax. ``None`` for all.
             is_causal: Whether queries attend to no later keys, instead of a mask.
             need_weights: Accepted as torch's does; weights are never given.
         """

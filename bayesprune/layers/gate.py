@@ -174,6 +174,18 @@ class Gate(nn.Module):
             return self.draw.known[self.slot] if self.slot < len(self.draw.known) else None
         return bool(self.theta > 0.5) if self.size == 1 else None
 
+    def values(self) -> Tensor | None:
+        """This pass's values of a gate that a batch shares, shape ``(in_size,)``; ``None`` if it is known to be on.
+
+        Entries that it does not select have the value 0.
+        """
+        drawn = self.draw is not None and self.draw.slices is not None
+        if drawn and self.index is None and self.state():
+            return None
+        xi = self.draw.slices[self.slot] if drawn else self.mode()  # type: ignore[union-attr, index]
+        xi = xi[0] if xi.dim() == 2 else xi
+        return xi if self.index is None else xi.new_zeros(self.in_size).index_copy(0, self.index, xi)
+
     def forward(self, x: Tensor, dim: int | None = None) -> Tensor:
         """``x``, of which a gate that selects keeps its entries, times the gate values of this pass.
 

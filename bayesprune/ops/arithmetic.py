@@ -74,13 +74,16 @@ def _with_unknown(call: Call, source: fx.Node, other: fx.Node) -> Step:
         return call.wall(f"is combined by {call.name} with a tensor of which less is known, or of another shape")
     if other in shapes and len(shapes[other]) <= 1 and shapes[other].numel() == 1:
         return same(source, x, value)
-    if x.rank is None or other not in shapes:
+    rank = call.rank(source) if source.op == "get_attr" else x.rank
+    if rank is None or other not in shapes:
         return call.wall(f"is combined by {call.name} with a tensor of which less is known; {NEEDS_SHAPES}")
-    axis, shape = x.axis % x.rank - x.rank, shapes[other]
-    if len(shape) > x.rank or (len(shape) >= -axis and shape[axis] != 1):
+    axis, shape = x.axis % rank - rank, shapes[other]
+    grows = len(shape) > rank and source.op != "get_attr"
+    if grows or (len(shape) >= -axis and shape[axis] != 1):
         along = "a tensor along its features, from which nothing is removed"
         return call.wall(f"is combined by {call.name} with {along}")
-    return same(source, x, value)
+    rank = max(rank, len(shape))
+    return same(source, replace(x, axis=rank + axis, rank=rank), value)
 
 
 def _with_parameter(call: Call, source: fx.Node, other: fx.Node) -> Step:

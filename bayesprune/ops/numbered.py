@@ -120,11 +120,12 @@ class Numbered:
         return node.target is operator.getitem and node.args[0] not in self.shapes
 
     def spread(self) -> bool:
-        """Whether the entries lie along several dimensions of what the call gives."""
-        moved = self.run()
+        """Whether the entries lie along several dimensions of what the call gives, or along one with the examples."""
+        moved, alone = self.run(), self.call.shapes[self.call.node]
         if moved is None or not moved.numel():
             return False
-        return sum(not torch.equal(moved.narrow(d, 0, 1).expand_as(moved), moved) for d in range(moved.dim())) > 1
+        along = [d for d in range(moved.dim()) if not torch.equal(moved.narrow(d, 0, 1).expand_as(moved), moved)]
+        return len(along) > 1 or any(moved.shape[d] != alone[d] for d in along)
 
     def run(self, gone: Tensor | None = None, literals: Literals | None = None) -> Tensor | None:
         """The call on numbers; ``None`` if it fails on them, or gives no tensor.

@@ -116,14 +116,16 @@ def _attention(call: Call) -> Step:
         return call.wall()
     query, key, value = given
     places, x, mask = [_place(call, node) for node in given], call.known[value], call.option("attn_mask", 3)
-    if isinstance(mask, fx.Node) and call.known[mask] is not None:
+    head, masks = places[2], [mask] if isinstance(mask, fx.Node) and call.known[mask] is not None else []
+    if masks and (head > -3 or _place(call, masks[0]) != head):
         return call.wall()
-    head = places[2]
     if x is not None and head <= -3 and places == [head] * 3:
-        masked = isinstance(mask, fx.Node) and _has(call, mask, head)
-        parts = [part for part in map(call.known.get, given) if part is not None]
+        masked = not masks and isinstance(mask, fx.Node) and _has(call, mask, head)
+        parts = [part for part in map(call.known.get, [*given, *masks]) if part is not None]
         if not masked and len({len(part) for part in parts}) == 1:
-            return together(call, [value, query, key], head, zeros_alone(x.value))
+            return together(call, [value, query, key, *masks], head, zeros_alone(x.value))
+        if masks:
+            return call.wall()
         if not masked and len(parts[1]) == len(x) and call.option("enable_gqa", 7):
             return _grouped(call, given)
     return alone(call, value, -1, [query, key]) if head == -1 else call.wall()
@@ -227,6 +229,7 @@ register(
 register(
     Operation(
         name="another value where a mask is",
+        kind="filling",
         functions=(torch.masked_fill,),
         methods=("masked_fill",),
         entries=_masked_fill,

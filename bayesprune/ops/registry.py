@@ -21,6 +21,7 @@ Kind = Literal[
     "product of matrices",
     "attention",
     "softmax",
+    "filling",
     "format",
     "",
 ]
@@ -40,7 +41,7 @@ class Parts:
 
     Attributes:
         tensors: By attribute name of a parameter or buffer, what its leading dimensions run along; ``None`` for
-            something else.
+            something else. A dimension may hold all of them several times, one after another.
         sizes: Attributes that hold the number of inputs or outputs, by name.
 
     Example:

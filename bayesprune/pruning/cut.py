@@ -116,11 +116,18 @@ class Cutter:
         Args:
             module: Its owner.
             attribute: What it is called there.
-            masks: Which entries stay, one mask for each leading dimension, bool; ``None`` for all.
+            masks: Which entries stay, one mask for each leading dimension, bool; ``None`` for all. One is repeated
+                where a dimension holds what it is for several times.
         """
         old = getattr(module, attribute)
+        if old is None:
+            return
+        masks = tuple(
+            None if mask is None else mask.repeat(size // len(mask))
+            for mask, size in zip(masks, old.shape, strict=False)
+        )
         whole = all(mask is None or bool(mask.all()) for mask in masks)
-        if old is None or whole or (module, attribute) in self._done:
+        if whole or (module, attribute) in self._done:
             return
         self._done.add((module, attribute))
         index = [None if mask is None or bool(mask.all()) else mask.nonzero()[:, 0].to(old.device) for mask in masks]

@@ -13,15 +13,15 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, trace
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.graph.presence import Event, Presence, both, probability
-from bayesprune.layers import plain_parameters
+from bayesprune.layers import RecurrentLayer, plain_parameters
 from bayesprune.ops import Parts, operation_of
 from bayesprune.pruning.meter import count_macs, eval_mode, measure_latency
 
 MEASURES = ("params", "macs", "latency")
 """Parameters; multiply-adds of one example; seconds of one pass on the device where the network is."""
-DENSE, ENTRIES, INPUTS, TERMS, WHOLE = "dense", "entries", "inputs", "terms", "whole"
-"""What a part of the cost goes with: outputs times inputs; outputs; outputs of which all terms are there; or it is
-there as long as anything reads any output."""
+DENSE, SQUARE, ENTRIES, INPUTS, TERMS, WHOLE = "dense", "square", "entries", "inputs", "terms", "whole"
+"""What a part of the cost goes with: outputs times inputs; outputs times outputs, in recurrent layers; outputs; outputs
+of which all terms are there; or it is there as long as anything reads any output."""
 
 
 class ExpectedCost:
@@ -95,7 +95,7 @@ class ExpectedCost:
         self._costs: dict[tuple[fx.Node, str], Tensor] = {}
         self._add_parameters()
         for node, amount in macs.items():
-            self._add(node, self._kind(node), "macs", amount)
+            self._add_work(node, "macs", amount)
         if seconds is not None:
             self._add_seconds(calls, seconds, overheads or [0.0] * len(calls))
         total = self._fixed + sum(self._costs.values())
@@ -121,7 +121,9 @@ class ExpectedCost:
                 here = present[node] if here is None else here
                 event = both([here, needed[node]])
             inputs = [_inputs(self.presence, node, present)]
-            if kind == DENSE:
+            if kind == SQUARE:
+                event = self._squared(event, theta)
+            elif kind == DENSE:
                 event, inputs = self._pairs(event, inputs[0], theta), []
             event = self._mean(event, theta)
             for other, there, read in others:
@@ -168,6 +170,35 @@ class ExpectedCost:
         assert mean.own is not None
         return Event(mean.gates, mean.own + more.mean(0, keepdim=True) / len(more))
 
+    def _squared(self, outputs: Event, theta: Mapping[str, Tensor]) -> Event:
+        """That an output and an output are both there, in the mean over all pairs.
+
+        Args:
+            outputs: For every output, that it is there.
+            theta: By gate name, the inclusion probabilities.
+        """
+        event = outputs.without(self.presence.shared, theta)
+        if event.own is None or len(event.own) == 1:
+            return event
+        mean, alone = event.own.mean(0, keepdim=True), event.own - event.own.square()
+        return Event(event.gates, mean.square() + alone.mean(0, keepdim=True) / len(alone))
+
+    def _add_work(self, node: fx.Node, measure: str, amount: float) -> None:
+        """Attribute what an operation computes; that of recurrent layers to their weights in turn.
+
+        Args:
+            node: The operation.
+            measure: What is counted.
+            amount: How much of it.
+        """
+        parts, module = self._parts(node), self.traced.module(node)
+        if not isinstance(module, RecurrentLayer) or parts is None:
+            return self._add(node, self._kind(node), measure, amount)
+        weights = {name: getattr(module, name) for name, roles in parts.tensors.items() if len(roles) == 2}
+        total = sum(weight.numel() for weight in weights.values())
+        for weight in weights.values():
+            self._add(node, self._parameter_kind(node, weight), measure, amount * weight.numel() / total)
+
     def _kind(self, node: fx.Node) -> str:
         """What the work of an operation goes with."""
         if operation_of(node, self.traced.module(node)).adds:
@@ -200,7 +231,7 @@ class ExpectedCost:
             raise ConfigError(f"ExpectedCost: seconds must hold one number for each of {len(calls)} calls")
         for node, whole, overhead in zip(calls, seconds, overheads, strict=True):
             self._add(node, WHOLE, "latency", overhead)
-            self._add(node, self._kind(node), "latency", whole - overhead)
+            self._add_work(node, "latency", whole - overhead)
 
     def _add_parameters(self) -> None:
         """Attribute parameters to the one operation that uses them; those of several, or of none, are fixed."""
@@ -226,6 +257,8 @@ class ExpectedCost:
         roles = next((roles for name, roles in parts.tensors.items() if getattr(module, name) is p), ())
         if self._kind(node) == WHOLE:
             return INPUTS if "in" in roles and self.presence.steps[node].reads else WHOLE
+        if roles[:2] == ("out", "out"):
+            return SQUARE
         return DENSE if {"in", "out"} <= set(roles) else ENTRIES if "out" in roles else WHOLE
 
 

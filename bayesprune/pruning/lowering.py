@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph import Traced
 from bayesprune.graph.memory import own_memory
-from bayesprune.layers import SCALES, Gate
+from bayesprune.layers import SCALES, Gate, RecurrentLayer
 from bayesprune.ops import operation_of
 from bayesprune.pruning.zeros import mask_outputs
 
@@ -21,19 +22,43 @@ def plain_layer(layer: nn.Module) -> nn.Module:
 
     The weights of gates that are off are 0.
     """
+    plain, gate = _without_gate(layer)
+    if isinstance(gate, Gate) and not bool(gate.mode().all()):
+        mask_outputs(plain, operation_of(layer), gate.mode())
+    return plain
+
+
+def _without_gate(layer: nn.Module) -> tuple[nn.Module, Any]:
+    """The torch layer that a layer extends, with its weights, and its gate."""
     plain = copy.copy(layer)
     plain.__dict__ = {
-        key: copy.copy(value) if isinstance(value, dict) else value for key, value in layer.__dict__.items()
+        key: copy.copy(value) if isinstance(value, (dict, list)) else value for key, value in layer.__dict__.items()
     }
     plain.__class__ = next(base for base in type(layer).__mro__ if base.__module__.startswith("torch.nn.modules"))
     for name in SCALES:
         plain._parameters.pop(name, None)
     for name in ("draw", "_own", "handed"):
         plain.__dict__.pop(name, None)
-    gate = plain._modules.pop("gate", plain.__dict__.pop("gate", None))
-    if isinstance(gate, Gate) and not bool(gate.mode().all()):
-        mask_outputs(plain, operation_of(layer), gate.mode())
-    return plain
+    return plain, plain._modules.pop("gate", plain.__dict__.pop("gate", None))
+
+
+@torch.no_grad()
+def lower_recurrent(traced: Traced, node: fx.Node, layer: RecurrentLayer) -> None:
+    """Replace a recurrent layer with a gate by torch's, which gives states besides; units that are off are not read.
+
+    Args:
+        traced: The network.
+        node: The call.
+        layer: The layer that it calls.
+    """
+    (plain, _), on = _without_gate(layer), layer.gate.values()
+    if on is not None and not bool(on.all()):
+        read = plain.get_parameter("weight_hh_l0")
+        plain.weight_hh_l0 = nn.Parameter(read * on.to(read.dtype), requires_grad=read.requires_grad)
+    traced.net.set_submodule(str(node.target), plain)
+    with traced.graph.inserting_after(node):
+        given = traced.graph.call_function(operator.getitem, (node, 0))
+    node.replace_all_uses_with(given, lambda user: user is not given)
 
 
 def lower_gate(traced: Traced, node: fx.Node, gate: Gate) -> None:

@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from bayesprune.errors import TraceError
 from bayesprune.graph import Analysis, Traced
+from bayesprune.layers import RecurrentLayer
 from bayesprune.ops import operation_of
 from bayesprune.ops.registry import Operation, never
 
@@ -23,7 +24,11 @@ def write_zeros(traced: Traced) -> None:
     Args:
         traced: The network, in eval mode; layers and θ are edited in place.
     """
-    off = {gate: uses for gate, uses in traced.uses.items() if gate.index is None and not bool(gate.mode().all())}
+    off = {
+        gate: [node for node in uses if not isinstance(traced.module(node), RecurrentLayer)]  # which multiply no output
+        for gate, uses in traced.uses.items()
+        if gate.index is None and not bool(gate.mode().all())
+    }
     try:
         plan = Analysis(traced, {}) if off else None
     except TraceError:  # without an example inputs are taken for another number of dimensions than they have
@@ -79,6 +84,8 @@ def _is_masked(module: Any, operation: Operation, size: int) -> bool:
         operation: Its record.
         size: How many outputs it must have.
     """
+    if isinstance(module, RecurrentLayer):
+        return module.gate.in_size == size
     roles = operation.parts(module).tensors.get("weight", ()) if operation.parts is not None else ()
     if not isinstance(module, (nn.Linear, _ConvNd)) and operation.kind != "normalisation":
         return False
@@ -111,6 +118,8 @@ def mask_outputs(layer: nn.Module, operation: Operation, on: Tensor) -> None:
     for name, roles in operation.parts(layer).tensors.items():
         parameter = layer._parameters.get(name)
         if parameter is not None:
-            shape = [-1 if dim < len(roles) and roles[dim] == "out" else 1 for dim in range(parameter.dim())]
-            masked = parameter * on.to(parameter.dtype).view(shape)
-            layer._parameters[name] = nn.Parameter(masked, requires_grad=parameter.requires_grad)
+            masked, kept = parameter.detach(), on.to(parameter.dtype)
+            for dim in [dim for dim, role in enumerate(roles) if role == "out"]:
+                shape = [-1 if other == dim else 1 for other in range(parameter.dim())]
+                masked = masked * kept.repeat(parameter.shape[dim] // len(kept)).view(shape)
+            setattr(layer, name, nn.Parameter(masked, requires_grad=parameter.requires_grad))

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from experiment import reduced
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.models import mobilenet_v2
 
 import bayesprune as bp
+from bayesprune.comparison.material import reduced
 from bayesprune.data import Augment, EpochLoader, Splits
 from bayesprune.data.images import Images, Raw, make_splits
 from bayesprune.infer import Categorical

@@ -113,13 +113,7 @@ def test_attention_that_stays_torchs() -> None:
             y, weights = self.attention(x, x, x)
             return y * weights.sum((1, 2))[:, None, None]
 
-    class MaskOfEachHead(Torchs):
-        def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-            mask = torch.zeros(4 * x.shape[0], 16, 16, dtype=torch.float64)
-            return self.attention(x, x, x, attn_mask=mask)[0]
-
-    kept = [Weighted(12, 4), MaskOfEachHead(12, 4)]
-    for attention, options in [*((each, {}) for each in kept), (Torchs(12, 4), {"heads": False})]:
+    for attention, options in [(Weighted(12, 4), {}), (Torchs(12, 4), {"heads": False})]:
         net = bp.convert(Transformer(attention).double().eval(), example_input=images(), **options)
         assert isinstance(net.get_submodule("residual.body.attention.attention"), nn.MultiheadAttention)
     assert len(gates_of(bp.convert(Transformer(Torchs(12, 4)), example_input=images().float(), only=["mlp"]))) == 2

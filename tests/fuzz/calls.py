@@ -91,12 +91,30 @@ CALLS: dict[str, Callable[[], Call]] = {
     ),
     "structures": lambda: (bp.structures, {"net": network(), "example_input": batch()[0]}),
     "Whole": lambda: (layers.Whole, {"whole": nn.ReLU()}),
+    "SpectralDropout": lambda: (layers.SpectralDropout, {"axis": "space", "threshold": 0.1, "p": 0.2, "rule": "or"}),
     "groups": lambda: (bp.groups, {"net": network(), "example_input": batch()[0]}),
     "Gate": lambda: (layers.Gate, {"size": 3, "dim": 1, "per_batch": False, "theta": 0.5}),
     "Draw": lambda: (layers.Draw, {"sizes": [3, 1]}),
     "MultiheadAttention": lambda: (
         layers.MultiheadAttention,
         {"embed_dim": 8, "num_heads": 2, "bias": True, "kdim": None, "vdim": None, "dropout": 0.1, "theta": 0.5},
+    ),
+    **{
+        kind.__name__: lambda kind=kind: (
+            kind,
+            {"input_size": 4, "hidden_size": 3, "gate": layers.Gate(3, dim=-1, per_batch=True), "bias": True},
+        )
+        for kind in (layers.LSTM, layers.GRU)
+    },
+    "RNN": lambda: (
+        layers.RNN,
+        {
+            "input_size": 4,
+            "hidden_size": 3,
+            "gate": layers.Gate(3, dim=-1, per_batch=True),
+            "nonlinearity": "relu",
+            "batch_first": True,
+        },
     ),
     "Residual": lambda: (layers.Residual, {"body": nn.Linear(3, 3), "shortcut": None, "theta": 0.5}),
     "gates_of": lambda: (layers.gates_of, {"net": network()}),
@@ -263,6 +281,22 @@ CALLS: dict[str, Callable[[], Call]] = {
             "patience": 2,
             "layer_decay": 0.9,
             "freeze_statistics": True,
+        },
+    ),
+    "compare": lambda: (
+        bp.compare,
+        {
+            "settings": {
+                **{"title": "t", "seeds": [0], "compute": [1], "tuning": {"trials": 1, "seed": 1}},
+                **{"tasks": [{"net": "made", "data": "made", "epochs": 1}], "methods": {"none": {}}},
+            },
+            "out": "compared",
+            "workers": 1,
+            "methods": ["none"],
+            "data_dir": "data",
+            "networks": {"made": lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(16, classes))},
+            "data": {"made": splits()},
+            "on_row": None,
         },
     ),
     "recommended": lambda: (bp.recommended, {"net": bayesian(), "weights": "normal"}),

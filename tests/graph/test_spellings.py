@@ -62,7 +62,6 @@ def test_a_tensor_that_forward_makes_is_not_cut(example: bool) -> None:
     "function",
     [
         lambda h: torch.outer(h.mean((2, 3))[:, 0], h.mean((2, 3))[0]),  # a tensor of one dimension
-        lambda h: h.mean((2, 3)).reshape(-1)[: h.shape[0] * h.shape[1]].view(h.shape[0], -1),
         lambda h: h.mean((2, 3)) + h.mean((2, 3)).detach().sum(0).sum(0, keepdim=True).expand(h.shape[0], 1),
     ],
 )
@@ -70,6 +69,18 @@ def test_tensors_of_one_dimension_are_refused_in_words(function: Callable[[Tenso
     net = Moved(function, nn.Linear(8, 2))
     with pytest.raises(GateError, match="what it gates"):
         check_gates(net, example_input=torch.randn(1, 2, 6, 6))
+
+
+def test_one_dimension_for_examples_and_features_is_followed_to_two() -> None:
+    """As sizes are those of the tensor itself, there are fewer of both."""
+    torch.manual_seed(0)
+
+    def flat_and_back(h: Tensor) -> Tensor:
+        return h.mean((2, 3)).reshape(-1)[: h.shape[0] * h.shape[1]].view(h.shape[0], -1)
+
+    net, x = Moved(flat_and_back, nn.Linear(8, 2)).double(), torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    group_off(net, 1, 6)
+    assert verify(net, x, x).get_submodule("first").weight.shape[0] == 6
 
 
 def test_other_tensors_of_which_nothing_is_known_are_viewed_too() -> None:

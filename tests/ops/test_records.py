@@ -22,6 +22,9 @@ BUILT: dict[type[nn.Module], Callable[[], nn.Module]] = {
     )},
     nn.Embedding: lambda: nn.Embedding(3, 4), nn.EmbeddingBag: lambda: nn.EmbeddingBag(3, 4),
     nn.LSTM: lambda: nn.LSTM(3, 4), nn.GRU: lambda: nn.GRU(3, 4), nn.RNN: lambda: nn.RNN(3, 4),
+    **{kind: lambda kind=kind: kind(3, 4, gate=Gate(4, dim=-1, per_batch=True)) for kind in (
+        layers.LSTM, layers.GRU, layers.RNN,
+    )},
     nn.Linear: lambda: nn.Linear(3, 4), layers.Linear: lambda: layers.Linear(3, 4, gate="unit"),
     **{kind: lambda kind=kind: kind(3, 4, 2) for kind in (
         nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, layers.Conv1d,
@@ -29,6 +32,8 @@ BUILT: dict[type[nn.Module], Callable[[], nn.Module]] = {
     )},
 }  # fmt: skip
 """One module of every class that has parts; those with Normal weights are made of them."""
+INNER = {layers.LSTM: 4, layers.GRU: 3}
+"""How many rows of the weights of recurrent layers make one unit."""
 GIVEN: dict[str, tuple[float, ...]] = {
     "pow": (2,), "_threshold": (0.1, 0.2), "Threshold": (0.1, 0.2), "clamp": (0.2, 0.6),
     "clamp_min": (0.3,), "clamp_max": (0.3,),
@@ -112,15 +117,19 @@ FOLDING = [m for m in PARTED if operation_of(m).fold is not None and not isinsta
 
 @pytest.mark.parametrize("module", PARTED, ids=lambda m: type(m).__name__)
 def test_parts_have_the_sizes_that_attributes_tell(module: nn.Module) -> None:
-    """Every dimension along inputs or outputs is as long as their number, and no parameter is left out but a gate's."""
+    """Every dimension along inputs or outputs is as long as their number, of inner gates of recurrent layers together
+    several times as long, and no parameter is left out but a gate's."""
     parts = operation_of(module).parts
     assert parts is not None
     found = parts(module)
     number = {role: getattr(module, attribute) for attribute, role in found.sizes.items()}
     for name, roles in found.tensors.items():
         shape = getattr(module, name).shape
-        assert [shape[dim] for dim, role in enumerate(roles) if role] == [number[role] for role in roles if role], name
-    assert set(found.tensors) >= {name for name, _ in module.named_parameters() if not name.startswith("gate.")}
+        times = [int(dim == 0) * (INNER.get(type(module), 1) - 1) + 1 for dim in range(len(roles))]
+        sizes = [n * number[role] for n, role in zip(times, roles, strict=True) if role]
+        assert [shape[dim] for dim, role in enumerate(roles) if role] == sizes, name
+    own = {name for name, _ in module.named_parameters() if not name.startswith("gate.")}
+    assert set(found.tensors) >= own
 
 
 @pytest.mark.parametrize("module", FOLDING, ids=lambda m: type(m).__name__)
