@@ -26,8 +26,8 @@ def plain(count: int = LAYERS) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(WIDTH, 2))
 
 
-def bayesian(net: nn.Module) -> bp.BayesianNet:
-    return bp.BayesianNet(net, num_data=480, weight_precision=0.05)
+def bayesian(net: nn.Module, num_data: int = 480) -> bp.BayesianNet:
+    return bp.BayesianNet(net, num_data=num_data, weight_precision=0.05)
 
 
 def test_phases_and_beginning_of_a_deep_network() -> None:
@@ -63,26 +63,28 @@ def test_a_deep_network_learns_and_keeps_its_budget_on_the_defaults() -> None:
 
 
 @pytest.mark.seed(1)
+@pytest.mark.statistical
 def test_in_a_trained_network_what_nothing_reads_goes_first() -> None:
-    """Of each layer half of the units have no weight behind them; labels are what the network says."""
-    net = plain()
-    x, _ = examples()
+    """Of each layer half of the units have no weight behind them; labels are drawn as the network says, so that no unit
+    does harm. Chosen at random half of those that go would be of these, 0.066 more or less; by 700 examples it is 79 %
+    with seed 1."""
+    net, (x, _) = plain(), examples(2000)
+    hidden = [part for part in net if isinstance(part, nn.Linear)][1:]
     with torch.no_grad():
-        for layer in [part for part in net if isinstance(part, nn.Linear)][1:]:
+        for layer in hidden:
             layer.weight[:, 1::2] = 0
-            layer.weight *= 2
         for part in net:
             if isinstance(part, nn.BatchNorm1d):
                 part.momentum = 1.0
         net(x)
-        net[-1].weight *= 5
-        y = net.eval()(x).argmax(1)
-    bnn = bayesian(bp.convert(net.train()))
+        hidden[-1].weight *= 8
+        y = net.eval()(x).softmax(1).multinomial(1)[:, 0]
+    bnn = bayesian(bp.convert(net.train()), 2000)
     settings = Settings(lr=1e-9, freeze_statistics=True, budget=Budget("macs", 0.4))
-    history = bp.fit(bnn, Batches(x, y), epochs=4, val_loader=[(x, y)], settings=settings)
-    assert 0.35 < history.rows[-1].expected <= 0.4
-    assert history.removals and {removal.index % 2 for removal in history.removals} == {1}
-    assert history.rows[-1].val_accuracy == 1
+    history = bp.fit(bnn, Batches(x, y, 200), epochs=4, settings=settings)
+    assert 0.38 < history.rows[-1].expected <= 0.4
+    idle = [removal.index % 2 for removal in history.removals]
+    assert len(idle) > 50 and sum(idle) > 0.7 * len(idle)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -120,7 +120,7 @@ class BudgetPenalty(Penalty):
             step: The step that is done.
             differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
         """
-        on, harm, target = (self.net.theta.detach() > 0.5).cpu(), self._harm(differences), self._target(step)
+        on, harm, target = (self.net.theta.detach() > 0.5).cpu(), self._harm(differences), self._target(step + 1)
         if len(on) and self._cost(on) > target:
             on = switch_off(on, harm, self._cost.savings, target, Removable(self.net))
         elif len(on):
