@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from bayesprune.methods.svi.schedule import DEFAULTS, make_schedule
 from bayesprune.training import Budget, Engine, Schedule, Settings
 from bayesprune.training.trainer import Trainer
 from tests.training.problems import Batches, examples
+from tests.training.test_checkpoints import verify_resumed
 
 LAYERS, WIDTH = 8, 24
 
@@ -60,6 +63,13 @@ def test_a_deep_network_learns_and_keeps_its_budget_on_the_defaults() -> None:
     last = history.rows[-1]
     assert 0.475 < last.expected <= 0.5
     assert last.val_accuracy > 0.88
+
+
+def test_a_resumed_run_of_a_deep_network_has_the_same_path(tmp_path: Path) -> None:
+    make = lambda: bp.convert(plain(6))  # noqa: E731
+    budget = Budget("macs", 0.5)
+    history = verify_resumed(make, lambda: Batches(*examples()), 2.0, tmp_path, [1, 2], budget=budget)
+    assert 0.475 < history.rows[-1].expected <= 0.5
 
 
 @pytest.mark.seed(1)
