@@ -83,6 +83,10 @@ ROWS: dict[str, tuple[str, Callable[[], str]]] = {
         "784-40-40-10: the control for it, as long as one of its six cycles",
         lambda: trained(relus(784, 40, 40, 10), "none", 8, lr=5e-3),
     ),
+    "dropnet, small": (
+        "784-14-14-10: what is left of it, from a fresh start",
+        lambda: trained(relus(784, 14, 14, 10), "none", 8, lr=5e-3),
+    ),
     "net_trim": (
         "784-300-1000-300-10 in its demonstrations, without numbers",
         lambda: trained(relus(784, 300, 1000, 300, 10), "net_trim", 6, epsilon=0.08, examples=2000),
