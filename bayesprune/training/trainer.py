@@ -79,7 +79,7 @@ class Trainer:
         if engine.device.type == "cpu":
             check_layout(net, each(first.example, engine.input))
         self.epoch = self.step = net.branch_evaluations = 0
-        self.cuts, self.masks_held = Cuts(net, self.trained), Masks(self.trained)
+        self.cuts, self.masks_held = Cuts(net, self.trained, first.example), Masks(self.trained)
         seed = next_seed(engine)
         self.generator = torch.Generator().manual_seed(seed)
         self.identity = fingerprint(net, prune, settings, method)
