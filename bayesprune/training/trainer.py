@@ -187,8 +187,8 @@ class Trainer:
         self.records.remember(self.cuts.origin)
         with torch.no_grad():
             prior = 0.0 if self.method.posterior else self.net.likelihood.penalty() / self.net.num_data
-            loss = nll + float(self.method.loss(self)) + float(prior)
-        found = {"epoch": self.epoch, "phase": self.phase.name, "loss": loss, "nll": nll, **note}
+            loss, masked = nll + float(self.method.loss(self)) + float(prior), self.masks_held.count
+        found = {"epoch": self.epoch, "phase": self.phase.name, "loss": loss, "nll": nll, "masked": masked, **note}
         return self.records.add(found, score, self.step, time.perf_counter() - began, self.settings.lr, checkpoint)
 
     def _steps(self) -> tuple[Tensor, int, bool]:
