@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bayesprune import (
+        comparison,
         conversion,
         data,
         distributions,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         selection,
         training,
     )
+    from bayesprune.comparison import compare
     from bayesprune.conversion import convert, structures
     from bayesprune.graph.groups import groups
     from bayesprune.infer import BayesianNet
@@ -31,6 +33,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BayesianNet",
     "compact",
+    "compare",
+    "comparison",
     "conversion",
     "convert",
     "cost",
@@ -55,6 +59,7 @@ __all__ = [
 _ROOMS = {
     "BayesianNet": "infer",
     "compact": "pruning",
+    "compare": "comparison",
     "convert": "conversion",
     "cost": "pruning",
     "fit": "training",

@@ -25,8 +25,9 @@ RANKS = {
     **dict.fromkeys(("methods", "conversion"), 8),
     "training": 9,
     **dict.fromkeys(("reports", "sklearn"), 10),
-    "cli": 11,
-    "__main__": 12,
+    "comparison": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 MODULES = {
     ".".join(("bayesprune", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from bayesprune import networks, training
 from bayesprune.cli import commands
 from bayesprune.infer.estimators import ESTIMATORS
+from bayesprune.methods import NAMES
 from bayesprune.types import Removal
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
-TRAINS_LONG = {"flow.md", "how_sure.md", "tables.md", "which_inputs.md"}
+TRAINS_LONG = {"quickstart.md", "flow.md", "how_sure.md", "tables.md", "which_inputs.md"}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def section(page: str, heading: str) -> str:
     return text.split(f"\n{heading}", 1)[1].split(f"\n{level} ", 1)[0]
 
 
-@pytest.mark.parametrize("command", ["train", "inspect", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["train", "inspect", "evaluate", "export", "compare"])
 def test_every_option_is_documented_and_nothing_else(command: str) -> None:
     text = section("cli.md", f"## `bayesprune {command}")
     documented = set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE))
@@ -146,3 +147,9 @@ def test_every_file_and_key_of_a_run_is_documented(tmp_path: Path, monkeypatch: 
     assert [name for name in left if f"| `{name}` |" not in readme] == []
     keys = json.loads((tmp_path / "run" / "result.json").read_text())
     assert [key for key in keys if f"`{key}`" not in text] == []
+
+
+def test_every_method_has_a_row() -> None:
+    rows = [line.split("|")[1] for line in (ROOT / "docs" / "methods.md").read_text().splitlines() if line[:3] == "| `"]
+    missing = [name for name in NAMES if not any(f"`{name}`" in row for row in rows)]
+    assert not missing

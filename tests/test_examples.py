@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
-EXAMPLES = ["digits_quickstart", "find_the_depth", "own_network", "plain_pyro", "which_inputs_matter"]
+EXAMPLES = [
+    *("area_under_curve", "digits_quickstart", "find_the_depth", "fuse_layers", "hessian_norms", "own_network"),
+    *("plain_pyro", "sparse_regression", "which_inputs_matter"),
+]
 SECONDS = 300
 """Each takes less than a minute on an idle core; this is for busy machines."""
 

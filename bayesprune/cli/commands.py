@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from bayesprune.cli.comparing import compare_and_show, planned, say_estimate
 from bayesprune.cli.config import RunConfig, resolve
 from bayesprune.cli.encoding import write
 from bayesprune.cli.errors import Commands, first, interrupted
@@ -127,6 +128,32 @@ def export(
     """Write the compacted network of a run in another format."""
     export_network(folder, format, out, round_to)
     write(f"wrote {out}")
+
+
+@app.command()
+def compare(
+    settings: Annotated[
+        str | None, typer.Argument(help="Settings, a TOML file.", show_default="the package's, see --quick")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all files.")] = Path("comparison"),
+    quick: Annotated[bool, typer.Option("--quick", help="The settings that take ten minutes of two cores.")] = False,
+    workers: Annotated[int, typer.Option(help="How many processes train at a time.")] = 1,
+    methods: Annotated[
+        str | None, typer.Option(help="Only these of the settings' methods, as a,b,c.", show_default="all")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes, and stop.")] = False,
+    data_dir: Annotated[str, typer.Option(help="Folder of torchvision's data sets.")] = "data",
+) -> None:
+    """Compare methods of pruning on the same networks, data, batches, compute and number of trials."""
+    plan = planned(settings, quick, methods)
+    if dry_run:
+        say_estimate(plan, data_dir)
+        return
+    try:
+        compare_and_show(plan, out, workers, data_dir, resume, _console())
+    except KeyboardInterrupt:
+        interrupted("interrupted; go on with the same command and --resume")
 
 
 def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:

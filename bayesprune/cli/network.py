@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from bayesprune.conversion.weights import TrainedWeights
-from bayesprune.conversion.zoos import converted, is_foreign, plain_network
+from bayesprune.conversion.zoos import converted, foreign_names, is_foreign, plain_network
 from bayesprune.errors import ConfigError
-from bayesprune.networks import build
+from bayesprune.networks import NETWORKS, build
 
 ANY_IMAGES = (3, 32, 32)
 """Examples that every network by name takes."""
@@ -29,7 +29,7 @@ def named_network(
     """
     if is_foreign(net):
         return converted(net, input_shape, num_classes, weights)
-    return build(net, input_shape, num_classes)
+    return _built(net, input_shape, num_classes)
 
 
 def network_like(net: str) -> nn.Module:
@@ -43,7 +43,27 @@ def network_like(net: str) -> nn.Module:
     """
     if is_foreign(net):
         return plain_network(net, 10)
-    return build(net, ANY_IMAGES, num_classes=10)
+    return _built(net, ANY_IMAGES, 10)
+
+
+def _built(net: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """One of the library's own networks.
+
+    Args:
+        net: Its name.
+        input_shape: Shape of one example.
+        num_classes: Number of outputs.
+
+    Raises:
+        ConfigError: for an unknown name, with those that it has elsewhere, or inputs that do not fit it.
+    """
+    try:
+        return build(net, input_shape, num_classes)
+    except ConfigError as error:
+        others = [] if net in NETWORKS else foreign_names(net)
+        if not others:
+            raise
+        raise ConfigError(f"{error}; for another library's write {' or '.join(others)}") from error
 
 
 def read_weights(path: str, sha256: str | None) -> TrainedWeights:

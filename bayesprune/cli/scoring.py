@@ -15,8 +15,8 @@ from bayesprune.data.images import Raw
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, ClassPrediction, RandomState
 from bayesprune.metrics import Calibration, auroc, calibration, entropy
-from bayesprune.pruning.meter import eval_mode
 from bayesprune.reports import draw_reliability
+from bayesprune.training.metrics import class_probabilities
 
 BATCH = 512
 """Examples a batch when only scoring."""
@@ -57,24 +57,6 @@ class Predictions:
         """How unsure each example is, shape ``(N,)``, by the key of the AUROC that it gives."""
         found = {"auroc": entropy(self.probabilities)}
         return found if self.information is None else {**found, "auroc_information": self.information}
-
-
-def class_probabilities(net: nn.Module, loader: Batches) -> tuple[Tensor, Tensor]:
-    """Probabilities that a network in eval mode gives the classes, and what the classes are.
-
-    Args:
-        net: The network, inputs to logits.
-        loader: Batches of inputs and labels, at least one.
-
-    Returns:
-        Probabilities, shape ``(N, C)``, float64, and labels, shape ``(N,)``, both on the CPU.
-    """
-    device = next(net.parameters()).device
-    with eval_mode(net):
-        # float64, in which unlikely labels keep a probability; not every device has it.
-        batches = [(net(x.to(device)).cpu().double().softmax(1), y.cpu()) for x, y in loader]
-    probabilities, labels = zip(*batches, strict=True)
-    return torch.cat(probabilities), torch.cat(labels)
 
 
 def posterior_predictive(net: BayesianNet, loader: Batches, num_samples: int) -> Predictions:

@@ -1,6 +1,6 @@
 """A trace of a model for examples of one shape: what its forward pass decides by sizes is decided as for them.
 
-Beside every value of the graph stands what it is for two and for three copies of an example. Python then gets numbers
+Beside every value of the graph stands what it is for three and for two copies of an example. Python then gets numbers
 where it asks for some: conditions, loops and unpacking go by sizes, and so do tensors that are made of sizes. What
 follows from the number of examples, or from what tensors hold, is never taken for a number.
 """
@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.conversion.known import Known, Seen, for_copy, holds_tensors, number_of
+from bayesprune.conversion.known import Known, Seen, for_copy, holds_tensors, number_of, reads_sizes, sized_by_values
+from bayesprune.conversion.modes import Modes, note_modes, plain_mode
 from bayesprune.conversion.writing import Written
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import TraceError
 from bayesprune.graph.shapes import copies_of, does_not_go
+from bayesprune.graph.sizes_alone import sizes_alone
 from bayesprune.graph.tracer import GateTracer
 from bayesprune.graph.tracing import line_of
+from bayesprune.graph.untouched import untouched
 from bayesprune.ops.registry import UNKNOWN, operation_at
 
-COPIES = 2, 3
-"""Numbers of examples: what differs between them follows from the number of examples."""
+COPIES = 3, 2
+"""Numbers of examples: what differs between them follows from the number of examples.
+
+What is taken for fixed is so for the first, which is not the number for which outputs are compared in the end.
+"""
 PICKS = operator.getitem, getattr, len, "size", "dim", "ndimension", "numel", "stride"
 """What reads sizes, or picks from what it is given: it follows from the number of examples if it differs with it."""
 
@@ -42,6 +49,7 @@ class Follower(GateTracer):
 
     Args:
         example: Inputs; ``None`` to follow without.
+        kept: Modules that are in eval mode for good.
         sizes_given: Whether numbers that follow from sizes are those of the example wherever they are no sizes.
 
     Attributes:
@@ -51,7 +59,7 @@ class Follower(GateTracer):
         writes: What was written over.
     """
 
-    def __init__(self, example: Inputs | None, sizes_given: bool = False):
+    def __init__(self, example: Inputs | None, kept: Collection[nn.Module], sizes_given: bool = False):
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.example, self.whole = example, dict[str, str]()
         self.sizes_given, self.goes_by_sizes = sizes_given, False
@@ -59,13 +67,15 @@ class Follower(GateTracer):
         self.writes = Written()
         self._numbers: set[fx.Node] = set()
         self._attributes: dict[str, Any] = {}
+        self._modes = Modes(kept)
 
     def trace(self, root: Any, *args: Any, **kwargs: Any) -> fx.Graph:
         """The graph of a model's forward pass."""
         example = None if isinstance(root, fx.GraphModule) else self.example
         self._given = [] if example is None else [copies_of(root, example, count) for count in COPIES]
-        self.proxy_buffer_attributes = bool(self._given)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        self.proxy_buffer_attributes = True
+        mode = self._modes.entered(root)
+        with torch.enable_grad(), untouched(root), mode:
             graph = super().trace(root, *args, **kwargs)
         self._decided(())
         for node in reversed(graph.nodes):
@@ -133,6 +143,10 @@ class Follower(GateTracer):
             return self.create_proxy("call_function", MADE_LIKE[target], tuple(sizes), settings)
         if kind == "call_method" and target == "type" and (len(args) > 1 or kwargs):
             target = "to"
+        follows = self._modes.followed_by(target, args, kwargs)
+        args, kwargs = fx.node.map_aggregate((args, kwargs), plain_mode)
+        if self.example is None and not torch.is_grad_enabled():
+            raise fx.proxy.TraceError("it computes without gradient, which is kept if there is an example_input")
         seen = self._seen(kind, target, args, kwargs) if self._given and kind != "placeholder" else None
         if seen is not None and target is torch._assert:
             return None  # it holds
@@ -153,9 +167,10 @@ class Follower(GateTracer):
             kwargs = {name: value for name, value in kwargs.items() if name != "device"}
         if seen is not None and isinstance(kwargs.get("device"), torch.device):
             kwargs = {**kwargs, "device": self._device()}
-        if self.sizes_given and seen and holds_tensors(seen.values[0]) and not _reads_sizes(kind, target):
+        if self.sizes_given and seen and holds_tensors(seen.values[0]) and not reads_sizes(kind, target):
             args, kwargs = fx.node.map_aggregate((args, kwargs), number_of)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        note_modes(proxy.node, follows)
         if seen is not None:
             proxy.seen = seen
             if not holds_tensors(seen.values[0]):
@@ -183,7 +198,8 @@ class Follower(GateTracer):
             return forward(*args, **kwargs)
         before, stack = set(self.graph.nodes), self.module_stack.copy()
         try:
-            given = super().call_module(m, forward, args, kwargs)
+            with self._modes.entered(m) if not self.is_leaf_module(m, name) else nullcontext():
+                given = super().call_module(m, forward, args, kwargs)
             self.writes.check(given)
             return given
         except TraceError:
@@ -242,16 +258,20 @@ class Follower(GateTracer):
         if len(parts) < len(met):
             return None
         values = []
-        with self.paused():
+        told = any(part.told for part in parts)
+        with self.paused(), torch.no_grad():
             for i in range(len(COPIES)):
                 own = fx.node.map_aggregate((args, kwargs), for_copy(i))
+                told = told or sized_by_values(target, *own)
                 values.append(self._computed(kind, target, *own))
         if holds_tensors(values[0]):
-            fixed = not any(part.loose or holds_tensors(part.values[0]) for part in parts)
-            return Seen(tuple(values), made=bool(met) and fixed)
+            fixed = not told and not any(part.loose or holds_tensors(part.values[0]) for part in parts)
+            return Seen(tuple(values), made=bool(met) and fixed, told=told)
         differs = values[0] != values[1]
-        from_loose = any(part.loose or holds_tensors(part.values[0]) for part in parts)
-        return Seen(tuple(values), differs or (from_loose and target not in PICKS))
+        of_tensors = any(holds_tensors(part.values[0]) for part in parts)
+        told = told or (of_tensors and target not in PICKS)
+        from_loose = target not in PICKS and any(part.loose for part in parts)
+        return Seen(tuple(values), told or differs or from_loose, told=told)
 
     def _computed(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
         """What a call gives.
@@ -269,18 +289,7 @@ class Follower(GateTracer):
             return attrgetter(target)(self.root)
         if kind == "call_module":
             try:
-                return self.root.get_submodule(target)(*args, **kwargs)
+                return sizes_alone(self.root.get_submodule(target), args, kwargs)
             except Exception as error:  # user code runs here: it may raise anything
                 raise does_not_go(self.root, self.example, error) from error  # type: ignore[arg-type]
         return getattr(args[0], target)(*args[1:], **kwargs) if kind == "call_method" else target(*args, **kwargs)
-
-
-def _reads_sizes(kind: str, target: Any) -> bool:
-    """Whether sizes that a call is given may be those of other tensors, which change with these.
-
-    Args:
-        kind: What kind of call it is.
-        target: What is called.
-    """
-    own = operation_at(target) if kind in ("call_function", "call_method") else UNKNOWN
-    return own.moves or own.takes == "sizes"

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.graph.tracer import Value
+from bayesprune.ops.registry import UNKNOWN, operation_at
 
 SETTINGS = torch.device, torch.dtype, torch.layout, bool
 """Kinds of attributes of tensors that are the same for all examples of one kind, and no values of a graph."""
+
+
+SIZED_BY_VALUES = {
+    *("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "one_hot", "bincount"),
+}
+"""Functions and methods whose results have sizes that go by what tensors hold."""
 
 
 class Seen(NamedTuple):
@@ -22,11 +29,13 @@ class Seen(NamedTuple):
         values: For each number of copies.
         loose: Whether it is a number, or made of numbers, that follows from that of examples or from what tensors hold.
         made: Whether it is a tensor that is made of sizes alone.
+        told: Whether its size, or a number that it is, follows from what tensors hold.
     """
 
     values: tuple[Any, ...]
     loose: bool = False
     made: bool = False
+    told: bool = False
 
 
 class Known(Value):
@@ -65,15 +74,32 @@ class Known(Value):
         return float(self.plain("a number"))
 
     def __len__(self) -> int:
-        lengths = {len(value) for value in self.seen.values} if self.seen else set()
+        lengths = {len(value) for value in self.seen.values} if self.seen and not self.seen.told else set()
         if len(lengths) != 1:
-            raise fx.proxy.TraceError("a length is not known, or follows from the number of examples")
+            raise fx.proxy.TraceError("a length is not known, or follows from what tensors hold, or their number")
         return lengths.pop()
 
     def __iter__(self) -> Iterator[Any]:
         if self.seen is None:
             return super().__iter__()
         return iter([self[place] for place in range(len(self))])  # type: ignore[index]
+
+
+def sized_by_values(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether what a call gives has a size that goes by what tensors hold.
+
+    Args:
+        target: What is called.
+        args: What it is given by place.
+        kwargs: What it is given by name.
+    """
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name == "getitem":
+        places = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(isinstance(place, Tensor) and place.dtype in (torch.bool, torch.uint8) for place in places)
+    if name in ("arange", "repeat_interleave"):
+        return any(isinstance(size, Tensor) for size in (*args[name == "repeat_interleave" :], *kwargs.values()))
+    return name in SIZED_BY_VALUES or (name == "where" and len(args) + len(kwargs) == 1)
 
 
 def for_copy(place: int) -> Callable[[Any], Any]:
@@ -96,3 +122,14 @@ def holds_tensors(value: Any) -> bool:
     found: list[Tensor] = []
     fx.node.map_aggregate(value, lambda part: found.append(part) if isinstance(part, Tensor) else None)
     return bool(found)
+
+
+def reads_sizes(kind: str, target: Any) -> bool:
+    """Whether sizes that a call is given may be those of other tensors, which change with these.
+
+    Args:
+        kind: What kind of call it is.
+        target: What is called.
+    """
+    own = operation_at(target) if kind in ("call_function", "call_method") else UNKNOWN
+    return own.moves or own.takes == "sizes"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -11,13 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from bayesprune.conversion.frozen import NORM
 from bayesprune.conversion.source import owner_of, put
 from bayesprune.graph import Traced
 from bayesprune.graph.execute import Execution
+from bayesprune.ops import name_of, operation_of
+from bayesprune.ops.sizes import is_shape
 
 CALLS = "call_module", "get_attr"
 CONVOLUTION = "input", "weight", "bias", "stride", "padding", "dilation", "groups"
 BATCH_NORM = "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"
+FREE = {
+    *("add", "batch_norm", "cat", "detach", "div", "getitem", "layer_norm", "mean", "mul", "neg", "norm", "normalize"),
+    *("rsqrt", "sqrt", "stack", "std", "std_mean", "sub", "truediv", "var", "var_mean", "vector_norm"),
+}
+"""What weights may be computed by so that weights of their own, trained freely, are no other kind of layer.
+
+Reparametrisations, as standardised filters are, and nothing that leaves entries or signs as they are, as masks do."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +99,9 @@ FUNCTIONS: dict[Callable[..., Any], _Function] = {
 def lift(traced: Traced) -> None:
     """Put a module in the place of every function of a layer whose weights follow from parameters alone.
 
-    Weights that are used as they are stay the same parameters, under the same names. Those that are computed, such as
-    standardised ones, are parameters from then on.
+    Weights that are used as they are stay the same parameters, under the same names. Those that are reparametrised,
+    such as standardised ones, are parameters from then on. Others that are computed, such as masked ones, go on being
+    computed: the call stays what it is, but for a bias, which is added behind the layer.
 
     Args:
         traced: The network, changed in place.
@@ -111,12 +123,24 @@ class _Constants(Execution):
         super().__init__(traced.net, traced.graph)
         self.found: dict[fx.Node, set[fx.Node]] = {}
         """By node that gives such a value, the parameters and buffers that it follows from."""
+        self.free: set[fx.Node] = set()
+        """What of these may be trained in its own right."""
         for node in self.nodes:
             sources = [self.found.get(source) for source in node.all_input_nodes]
             if node.op == "get_attr":
                 self.found[node] = {node}
+                self.free.add(node)
             elif node.op in ("call_function", "call_method") and sources and None not in sources:
                 self.found[node] = set().union(*sources)  # type: ignore[arg-type]
+                if self._reparametrises(node):
+                    self.free.add(node)
+
+    def _reparametrises(self, node: fx.Node) -> bool:
+        """Whether a call computes weights of parameters that are all trained, or none, by what is `FREE`."""
+        held = [attrgetter(str(source.target))(self.net) for source in self.found[node]]
+        alike = len({isinstance(each, nn.Parameter) and each.requires_grad for each in held}) == 1
+        passes = is_shape(node) or operation_of(node).moves or name_of(node) in FREE
+        return alike and passes and self.free.issuperset(node.all_input_nodes)
 
     def tensor(self, node: fx.Node, trained: bool) -> Tensor:
         """What such a node gives, as a parameter or buffer of a module: itself if it is one of the network's.
@@ -127,15 +151,14 @@ class _Constants(Execution):
         """
         if not trained:
             return self.value(node)  # type: ignore[no-any-return]
-        sources = [attrgetter(str(source.target))(self.net) for source in self.found[node]]
-        found = attrgetter(str(node.target))(self.net) if node.op == "get_attr" else self.value(node)
+        found = self.value(node)
         if isinstance(found, nn.Parameter):
             return found
-        return nn.Parameter(found.detach().clone(), requires_grad=any(source.requires_grad for source in sources))
+        return nn.Parameter(found.detach().clone(), requires_grad=found.requires_grad)
 
     def value(self, node: fx.Node) -> Any:
-        """What such a node gives."""
-        with torch.no_grad():
+        """What such a node gives, with gradient where the network has one."""
+        with torch.enable_grad():
             return self.compute(node, {source: self.value(source) for source in node.all_input_nodes})
 
 
@@ -151,7 +174,10 @@ def _lift(traced: Traced, node: fx.Node, function: _Function, constants: _Consta
     given: dict[str, Any] = {**dict(zip(function.names, node.args, strict=False)), **node.kwargs}
     source = given.pop("input", None)
     parts = {name: given.pop(name) for name in function.tensors if isinstance(given.get(name), fx.Node)}
-    known = all(part in constants.found for part in parts.values())
+    behind = parts.get("bias") if node.target is F.linear and parts.get("bias") not in constants.free else None
+    if behind is not None:
+        del parts["bias"]
+    known = constants.free.issuperset(parts.values())
     if source not in traced.shapes or not known or any(isinstance(value, fx.Node) for value in given.values()):
         return
     held = {part for own in parts.values() for part in constants.found[own]}
@@ -163,12 +189,16 @@ def _lift(traced: Traced, node: fx.Node, function: _Function, constants: _Consta
         return
     for name, tensor in tensors.items():
         setattr(module, name, tensor)
-    place = _place(traced, node, module.eval(), [parts.get("weight"), *held])
+    home = _home(node, [parts.get("weight"), *held])
+    _like_owner(module, traced.net.get_submodule(home))
+    place = _place(traced, home, module.eval(), held)
     with traced.graph.inserting_before(node):
-        call = traced.graph.call_module(place, (source,))
-    call.meta = node.meta
-    traced.shapes[call] = traced.shapes.pop(node)
-    node.replace_all_uses_with(call)
+        call = value = traced.graph.call_module(place, (source,))
+        if behind is not None:
+            value = traced.graph.call_function(operator.add, (call, behind))
+    call.meta, value.meta = dict(node.meta), dict(node.meta)
+    traced.shapes[call] = traced.shapes[value] = traced.shapes.pop(node)
+    node.replace_all_uses_with(value)
     traced.graph.erase_node(node)
 
 
@@ -192,19 +222,42 @@ def _alone(traced: Traced, node: fx.Node, held: set[fx.Node], constants: _Consta
     return inside and not again and not called and len(names) <= len(tensors)
 
 
-def _place(traced: Traced, node: fx.Node, module: nn.Module, parts: Sequence[fx.Node | None]) -> str:
-    """Put a module where the layer was whose parameters it has, or beside them; gives its name.
+def _home(node: fx.Node, parts: Iterable[fx.Node | None]) -> str:
+    """The name of the module that parameters are of, or that makes the call if they are of none.
+
+    Args:
+        node: The call.
+        parts: Parameters and buffers, or what is computed from them.
+    """
+    owners = [str(part.target).rpartition(".")[0] for part in parts if part is not None and part.op == "get_attr"]
+    return owners[0] if owners else owner_of(node)
+
+
+def _like_owner(module: nn.Module, owner: nn.Module) -> None:
+    """Let a normalisation follow its statistics as the one does whose call it stands for.
+
+    Args:
+        module: The module.
+        owner: The module that its parameters are of.
+    """
+    if isinstance(module, NORM) and isinstance(owner, NORM) and owner.track_running_stats:
+        module.num_batches_tracked = owner.num_batches_tracked
+        if owner.momentum is None:  # the mean of all batches: in eval mode the function is told another one
+            module.momentum = None
+
+
+def _place(traced: Traced, home: str, module: nn.Module, held: set[fx.Node]) -> str:
+    """Put a module where the layer was whose parameters it has, or within it; gives its name.
 
     Args:
         traced: The network.
-        node: The call that it stands for.
+        home: Where the layer was.
         module: The module.
-        parts: Parameters and buffers that it has, or that its own follow from.
+        held: Parameters and buffers that it has, or that its own follow from.
     """
-    owners = [str(part.target).rpartition(".")[0] for part in parts if part is not None and part.op == "get_attr"]
-    home = owners[0] if owners else owner_of(node)
     owner = traced.net.get_submodule(home)
-    if not home or not isinstance(owner, type(module)):
+    read = {n for n in traced.graph.nodes if n.op == "get_attr" and str(n.target).rpartition(".")[0] == home}
+    if not home or not isinstance(owner, type(module)) or not read <= held:
         return put(traced, f"{home}.{type(module).__name__.lower()}".removeprefix("."), module)
     for name, child in owner.named_children():
         inside = [n for n in traced.graph.nodes if n.op in CALLS and f"{n.target}.".startswith(f"{home}.{name}.")]

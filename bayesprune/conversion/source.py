@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.conversion.following import Follower
+from bayesprune.conversion.frozen import write_frozen
 from bayesprune.conversion.inplace import work_out_of_place
+from bayesprune.conversion.modes import DROPOUTS, FOLLOWS, keep_from_gradients, kept_in_eval, told_mode
 from bayesprune.conversion.windows import write_windows
 from bayesprune.conversion.written import write_out
 from bayesprune.data.inputs import as_inputs
@@ -21,15 +22,6 @@ from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.rules import MADE
 from bayesprune.graph.tracing import fixed_modules
 from bayesprune.layers import Gate, Whole
-
-DROPOUTS = {
-    F.dropout: nn.Dropout,
-    torch.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-}
-"""Functions that a graph would hold in one mode for good, and the modules that follow the network's."""
 
 
 def check_model(model: nn.Module) -> None:
@@ -49,7 +41,7 @@ def check_model(model: nn.Module) -> None:
 def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:
     """A model in eval mode with its graph, in which nothing works in place and every call does something.
 
-    Its modules are others than the model's; its parameters are the same, so it is there to be copied.
+    Its modules and buffers are others than the model's; its parameters are the same, so it is there to be copied.
 
     Args:
         model: The model; it is not touched.
@@ -57,20 +49,24 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
         allowed: Whether gates may go into the module of this name.
 
     Raises:
-        TraceError: if the forward pass of the model itself cannot be followed; of a module, it stays whole.
+        TraceError: if the forward pass of the model itself cannot be followed, or does not take the example; a module
+            that cannot be followed stays whole.
     """
-    net = copy.deepcopy(model, {id(held): held for held in (*model.parameters(), *model.buffers())}).eval()
+    net = copy.deepcopy(model, {id(held): held for held in model.parameters()}).eval()
+    kept = kept_in_eval(net)
     write_windows(net)
     write_out(net, allowed)
     _keep_buffers(net)
-    traced = _traced(net, example_input)
+    traced = _traced(net, example_input, kept)
     work_out_of_place(traced)
+    keep_from_gradients(traced)
+    write_frozen(traced, kept)
     for node in list(traced.graph.nodes):
-        if node.op == "call_function" and node.target in DROPOUTS:
-            _dropout_module(traced, node)
-        elif _hands_on(traced, node):
+        if _hands_on(traced, node, kept):
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             traced.graph.erase_node(node)
+        elif node.target in DROPOUTS and node.meta.get(FOLLOWS, True):
+            _dropout_module(traced, node)
         elif type(traced.module(node)) is nn.Unflatten:
             _write_sizes(traced, node)
     _keep_constants(traced)
@@ -81,7 +77,7 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     return traced
 
 
-def _traced(net: nn.Module, example_input: Any) -> Traced:
+def _traced(net: nn.Module, example_input: Any, kept: Collection[nn.Module]) -> Traced:
     """A network with its graph, in which a `layers.Whole` is put around what cannot be followed.
 
     The graph is for inputs of all sizes, unless the forward pass decides something by them.
@@ -90,12 +86,13 @@ def _traced(net: nn.Module, example_input: Any) -> Traced:
     Args:
         net: The network.
         example_input: As for `trace`.
+        kept: Modules that are in eval mode for good.
     """
     example = None if example_input is None else as_inputs(example_input)
-    follower = Follower(example)
+    follower = Follower(example, kept)
     traced = trace(net, example_input, follower)
     if follower.goes_by_sizes:  # nothing is lost by giving all of them
-        follower = Follower(example, sizes_given=True)
+        follower = Follower(example, kept, sizes_given=True)
         traced = trace(net, example_input, follower)
     for name, why in follower.whole.items():
         for node in traced.graph.nodes:
@@ -128,16 +125,19 @@ def _keep_buffers(net: nn.Module) -> None:
             module.register_buffer(name, buffer)
 
 
-def _hands_on(traced: Traced, node: fx.Node) -> bool:
+def _hands_on(traced: Traced, node: fx.Node, kept: Collection[nn.Module]) -> bool:
     """Whether a call gives the tensor that it is given, in training as well.
 
     Args:
         traced: The network.
         node: The call.
+        kept: Modules that are in eval mode for good.
     """
     module: Any = traced.module(node)
-    nothing = type(module) is nn.Identity or (type(module) in DROPOUTS.values() and module.p == 0)
-    return bool(nothing) and len(node.args) == 1
+    if node.target in DROPOUTS:
+        return not node.meta.get(FOLLOWS, True) and not told_mode(node)
+    drops_none = type(module) in DROPOUTS.values() and (module.p == 0 or module in kept)
+    return (type(module) is nn.Identity or drops_none) and len(node.args) == 1
 
 
 def _dropout_module(traced: Traced, node: fx.Node) -> None:

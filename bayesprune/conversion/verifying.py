@@ -11,20 +11,19 @@ from torch.utils import _pytree as pytree
 
 from bayesprune.data.inputs import Inputs, called
 from bayesprune.errors import TraceError
+from bayesprune.graph.untouched import untouched
 from bayesprune.layers import gates_of
 
 ROUNDING = 1e4
 """By how many units in the last place of the largest output others may differ, as operations come in another order."""
-EXAMPLES = 2
-"""How many examples are looked at, and then one more."""
 
 
 def check_same(model: nn.Module, net: nn.Module, example: Inputs) -> None:
     """Refuse a network that gives other outputs than its model in eval mode with all gates on.
 
-    They are compared on the first examples, and then on more of them, in reverse order with numbers negated. Copies are
-    run, so that neither changes; both meet the same random numbers. Where the model does not take what is made of the
-    example, there is nothing to compare.
+    They are compared on two examples: the first, and before it the same with numbers negated; where the model does not
+    take two, on the first alone. Copies are run, so that neither changes; both meet the same random numbers. Where the
+    model does not take that either, there is nothing to compare.
 
     Args:
         model: The model.
@@ -37,8 +36,7 @@ def check_same(model: nn.Module, net: nn.Module, example: Inputs) -> None:
     own, converted = (copy.deepcopy(each).eval() for each in (model, net))
     for gate in gates_of(converted).values():
         nn.init.ones_(gate.theta)
-    first = example[:EXAMPLES]
-    for inputs in (first, _mapped(first, _others)):
+    for inputs in (_mapped(example[:1], _with_another), example[:1]):
         try:
             expected = _outputs(own, inputs)
         except Exception:  # user code runs here: it may raise anything
@@ -50,6 +48,7 @@ def check_same(model: nn.Module, net: nn.Module, example: Inputs) -> None:
                 "pass may go by what tensors hold, keep something from one call to the next, draw random numbers, or "
                 "write over what it reads again; put the layers around what does so into a module, and convert that"
             )
+        return
 
 
 def _mapped(x: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
@@ -57,9 +56,9 @@ def _mapped(x: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
     return function(x) if isinstance(x, Tensor) else x.map(function)
 
 
-def _others(x: Tensor) -> Tensor:
-    """The rows in reverse, numbers that are no integers negated, and the first row as it is besides."""
-    return torch.cat([-x.flip(0) if x.is_floating_point() else x.flip(0), x[:1]])
+def _with_another(x: Tensor) -> Tensor:
+    """An example, and before it the same with numbers negated that are no integers."""
+    return torch.cat([-x if x.is_floating_point() else x, x])
 
 
 def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor]:
@@ -67,8 +66,7 @@ def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with torch.no_grad(), untouched(net, seed=0):
             given = called(net, _mapped(inputs, torch.clone))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -87,6 +88,15 @@ ZOOS: Mapping[str, Zoo] = {
 def is_foreign(net: str) -> bool:
     """Whether a name is one of another library's network, such as ``torchvision:resnet18``."""
     return net.partition(":")[0] in ZOOS and ":" in net
+
+
+def foreign_names(name: str) -> list[str]:
+    """What a network of this name is called that libraries have, as far as they are installed."""
+    found = []
+    for library, zoo in ZOOS.items():
+        with suppress(ConfigError):
+            found += [f"{library}:{name}"] * (name in zoo.known())
+    return found
 
 
 def plain_network(net: str, num_classes: int, input_shape: Sequence[int] | None = None) -> nn.Module:

@@ -109,6 +109,11 @@ def tensors_of(x: Inputs) -> list[Tensor]:
     return [x] if isinstance(x, Tensor) else x.tensors()
 
 
+def as_call(x: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """What a forward pass is given, by place and by name."""
+    return ((x,), {}) if isinstance(x, Tensor) else (x.args, x.kwargs)
+
+
 def called(net: nn.Module, x: Inputs) -> Any:
     """What ``net`` gives for these inputs.
 
@@ -116,7 +121,8 @@ def called(net: nn.Module, x: Inputs) -> Any:
         net: Any network.
         x: What its forward pass takes.
     """
-    return net(x) if isinstance(x, Tensor) else net(*x.args, **x.kwargs)
+    args, kwargs = as_call(x)
+    return net(*args, **kwargs)
 
 
 def joined(batches: Sequence[Inputs]) -> Inputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from os.path import expanduser, isdir
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def load(name: str, *, data_dir: str | Path = "data", limit: int | None = None, 
         parts = read_folder(Path(name[len(_FOLDER_PREFIX) :]).expanduser())
     else:
         known = ", ".join(["digits", *_TORCHVISION, f"{_FOLDER_PREFIX}PATH"])
-        raise ConfigError(f"load: expected the name of a data set, one of {known}; got {name!r}")
+        folder = f"; for the folder of that name write {_FOLDER_PREFIX}{name}" if isdir(expanduser(name)) else ""
+        raise ConfigError(f"load: expected the name of a data set, one of {known}; got {name!r}{folder}")
     train, test, num_classes = parts
     return make_splits(name, train, test, num_classes, limit)
 

@@ -46,6 +46,22 @@ def normal_kl(mean: Tensor, log_scale: Tensor, prior_scale: Tensor | float) -> T
     return torch.expm1(2 * log_ratio) / 2 - log_ratio + (mean / scale).square() / 2
 
 
+def log_uniform_kl(log_alpha: Tensor) -> Tensor:
+    """KL(Normal(w, α w²) ‖ log-uniform) of each weight, nats, but for a constant, to 0.01: 0 as α → ∞.
+
+    Molchanov, Ashukha & Vetrov 2017, equation 14.
+
+    Args:
+        log_alpha: log α.
+
+    Example:
+        >>> bool(log_uniform_kl(torch.tensor(3.0)) < 0.05)
+        True
+    """
+    k1, k2, k3 = 0.63576, 1.87320, 1.48695
+    return k1 * (1 - torch.sigmoid(k2 + k3 * log_alpha)) + 0.5 * torch.nn.functional.softplus(-log_alpha)
+
+
 @register_kl(SpikeAndSlab, SpikeAndSlab)
 def kl_spike_and_slab(p: SpikeAndSlab, q: SpikeAndSlab) -> Tensor:
     """KL(p ‖ q) = KL(Bern(p.probs) ‖ Bern(q.probs)) + p.probs · KL(Normal(0, p.scale) ‖ Normal(0, q.scale)), in nats.

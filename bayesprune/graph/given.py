@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
-from bayesprune.data.inputs import Inputs
+from bayesprune.data.inputs import Inputs, as_call
 
 
 def given_inputs(nodes: Iterable[fx.Node], x: Inputs) -> dict[fx.Node, Any]:
@@ -18,7 +18,7 @@ def given_inputs(nodes: Iterable[fx.Node], x: Inputs) -> dict[fx.Node, Any]:
         x: What it is given.
     """
     places = [node for node in nodes if node.op == "placeholder"]
-    args, kwargs = ((x,), {}) if isinstance(x, Tensor) else (x.args, x.kwargs)
+    args, kwargs = as_call(x)
     given: dict[fx.Node, Any] = dict(zip(places, args, strict=False))
     for node in places[len(args) :]:
         given[node] = kwargs[str(node.target)] if node.target in kwargs else node.args[0]

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.data.inputs import Inputs, each, tensors_of
+from bayesprune.data.inputs import Inputs, called, each, tensors_of
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
+from bayesprune.graph.sizes_alone import sizes_alone
+from bayesprune.graph.untouched import untouched
 from bayesprune.layers import plain_parameters
 
 DTYPE = "dtype"
@@ -38,6 +40,12 @@ class _Shapes(Execution):
         value = super().compute(node, values)
         self._note(node, value)
         return value
+
+    def call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a module, a function or a method gives, or zeros of its size."""
+        if node.op == "call_module":
+            return sizes_alone(self.net.get_submodule(str(node.target)), args, kwargs)
+        return super().call(node, args, kwargs)
 
     def _note(self, node: fx.Node, value: Any) -> None:
         """Note what is known of a tensor.
@@ -85,17 +93,30 @@ def shapes_of(net: nn.Module, graph: fx.Graph, example: Inputs, copies: int = 1)
         TraceError: if they do not go through the network.
         GateError: if they do not fit a gate.
     """
-    modes = {module: module.training for module in net.modules()}
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return _Shapes(net.eval(), graph).of(copies_of(net, example, copies))
+        with torch.no_grad(), untouched(net):
+            return _Shapes(net, graph).of(copies_of(net, example, copies))
     except BayesPruneError:
         raise
     except Exception as error:  # user code runs here: it may raise anything
         raise does_not_go(net, example, error) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+
+
+def check_goes(net: nn.Module, example: Inputs) -> None:
+    """Refuse examples that a network does not take.
+
+    Args:
+        net: The network.
+        example: Inputs; the first example of them is taken.
+
+    Raises:
+        TraceError: if they do not go through it.
+    """
+    try:
+        with torch.no_grad(), untouched(net):
+            called(net, copies_of(net, example, 1))
+    except Exception as error:  # user code runs here: it may raise anything
+        raise does_not_go(net, example, error) from error
 
 
 def first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from bayesprune.data.inputs import Inputs, as_inputs
 from bayesprune.errors import BayesPruneError, TraceError
 from bayesprune.graph.constants import constants_of
 from bayesprune.graph.origins import written
-from bayesprune.graph.shapes import first_line, shapes_of
+from bayesprune.graph.shapes import check_goes, first_line, shapes_of
 from bayesprune.graph.tracer import GateTracer
 from bayesprune.layers import Gate, GatedLayer, Residual, Whole
 
@@ -151,6 +151,8 @@ def trace(net: nn.Module, example_input: Any = None, tracer: GateTracer | None =
     except TraceError:
         raise
     except Exception as error:  # user code runs here: it may raise anything
+        if example_input is not None:
+            check_goes(net, as_inputs(example_input))  # which says what the network does not take, if it is that
         raise TraceError(
             f"the forward pass of {type(net).__name__} cannot be followed: {first_line(error)}{line_of(error)}. "
             f"{_advice(error)}"

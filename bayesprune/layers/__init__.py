@@ -16,6 +16,7 @@ from bayesprune.layers.normal import (
 )
 from bayesprune.layers.recurrent import GRU, LSTM, RNN, RecurrentLayer
 from bayesprune.layers.residual import Residual
+from bayesprune.layers.spectral import SpectralDropout
 from bayesprune.layers.transposed import ConvTranspose2d
 from bayesprune.layers.whole import Whole
 
@@ -38,6 +39,7 @@ __all__ = [
     "NormalLinear",
     "RecurrentLayer",
     "Residual",
+    "SpectralDropout",
     "Whole",
     "eval_mode",
     "gates_of",

@@ -10,7 +10,9 @@ from typing import Any
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Site, Stats, Value
 
-NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "protocol"))
+SHARED = ("protocol", "solvers")
+"""What methods have in common."""
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in SHARED))
 """Names of all methods."""
 
 __all__ = [

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bayesprune.layers import SpectralDropout
 from bayesprune.ops.call import Call
 from bayesprune.ops.entrywise import same, zeros_alone
 from bayesprune.ops.features import Step
@@ -52,6 +53,25 @@ register(
         modules=(nn.AlphaDropout, nn.FeatureAlphaDropout),
         random=_draws,
         arguments=ARGUMENTS,
+    )
+)
+
+
+def _spectral(call: Call) -> Step:
+    """Over space every map stays one of its own, and one of zeros stays so; along channels all are mixed."""
+    x = call.x
+    if call.module.axis != "space" or x.axis != 1 or x.layout != "plain" or x.rank == 2:  # type: ignore[union-attr]
+        return call.wall("reaches spectral dropout, which mixes them")
+    return same(call.source, x, zeros_alone(x.value))
+
+
+register(
+    Operation(
+        name="spectral dropout",
+        modules=(SpectralDropout,),
+        entries=_spectral,
+        random=lambda module: module.p > 0,
+        arguments=("axis", "threshold", "p", "rule"),
     )
 )
 

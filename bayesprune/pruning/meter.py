@@ -18,6 +18,7 @@ from bayesprune.graph import Traced, trace
 from bayesprune.graph.execute import Execution
 from bayesprune.graph.given import given_inputs
 from bayesprune.graph.misfit import misfits_named
+from bayesprune.graph.untouched import untouched
 from bayesprune.layers import Gate, GatedLayer
 from bayesprune.layers import eval_mode as evaluating
 from bayesprune.pruning.counter import counted
@@ -41,7 +42,7 @@ def count_macs(traced: Traced, example: Inputs) -> dict[fx.Node, int]:
         TraceError: for an operation whose multiply-adds cannot be counted.
     """
     if not traced.macs:
-        with counted() as counter:
+        with untouched(traced.net), counted() as counter:
             passing = _Pass(traced, counter.get_total_flops)
             passing.of(example[:1])
         traced.macs = {node: (after - before) // 2 for node, (before, after) in passing.marks.items()}

@@ -22,7 +22,7 @@ def gate_table(summaries: list[GateSummary], title: str) -> Table:
         title: What stands above the table.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("module")
+    table.add_column("module", overflow="fold")  # of a deep network they are long, and each is needed whole
     for heading in ("gates at start", "left", "expected on", "converged", "lowest θ", "highest θ"):
         table.add_column(heading, justify="right")
     for summary in summaries:

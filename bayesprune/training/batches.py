@@ -128,6 +128,17 @@ def iterated(loader: Loader, what: str) -> Iterator[Any]:
     return batches
 
 
+def order(loader: Loader, epoch: int) -> None:
+    """Let the next batches of a loader be those of an epoch, if it has different ones.
+
+    Args:
+        loader: The loader.
+        epoch: Number of the epoch, from 0.
+    """
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
+
+
 def batches_stated(loader: Loader) -> int | None:
     """The length of a loader, ``None`` without one."""
     try:

@@ -72,7 +72,8 @@ class History:
             relative to the steps taken times the branches at the start; NaN for a network without branches.
         charged: What the run has taken to compute, multiply-adds: an example of a training step counts three forward
             passes of the network as it was then, in which a branch counts with its θ, as often as it is on; one that a
-            method had looked at besides counts one. Of variational inference the passes of steps alone are in it.
+            method had looked at besides counts one, and what a solver of its own took is added. Of variational
+            inference the passes of steps alone are in it.
 
     Example:
         >>> History()

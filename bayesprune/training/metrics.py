@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.data.inputs import called, each
@@ -67,3 +68,21 @@ def evaluate(
         raise DataError("evaluate: the loader gave no batch; expected at least one example")
     accuracy = float(right) / float(counted) if classes and float(counted) else math.nan
     return Score(float(nll) / count, accuracy)
+
+
+def class_probabilities(net: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Probabilities that a network in eval mode gives the classes, and what the classes are.
+
+    Args:
+        net: The network, inputs to logits.
+        loader: Iterable[tuple[Tensor, Tensor]] of inputs and labels, at least one.
+
+    Returns:
+        Probabilities, shape ``(N, C)``, float64, and labels, shape ``(N,)``, both on the CPU.
+    """
+    device = next(net.parameters()).device
+    with eval_mode(net), torch.no_grad():
+        # float64, in which unlikely labels keep a probability; not every device has it.
+        batches = [(net(x.to(device)).cpu().double().softmax(1), y.cpu()) for x, y in loader]
+    probabilities, labels = zip(*batches, strict=True)
+    return torch.cat(probabilities), torch.cat(labels)

@@ -60,8 +60,13 @@ class Records:
         """Charge the run for passes without gradient."""
         self.examples += examples
 
-    def charge_open(self) -> None:
-        """Charge what is open, at what the network costs now; to be called before that changes."""
+    def charge_open(self, more: float = 0.0) -> None:
+        """Charge what is open, at what the network costs now; to be called before that changes.
+
+        Args:
+            more: Multiply-adds that were no passes, charged too.
+        """
+        self.history.charged += more
         if self.examples:
             self.history.charged += self.examples * self._expected_macs()
             self.examples = 0

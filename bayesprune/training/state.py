@@ -238,6 +238,7 @@ class Checkpoint:
         run.records.history = History.from_state(self.history)
         run.cuts.removals = run.history.removals
         run.epoch, run.step = self.epoch, self.step
+        run.stretch = run.timetable.at(self.epoch - 1)  # the next phase begins with its first epoch, if there is one
         run.method.load(self.own, run)
         run.generator.set_state(self.generator)
         run.net.branch_evaluations = self.branch_evaluations

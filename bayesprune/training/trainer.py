@@ -15,7 +15,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer.plain import mode_of
 from bayesprune.methods.protocol import Batch, Method, Model, Phase, Site, Stats
 from bayesprune.methods.svi.settings import Settings
-from bayesprune.training.batches import Loader, batch_errors
+from bayesprune.training.batches import Loader, batch_errors, order
 from bayesprune.training.checks import check_data, check_net
 from bayesprune.training.cuts import Cuts
 from bayesprune.training.decisions import decision_of, edit_weights, needs_of, switch_off
@@ -143,6 +143,7 @@ class Trainer:
 
     def stats(self) -> Stats:
         """What `Needs.stats` names; charged to the run."""
+        order(self.loader, self.epoch - 1)  # that of the epoch that ended, however often this is asked
         numbered = zip(range(self.steps_per_epoch), self.loader, strict=False)
         batches = (Batch(*self.reader(batch, k), self.part(k, len(batch[1]))) for k, batch in numbered)
         found = self.statistics(self.sites, batches)
@@ -174,8 +175,7 @@ class Trainer:
         self._begin_phase()
         self.net.train()
         self.frozen.rest()
-        if hasattr(self.loader, "set_epoch"):
-            self.loader.set_epoch(self.epoch)
+        order(self.loader, self.epoch)
         with self.method.epoch(self), flush_denormals(), self.engine.sharded(self.net, self.optimizer):
             total, count, more = self._steps()
         self.reader.end_epoch(self.steps_per_epoch, count, more)
@@ -272,7 +272,7 @@ class Trainer:
             return {}
         decision = decision_of(self.method, self)
         edit_weights(decision, self.masks_held, self.optimizer)
-        self.records.charge_open()
+        self.records.charge_open(decision.spent)
         if switch_off(decision, self.masks_held, self.net):
             self.gates = mode_of(self.net)
             if self.prune:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
-from experiment import reduced
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.models import mobilenet_v2
 
 import bayesprune as bp
+from bayesprune.comparison.material import reduced
 from bayesprune.data import Augment, EpochLoader, Splits
 from bayesprune.data.images import Images, Raw, make_splits
 from bayesprune.infer import Categorical
@@ -40,8 +39,6 @@ class Case:
         width: Channels of its first stage, ``None`` for the network's own.
         inputs: Whether its inputs have gates.
         budget: What may be left of it, as ``--budget`` takes it; ``None`` for the recommended price.
-        recipe: What is otherwise than recommended.
-        schedule: What is otherwise than the phases of a run are by default.
     """
 
     title: str
@@ -53,8 +50,6 @@ class Case:
     width: int | None = None
     inputs: bool = False
     budget: str | None = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    schedule: Mapping[str, float] = field(default_factory=dict)
 
 
 CASES = {
@@ -73,8 +68,6 @@ CASES = {
         6,
         6_000,
         budget="macs=0.5",
-        recipe={"batch_size": 64, "lr": 3e-3, "optimizer": "adam"},
-        schedule={"sample_from": 0.04, "settle_from": 0.1, "fine_tune_from": 0.15},
     ),
 }
 ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16", "mobilenet")
@@ -82,7 +75,7 @@ ON_DEMAND = ("resnet20", "lenet5-bypass", "vgg16", "mobilenet")
 
 
 def mobilenet(input_shape: Sequence[int], num_classes: int) -> nn.Module:
-    """Torchvision's MobileNetV2, half as wide, converted; all gates are on until they are learned.
+    """Torchvision's MobileNetV2, half as wide, converted.
 
     As is usual for images of 32 x 32, its first convolution has stride 1.
 
@@ -92,7 +85,7 @@ def mobilenet(input_shape: Sequence[int], num_classes: int) -> nn.Module:
     """
     net = mobilenet_v2(num_classes=num_classes, width_mult=0.5)
     net.features[0][0].stride = (1, 1)
-    return bp.convert(net, example_input=torch.zeros(2, *input_shape), theta=1.0)
+    return bp.convert(net, example_input=torch.zeros(2, *input_shape))
 
 
 NETS = {**NETWORKS, "mobilenet_v2": mobilenet}
@@ -128,15 +121,14 @@ class Setting:
 
     @cached_property
     def recipe(self) -> bp.training.Recipe:
-        """What is recommended for the network, but for what the case has otherwise."""
+        """What is recommended for the network."""
         with torch.random.fork_rng(devices=[]):
-            return replace(bp.recommended(self.gated()), **self.case.recipe)
+            return bp.recommended(self.gated())
 
     @property
     def settings(self) -> Settings:
-        """How `fit` trains it: by the recipe, under the budget of the case if it has one, in its phases."""
-        budget = None if self.case.budget is None else Budget.parse(self.case.budget)
-        return self.recipe.settings(budget=budget, schedule=dict(self.case.schedule))
+        """How `fit` trains it: by the recipe, under the budget of the case if it has one."""
+        return self.recipe.settings(budget=None if self.case.budget is None else Budget.parse(self.case.budget))
 
     @property
     def example(self) -> torch.Tensor:

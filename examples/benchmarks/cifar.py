@@ -32,13 +32,14 @@ import hesso
 import peer
 import torch
 from comparison import comparisons, depths_table, pipelines_table
-from experiment import Deadline, Experiment, OutOfTime, TooSmall, reduced
+from experiment import Deadline, Experiment, OutOfTime, TooSmall
 from pipelines import PIPELINES
 from report import facts, machine, same_as_before, write_json
 from running import Row, Run
 from timing import Pair, step_at_the_start
 
 import bayesprune as bp
+from bayesprune.comparison.material import reduced
 
 NOT_DONE = 75
 """Exit status when the time was up."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from experiment import Experiment, TooSmall, example
-from plain import fresh
 from running import Progress, Row, Run, begin, finish, needed, train_plainly
 
 import bayesprune as bp
+from bayesprune.comparison.material import fresh
 from bayesprune.layers import Residual
 from bayesprune.methods import Method, Needs, Phase
 from bayesprune.methods import Run as TrainingRun

@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
 import bayesprune as bp
 from bayesprune.data import Augment, EpochLoader, Splits
-from bayesprune.data.images import Images, Raw, make_splits
 from bayesprune.infer import Categorical
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.networks import FAMILIES, NETWORKS
@@ -156,16 +154,6 @@ class Experiment:
         """Training batches, cropped and flipped, and test batches, both made on the device."""
         augment = Augment(pad=min(splits.input_shape[1:]) // 8)
         return bp.data.loaders(splits, self.batch_size, seed, augment=augment, device=self.device)
-
-
-def reduced(splits: Splits, side: int) -> Splits:
-    """The same images with ``side`` pixels a side, each the mean of those that it stands for."""
-
-    def smaller(images: Images) -> Raw:
-        pixels = F.adaptive_avg_pool2d(images.images.float(), side)
-        return Raw(pixels.round().to(torch.uint8), images.labels)
-
-    return make_splits(splits.name, smaller(splits.train), smaller(splits.test), splits.num_classes)
 
 
 def nesterov(params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -7,10 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.data import EpochLoader
-from bayesprune.networks.images import initialise
 from bayesprune.optim.rates import learning_rate, second_rate, warmup_steps
 
 
@@ -54,21 +52,3 @@ def train_plain(
             loss.backward()
             optimizer.step()
     return net.eval()
-
-
-def fresh(net: nn.Module) -> nn.Module:
-    """Give a plain network new weights, in place, as its modules draw them when they are made.
-
-    With batch normalisation convolutions begin as those of `bayesprune.networks` that have it.
-
-    Raises:
-        TypeError: for parameters of a module that cannot draw them.
-    """
-    for name, module in net.named_modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-        elif any(True for _ in module.parameters(recurse=False)):
-            raise TypeError(f"{name}: a {type(module).__name__} does not say how its weights begin")
-    if any(isinstance(module, _BatchNorm) for module in net.modules()):
-        initialise(net)
-    return net

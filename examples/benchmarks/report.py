@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pyro
-import torch
-
-import bayesprune
 from bayesprune.atomic import write_atomically
+from bayesprune.comparison.machine import facts as machine_facts
+from bayesprune.comparison.machine import installed
 
 
 def machine() -> str:
@@ -27,32 +22,8 @@ def machine() -> str:
 
 def facts() -> dict[str, Any]:
     """Processor, GPU (``None`` without one) and versions (``None`` for what is not installed)."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "pyro": pyro.__version__,
-        "torch_pruning": _version("torch-pruning"),
-        "only_train_once": _version("only_train_once"),
-        "bayesprune": bayesprune.__version__,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    peers = {"torch_pruning": "torch-pruning", "only_train_once": "only_train_once"}
+    return {**machine_facts(), **{key: installed(package) for key, package in peers.items()}}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

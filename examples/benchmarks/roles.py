@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 from cases import Setting
-from plain import fresh, train_plain
+from plain import train_plain
 from report import write_json
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.comparison.material import fresh
 from bayesprune.layers import gates_of
 from bayesprune.methods.svi.schedule import make_schedule
 

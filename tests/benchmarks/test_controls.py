@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import bayesprune as bp
+from bayesprune.comparison.material import fresh
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_nothing_is_left_in_a_fresh_network_of_what_it_was(bench: Any, experimen
             for value in before.state_dict().values():
                 value.fill_(7 + len(found))
         torch.manual_seed(5)
-        found.append(bench.plain.fresh(before).state_dict())
+        found.append(fresh(before).state_dict())
     one, other = (experiment.plain(splits).state_dict() for _ in range(2))
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import bayesprune as bp
+from bayesprune.comparison.material import fresh
 from bayesprune.training import Settings
 from tests.benchmarks.tables import cells
 
@@ -47,20 +48,20 @@ def test_fresh_weights_are_those_that_a_new_layer_draws(bench: Any) -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 2)))
     before = {name: weight.clone() for name, weight in net.named_parameters()}
     torch.manual_seed(5)
-    assert bench.plain.fresh(net) is net
+    assert fresh(net) is net
     torch.manual_seed(5)
     new = [nn.Linear(3, 4), nn.Linear(4, 2)]
     assert torch.equal(net[0].weight, new[0].weight) and torch.equal(net[2][0].bias, new[1].bias)
     assert not any(torch.equal(before[name], weight) for name, weight in net.named_parameters())
     net.register_parameter("free", nn.Parameter(torch.zeros(1)))
     with pytest.raises(TypeError, match="Sequential does not say how its weights begin"):
-        bench.plain.fresh(net)
+        fresh(net)
 
 
 def test_fresh_convolutions_are_drawn_as_those_of_a_new_network(bench: Any) -> None:
     torch.manual_seed(0)
     net = bp.compact(bp.networks.resnet(20, (3, 8, 8), width=32).train())
-    bench.plain.fresh(net)
+    fresh(net)
     weight = max((m.weight for m in net.modules() if isinstance(m, nn.Conv2d)), key=lambda w: w.numel())
     # He's law; of 147,456 and more draws the deviation has a standard error below 0.2 %.
     assert weight.detach().std() == pytest.approx((2 / (weight.shape[0] * 9)) ** 0.5, rel=0.01)

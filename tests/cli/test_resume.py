@@ -11,7 +11,7 @@ from bayesprune.training.checkpoint import read_checkpoint
 from tests.cli.verify import TINY, kill, listing, start_and_stop, verify_done, verify_refused, verify_same_end
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 4])
+@pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_stopped_run_ends_as_an_unbroken_one(finished: Path, tmp_path: Path, epoch: int):
     folder = tmp_path / "stopped"
     start_and_stop(*TINY, "--seed", "3", folder=folder, epoch=epoch)

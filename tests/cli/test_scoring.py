@@ -9,9 +9,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from bayesprune.cli.scoring import class_probabilities
 from bayesprune.data import load
 from bayesprune.pruning import load as load_network
+from bayesprune.training.metrics import class_probabilities
 from tests.cli.verify import listing, run, verify_done, verify_refused, write_images
 
 

@@ -157,6 +157,8 @@ def test_what_cannot_work_is_one_line(images: str, weights: Path, tmp_path: Path
     tiny = write_images(tmp_path / "tiny", 8, classes=2)
     for options, says in (
         (("--net", "torchvision:resnet81"), ("no classification network 'resnet81'", "closest name is 'resnet18'")),
+        (("--net", "squeezenet1_1"), ("unknown network", "for another library's write torchvision:squeezenet1_1")),
+        (("--data", tiny.partition(":")[2]), ("for the folder of that name write imagefolder:",)),
         (("--net", "torchvision:"), ("no classification network ''",)),
         (("--net", NET), ("takes colour images", "(1, 8, 8)")),
         (("--net", NET, "--data", tiny), ("squeezenet1_1 with images of shape (3, 8, 8)", "does not go through")),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 import bayesprune as bp
 from bayesprune.errors import ConfigError, GateError, TraceError
@@ -68,6 +69,26 @@ def quantised() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 3), torch.ao.nn.quantized.FloatFunctional())
 
 
+def nine_features() -> nn.Module:
+    """Attention with four heads, which do not divide its features."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map, self.out = nn.Linear(9, 27), nn.Linear(9, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.map(x).view(x.shape[0], x.shape[1], 3, 4, 9 // 4).permute(2, 0, 3, 1, 4).unbind(0)
+            return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    return Attention()
+
+
+def vision() -> nn.Module:
+    """A transformer for images of one size."""
+    return VisionTransformer(16, 8, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=4, num_classes=2)
+
+
 @pytest.mark.parametrize(
     "model, options, error, says",
     [
@@ -82,7 +103,10 @@ def quantised() -> nn.Module:
         (lambda: nn.Sequential(nn.LazyLinear(3)), {}, TraceError, "a lazy layer"),
         (lambda: bp.convert(two_layers()), {}, ConfigError, "has gates already"),
         (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2), {}, ConfigError, "has gates already"),
+        (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2).net, {}, ConfigError, "has gates already"),
         (quantised, {}, TraceError, "quantised"),
+        (nine_features, {"example_input": torch.zeros(2, 5, 9)}, TraceError, "shape '[1, 5, 3, 4, 2]' is invalid for"),
+        (vision, {"example_input": images(24)}, TraceError, "Wrong image height! Expected 16 but got 24!"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), {}, TraceError, "parametrisation"),
         (Small, {"example_input": torch.zeros(1, 2, 8, 8)}, TraceError, "does not go through Small"),
         (Small, {"example_input": torch.zeros(0, 3, 8, 8)}, TraceError, "has no example"),

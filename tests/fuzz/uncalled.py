@@ -8,7 +8,7 @@ UNCHECKED = {
     "records of results, which hold what they are given": (
         *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
         *("SelectionProblem", "ClassPrediction", "Prediction", "RealPrediction", "GateSample", "RandomState", "Score"),
-        *("History", "GateSummary", "Recipe"),
+        *("History", "GateSummary", "Recipe", "Row", "ComparisonResult"),
     ),
     "classes that others derive from, or that layers become": (
         *(
@@ -27,6 +27,7 @@ UNCHECKED = {
         *("export_onnx", "resnet34", "resnet50", "lenet5_bypass", "result_table", "score_table", "total"),
         *("BayesPruneRegressor",),
     ),
+    "records that `compare` checks": ("Plan", "Task", "Tuning"),
     "what torch's optimisers are called by": ("nesterov",),
 }
 """Public names without a call here, and why."""
@@ -34,5 +35,6 @@ RUN = {
     "evaluate": ("loss_on",),
     "paired_differences": ("y", "on"),
     "shared_differences": ("y", "on"),
+    "compare": ("on_row", "networks"),
 }
 """What goes to the likelihood or to a function of the user as it is; what these raise is theirs."""

@@ -22,7 +22,7 @@ from tests.training.problems import Batches, bayesian, branches, convolutional, 
 from tests.training.test_checkpoints import verify_resumed
 
 
-@pytest.mark.parametrize("budget", ["macs=0.25", "params=0.5", "macs=0.8"])
+@pytest.mark.parametrize("budget", ["macs=0.25", "params=0.5", pytest.param("macs=0.8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [units, lambda: branches(6), stream])
 def test_a_budget_is_met(make, budget: str) -> None:
     """Whatever the run: the guarantee does not rest on the multiplier."""

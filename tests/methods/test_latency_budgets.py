@@ -84,8 +84,11 @@ def test_expected_seconds_are_those_of_what_compaction_leaves(make, law: str, mo
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("make", "law"),
-    [(wide, "computation"), (lambda: branches(16), "calls"), (narrow_branches, "calls")],
-    ids=["units", "branches", "both"],
+    [
+        pytest.param(wide, "computation", id="units"),
+        pytest.param(lambda: branches(16), "calls", id="branches", marks=pytest.mark.slow),
+        pytest.param(narrow_branches, "calls", id="both"),
+    ],
 )
 def test_a_latency_budget_is_used_on_a_machine_whose_speed_changes(
     make, law: str, seed: int, monkeypatch: pytest.MonkeyPatch

@@ -65,17 +65,26 @@ def test_5_a_phase_starts_with_the_weights_and_the_optimiser_that_it_asks_for(
 
 @pytest.mark.parametrize("name", each(*NAMES, "smallest", "ridge"))
 def test_6_computing_is_charged_by_the_network_as_it_is_then(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training example three passes, one that was looked at another, and what solvers took."""
     model, how = made(name)
     start, looked, charge = cost(model, examples()[0]).macs, [], Records.charge
+    solved, charge_open = [], Records.charge_open
 
     def spied(records: Records, count: int) -> None:
         looked.append(count * records.cost().macs)
         charge(records, count)
 
+    def spied_open(records: Records, more: float = 0.0) -> None:
+        solved.append(more)
+        charge_open(records, more)
+
     monkeypatch.setattr(Records, "charge", spied)
+    monkeypatch.setattr(Records, "charge_open", spied_open)
     history = fit(model, batches(), epochs=EPOCHS, val_loader=batches(), prune=name != "svi", **how)
-    macs = [start, *(row.macs for row in history.rows[:-1])]
-    assert history.charged == sum(3 * EXAMPLES * m for m in macs) + sum(looked)
+    begun = history.rows[0].macs if name == "factorised" else start  # other layers from the first step on
+    macs = [begun, *(row.macs for row in history.rows[:-1])]
+    assert history.charged == sum(3 * EXAMPLES * m for m in macs) + sum(looked) + sum(solved)
+    assert (sum(solved) > 0) == (name in ("factorised", "layerwise_l0", "net_trim"))
     asks = {"ridge": [EXAMPLES * start] * EPOCHS, "magnitude": [], "none": [], "svi": [], "smallest": []}
     assert looked == asks.get(name, looked)
     does = {"smallest": True, "magnitude": True, "none": False, "svi": False, "ridge": False}
@@ -102,14 +111,20 @@ def test_7_the_loss_is_a_mean_and_what_is_known_beforehand_weighs_as_one_data_se
         how = Settings(lr=1e-12)
         return fit(net, loader, epochs=3, method=method, settings=how, val_loader=loader).rows[0]
 
-    harmless = {"magnitude": {"sparsity": 1e-9}, "iss": {"sparsity": 1e-9}, "targeted_dropout": {"alpha": 1e-9}}
+    harmless: dict[str, dict[str, float]] = {
+        **{name: {"sparsity": 1e-9} for name in ("magnitude", "iss", "movement")},
+        **{name: {"alpha": 1e-9} for name in ("targeted_dropout", "targeted_units")},
+        "dropout_norms": {"units": 1e-9}, "spectral_dropout": {"p": 0.0}, "sparse_vd": {"start": -40.0},
+    }  # fmt: skip
 
     one, other, doubled = rows(40, 1), rows(96, 1), rows(40, 2)
-    assert other.nll == pytest.approx(one.nll, rel=1e-5) and other.loss == pytest.approx(one.loss, rel=1e-5)
+    draws = name == "l0"  # whatever it is told
+    assert draws or other.nll == pytest.approx(one.nll, rel=1e-5)
+    assert other.loss - other.nll == pytest.approx(one.loss - one.nll, rel=1e-3, abs=1e-6)
     per_example = name in ("dropneuron", "group_lasso")  # their papers weigh penalties against the mean loss
     share = 1 if per_example else 2
     assert doubled.loss - doubled.nll == pytest.approx((one.loss - one.nll) / share, rel=1e-3, abs=1e-9)
-    assert (one.loss > one.nll) == (name in ("svi", "ridge") or per_example)
+    assert (one.loss > one.nll) == (name in ("svi", "ridge", "l0", "sparse_vd") or per_example)
 
 
 @pytest.mark.parametrize("make", [units, dropping, convolutional])

@@ -146,7 +146,10 @@ TOYS: dict[str, Callable[[], Method]] = {
 }  # fmt: skip
 
 
-ALIKE = {"dsd", "fpgm", "hrank", "l1_filters", "large_weights", "lottery", "random_structures", "unit_norms"}
+ALIKE = {
+    "dropout_norms", "dsd", "fpgm", "hrank", "l1_filters", "large_weights", "learn_drop", "lottery", "movement",
+    "random_structures", "sparse_vd", "spectral_dropout", "targeted_units", "unit_norms",
+}  # fmt: skip
 """Methods that act as others do; the laws of these are kept in the slow stage."""
 
 

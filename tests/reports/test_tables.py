@@ -27,6 +27,15 @@ def test_gate_table_has_a_row_a_module_and_one_for_all():
     ]
 
 
+def test_long_names_of_modules_are_there_whole():
+    name = "features.denseblock4.denselayer16.residual.body.conv1_gate"
+    out = io.StringIO()
+    Console(file=out, width=80).print(gate_table(summarize({name: torch.zeros(1024)}, {}), "gates"))
+    printed = out.getvalue()
+    assert "…" not in printed
+    assert name in "".join(line.split()[0] for line in printed.splitlines() if line.strip())
+
+
 def test_result_table_puts_the_compacted_network_next_to_the_start():
     result = {
         "accuracy": 0.9611,

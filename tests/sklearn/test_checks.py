@@ -29,13 +29,22 @@ CHECKS = [
     for pair in estimator_checks_generator(estimator, expected_failed_checks=FAILS, mark="xfail")
 ]
 
+TRAINS_LONG = {"check_classifiers_train", "check_regressors_train", "check_estimators_dtypes"}
+
 
 def name_of(value: Any) -> str:
     """Class of an estimator, or name of a check."""
     return getattr(getattr(value, "func", value), "__name__", type(value).__name__)
 
 
-@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=name_of)
+def by_stage(pair: Any) -> Any:
+    """The check itself, or in the slow stage if it trains for long."""
+    estimator, check = getattr(pair, "values", pair)
+    marks = [*getattr(pair, "marks", ()), *[pytest.mark.slow] * (name_of(check) in TRAINS_LONG)]
+    return pytest.param(estimator, check, marks=marks)
+
+
+@pytest.mark.parametrize(("estimator", "check"), [by_stage(pair) for pair in CHECKS], ids=name_of)
 def test_scikit_learn_finds_nothing_wrong(estimator: Any, check: Callable[[Any], None]) -> None:
     check(estimator)
 

@@ -87,14 +87,16 @@ def image_batches() -> Batches:
 
 
 CASES = [
-    pytest.param(units, batches, 2.0, [1], {}, id="units, during sampling"),
-    pytest.param(units, shuffled, 2.0, [4], {}, id="units, during settling, torch's loader"),
+    pytest.param(units, batches, 2.0, [1], {}, id="units, during sampling", marks=pytest.mark.slow),
+    pytest.param(units, shuffled, 2.0, [4], {}, id="units, during settling, torch's loader", marks=pytest.mark.slow),
     pytest.param(units, shuffled, 2.0, [2, 3, 5], {"price": CostPrice(0.05)}, id="units, cost prices, three stops"),
     pytest.param(branches, shuffled, 2.0, [3], {}, id="branches"),
-    pytest.param(branches, batches, 2.0, [2], {"price": CostPrice(0.05)}, id="branches, cost prices"),
+    pytest.param(
+        branches, batches, 2.0, [2], {"price": CostPrice(0.05)}, id="branches, cost prices", marks=pytest.mark.slow
+    ),
     pytest.param(stream, batches, 2.0, [4], {}, id="units on a stream"),
     pytest.param(convolutional, image_batches, 0.1, [4], {}, id="normalisation"),
-    pytest.param(units, batches, 2.0, [3], {"optimizer": torch.optim.SGD}, id="SGD"),
+    pytest.param(units, batches, 2.0, [3], {"optimizer": torch.optim.SGD}, id="SGD", marks=pytest.mark.slow),
 ]
 
 

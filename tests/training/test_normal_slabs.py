@@ -36,7 +36,7 @@ QUICK = {
 
 @pytest.mark.usefixtures("free_surgery")
 @pytest.mark.parametrize(("scale", "every", "stops"), [(None, 1, (2, 4)), (0.5, 2, (3, 4))])
-@pytest.mark.parametrize("temperature", [1.0, 0.2])
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_as_the_unbroken_one(
     scale: float | None, every: int, stops: tuple[int, ...], temperature: float, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -36,3 +38,25 @@ def smallest_weights(weight: Tensor, share: float, kept: Tensor | None = None) -
     sizes = sizes if kept is None else sizes.masked_fill(~kept, -1.0)
     count = min(round(share * weight.numel()), weight.numel() - 1)
     return smallest(sizes.flatten(), count).view(weight.shape)
+
+
+def smallest_overall(values: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Which share of the entries of all tensors together is smallest, bool, by name; never the largest of a tensor.
+
+    Args:
+        values: By name.
+        share: Which share of all entries, from 0 to 1, rounded to whole entries.
+
+    Example:
+        >>> smallest_overall({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.1, 0.2, 9.0])}, 0.4)["b"]
+        tensor([ True,  True, False])
+    """
+    parts = [torch.zeros(0)]
+    for value in values.values():
+        flat = value.detach().flatten().float().cpu().clone()
+        flat[flat.argmax() if len(flat) else []] = torch.inf
+        parts.append(flat)
+    flat = torch.cat(parts)
+    count = min(round(share * len(flat)), len(flat) - len(values))
+    found = smallest(flat, count).split([value.numel() for value in values.values()])
+    return {name: part.view(values[name].shape) for name, part in zip(values, found, strict=True)}

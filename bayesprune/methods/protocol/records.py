@@ -109,6 +109,7 @@ class Decision:
         freeze: Names of modules, ``""`` for all: for the rest of the run their weights stay as they are, also where a
             phase starts anew, and they are in eval mode.
         stop: Whether the present phase ends now; the run is that much shorter.
+        spent: What it took to decide besides passes, such as a solver's work, multiply-adds; charged to the run.
         note: Fields of the epoch's row to set, see `EpochRow`.
 
     Example:
@@ -123,6 +124,7 @@ class Decision:
     off: dict[str, Tensor] = field(default_factory=dict)
     freeze: frozenset[str] = frozenset()
     stop: bool = False
+    spent: float = 0.0
     note: dict[str, Any] = field(default_factory=dict)
 
 

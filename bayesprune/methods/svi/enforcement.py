@@ -15,6 +15,9 @@ from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi.multiplier import NEGLIGIBLE
 from bayesprune.pruning import shrink
 
+PART = 32
+"""One of so many of the structures that are left may go before it is asked anew what each of them saves."""
+
 
 class Removable:
     """Which structures may be switched off: branches, and units as long as their layer keeps one.
@@ -76,6 +79,8 @@ def switch_off(
 ) -> Tensor:
     """Take structures out of ``on``, in the order of harm for what they save now, until the cost is at most ``goal``.
 
+    Where there are many, some go at a time, and of the last ones no more than it takes.
+
     Args:
         on: Structures that are on, shape ``(S,)``, bool.
         harm: By how much the loss rises without each, nats per example, not negative.
@@ -87,19 +92,42 @@ def switch_off(
         Those that are left on; as they were if none may go.
     """
     on, candidates = on.clone(), on.clone()
-    _, saving = savings(on)
+    cost, saving = savings(on)
     while bool(candidates.any()):
-        saving = saving.clamp(min=NEGLIGIBLE * float(saving.max()))
-        ratio = torch.where(candidates, harm / saving, torch.inf)
-        chosen = int(torch.where(ratio == ratio.min(), saving, -1.0).argmax())
-        candidates[chosen] = False
-        if not may_go(on, chosen):
-            continue
-        on[chosen] = False
+        going = []
+        for s in _least_harmful(candidates, harm, saving):
+            candidates[s] = False
+            if may_go(on, s):
+                on[s] = False
+                going.append(s)
         cost, saving = savings(on)
-        if cost <= goal:
-            break
+        if going and cost <= goal:
+            return _as_few(on, torch.tensor(going), lambda some: savings(some)[0] > goal)
     return on
+
+
+def _as_few(on: Tensor, going: Tensor, too_dear: Callable[[Tensor], bool]) -> Tensor:
+    """The structures in ``on`` and the last ones of ``going``, as many as there can be, at least one left out.
+
+    Args:
+        on: Structures that are on without those, shape ``(S,)``, bool.
+        going: Structures in the order in which they go.
+        too_dear: Says of structures whether they cost too much.
+    """
+    short = longest_start(going, lambda gone: too_dear(on.index_fill(0, going[len(gone) :], True)))
+    return on.index_fill(0, going[len(short) + 1 :], True)
+
+
+def _least_harmful(candidates: Tensor, harm: Tensor, saving: Tensor) -> list[int]:
+    """Of the candidates those that do the least harm for what they save: one of ``PART``, of few but one.
+
+    Of those that do as much, the one that saves most comes first.
+    """
+    saving = saving.clamp(min=NEGLIGIBLE * float(saving.max()))
+    chosen = candidates.nonzero()[:, 0]
+    chosen = chosen[saving[chosen].argsort(descending=True, stable=True)]
+    chosen = chosen[(harm / saving)[chosen].argsort(stable=True)]
+    return chosen[: max(1, len(chosen) // PART)].tolist()
 
 
 def switch_on(on: Tensor, harm: Tensor, savings: Callable[[Tensor], tuple[float, Tensor]], limit: float) -> Tensor:

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesprune.infer import BayesianNet
-from bayesprune.layers.gate import INITIAL_THETA
+from bayesprune.layers.gate import INITIAL_THETA, Gate
 from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.sampled import SampledSteps
+from bayesprune.methods.svi.schedule import is_deep
 from bayesprune.schema import Check, record
 
 
 @torch.no_grad()
 def begin(net: BayesianNet) -> None:
     """Take θ of the gates that inference begins with another θ than they were built with there, see `Gate.begin`."""
-    for gate, theta in zip(net.gates(), net.by_gate(net.theta).values(), strict=True):
-        if gate.begin is not None and bool(torch.isclose(theta, torch.full_like(theta, INITIAL_THETA)).all()):
+    for gate, theta in _as_built(net):
+        if gate.begin is not None:
             theta.fill_(gate.begin)
+
+
+@torch.no_grad()
+def begin_whole(net: BayesianNet) -> None:
+    """In a deep network, let all gates whose θ are as they were built, and that have no other beginning, begin at 1."""
+    if net.prior_type.decides and is_deep(net):
+        for gate, theta in _as_built(net):
+            if gate.begin is None:
+                theta.fill_(1.0)
+
+
+def _as_built(net: BayesianNet) -> Iterator[tuple[Gate, Tensor]]:
+    """The gates whose θ nobody chose, with these."""
+    for gate, theta in zip(net.gates(), net.by_gate(net.theta).values(), strict=True):
+        if bool(torch.isclose(theta, torch.full_like(theta, INITIAL_THETA)).all()):
+            yield gate, theta
 
 
 class GateUpdates:
@@ -46,7 +63,7 @@ class GateUpdates:
     """
 
     def __init__(self, net: BayesianNet, mean: Callable[[Tensor], Tensor] = torch.clone):
-        self.sampled, self.exact = SampledSteps(net, mean), ExactSteps(net, mean)
+        self.net, self.sampled, self.exact = net, SampledSteps(net, mean), ExactSteps(net, mean)
 
     @property
     def net_cost(self) -> Tensor:
@@ -56,9 +73,17 @@ class GateUpdates:
 
     @property
     def differences(self) -> Tensor:
-        """Latest estimate of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``; NaN before there is one."""
+        """Latest estimate of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``; NaN before there is one.
+
+        Derivatives alone, without a correction, tell of units of which nothing was sampled.
+        """
         exact, sampled = self.exact, self.sampled.differences
-        return torch.where(exact.error.isinf(), sampled, exact.differences) if exact.evaluations else sampled
+        if not exact.evaluations:
+            return sampled
+        found, shared = exact.differences, self.net.num_shared
+        unknown = exact.error.isinf()
+        unknown[shared:] &= ~sampled[shared:].isnan()
+        return torch.where(unknown, sampled, found)
 
     @property
     def least_cost(self) -> Tensor:

@@ -14,7 +14,7 @@ from bayesprune.infer import BatchObjective, BayesianNet, GateSampler, get_estim
 from bayesprune.infer.objective import penalty
 from bayesprune.infer.targets import joined_targets, losses
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Value
-from bayesprune.methods.svi.gates import GateUpdates, begin
+from bayesprune.methods.svi.gates import GateUpdates, begin, begin_whole
 from bayesprune.methods.svi.normal_weights import count_due, divergence_due, divergence_share, scales_due
 from bayesprune.methods.svi.payoff import Payoff
 from bayesprune.methods.svi.penalties import make_penalty
@@ -25,6 +25,8 @@ from bayesprune.methods.svi.settling import Settling
 from bayesprune.methods.svi.shrinkage import shrink_weights
 from bayesprune.schema import generator_state, record, require, tensor
 
+RARELY = 4
+"""At the first of so many evaluations gates that a batch shares are judged under a budget, if none were sampled."""
 EXAMPLES = 1024
 """How many examples tell how many parameters the fit has taken, at least if there are as many."""
 
@@ -73,6 +75,7 @@ class SVI(Method):
             )
         if net.weights_posterior.name == "normal" and run.engine.divides:
             raise ConfigError("fit: Normal weights cannot be divided among processes; take strategy 'auto'")
+        begin_whole(net)
         self.updates = GateUpdates(net, run.engine.mean)
         self.sampler = GateSampler(net, int(run.engine.broadcast(int(torch.randint(2**62, ())))))
         self.settling = Settling(net, self.sampler, self.updates.exact, self.schedule, settings.every)
@@ -149,9 +152,7 @@ class SVI(Method):
             net.refresh(self.settings.temperature * divergence_share(schedule, step))
         if self.penalty.due(step):
             if self.penalty.needs_differences:
-                run.engine.average_statistics(net)
-                with run.engine.autocast():
-                    self.updates.sampled.add_shared_differences(run.batch.x, run.batch.y, self.sampler(*run.batch.part))
+                self._judge_shared(run, net)
             self._update_prices(step)
         if step == schedule.settle_start:
             self.updates.sampled.update_net_cost()
@@ -179,10 +180,20 @@ class SVI(Method):
         self.settling.gather(run, self._drawn, step)
         if (step - schedule.settle_start) % schedule.settle_every == schedule.settle_every - 1:
             self.updates.exact.step(schedule.settling_step(step))
+            if not schedule.samples and self.penalty.needs_differences and self.updates.exact.evaluations % RARELY == 1:
+                self._judge_shared(run, net)
+            if not schedule.samples:
+                self.penalty.approach(step, self.updates.differences)
             with run.engine.whole():
                 self._remove(run, net, step)
             self.sampler.synchronize()
             self._update_prices(step)
+
+    def _judge_shared(self, run: Run, net: BayesianNet) -> None:
+        """Learn by one batch what the gates bring that a batch shares."""
+        run.engine.average_statistics(net)
+        with run.engine.autocast():
+            self.updates.sampled.add_shared_differences(run.batch.x, run.batch.y, self.sampler(*run.batch.part))
 
     def _update_prices(self, step: int) -> None:
         """Let prices follow θ, and a budget's multiplier what the data say."""

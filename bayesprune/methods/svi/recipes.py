@@ -14,6 +14,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import Residual, normal_layers
 from bayesprune.methods.svi.settings import Settings
+from bayesprune.ops.grouped import is_depthwise
 from bayesprune.optim import OPTIMIZERS
 from bayesprune.pruning import CostPrice
 
@@ -76,6 +77,11 @@ BRANCHES = Recipe(128, 2e-3, weight_decay=1e-3, price=0.4, label_smoothing=0.0)
 CONVOLUTIONS = Recipe(128, 4e-3, weight_decay=1e-4, price=0.36, every=2, accelerate=True)
 SMALL_IMAGES = Recipe(128, 0.1, "sgd", 5e-4, 0.1, label_smoothing=0.0, augment=True, accelerate=True)
 LARGE_IMAGES = replace(SMALL_IMAGES, batch_size=256, weight_decay=1e-4)
+DEPTHWISE = replace(SMALL_IMAGES, batch_size=64, lr=3e-3, optimizer="adam")
+DEEP = replace(DEPTHWISE, lr=3e-4, weight_decay=1e-4)
+ATTENTION = replace(DEEP, lr=1e-3)
+MANY = 8
+"""So many convolutions without normalisation are deep: at the rate of a shallow network their outputs all become 0."""
 NORMAL_WEIGHTS: dict[str, Any] = {
     "lr": 1e-2,
     "optimizer": "adam",
@@ -92,7 +98,8 @@ def recommended(net: nn.Module, *, weights: str | None = None, trained: bool = F
     """How to train a network that is made like ``net``; a start, not the result of a search.
 
     What counts is what the network is made of. Without convolutions: whether it has gated branches. With them: whether
-    there is batch normalisation, and then whether the first convolution has a stride, which says that images are large.
+    there is batch normalisation, and then whether any is depthwise, and whether the first has a stride, which says that
+    images are large; without it whether there is layer normalisation, as in transformers, and how many they are.
 
     Args:
         net: The gated network, or the `BayesianNet` made of it. Where that was given a prior of the gates, this prior
@@ -120,5 +127,9 @@ def _made_like(modules: list[nn.Module]) -> Recipe:
     if not convolutions:
         return BRANCHES if any(isinstance(module, Residual) for module in modules) else PLAIN
     if not any(isinstance(module, _NormBase) for module in modules):
-        return CONVOLUTIONS
+        if any(isinstance(module, nn.LayerNorm) for module in modules):
+            return ATTENTION
+        return CONVOLUTIONS if len(convolutions) < MANY else DEEP
+    if any(is_depthwise(module) for module in convolutions):
+        return DEPTHWISE
     return LARGE_IMAGES if max(convolutions[0].stride) > 1 else SMALL_IMAGES

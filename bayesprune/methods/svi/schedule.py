@@ -12,7 +12,9 @@ import numpy as np
 
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
+from bayesprune.graph import gates_in_a_row
 from bayesprune.infer import BayesianNet
+from bayesprune.layers import eval_mode
 from bayesprune.optim.rates import warmup_steps
 
 FRACTIONS = "sample_from", "settle_from", "fine_tune_from", "slab_by"
@@ -22,9 +24,12 @@ FEWEST = 4
 LEAST_STEPS, LEAST_CHECKS = 8, 20
 """How many steps there are between two exact evaluations at least, where as many evaluations remain: each takes about
 as long as a step of a small network."""
+DEEP = 6
+"""From how many gates in a row on a network is deep. LeNet-5 with gates on all that it computes has 4."""
 DEFAULTS: dict[str, dict[str, float]] = {
     "point": {},
     "branches": {"settle_from": 0.25, "fine_tune_from": 0.5, "exact_share": 0.1},
+    "deep": {"sample_from": 0.1, "settle_from": 0.1, "fine_tune_from": 0.3, "exact_share": 0.1},
     "frozen": {"settle_from": 0.35, "fine_tune_from": 0.7},
     "normal": {"sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
     "fixed": {
@@ -32,10 +37,13 @@ DEFAULTS: dict[str, dict[str, float]] = {
         **{"checks_per_epoch": 1, "exact_share": 1.0},
     },
 }
-"""By posterior of the weights, ``branches`` for points in a network that has gated branches, ``frozen`` for points of
-which some rest, or ``fixed`` for a fixed prior of the gates, the fields of `Schedule` that are not at default. A branch
-is judged by a flip, which costs half a forward pass, where derivatives tell of all units at once, and a deep network
-has to learn more before its depth can be decided; half of the run is left for the weights to find their place. Where
+"""By posterior of the weights, ``deep`` for points in a network that `is_deep`, ``branches`` for points in another one
+that has gated branches, ``frozen`` for points of which some rest, or ``fixed`` for a fixed prior of the gates, the
+fields of `Schedule` that are not at default. Through many gates in a row hardly any signal passes while they are drawn
+in the middle of their way, so a deep network does not sample: its gates begin at 1, where none is drawn, and settle as
+soon as the learning rate is up, some at a time. In others a branch
+is judged by a flip, which costs half a forward pass, where derivatives tell of all units at once, and depth is decided
+when more is learnt; half of the run is left for the weights to find their place. Where
 weights rest, they gain nothing by fine-tuning, and gates have to be the surer. With Normal weights gates are judged by
 the evidence, which tells nothing before their variances have found their place. Under a fixed prior θ are
 probabilities: they follow the weights to the end, and evaluations see all
@@ -127,6 +135,11 @@ class Schedule:
         """First step of fine-tuning."""
         return round(self.fine_tune_from * self.steps)
 
+    @property
+    def samples(self) -> bool:
+        """Whether there is any sampling."""
+        return self.sample_start < self.settle_start
+
     @cached_property
     def settle_every(self) -> int:
         """Steps between exact evaluations: 4 at least in the phase, 8 steps apart where that leaves 20 of them."""
@@ -157,8 +170,15 @@ class Schedule:
         return self.travel / max(1, count) * (1 - (1 - self.last) * share) / (0.5 * (1 + self.last))
 
     def sampling_done(self, step: int) -> float:
-        """How much of sampling is over at this step: from 0 to 1, and on beyond its end."""
-        return max(0.0, (step - self.sample_start) / max(1, self.settle_start - self.sample_start))
+        """How much of sampling, or without it of settling, is over at this step: from 0 to 1, and on beyond its end."""
+        end = self.settle_start if self.samples else self.settle_end
+        return max(0.0, (step - self.sample_start) / max(1, end - self.sample_start))
+
+
+def is_deep(net: BayesianNet) -> bool:
+    """Whether so many gates stand in a row that they cannot all be drawn: ``DEEP`` of them."""
+    with eval_mode(net):
+        return gates_in_a_row(net.traced) >= DEEP
 
 
 def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: Mapping[str, Any]) -> Schedule:
@@ -177,9 +197,12 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: M
     if unknown:
         raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
     kind = net.weights_posterior.name if net.prior_type.decides else "fixed"
-    if kind == "point" and net.num_branches:
+    learning = all(weight.requires_grad for weight in net.weights().values())
+    if kind == "point" and learning and is_deep(net):
+        kind = "deep"
+    elif kind == "point" and net.num_branches:
         kind = "branches"
-    elif kind == "point" and not all(weight.requires_grad for weight in net.weights().values()):
+    elif kind == "point" and not learning:
         kind = "frozen"
     defaults = {field.name: field.default for field in fields(Schedule) if field.name in FRACTIONS} | DEFAULTS[kind]
     return Schedule(epochs, steps_per_epoch, **{**defaults, **_in_order(defaults, chosen), **chosen})

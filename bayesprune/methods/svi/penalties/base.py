@@ -81,6 +81,14 @@ class Penalty(ABC):
         """
         return off
 
+    def approach(self, step: int, differences: Tensor) -> None:  # noqa: B027
+        """While gates settle that were not sampled: switch off what has to go by now.
+
+        Args:
+            step: The step that is done.
+            differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
+        """
+
     def enforce(self, differences: Tensor) -> bool:
         """At the end of settling: switch off what has to go, whatever the data say.
 

@@ -15,7 +15,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.enforcement import Removable, longest_start, only_on, switch_off, switch_on
-from bayesprune.methods.svi.multiplier import Multiplier, dual_maximiser
+from bayesprune.methods.svi.multiplier import LEAST, START, Multiplier, dual_maximiser
 from bayesprune.methods.svi.penalties.base import Penalty
 from bayesprune.methods.svi.penalties.relative import RelativeCost
 from bayesprune.methods.svi.penalties.timing import Timing
@@ -101,10 +101,32 @@ class BudgetPenalty(Penalty):
         """One step of dual ascent."""
         if len(savings) == 0 or bool(differences.isnan().any()):
             return
-        share = budget_share(self.schedule, step)
-        target = self._beginning ** (1 - share) * (MARGIN * self.budget.fraction) ** share
+        target = self._target(step)
         best = dual_maximiser(differences, savings, target, self._cost)
+        if not self.schedule.samples and self._multiplier.value == START:
+            self._multiplier.value = max(LEAST, best)
         self._multiplier.step(self.expected, target, best)
+
+    def _target(self, step: int) -> float:
+        """What the cost is to have come down to after this step."""
+        share = budget_share(self.schedule, step)
+        return float(self._beginning ** (1 - share) * (MARGIN * self.budget.fraction) ** share)
+
+    def approach(self, step: int, differences: Tensor) -> None:
+        """Switch off what does the least harm for what it saves, as far as the target of this step asks for it.
+
+        Args:
+            step: The step that is done.
+            differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
+        """
+        on, target = (self.net.theta.detach() > 0.5).cpu(), self._target(step)
+        if self._cost(on) > target:
+            left = switch_off(on, self._harm(differences), self._cost.savings, target, Removable(self.net))
+            self._set(on & ~left, 0.0)
+
+    def _harm(self, differences: Tensor) -> Tensor:
+        """By how much the loss rises without each, nats per example, not negative; shape ``(S,)``."""
+        return (-self._unpriced(differences)).nan_to_num().clamp(min=0)
 
     def may_go(self, off: Tensor, net_cost: Tensor) -> Tensor:
         """As many of them as leave what the budget pays for, the dearest first: others come back as a ν too high falls.
@@ -133,7 +155,7 @@ class BudgetPenalty(Penalty):
             Whether any structure was switched off.
         """
         before = on = (self.net.theta.detach() > 0.5).cpu()
-        harm = (-self._unpriced(differences)).nan_to_num().clamp(min=0)
+        harm = self._harm(differences)
         may_go = Removable(self.net)
         left = self._compacted(on)
         while left > self.budget.fraction:
@@ -145,7 +167,7 @@ class BudgetPenalty(Penalty):
         if torch.equal(on, before) and len(on):
             on, left = self._filled(on, left, harm)
         self._at_rest = left
-        self._switch_on(on & ~before)
+        self._set(on & ~before, 1.0)
         return self._switch_off(before & ~on, int(before.sum()))
 
     def _filled(self, on: Tensor, left: float, harm: Tensor) -> tuple[Tensor, float]:
@@ -156,17 +178,16 @@ class BudgetPenalty(Penalty):
             return on, left
         return more, filled
 
-    def _switch_on(self, returned: Tensor) -> None:
-        """Set θ of the structures in ``returned`` to 1."""
+    def _set(self, chosen: Tensor, theta: float) -> None:
+        """Set θ of the structures in ``chosen``."""
         with torch.no_grad():
-            self.net.theta[returned.to(self.net.theta.device)] = 1.0
+            self.net.theta[chosen.to(self.net.theta.device)] = theta
 
     def _switch_off(self, forced: Tensor, before: int) -> bool:
         """Set θ of the structures in ``forced`` to 0, and say how many of those ``before`` they are."""
         count = int(forced.sum())
         if count:
-            with torch.no_grad():
-                self.net.theta[forced.to(self.net.theta.device)] = 0.0
+            self._set(forced, 0.0)
             warnings.warn(
                 f"{count} of {before} structures had to be switched off at the end of settling to meet the "
                 f"budget {self.budget}; {self._at_rest:.4f} are left. A longer run settles closer to it",

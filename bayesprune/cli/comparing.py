@@ -1,0 +1,111 @@
+"""The command that compares methods of pruning."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from bayesprune.cli.encoding import write
+from bayesprune.cli.folder import check_new
+from bayesprune.comparison import Plan, Row, compare
+from bayesprune.comparison.compare import PAGE
+from bayesprune.comparison.estimate import estimate
+from bayesprune.comparison.material import Material
+from bayesprune.comparison.plan import FULL, QUICK
+from bayesprune.comparison.result import ending
+from bayesprune.errors import ConfigError
+
+HOUR = 3600
+
+
+def planned(settings: str | None, quick: bool, methods: str | None) -> Plan:
+    """What is to be compared.
+
+    Args:
+        settings: A TOML file; ``None`` for one of the package's.
+        quick: Whether that is the quick one.
+        methods: Names, with commas between them; ``None`` for all that the settings have.
+
+    Raises:
+        ConfigError: for settings that cannot work, and for a file beside ``--quick``.
+    """
+    if settings is not None and quick:
+        raise ConfigError(f"--quick is a settings file of its own; leave out --quick or {settings}")
+    plan = Plan.read(settings or (QUICK if quick else FULL))
+    return plan if methods is None else plan.only([name.strip() for name in methods.split(",")])
+
+
+def say_estimate(plan: Plan, data_dir: str) -> None:
+    """Write how many runs there are, and about what they take.
+
+    Args:
+        plan: What is compared.
+        data_dir: Folder of torchvision's data sets.
+    """
+    found = estimate(plan, Material(data_dir))
+    write(f"runs on held-out training data: {found.tuning}; runs that are compared: {found.test}")
+    write(f"about {found.macs:.2g} multiply-adds, {found.seconds / HOUR:.2g} hours of one processor")
+
+
+def compare_and_show(plan: Plan, out: Path, workers: int, data_dir: str, resume: bool, console: Console) -> None:
+    """Compare, and show every run as it ends, and the table.
+
+    Args:
+        plan: What is compared.
+        out: Folder of all files.
+        workers: How many processes train at a time.
+        data_dir: Folder of torchvision's data sets.
+        resume: Whether the folder may hold a part of the comparison.
+        console: Where to show a bar, if that is a terminal.
+
+    Raises:
+        BayesPruneError: as `compare`, and for a folder that is not empty.
+    """
+    if not resume:
+        check_new(out)
+    with ExitStack() as held:
+        show = held.enter_context(_Bars(console)) if console.is_terminal else _say
+        result = compare(plan, out=out, workers=workers, data_dir=data_dir, on_row=show)
+    write(result.table())
+    if said := ending(result.rows):
+        write(f"\nruns that came to nothing:\n{said}")
+    write(f"\nresults: {out / PAGE}")
+
+
+class _Bars:
+    """A bar for each stage.
+
+    Args:
+        console: Where.
+    """
+
+    def __init__(self, console: Console):
+        columns = TextColumn("{task.fields[stage]:7}"), MofNCompleteColumn(), BarColumn(24), TimeRemainingColumn()
+        self.bars = Progress(*columns, TextColumn("{task.description}"), console=console)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, row: Row, done: int, count: int) -> None:
+        if row.stage not in self.tasks:
+            self.tasks[row.stage] = self.bars.add_task("", total=count, stage=row.stage)
+        self.bars.update(self.tasks[row.stage], completed=done, description=_said(row))
+
+
+def _say(row: Row, done: int, count: int) -> None:
+    """A line for a row."""
+    write(f"{row.stage} {done:{len(str(count))}d}/{count}  {_said(row)}")
+
+
+def _said(row: Row) -> str:
+    goal = "" if row.measure == "free" else f" {row.measure}={row.share:g}"
+    end = row.error or f"accuracy {100 * row.accuracy:.2f} %"
+    return f"{row.task} {row.method}{goal} x{row.compute:g} seed {row.seed}: {end}, {row.cpu_seconds:.1f} s"

@@ -1,0 +1,85 @@
+"""Accuracy over what is left, with intervals: one panel a task, measure and compute."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bayesprune.comparison.goals import FREE, MACS, OURS
+from bayesprune.comparison.runs import labels
+from bayesprune.comparison.statistics import Line
+from bayesprune.errors import ConfigError
+from bayesprune.reports.picture import grid, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEFT = {MACS: "multiply-adds left", "weights": "weights left"}
+
+
+def draw_curves(lines: Sequence[Line]) -> Figure:
+    """A figure of all lines that have goals; what ends where it ends is a level line.
+
+    Args:
+        lines: From `statistics.lines`.
+
+    Raises:
+        ConfigError: if none came to something.
+    """
+    fine = [line for line in lines if line.accuracy.count]
+    panels = list(dict.fromkeys((line.task, line.measure, line.compute) for line in fine if line.measure != FREE))
+    if not panels:
+        raise ConfigError("compare: no run came to anything that could be drawn; look at the errors in the rows")
+    methods = list(dict.fromkeys(line.method for line in fine))
+    columns, rows = grid(len(panels))
+    figure = new_figure(4.6 * columns, 3.4 * rows, "")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for place, panel in zip(axes, panels, strict=False):
+        _draw_panel(place, panel, [line for line in fine if (line.task, line.compute) == (panel[0], panel[2])], methods)
+    for unused in list(axes)[len(panels) :]:
+        unused.axis("off")
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: tuple[str, str, float], lines: Sequence[Line], methods: Sequence[str]) -> None:
+    """One panel.
+
+    Args:
+        axes: Where.
+        panel: Task, measure and compute.
+        lines: Those of the task and compute.
+        methods: All methods, which have the same colours everywhere.
+    """
+    from matplotlib import colormaps
+
+    task, measure, compute = panel
+    names, colours = labels(methods), colormaps["tab20"]
+    for number, method in enumerate(methods):
+        its = [line for line in lines if line.method == method]
+        here = sorted((line for line in its if line.measure == measure), key=lambda line: line.share)
+        style = {"color": colours(number % 20), "label": names[method], "linewidth": 2.4 if method == OURS else 1.2}
+        if here:
+            half = [100 * min(line.accuracy.half, 1.0) if line.accuracy.count > 1 else 0.0 for line in here]
+            means = [100 * line.accuracy.mean for line in here]
+            axes.errorbar([line.mean(f"{measure}_left") for line in here], means, half, marker="o", capsize=2, **style)
+        elif its and its[0].measure == FREE:
+            axes.axhline(100 * its[0].accuracy.mean, linestyle=":", **style)
+    axes.set_xscale("log")
+    axes.set_xlabel(LEFT[measure])
+    axes.set_ylabel("accuracy %")
+    axes.set_title(f"{task}, compute {compute:g}×", fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=6, frameon=False)
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as an ``svg`` element, the same for the same figure."""
+    import matplotlib
+
+    content = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "bayesprune", "svg.fonttype": "none"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    text = content.getvalue()
+    return text[text.index("<svg") :]

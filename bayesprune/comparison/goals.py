@@ -1,0 +1,222 @@
+"""What is to be left of a network, how each method is told, and whether it got there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.data.inputs import Inputs
+from bayesprune.errors import ConfigError
+from bayesprune.layers import gates_of
+from bayesprune.methods import get_method
+from bayesprune.methods.dropnet import DropNet
+from bayesprune.pruning import ExpectedCost
+
+MACS, WEIGHTS, FREE = "macs", "weights", "free"
+"""Multiply-adds of the compacted network; its weights that are not 0; whatever it ends with."""
+SPARSITY = "sparsity"
+"""What methods call the share of weights that are 0."""
+DENSE, OURS, SMALL = "none", "svi", "small"
+"""Plain training; variational inference; and a control, the network that is narrower from the start on."""
+NEAR = 0.01
+"""How near to a goal is near enough, see `Goal.missed`."""
+HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be left.
+
+    Attributes:
+        measure: ``"macs"``, ``"weights"`` or ``"free"``.
+        share: Of what the dense network has; 1 for a free goal.
+
+    Example:
+        >>> Goal("macs", 0.1).missed(0.095), Goal("macs", 0.1).missed(0.102)
+        (False, True)
+    """
+
+    measure: str
+    share: float = 1.0
+
+    def missed(self, left: float) -> bool:
+        """Whether so large a share is no answer to the goal.
+
+        More than the goal by one in a hundred of it would be an advantage. Less by as much as one in a hundred of the
+        dense network is the method's own loss: a single unit may be as much as that.
+        """
+        return self.measure != FREE and not self.share - NEAR <= left <= self.share * (1 + NEAR)
+
+    def __str__(self) -> str:
+        return FREE if self.measure == FREE else f"{self.measure}={self.share:g}"
+
+
+def told_by(method: str) -> str | None:
+    """The option by which a method is told what to leave; ``None`` for those that end where they end.
+
+    Args:
+        method: Its name.
+
+    Raises:
+        ConfigError: for an unknown one.
+    """
+    if method == OURS:
+        return "budget"
+    if method in AIMS:
+        return AIMS[method][1]
+    if method == SMALL or method in REGULARISERS:
+        return None
+    options = get_method(method).options()
+    return next((name for name in (MACS, SPARSITY) if name in options), None)
+
+
+def measures_of(method: str) -> tuple[str, ...]:
+    """The measures in which a method can be told what to leave; ``"free"`` alone for those that end where they end.
+
+    Args:
+        method: Its name.
+
+    Raises:
+        ConfigError: for an unknown one.
+    """
+    if method in (OURS, SMALL):
+        return (MACS, WEIGHTS) if method == OURS else (MACS,)
+    if method in AIMS:
+        return (AIMS[method][0],)
+    return ({MACS: MACS, SPARSITY: WEIGHTS, None: FREE}[told_by(method)],)
+
+
+REGULARISERS = ("dsd",)
+"""Methods whose sparsity is that of a phase, and not of what they end with."""
+
+
+@dataclass(frozen=True)
+class Aimed:
+    """What a goal is aimed at with.
+
+    Attributes:
+        net: The gated network as it begins.
+        example: One input.
+        epochs: Length of the run.
+    """
+
+    net: nn.Module
+    example: Inputs
+    epochs: int
+
+
+def aim(method: str, goal: Goal, options: Mapping[str, Any], at: Aimed) -> dict[str, Any]:
+    """The options by which a method leaves what the goal says, besides those that it has.
+
+    Args:
+        method: Its name, other than `OURS` and `SMALL`.
+        goal: What is to be left.
+        options: The others, as they were tuned.
+        at: What it is trained on.
+
+    Raises:
+        ConfigError: if the method cannot leave that; with the closest that it can.
+    """
+    if goal.measure == FREE:
+        return {}
+    if method in AIMS:
+        _, option, solve = AIMS[method]
+        return {option: solve(goal.share, options, at)}
+    return {MACS: goal.share} if goal.measure == MACS else {SPARSITY: 1 - goal.share}
+
+
+def share_of(net: nn.Module, example: Inputs) -> Callable[[Mapping[str, Tensor]], float]:
+    """What gives the share of multiply-adds that is left when each gate keeps its first structures.
+
+    Args:
+        net: The gated network.
+        example: One input.
+    """
+    expected = ExpectedCost(net, example, (MACS,))
+
+    def share(kept: Mapping[str, Tensor]) -> float:
+        theta = {name: kept[name].double() if name in kept else torch.ones(g.size) for name, g in gates_of(net).items()}
+        return float(expected(theta)[MACS]) / expected.total[MACS]
+
+    return share
+
+
+def least(found: Callable[[float], float], share: float, what: str) -> float:
+    """The smallest number between 0 and 1 at which a falling function is at most ``share``.
+
+    Args:
+        found: The function.
+        share: What it is to give.
+        what: What gives it, for messages.
+
+    Raises:
+        ConfigError: if it never is, or jumps over all that would do.
+    """
+    low, high = 0.0, 1.0 - 1e-9
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if found(middle) <= share else (middle, high)
+    if Goal(WEIGHTS, share).missed(found(high)):
+        raise ConfigError(
+            f"{what} cannot leave {share:g}; the closest reachable are {found(high):.4f}, {found(low):.4f}"
+        )
+    return high
+
+
+def _dropnet(share: float, options: Mapping[str, Any], at: Aimed) -> float:
+    """DropNet's share: as many units of each gate are left as its cycles leave, whichever they are."""
+    cycles = min(options.get("cycles", DropNet().cycles), at.epochs)
+    left_of = share_of(at.net, at.example)
+    sizes = {name: gate.size for name, gate in gates_of(at.net).items() if gate.size > 1}
+
+    def left(part: float) -> float:
+        kept = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
+        for _ in range(cycles - 1):
+            kept = {name: on & ~DropNet(part).quiet(torch.arange(len(on)).float(), on) for name, on in kept.items()}
+        return left_of(kept)
+
+    return least(left, share, f"dropnet in {cycles} cycles")
+
+
+def _lottery(share: float, options: Mapping[str, Any], at: Aimed) -> float:
+    """The share of a lottery ticket: of the last layer half of it goes in each cycle."""
+    rounds = min(options.get("cycles", get_method("lottery").options()["cycles"]), at.epochs) - 1
+    *hidden, last = _sizes(at.net)
+
+    def left(part: float) -> float:
+        return (sum(hidden) * (1 - part) ** rounds + last * (1 - part / 2) ** rounds) / (sum(hidden) + last)
+
+    return least(left, share, f"lottery in {rounds + 1} cycles")
+
+
+def _targeted_dropout(share: float, options: Mapping[str, Any], at: Aimed) -> float:
+    """γ of targeted dropout, which leaves the last layer alone and takes whole weights of each output."""
+    *hidden, last = [(len(weight), weight[0].numel()) for weight in _weights(at.net)]
+    total = sum(outputs * inputs for outputs, inputs in (*hidden, last))
+
+    def left(gamma: float) -> float:
+        gone = sum(outputs * int(gamma * inputs) for outputs, inputs in hidden)
+        return 1 - gone / total
+
+    return least(left, share, "targeted_dropout")
+
+
+def _weights(net: nn.Module) -> list[Tensor]:
+    """The weights that methods may mask: those of at least two dimensions."""
+    return [weight for name, weight in net.named_parameters() if weight.dim() > 1]
+
+
+def _sizes(net: nn.Module) -> list[int]:
+    return [weight.numel() for weight in _weights(net)]
+
+
+AIMS: dict[str, tuple[str, str, Callable[[float, Mapping[str, Any], Aimed], float]]] = {
+    "dropnet": (MACS, "share", _dropnet),
+    "lottery": (WEIGHTS, "share", _lottery),
+    "targeted_dropout": (WEIGHTS, "gamma", _targeted_dropout),
+}
+"""Methods that are told by something else than a share of what is left: measure, option, and what solves for it."""

@@ -1,0 +1,239 @@
+"""What is compared: a settings file that is written before anything is run, and read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bayesprune.atomic import file_errors
+from bayesprune.checked import real, whole
+from bayesprune.comparison.goals import FREE, MACS, OURS, SMALL, WEIGHTS, Goal, measures_of, told_by
+from bayesprune.comparison.ranges import Ranges, read_range
+from bayesprune.errors import ConfigError
+from bayesprune.methods import NAMES, get_method
+from bayesprune.methods.svi.schedule import FRACTIONS
+from bayesprune.methods.svi.settings import Settings
+
+QUICK, FULL = "quick", "full"
+"""The settings files that come with the package."""
+RATE = "lr"
+"""The option that every method has: the learning rate, in units of what is recommended for the network."""
+OF_OURS = (*Settings.__dataclass_fields__, *FRACTIONS)
+"""What may be tuned of variational inference."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network on a data set.
+
+    Attributes:
+        net: Name of the network, as `bayesprune.networks.build` takes it.
+        data: Name of the data set, as `bayesprune.data.load` takes it.
+        epochs: Length of a dense run.
+        limit: Number of training examples; ``None`` for all.
+        side: Pixels a side that images are averaged to; ``None`` for their own.
+        width: Channels of the first stage; ``None`` for the network's own.
+
+    Example:
+        >>> Task("lenet300", "digits", epochs=20).name
+        'lenet300-digits'
+    """
+
+    net: str
+    data: str
+    epochs: int
+    limit: int | None = None
+    side: int | None = None
+    width: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What rows call it."""
+        return f"{self.net}-{self.data.partition(':')[0]}"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How options are chosen, for each method and task alike.
+
+    Attributes:
+        trials: How many there are, the defaults among them.
+        seed: Of all of them; none of the seeds that are compared.
+        held_out: Which share of the training examples they are scored on.
+        macs: The goal that structured methods have meanwhile.
+        weights: That of methods that mask weights.
+    """
+
+    trials: int
+    seed: int
+    held_out: float = 0.1
+    macs: float = 0.25
+    weights: float = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before the first run.
+
+    Attributes:
+        title: What the page is called.
+        tasks: The networks and data.
+        methods: By name of a method, what may be tuned of it.
+        seeds: Those of the runs that are compared.
+        tuning: How options are chosen.
+        macs: The shares of multiply-adds that structured methods leave.
+        weights: The shares of weights that others leave.
+        compute: What a run may take to compute, in units of a dense run.
+        retrained: Methods whose last networks are trained anew from fresh weights, as a control.
+
+    Example:
+        >>> plan = Plan.read("quick")
+        >>> [str(goal) for goal in plan.goals("magnitude")]
+        ['weights=0.1', 'weights=0.02']
+    """
+
+    title: str
+    tasks: tuple[Task, ...]
+    methods: dict[str, Ranges]
+    seeds: tuple[int, ...]
+    tuning: Tuning
+    macs: tuple[float, ...] = (0.5, 0.25, 0.1)
+    weights: tuple[float, ...] = (0.1, 0.05, 0.02)
+    compute: tuple[float, ...] = (1.0, 2.0)
+    retrained: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, source: str | Path | Mapping[str, Any]) -> Plan:
+        """The plan of a settings file.
+
+        Args:
+            source: Path of a TOML file, ``"quick"`` or ``"full"`` for those of the package, or what such a file holds.
+
+        Raises:
+            ConfigError: for what is missing, unknown or cannot work.
+            FileError: if the file cannot be read.
+        """
+        given = dict(source) if isinstance(source, Mapping) else _parsed(source)
+        try:
+            tasks = tuple(Task(**task) for task in given.pop("tasks", ()))
+            tuning = Tuning(**given.pop("tuning", {}))
+            lists = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+            methods = {
+                name: {key: read_range(f"methods.{name}.{key}", value) for key, value in ranges.items()}
+                for name, ranges in lists.pop("methods", {}).items()
+            }
+            plan = cls(tasks=tasks, tuning=tuning, methods=methods, **lists)
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"compare: the settings cannot be read: {_said(error)}") from error
+        plan.check()
+        return plan
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ConfigError: for it.
+        """
+        for name, values in (("tasks", self.tasks), ("methods", self.methods), ("seeds", self.seeds)):
+            if not values:
+                raise ConfigError(f"compare: the settings name no {name}; give one at least")
+        for task in self.tasks:
+            whole(f"compare: epochs of {task.name}", task.epochs)
+        for seed in (*_numbers("seeds", self.seeds), self.tuning.seed):
+            whole("compare: a seed", seed, 0)
+        if self.tuning.seed in self.seeds or len({*self.seeds}) < len(self.seeds):
+            raise ConfigError("compare: seeds must differ from each other and from that of tuning")
+        whole("compare: tuning.trials", self.tuning.trials)
+        shares = {"held_out": self.tuning.held_out, "macs": self.tuning.macs, "weights": self.tuning.weights}
+        for name, share in shares.items():
+            real(f"compare: tuning.{name}", share, 0, 1)
+        for name in (MACS, WEIGHTS):
+            for share in _numbers(name, getattr(self, name)):
+                real(f"compare: each of {name}", share, 0, 1)
+        for multiple in _numbers("compute", self.compute):
+            real("compare: each of compute", multiple, 0)
+        self._check_methods()
+        if len({task.name for task in self.tasks}) < len(self.tasks):
+            raise ConfigError("compare: two tasks have the same network and data; each pair may be there once")
+
+    def _check_methods(self) -> None:
+        for name, ranges in self.methods.items():
+            if name not in (*NAMES, SMALL):
+                raise ConfigError(f"compare: unknown method {name!r}; known are {', '.join((*NAMES, SMALL))}")
+            known = OF_OURS if name == OURS else () if name == SMALL else get_method(name).options()
+            for option in ranges:
+                if option != RATE and option not in known:
+                    raise ConfigError(f"compare: {name} has no option {option!r}; it has {', '.join((RATE, *known))}")
+                if option == told_by(name):
+                    raise ConfigError(f"compare: {option!r} of {name} is what the goal says; it cannot be tuned too")
+        lacking = [name for name in self.retrained if name not in self.methods]
+        if lacking or (self.retrained and SMALL not in self.methods):
+            raise ConfigError(
+                f"compare: retrained names {', '.join(lacking) or 'methods'}, but "
+                f"{'methods does not' if lacking else f'methods has no {SMALL!r}, by whose options they are trained'}"
+            )
+
+    def only(self, names: Sequence[str]) -> Plan:
+        """The plan with these methods alone.
+
+        Raises:
+            ConfigError: if it has one of them not.
+        """
+        unknown = [name for name in names if name not in self.methods]
+        if unknown:
+            raise ConfigError(
+                f"compare: the settings have no method {unknown[0]!r}; they have {', '.join(self.methods)}"
+            )
+        retrained = tuple(name for name in self.retrained if name in names and SMALL in names)
+        return replace(self, methods={name: self.methods[name] for name in names}, retrained=retrained)
+
+    def goals(self, method: str) -> list[Goal]:
+        """What a method is to leave, goal by goal."""
+        shares = {MACS: self.macs, WEIGHTS: self.weights, FREE: (1.0,)}
+        return [Goal(measure, share) for measure in measures_of(method) for share in shares[measure]]
+
+    def tuning_goal(self, method: str) -> Goal:
+        """What it is to leave while its options are chosen."""
+        measure = measures_of(method)[0]
+        return Goal(measure, {MACS: self.tuning.macs, WEIGHTS: self.tuning.weights, FREE: 1.0}[measure])
+
+    def text(self) -> str:
+        """The plan as JSON, always the same for the same plan."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1)
+
+    @property
+    def digest(self) -> str:
+        """What tells it from every other plan."""
+        return hashlib.sha256(self.text().encode()).hexdigest()[:16]
+
+
+def _parsed(source: str | Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # before Python 3.11
+        import tomli as tomllib
+    if source in (QUICK, FULL):
+        content = resources.files("bayesprune.comparison").joinpath(f"{source}.toml").read_bytes()
+    else:
+        with file_errors("read the settings", source):
+            content = Path(source).read_bytes()
+    try:
+        return tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"compare: {source} is no TOML: {error}") from error
+
+
+def _numbers(name: str, values: object) -> tuple[Any, ...]:
+    if not isinstance(values, tuple):
+        raise ConfigError(f"compare: {name} must be a list, got {values!r}")
+    return values
+
+
+def _said(error: Exception) -> str:
+    """What Python says of unknown or missing fields, without the name of its method."""
+    return str(error).partition("__init__() ")[2] or str(error)

@@ -1,0 +1,148 @@
+"""What a comparison came to: rows, a table, curves and a page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayesprune.arguments import checked_arguments
+from bayesprune.atomic import write_atomically
+from bayesprune.comparison.curves import as_svg, draw_curves
+from bayesprune.comparison.goals import FREE
+from bayesprune.comparison.plan import Plan
+from bayesprune.comparison.rows import Row, failures
+from bayesprune.comparison.runs import labels
+from bayesprune.comparison.statistics import Interval, Line, lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEADER = ("network, data", "compute", "goal", "method", "accuracy %", "behind ours, points", "NLL", "ECE %")
+HEADER += ("multiply-adds left %", "weights left %", "compute taken", "CPU s", "runs")
+
+
+@dataclass(frozen=True, repr=False)
+class ComparisonResult:
+    """What a comparison came to.
+
+    Attributes:
+        plan: What was compared.
+        rows: One row a run of the test stage.
+        chosen: By task and method, what the trials spoke for.
+        machine: Processor and versions.
+
+    Example:
+        >>> from bayesprune.comparison import Plan, Row
+        >>> row = Row("test", "lenet300-digits", "magnitude", "weights", 0.1, 1.0, seed=0, accuracy=0.97)
+        >>> ComparisonResult(Plan.read("quick"), [row], {}, {})
+        ComparisonResult(1 run, 0 of which came to nothing)
+    """
+
+    plan: Plan
+    rows: list[Row]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """How many runs, and how many came to nothing."""
+        count = len(self.rows)
+        return f"ComparisonResult({count} run{'s' * (count != 1)}, {len(failures(self.rows))} of which came to nothing)"
+
+    def lines(self) -> list[Line]:
+        """One line a method and goal, the most accurate of a goal first."""
+        return lines(self.rows)
+
+    def table(self) -> str:
+        """All lines as a Markdown table: means over seeds with their 95 % intervals.
+
+        How far a method is behind ours is paired by seed; *tie* where the interval holds 0.
+        """
+        cells = [_cells(line) for line in self.lines()]
+        return "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *cells))
+
+    def plot(self) -> Figure:
+        """Accuracy over what is left.
+
+        Raises:
+            ConfigError: if no run came to anything.
+        """
+        return draw_curves(self.lines())
+
+    @checked_arguments
+    def html(self, path: str | Path) -> None:
+        """Write one page with all of it, which needs no other file.
+
+        Raises:
+            FileError: if it cannot be written there.
+        """
+        from jinja2 import Environment
+
+        template = resources.files("bayesprune.comparison").joinpath("page.html.j2").read_text(encoding="utf-8")
+        drawn = any(line.accuracy.count and line.measure != FREE for line in self.lines())
+        page = Environment(autoescape=True, trim_blocks=True).from_string(template)
+        text = page.render(
+            plan=self.plan,
+            picture=as_svg(self.plot()) if drawn else "",
+            header=HEADER,
+            cells=[_cells(line) for line in self.lines()],
+            chosen=self.chosen,
+            failures=failures(self.rows),
+            columns=list(Row.__dataclass_fields__),
+            rows=[asdict(row) for row in self.rows],
+            machine=json.dumps(self.machine, indent=1),
+        )
+        write_atomically(Path(path), text.encode())
+
+
+def _cells(line: Line) -> list[str]:
+    """A line of the table."""
+    return [
+        line.task,
+        f"{line.compute:g}×",
+        "as it ends" if line.measure == FREE else f"{line.measure} {100 * line.share:g} %",
+        labels([line.method])[line.method],
+        _interval(line.accuracy),
+        _behind(line.behind),
+        _number(line.mean("nll"), 4),
+        _number(100 * line.mean("ece"), 2),
+        _number(100 * line.mean("macs_left"), 2),
+        _number(100 * line.mean("weights_left"), 2),
+        _number(line.mean("charged"), 2),
+        _number(line.mean("cpu_seconds"), 1),
+        f"{len(line.rows) - line.failed} of {len(line.rows)}",
+    ]
+
+
+def _interval(found: Interval) -> str:
+    """A mean in percent, and what it may be off by."""
+    if found.count == 0:
+        return "–"
+    return f"{100 * found.mean:.2f}" + (f" ± {100 * found.half:.2f}" if math.isfinite(found.half) else "")
+
+
+def _behind(found: Interval | None) -> str:
+    if found is None or found.count == 0:
+        return ""
+    text = f"{100 * found.mean:+.2f}"
+    if not math.isfinite(found.half):
+        return text
+    tie = ", tie" if found.low <= 0 <= found.high else ""
+    return f"{text} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]{tie}"
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def ending(rows: Sequence[Row]) -> str:
+    """The errors of a comparison, most frequent first, a line each."""
+    counted: dict[str, int] = {}
+    for row in failures(rows):
+        said = f"{row.task}, {row.method}: {row.error}"
+        counted[said] = counted.get(said, 0) + 1
+    return "\n".join(f"{count} × {said}" for said, count in sorted(counted.items(), key=lambda pair: -pair[1]))

@@ -1,0 +1,119 @@
+"""One run from its beginning to its row."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import bayesprune
+from bayesprune.comparison.goals import MACS, WEIGHTS
+from bayesprune.comparison.material import Material, example
+from bayesprune.comparison.measuring import Clock, forget_peak, nonzero, peak_mib, scores
+from bayesprune.comparison.rows import Row, read_row, write_row
+from bayesprune.comparison.runs import TEST, Run
+from bayesprune.comparison.training import Begun, train
+from bayesprune.errors import BayesPruneError, CheckpointError, ConfigError, NonFiniteLossError
+from bayesprune.pruning import compact, cost, save
+
+ROW, MODEL, CLOCK = "row.json", "model.safetensors", "clock.json"
+SLACK = 1.05
+"""How much more than it is allowed a run may take to compute: what it takes differs from seed to seed."""
+
+
+def row_of(run: Run, root: Path, material: Material, held_out: float) -> Row:
+    """The row of a run, which is made unless it was before; a run that comes to nothing leaves one that says why.
+
+    Args:
+        run: The run.
+        root: The folder of the comparison.
+        material: Where networks and data come from.
+        held_out: Which share of the training examples the stages before the test are scored on.
+
+    Raises:
+        CheckpointError: if the folder holds a row that was made by other settings.
+    """
+    folder = root / run.folder
+    path = folder / ROW
+    if path.exists():
+        row = read_row(path)
+        if row.settings != run.settings:
+            raise CheckpointError(f"{path} was made by other settings ({row.settings}, now {run.settings}); delete it")
+        return row
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = material.held_out(run.task, held_out) if run.stage != TEST else material.splits(run.task)
+    clock = Clock(folder / CLOCK)
+    begun = Begun(run, material, splits, material.recipe(run.task, splits), folder, root, clock)
+    forget_peak()
+    said: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = _ended(begun, clock)
+    except NonFiniteLossError as error:
+        classes = splits.num_classes
+        found = {"accuracy": 1 / classes, "nll": math.log(classes), "error": _line(error)}
+    except Exception as error:  # whatever it is, others go on
+        found = {"error": _line(error)}
+    found = {"cpu_seconds": clock.seconds, **found, "peak_mib": peak_mib(), "version": bayesprune.__version__}
+    row = Row.of(run, **found, warnings="; ".join(dict.fromkeys(str(one.message) for one in said)))
+    write_row(path, row)
+    for name in ("checkpoint.pt", "history.csv", CLOCK):
+        (folder / name).unlink(missing_ok=True)
+    return row
+
+
+def _ended(begun: Begun, clock: Clock) -> dict[str, Any]:
+    """What a run ended with.
+
+    Args:
+        begun: What it begins with.
+        clock: Stopped where the network is there, before it is scored.
+    """
+    if begun.run.parent is not None and not (begun.root / begun.run.parent / MODEL).exists():
+        raise ConfigError("the run whose network this one begins with came to nothing")
+    net, history = train(begun)
+    small, x, dense = compact(net), example(begun.splits), dense_of(begun)
+    seconds, whole, weights = clock.seconds, cost(dense, x), nonzero(dense) or 1
+    size = cost(small, x)
+    found = {"macs": size.macs, "params": size.params, "weights": nonzero(small), "epochs": len(history.rows)}
+    found |= {"macs_left": (size.macs or 0) / (whole.macs or 1), "weights_left": nonzero(small) / weights}
+    found |= {"charged": history.charged * begun.run.compute / begun.allowed(), "cpu_seconds": seconds}
+    left = {MACS: found["macs_left"], WEIGHTS: nonzero(net) / weights}.get(begun.run.goal.measure, 1.0)
+    found["error"] = _unfair(begun.run, left, found["charged"])
+    if not found["error"]:
+        found |= scores(small, begun.splits, begun.recipe.batch_size)
+    if begun.run.stage == TEST:
+        save(small, begun.folder / MODEL)
+    return found
+
+
+def dense_of(begun: Begun) -> nn.Module:
+    """The network without gates, all of it there; draws no random number."""
+    with torch.random.fork_rng(devices=[]):
+        return compact(begun.material.network(begun.run.task, begun.splits).train())
+
+
+def _unfair(run: Run, left: float, charged: float) -> str:
+    """Why what a run ended with cannot stand beside others; empty if it can.
+
+    Args:
+        run: The run.
+        left: What is left, in the measure of its goal.
+        charged: What it took to compute, in units of a dense run.
+    """
+    if run.goal.missed(left):
+        return f"left {left:.4f} of the {run.goal.measure}, asked for {run.goal.share:g}"
+    if run.stage == TEST and charged > SLACK * run.compute:
+        return f"took {charged:.3f} times what a dense run computes, allowed are {run.compute:g}"
+    return ""
+
+
+def _line(error: Exception) -> str:
+    """An error on one line, with its kind if it is none of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, BayesPruneError) else f"{type(error).__name__}: {text}"

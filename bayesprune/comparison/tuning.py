@@ -1,0 +1,110 @@
+"""The options that trials on held-out training data speak for, written down once and not changed after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bayesprune.atomic import file_errors, write_atomically
+from bayesprune.comparison.goals import Goal
+from bayesprune.comparison.plan import Plan
+from bayesprune.comparison.rows import Row
+from bayesprune.errors import CheckpointError, ConfigError
+
+FROZEN = "frozen.json"
+
+
+def choose(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the trials of a method on a task speak for: the highest accuracy, of equal ones the lowest NLL.
+
+    Args:
+        rows: Their rows, the defaults first.
+
+    Returns:
+        ``trial`` and ``options``; ``accuracy`` on held-out examples, that of the ``defaults``, and ``touchiness``, by
+        how much the best is above the median. Where all trials came to nothing, those of the defaults.
+    """
+    told = [row for row in rows if not row.error]
+    best = max(told, key=lambda row: (row.accuracy, -row.nll, -row.trial), default=rows[0])
+    fine = [row.accuracy for row in told]
+    return {
+        "trial": best.trial,
+        "options": json.loads(best.options),
+        "accuracy": best.accuracy if fine else None,
+        "defaults": None if rows[0].error else rows[0].accuracy,
+        "touchiness": max(fine) - median(fine) if fine else None,
+        "failed": len(rows) - len(fine),
+        "pace": {},
+    }
+
+
+def choices(plan: Plan, rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the trials speak for, by task and method.
+
+    Args:
+        plan: The plan.
+        rows: Those of all trials.
+    """
+    return {
+        task.name: {
+            method: choose([row for row in rows if (row.task, row.method) == (task.name, method)])
+            for method in plan.methods
+        }
+        for task in plan.tasks
+    }
+
+
+def freeze(folder: Path, plan: Plan, chosen: dict[str, Any], paced: Sequence[Row]) -> None:
+    """Write what was chosen, and at what pace each method goes, once.
+
+    Args:
+        folder: Of the comparison.
+        plan: The plan.
+        chosen: From `choices`; the paces are added.
+        paced: The rows of the runs that show them.
+    """
+    for row in paced:
+        if not math.isnan(row.charged):
+            chosen[row.task][row.method]["pace"][str(Goal(row.measure, row.share))] = row.charged
+    content = {"plan": plan.digest, "chosen": chosen}
+    write_atomically(folder / FROZEN, json.dumps({"digest": digest_of(content), **content}, indent=1).encode())
+
+
+def frozen(folder: Path, plan: Plan) -> tuple[dict[str, Any], str]:
+    """What `freeze` wrote, by task and method, and its digest.
+
+    Args:
+        folder: Of the comparison.
+        plan: The plan.
+
+    Raises:
+        CheckpointError: if the file was changed since, or is damaged.
+        ConfigError: if it is that of another plan.
+    """
+    path = folder / FROZEN
+    with file_errors("read", path):
+        text = path.read_text()
+    try:
+        said = json.loads(text)
+        digest, content = said.pop("digest"), said
+        chosen, made_for = content["chosen"], content["plan"]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); tune anew in another folder") from error
+    if digest != digest_of(content):
+        raise CheckpointError(
+            f"{path} was changed after the options were chosen: test images are not looked at with other ones; bring "
+            "back the file as it was, or tune anew in another folder"
+        )
+    if made_for != plan.digest:
+        raise ConfigError(f"{path} is that of other settings; give those, or another folder")
+    return chosen, digest
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    """What tells a choice from every other."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,135 @@
+"""What of a forward pass goes by the mode of its network, and what is told for good: a mode, or to have no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from bayesprune.graph import Traced
+from bayesprune.graph.shapes import DTYPE
+
+DROPOUTS = {
+    F.dropout: nn.Dropout,
+    torch.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+}
+"""Functions that a graph would hold in one mode for good, and the modules that follow the network's."""
+TOLD: dict[Any, tuple[str, int, bool]] = {
+    **dict.fromkeys(DROPOUTS, ("training", 2, True)),
+    torch.dropout: ("train", 2, True),
+    F.batch_norm: ("training", 5, False),
+}
+"""Functions that are told a mode: under what name, at what place, and which they take if they are not told one."""
+FOLLOWS, ALONE = "follows", "alone"
+"""Names in a node's ``meta``, for whether its call follows the mode, and whether it is made without gradient."""
+
+
+class Mode(int):
+    """False, as what ``training`` of a module is while it is followed; it notes whether Python decided by it."""
+
+    asked = False
+
+    def __bool__(self) -> bool:
+        self.asked = True
+        return False
+
+
+def plain_mode(value: Any) -> Any:
+    """*False* instead of a `Mode`."""
+    return False if isinstance(value, Mode) else value
+
+
+class Modes:
+    """The modes of the modules that are followed now, each within the one before.
+
+    Args:
+        kept: Modules that are in eval mode for good.
+    """
+
+    def __init__(self, kept: Collection[nn.Module]):
+        self.kept, self.stack = kept, list[Mode]()
+
+    @contextmanager
+    def entered(self, module: nn.Module) -> Iterator[None]:
+        """A context in which a module is followed."""
+        self.stack.append(Mode())
+        if module not in self.kept:
+            module.training = self.stack[-1]  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            module.training = False
+            self.stack.pop()
+
+    def followed_by(self, target: Any, args: Any, kwargs: Any) -> bool:
+        """Whether a call goes by the mode of its module: it is told that, or what Python may have decided by it.
+
+        Args:
+            target: What is called.
+            args: What it is given by place.
+            kwargs: What it is given by name.
+        """
+        if target not in TOLD:
+            return False
+        name, place, _ = TOLD[target]
+        given = args[place] if len(args) > place else kwargs.get(name)
+        return isinstance(given, Mode) or self.stack[-1].asked
+
+
+def note_modes(node: fx.Node, follows: bool) -> None:
+    """Note of a call what the graph would not say.
+
+    Args:
+        node: The call.
+        follows: Whether it follows the mode of its module.
+    """
+    node.meta[FOLLOWS], node.meta[ALONE] = follows, not torch.is_grad_enabled()
+
+
+def told_mode(node: fx.Node) -> bool:
+    """The mode that a call of `TOLD` is told."""
+    name, place, otherwise = TOLD[node.target]
+    return bool(node.args[place] if len(node.args) > place else node.kwargs.get(name, otherwise))
+
+
+def kept_in_eval(net: nn.Module) -> set[nn.Module]:
+    """Modules that stay in eval mode when their network is put into training mode, as a ``train`` of its own may do."""
+    if all(type(module).train is nn.Module.train for module in net.modules()):
+        return set()
+    trained = {p: p.requires_grad for p in net.parameters()}
+    kept = {module for module in net.train().modules() if not module.training}
+    for p, flag in trained.items():
+        p.requires_grad_(flag)
+    net.eval()
+    return kept
+
+
+def keep_from_gradients(traced: Traced) -> None:
+    """Let what was computed without gradient have none in the graph either.
+
+    Args:
+        traced: The network with known shapes, changed in place.
+    """
+    trained: set[fx.Node] = set()
+    for node in list(traced.graph.nodes):
+        module = traced.module(node)
+        own = node.op == "placeholder" or (module is not None and any(True for _ in module.parameters()))
+        own = own or (node.op == "get_attr" and isinstance(attrgetter(str(node.target))(traced.net), nn.Parameter))
+        real = node.meta.get(DTYPE, torch.float32).is_floating_point
+        if not real or (not own and trained.isdisjoint(node.all_input_nodes)):
+            continue
+        trained.add(node)
+        outside = [user for user in node.users if not user.meta.get(ALONE)]
+        if node.meta.get(ALONE) and node.op not in ("placeholder", "get_attr") and node in traced.shapes and outside:
+            with traced.graph.inserting_after(node):
+                call = traced.graph.call_method("detach", (node,))
+            node.replace_all_uses_with(call, lambda user, outside=outside: user in outside)  # type: ignore[misc]
+            traced.shapes[call] = traced.shapes[node]

@@ -1,0 +1,75 @@
+"""`bayesprune compare`: what it takes, what it leaves, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bayesprune.cli import commands
+from bayesprune.comparison.rows import read_csv
+
+SETTINGS = """
+title = "a"
+seeds = [1]
+macs = [0.5]
+compute = [1]
+[tuning]
+trials = 1
+seed = 2
+[[tasks]]
+net = "lenet300"
+data = "digits"
+limit = 60
+epochs = 2
+[methods.none]
+[methods.l1_filters]
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("a.toml").write_text(SETTINGS)
+    return "a.toml"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(commands.app, ["compare", *arguments])
+
+
+def test_how_many_runs_there_are_is_said_beforehand(settings: str) -> None:
+    said = run(settings, "--dry-run")
+    assert said.exit_code == 0, said.output
+    # tuning 2 and pacing 1; test 2; 3 passes of 54 examples in tuning were 60 in the estimate, each 64*300+300*100+1000
+    assert said.output.splitlines()[0] == "runs on held-out training data: 3; runs that are compared: 2"
+    macs = 5 * 3 * 60 * 2 * (64 * 300 + 300 * 100 + 100 * 10)
+    assert f"about {macs:.2g} multiply-adds" in said.output
+    assert not Path("comparison").exists()
+
+
+def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str) -> None:
+    done = run(settings, "--methods", "none", "--out", "out")
+    assert done.exit_code == 0, done.output
+    assert "test 1/1  lenet300-digits none x1 seed 1: accuracy" in done.output and "| dense |" in done.output
+    assert [row.method for row in read_csv(Path("out/rows.csv"))] == ["none"]
+    again = run(settings, "--methods", "none", "--out", "out")
+    assert again.exit_code == 2 and "exists and is not empty" in again.output
+    assert run(settings, "--methods", "none", "--out", "out", "--resume").exit_code == 0
+    other = run(settings, "--out", "out", "--resume")
+    assert other.exit_code == 2 and "a comparison by other settings" in other.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.toml", "--quick"], "leave out --quick or a.toml"),
+        (["b.toml"], "cannot read the settings b.toml"),
+        (["a.toml", "--methods", "lottery"], "have no method 'lottery'"),
+        (["a.toml", "--workers", "0"], "workers must be a whole number"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(settings: str, arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2 and said in done.output.replace("\n", " ")

@@ -1,0 +1,89 @@
+"""Intervals and differences against scipy, goals at their borders, ranges at their ends."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from bayesprune.comparison import Row
+from bayesprune.comparison.goals import Aimed, Goal, aim
+from bayesprune.comparison.measuring import nonzero
+from bayesprune.comparison.ranges import Choice, Range, trials
+from bayesprune.comparison.statistics import interval, lines
+from bayesprune.errors import ConfigError
+from bayesprune.networks import lenet300
+
+GENERATOR = np.random.default_rng(5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_an_interval_is_that_of_scipy(count: int) -> None:
+    values = GENERATOR.normal(0.9, 0.02, count)
+    found, law = interval(values), stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (found.mean, found.count) == (pytest.approx(values.mean()), count)
+    assert (found.low, found.high) == pytest.approx((law.low, law.high), rel=1e-12)
+
+
+def test_of_one_value_nothing_is_known_and_of_none_less() -> None:
+    assert interval([0.5]).half == math.inf and math.isnan(interval([]).mean)
+
+
+def row(method: str, seed: int, accuracy: float, **more: object) -> Row:
+    return Row("test", "a", method, "macs", 0.5, 1.0, seed=seed, accuracy=accuracy, **more)  # type: ignore[arg-type]
+
+
+def test_differences_are_paired_by_seed() -> None:
+    ours, theirs = GENERATOR.normal(0.9, 0.02, 4), GENERATOR.normal(0.88, 0.02, 4)
+    rows = [row("svi", seed, value) for seed, value in enumerate(ours)]
+    rows += [row("taylor", seed, theirs[seed]) for seed in (3, 1, 0, 2)]
+    (line,) = (line for line in lines(rows) if line.method == "taylor")
+    law = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert line.behind is not None
+    assert (line.behind.low, line.behind.high) == pytest.approx((law.low, law.high), rel=1e-12)
+
+
+def test_runs_that_came_to_nothing_are_counted_and_not_averaged_but_guessing_is() -> None:
+    rows = [row("svi", 0, 0.9), row("taylor", 0, 0.8, nll=1.0), row("taylor", 1, math.nan, error="no")]
+    rows.append(row("taylor", 2, 0.1, nll=2.3, error="the training loss was nan"))
+    first, second = lines(rows)
+    assert (first.method, second.method, second.failed) == ("svi", "taylor", 2)
+    assert second.accuracy.mean == pytest.approx(0.45) and second.mean("nll") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("left", "missed"), [(0.0899, True), (0.0901, False), (0.1, False), (0.10099, False), (0.1011, True)]
+)
+def test_a_goal_is_missed_by_more_than_one_in_a_hundred(left: float, missed: bool) -> None:
+    assert Goal("macs", 0.1).missed(left) is missed
+    assert not Goal("free").missed(left)
+
+
+def test_an_end_is_the_end_and_whole_numbers_stay_whole() -> None:
+    assert (Range(2, 8).at(0.0), Range(2, 8).at(1.0), Range(2, 8).at(0.4)) == (2, 8, 4)
+    assert Range(1e-4, 1e-2, log=True).at(1.0) == 1e-2 and Range(0.25, 0.75).at(0.5) == 0.5
+    assert [Choice((False, True)).at(place) for place in (0.0, 0.49, 0.5, 1.0)] == [False, False, True, True]
+
+
+def test_trials_begin_with_the_defaults_and_fill_the_ranges() -> None:
+    drawn = trials({"a": Range(0.0, 1.0), "b": Choice(("x", "y"))}, 9, seed=4)
+    assert drawn[0] == {} and drawn == trials({"a": Range(0.0, 1.0), "b": Choice(("x", "y"))}, 9, seed=4)
+    assert sorted(int(8 * one["a"]) for one in drawn[1:]) == list(range(8))  # one in each eighth: a Sobol sequence
+    assert trials({}, 3, seed=4) == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.05, 0.02])
+def test_a_lottery_is_told_what_leaves_the_share(share: float) -> None:
+    net = lenet300()
+    found = aim("lottery", Goal("weights", share), {"cycles": 4}, Aimed(net, torch.zeros(1, 1, 28, 28), 9))["share"]
+    hidden, last = 784 * 300 + 300 * 100, 1000
+    assert hidden * (1 - found) ** 3 + last * (1 - found / 2) ** 3 == pytest.approx(share * nonzero(net), rel=1e-6)
+
+
+def test_what_cannot_be_reached_is_refused_with_the_closest() -> None:
+    at = Aimed(lenet300((1, 8, 8)), torch.zeros(1, 1, 8, 8), 5)
+    with pytest.raises(ConfigError, match=r"targeted_dropout cannot leave 0.02; the closest reachable are 0\.0279"):
+        aim("targeted_dropout", Goal("weights", 0.02), {}, at)

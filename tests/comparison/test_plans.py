@@ -1,0 +1,75 @@
+"""Settings: those of the package can be read and name every method; others are refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bayesprune.comparison import Plan
+from bayesprune.errors import BayesPruneError, ConfigError
+from bayesprune.methods import NAMES
+from tests.comparison.toys import settings
+
+
+def test_the_full_settings_name_every_method() -> None:
+    full, quick = Plan.read("full"), Plan.read("quick")
+    assert set(full.methods) == {*NAMES, "small"}
+    assert set(quick.methods) < set(full.methods) and full.digest != quick.digest
+
+
+def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('title = "a"\nseeds = [1]\n[tuning]\ntrials = 1\nseed = 2\n'
+                    '[[tasks]]\nnet = "lenet300"\ndata = "digits"\nepochs = 3\n[methods.none]\n')  # fmt: skip
+    task = {"net": "lenet300", "data": "digits", "epochs": 3}
+    given = {"title": "a", "seeds": [1], "tuning": {"trials": 1, "seed": 2}, "tasks": [task], "methods": {"none": {}}}
+    assert Plan.read(path).digest == Plan.read(given).digest
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": []}, "name no seeds"),
+        ({"seeds": [7]}, "differ from each other and from that of tuning"),
+        ({"seeds": [-1]}, "a seed must be a whole number"),
+        ({"macs": 0.5}, "macs must be a list"),
+        ({"macs": [2.0]}, "each of macs"),
+        ({"compute": [0]}, "each of compute"),
+        ({"methods": {"nothing": {}}}, "unknown method 'nothing'"),
+        ({"methods": {"taylor": {"macs_": [1]}}}, "taylor has no option 'macs_'"),
+        ({"methods": {"taylor": {"until": 0.5}}}, "methods.taylor.until: expected"),
+        ({"methods": {"taylor": {"until": {"low": 1, "high": 0}}}}, "low < high"),
+        ({"methods": {"taylor": {"macs": [0.5]}}}, "the goal says"),
+        ({"tasks": [{"net": "a"}]}, "missing"),
+        ({"tasks": [{"net": "a", "data": "b", "epochs": 0}]}, "epochs of a-b"),
+        ({"tasks": [{"net": "a", "data": "b", "epochs": 1}] * 2}, "each pair may be there once"),
+        ({"tuning": {"trials": 0, "seed": 7}}, "tuning.trials"),
+        ({"tuning": {"trials": 1, "seed": 7, "macs": 2}}, "tuning.macs"),
+        ({"tuning": []}, "cannot be read"),
+        ({"retrained": ["svi"]}, "methods does not"),
+        ({"retrained": ["none"]}, "has no 'small'"),
+        ({"colour": 1}, "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Plan.read(settings(**change))
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_files_that_are_no_settings_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    with pytest.raises(BayesPruneError, match="cannot read the settings"):
+        Plan.read(path)
+    path.write_text("= 3")
+    with pytest.raises(ConfigError, match="is no TOML"):
+        Plan.read(path)
+
+
+def test_some_of_the_methods_are_compared_alone() -> None:
+    plan = Plan.read("quick")
+    assert list(plan.only(["svi", "small"]).methods) == ["svi", "small"] and plan.only(["small"]).retrained == ()
+    with pytest.raises(ConfigError, match="have no method 'lottery'"):
+        plan.only(["lottery"])
