@@ -76,8 +76,14 @@ class Modes:
             target: What is called.
             args: What it is given by place.
             kwargs: What it is given by name.
+
+        Raises:
+            TraceError: for a call that goes by it in a way that a graph would not keep.
         """
         if target not in TOLD:
+            if any(isinstance(value, Mode) for value in (*args, *kwargs.values())):
+                name = getattr(target, "__name__", target)
+                raise fx.proxy.TraceError(f"{name} goes by the mode of the network, which is not kept")
             return False
         name, place, _ = TOLD[target]
         given = args[place] if len(args) > place else kwargs.get(name)

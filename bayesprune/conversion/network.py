@@ -52,7 +52,8 @@ def convert(
     Modules keep their names, within a branch after the name of its block: ``layer1.0.conv1`` is
     ``layer1.0.residual.body.conv1``, and ``layer2.0.downsample`` of the by-pass
     ``layer2.0.residual.shortcut.downsample``. The gate of a layer ``conv1`` is called ``conv1_gate``. The graph is
-    that of eval mode: dropout and stochastic depth follow the network's mode, other Python conditions on it do not.
+    that of eval mode: dropout, stochastic depth and normalisations follow the network's mode, unless the model tells
+    them another one for good; other Python conditions on it do not. What the model computes without gradient has none.
     Where conditions go by sizes, it is the graph for inputs of the example's. With an example, functions of layers
     become modules that train. A module that cannot be followed stays as it is, in a `layers.Whole`. Operations that
     work in place do so no more.
@@ -68,7 +69,8 @@ def convert(
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
         skip: Names of modules within which no gate may go.
-        theta: Initial inclusion probability.
+        theta: Initial inclusion probability. Where it is 0.9, variational inference of a network with many gates in a
+            row begins at 1 all the same (method page, "Deep networks").
 
     Example:
         >>> import torch

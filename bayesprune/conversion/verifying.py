@@ -21,9 +21,9 @@ ROUNDING = 1e4
 def check_same(model: nn.Module, net: nn.Module, example: Inputs) -> None:
     """Refuse a network that gives other outputs than its model in eval mode with all gates on.
 
-    They are compared on two examples: the first, and before it the same with numbers negated; where the model does not
-    take two, on the first alone. Copies are run, so that neither changes; both meet the same random numbers. Where the
-    model does not take that either, there is nothing to compare.
+    They are compared on two examples, the first and before it the same with numbers negated, and then on the first
+    alone, where the model takes them. Copies with the same weights are run, so that neither changes; both meet the same
+    random numbers.
 
     Args:
         model: The model.
@@ -33,9 +33,9 @@ def check_same(model: nn.Module, net: nn.Module, example: Inputs) -> None:
     Raises:
         TraceError: if they differ.
     """
-    own, converted = (copy.deepcopy(each).eval() for each in (model, net))
+    own, converted = _copy(model), _copy(net)
     for gate in gates_of(converted).values():
-        nn.init.ones_(gate.theta)
+        gate.theta = nn.Parameter(torch.ones_like(gate.theta))
     for inputs in (_mapped(example[:1], _with_another), example[:1]):
         try:
             expected = _outputs(own, inputs)
@@ -48,7 +48,11 @@ def check_same(model: nn.Module, net: nn.Module, example: Inputs) -> None:
                 "pass may go by what tensors hold, keep something from one call to the next, draw random numbers, or "
                 "write over what it reads again; put the layers around what does so into a module, and convert that"
             )
-        return
+
+
+def _copy(net: nn.Module) -> nn.Module:
+    """A copy of a network in eval mode, with the same parameters."""
+    return copy.deepcopy(net, {id(p): p for p in net.parameters()}).eval()
 
 
 def _mapped(x: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:

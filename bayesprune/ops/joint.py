@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,6 +46,14 @@ class Joint:
     def first(self) -> Tensor:
         """The smallest number of every slice."""
         return self.number[torch.searchsorted(self.place, torch.arange(self.size))]
+
+    @cached_property
+    def together(self) -> tuple[Tensor, Tensor]:
+        """Pairs of numbers that follow each other in a slice, each pair once."""
+        again = (self.place[1:] == self.place[:-1]).nonzero()[:, 0]
+        end = int(self.number.max()) + 1 if len(again) else 1
+        pairs = (self.number[again] * end + self.number[again + 1]).unique()
+        return pairs // end, pairs % end
 
 
 NOTHING = Joint(0, 0, torch.arange(0), torch.arange(0))

@@ -197,8 +197,7 @@ class Numbers(Numbered):
             joint: Which numbers each slice holds.
             ties: Which go together besides.
         """
-        again = (joint.place[1:] == joint.place[:-1]).nonzero()[:, 0]
-        merged = [(joint.number[again], joint.number[again + 1])] if len(again) else []
+        merged = [joint.together] if len(joint.together[0]) else []
         return [(self.ids[first], self.ids[second]) for first, second in [*merged, *ties]]
 
 

@@ -7,7 +7,8 @@ import inspect
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def export_torch(model: nn.Module, example_input: Any, path: str | os.PathLike[s
     net = copy.deepcopy(model).eval()
     _outputs(net, inputs)
     args, kwargs = as_call(inputs)
-    program = torch.export.export(net, args, kwargs, dynamic_shapes=_any_batch(net, inputs))
+    with _without_false_alarms():
+        program = torch.export.export(net, args, kwargs, dynamic_shapes=_any_batch(net, inputs))
     content = io.BytesIO()  # torch's own writer of files ends the process where a disk is full
     torch.export.save(program, content)
     write_atomically(Path(path), content.getvalue())
@@ -76,8 +78,7 @@ def export_onnx(model: nn.Module, example_input: Any, path: str | os.PathLike[st
     outputs, shapes = _names(_outputs(net, inputs)), _any_batch(net, inputs)
     args, kwargs = as_call(inputs)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "# The axis name: batch will not be used")  # for the second input: it is
+        with _without_false_alarms():
             program = torch.onnx.export(
                 net, args, kwargs=kwargs, dynamo=True, dynamic_shapes=shapes,
                 input_names=["input"] if len(shapes) == 1 else [*shapes], output_names=outputs, verbose=False,
@@ -86,6 +87,15 @@ def export_onnx(model: nn.Module, example_input: Any, path: str | os.PathLike[st
         raise ConfigError(f"export_onnx: {error.name or error} is missing; pip install 'bayesprune[onnx]'") from error
     assert program is not None
     write_atomically(Path(path), program.model_proto.SerializeToString())
+
+
+@contextmanager
+def _without_false_alarms() -> Iterator[None]:
+    """A context in which torch's exporters do not warn of what comes out right."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used")  # for a second input: it is
+        warnings.filterwarnings("ignore", r"The tensor attributes .*_flat_weights")  # of an LSTM, which are parameters
+        yield
 
 
 def _outputs(net: nn.Module, inputs: Inputs) -> Any:

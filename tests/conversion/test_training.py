@@ -105,6 +105,17 @@ def test_modes_that_calls_are_told_are_kept(between: Callable[[Any, Tensor], Ten
         assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-12
 
 
+def test_a_function_that_goes_by_the_mode_and_is_not_known_stays_in_its_module() -> None:
+    class Alpha(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.alpha_dropout(x, 0.5, self.training)
+
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), Alpha(), nn.Linear(6, 2)).double()
+    net = bp.convert(model, example_input=rows(3))
+    assert isinstance(net.get_submodule("3"), Whole) and not torch.equal(net(rows(3)), net(rows(3)))
+    assert "alpha_dropout goes by the mode of the network" in net.get_submodule("3").reason
+
+
 class Averaging(nn.BatchNorm1d):
     """A normalisation by the mean of all batches, written as libraries do."""
 
