@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bayesprune.comparison.goals import FREE, MACS, OURS
 from bayesprune.comparison.runs import labels
 from bayesprune.comparison.statistics import Line
 from bayesprune.errors import ConfigError
-from bayesprune.reports.picture import grid, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +27,8 @@ def draw_curves(lines: Sequence[Line]) -> Figure:
     Raises:
         ConfigError: if none came to something.
     """
+    from bayesprune.reports.picture import grid, new_figure  # slow to import: rich
+
     fine = [line for line in lines if line.accuracy.count]
     panels = list(dict.fromkeys((line.task, line.measure, line.compute) for line in fine if line.measure != FREE))
     if not panels:
@@ -59,7 +60,8 @@ def _draw_panel(axes: Axes, panel: tuple[str, str, float], lines: Sequence[Line]
     for number, method in enumerate(methods):
         its = [line for line in lines if line.method == method]
         here = sorted((line for line in its if line.measure == measure), key=lambda line: line.share)
-        style = {"color": colours(number % 20), "label": names[method], "linewidth": 2.4 if method == OURS else 1.2}
+        width = 2.4 if method == OURS else 1.2
+        style: dict[str, Any] = {"color": colours(number % 20), "label": names[method], "linewidth": width}
         if here:
             half = [100 * min(line.accuracy.half, 1.0) if line.accuracy.count > 1 else 0.0 for line in here]
             means = [100 * line.accuracy.mean for line in here]

@@ -44,8 +44,15 @@ class Material:
     data: Mapping[str, Splits] = field(default_factory=dict)
 
     def splits(self, task: Task) -> Splits:
-        """Training and test examples."""
+        """Training and test examples.
+
+        Raises:
+            ConfigError: for a limit or a side of data that the user gives.
+            BayesPruneError: as `bayesprune.data.load`.
+        """
         if task.data in self.data:
+            if (task.limit, task.side) != (None, None):
+                raise ConfigError(f"compare: {task.data!r} is given as it is to be used; leave out its limit and side")
             return self.data[task.data]
         return _loaded(task.data, self.data_dir, task.limit, task.side)
 

@@ -67,6 +67,10 @@ class Tuning:
         held_out: Which share of the training examples they are scored on.
         macs: The goal that structured methods have meanwhile.
         weights: That of methods that mask weights.
+
+    Example:
+        >>> Tuning(trials=8, seed=1000).held_out
+        0.1
     """
 
     trials: int
@@ -122,8 +126,10 @@ class Plan:
         try:
             tasks = tuple(Task(**task) for task in given.pop("tasks", ()))
             tuning = Tuning(**given.pop("tuning", {}))
-            lists = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-            methods = {
+            lists: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+            }
+            methods: dict[str, Ranges] = {
                 name: {key: read_range(f"methods.{name}.{key}", value) for key, value in ranges.items()}
                 for name, ranges in lists.pop("methods", {}).items()
             }

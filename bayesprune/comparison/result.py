@@ -22,8 +22,10 @@ from bayesprune.comparison.statistics import Interval, Line, lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADER = ("network, data", "compute", "goal", "method", "accuracy %", "behind ours, points", "NLL", "ECE %")
-HEADER += ("multiply-adds left %", "weights left %", "compute taken", "CPU s", "runs")
+HEADER = (
+    *("network, data", "compute", "goal", "method", "accuracy %", "behind ours, points", "NLL", "ECE %"),
+    *("multiply-adds left %", "weights left %", "compute taken", "CPU s", "runs"),
+)
 
 
 @dataclass(frozen=True, repr=False)

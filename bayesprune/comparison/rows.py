@@ -91,7 +91,12 @@ class Row:
             run: The run.
             **found: What it ended with.
         """
-        said = {"stage": run.stage, "task": run.task.name, "method": run.method, "measure": run.goal.measure}
+        said: dict[str, Any] = {
+            "stage": run.stage,
+            "task": run.task.name,
+            "method": run.method,
+            "measure": run.goal.measure,
+        }
         said |= {"share": float(run.goal.share), "compute": float(run.compute), "seed": run.seed, "trial": run.trial}
         options = json.dumps(dict(run.options), sort_keys=True)
         return cls(**said, options=options, settings=run.settings, **found)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import bayesprune
 from bayesprune.comparison.goals import MACS, WEIGHTS
 from bayesprune.comparison.material import Material, example
 from bayesprune.comparison.measuring import Clock, forget_peak, nonzero, peak_mib, scores
@@ -59,7 +59,7 @@ def row_of(run: Run, root: Path, material: Material, held_out: float) -> Row:
         found = {"accuracy": 1 / classes, "nll": math.log(classes), "error": _line(error)}
     except Exception as error:  # whatever it is, others go on
         found = {"error": _line(error)}
-    found = {"cpu_seconds": clock.seconds, **found, "peak_mib": peak_mib(), "version": bayesprune.__version__}
+    found = {"cpu_seconds": clock.seconds, **found, "peak_mib": peak_mib(), "version": version("bayesprune")}
     row = Row.of(run, **found, warnings="; ".join(dict.fromkeys(str(one.message) for one in said)))
     write_row(path, row)
     for name in ("checkpoint.pt", "history.csv", CLOCK):
@@ -80,9 +80,10 @@ def _ended(begun: Begun, clock: Clock) -> dict[str, Any]:
     small, x, dense = compact(net), example(begun.splits), dense_of(begun)
     seconds, whole, weights = clock.seconds, cost(dense, x), nonzero(dense) or 1
     size = cost(small, x)
-    found = {"macs": size.macs, "params": size.params, "weights": nonzero(small), "epochs": len(history.rows)}
+    found: dict[str, Any] = {"macs": size.macs, "params": size.params, "weights": nonzero(small)}
+    found |= {"epochs": len(history.rows), "cpu_seconds": seconds}
     found |= {"macs_left": (size.macs or 0) / (whole.macs or 1), "weights_left": nonzero(small) / weights}
-    found |= {"charged": history.charged * begun.run.compute / begun.allowed(), "cpu_seconds": seconds}
+    found |= {"charged": history.charged * begun.run.compute / begun.allowed()}
     left = {MACS: found["macs_left"], WEIGHTS: nonzero(net) / weights}.get(begun.run.goal.measure, 1.0)
     found["error"] = _unfair(begun.run, left, found["charged"])
     if not found["error"]:

@@ -92,12 +92,24 @@ class Begun:
         return max(1, int(self.run.task.epochs * self.run.compute / max(pace, 1 / MOST) + 1e-9))
 
     def fit(self, net: nn.Module, epochs: int, **given: Any) -> History:
-        """Train a network, or go on with it."""
+        """Train a network, or go on with it.
+
+        Args:
+            net: The network.
+            epochs: Length of the run.
+            **given: What `bayesprune.fit` is given besides.
+        """
         loader = batches(self.splits, self.recipe, self.run.seed)[0]
         return fit(net, loader, epochs=epochs, out=self.folder, on_epoch=self.on_epoch, progress=False, **given)
 
     def fit_plain(self, net: nn.Module, epochs: int, **given: Any) -> History:
-        """Train a network without a posterior."""
+        """Train a network without a posterior.
+
+        Args:
+            net: The network.
+            epochs: Length of the run.
+            **given: What `bayesprune.fit` is given besides.
+        """
         optimizer = partial(OPTIMIZERS[self.recipe.optimizer], weight_decay=self.weight_decay)
         likelihood = Categorical(self.recipe.label_smoothing)
         return self.fit(net, epochs, likelihood=likelihood, settings=Settings(self.rate, optimizer), **given)

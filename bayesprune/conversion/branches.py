@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from torch import fx, nn
 
-from bayesprune.conversion.places import mixes
+from bayesprune.conversion.places import mixes, of_examples
 from bayesprune.conversion.source import put
 from bayesprune.graph import Traced
 from bayesprune.layers import Gate, Residual
@@ -21,6 +22,8 @@ LINEAR = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
 )
 """What else a by-pass may be made of: in eval mode it is linear."""
+APART = "sum", "difference", "product of matrices", "attention", "softmax"
+"""Kinds of operations that are in no term of a sum whose other term begins elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def carve_branches(
 ) -> dict[Gate, str]:
     """Make a `layers.Residual` of every branch that is added to a by-pass, inner ones first.
 
+    Where the terms of a sum begin at different tensors, that of more weights is the branch, the other the by-pass.
+
     Args:
         traced: The network.
         allowed: Whether the layer of this name may be in a branch.
@@ -60,7 +65,8 @@ def carve_branches(
     """
     gates = {}
     for add in [node for node in traced.graph.nodes if operation_of(node).kind == "sum"]:
-        branch = None if add.name in refused else _Finder(traced).branch(add)
+        finder = None if add.name in refused else _Finder(traced)
+        branch = None if finder is None else finder.branch(add) or finder.term(add)
         if branch is not None and all(map(allowed, _layers(traced, branch.body))):
             gates[_carve(traced, branch, theta)] = add.name
     return gates
@@ -78,6 +84,7 @@ class _Finder:
         self.order = {node: place for place, node in enumerate(traced.graph.nodes)}
         self.varies: set[fx.Node] = set()
         """What depends on an input."""
+        self.examples = of_examples(traced)
         self.readers: dict[str, set[fx.Node]] = {}
         """Who reads a parameter or buffer, by its name."""
         for node in self.order:
@@ -103,6 +110,46 @@ class _Finder:
                 found = [tuple(sorted(part, key=self.order.__getitem__)) for part in (others, inside, beside)]
                 return Branch(add, start, found[0], found[1], found[2], _prefix([*found[1], *found[2]]))
         return None
+
+    def term(self, add: fx.Node) -> Branch | None:
+        """Of two terms of a sum that begin apart the one that is made by more weights, as a branch beside the other.
+
+        It begins where others read what it is made of, or behind another sum; not at an input of the network.
+        """
+        terms = [term for term in add.args if isinstance(term, fx.Node)]
+        shapes = {self.traced.shapes.get(term) for term in terms}
+        if add.kwargs or len(set(terms)) != 2 or len(shapes) > 1 or not self.examples.issuperset(terms):
+            return None
+        found = {term: self._own(term, add) for term in terms}
+        body = max(terms, key=lambda term: self._weights(found[term]))
+        inside, start = found[body], next(term for term in terms if term is not body)
+        others = {source for node in inside for source in node.all_input_nodes} - inside
+        if not self._weights(inside) or any(source.op == "placeholder" for source in others):
+            return None
+        others.discard(start)
+        parts = [tuple(sorted(part, key=self.order.__getitem__)) for part in (others, inside)]
+        return Branch(add, start, parts[0], parts[1], (), _prefix(parts[1]))
+
+    def _own(self, end: fx.Node, add: fx.Node) -> set[fx.Node]:
+        """The operations that make a term and nothing else, none of which is a sum or a product of two matrices.
+
+        Args:
+            end: The term.
+            add: The sum.
+        """
+        inside: set[fx.Node] = set()
+        for node in reversed(list(self.order)[: self.order[end] + 1]):
+            readers = self.readers[str(node.target)] if node.op == "get_attr" else set(node.users)
+            kind = operation_of(node, self.traced.module(node)).kind
+            apart = node.op == "placeholder" or kind in APART or isinstance(self.traced.module(node), Residual)
+            if not apart and (readers == {add} if node is end else bool(readers) and inside.issuperset(readers)):
+                inside.add(node)
+        return inside
+
+    def _weights(self, nodes: set[fx.Node]) -> int:
+        """How many weights the layers among some operations have that make outputs of all inputs."""
+        modules = [module for module in map(self.traced.module, nodes) if _is_weighted(module)]
+        return sum(p.numel() for module in modules for p in module.parameters())
 
     def _between(self, start: fx.Node, end: fx.Node, add: fx.Node) -> set[fx.Node] | None:
         """The operations by which ``start`` becomes ``end``, and those of parameters alone that only these read.
@@ -162,11 +209,15 @@ def _starts(traced: Traced, bypass: fx.Node) -> Iterator[fx.Node]:
     yield bypass
     while len(bypass.all_input_nodes) == 1:
         module = traced.module(bypass)
-        weighted = module is not None and mixes(module) and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-        if not weighted and not isinstance(module, LINEAR):
+        if not _is_weighted(module) and not isinstance(module, LINEAR):
             break
         bypass = bypass.all_input_nodes[0]
         yield bypass
+
+
+def _is_weighted(module: nn.Module | None) -> TypeGuard[nn.Module]:
+    """Whether a module is a layer whose outputs are weighted sums of those of its input, and no table."""
+    return module is not None and mixes(module) and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
 
 
 def _layers(traced: Traced, nodes: Sequence[fx.Node] | set[fx.Node]) -> list[str]:

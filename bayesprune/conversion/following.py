@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.conversion.known import Known, Seen, for_copy, holds_tensors, number_of, sized_by_values
 from bayesprune.conversion.modes import Modes, note_modes, plain_mode
+from bayesprune.conversion.writing import Written
 from bayesprune.data.inputs import Inputs
 from bayesprune.errors import TraceError
 from bayesprune.graph.shapes import copies_of, does_not_go
@@ -55,6 +56,7 @@ class Follower(GateTracer):
         whole: By name of a module that could not be followed, why.
         goes_by_sizes: Whether something was decided by sizes, so that the graph is for inputs of the example's.
         asked: What was asked for its number since the latest call.
+        writes: What was written over.
     """
 
     def __init__(self, example: Inputs | None, kept: Collection[nn.Module], sizes_given: bool = False):
@@ -62,6 +64,7 @@ class Follower(GateTracer):
         self.example, self.whole = example, dict[str, str]()
         self.sizes_given, self.goes_by_sizes = sizes_given, False
         self.asked: list[fx.Proxy] = []
+        self.writes = Written()
         self._numbers: set[fx.Node] = set()
         self._attributes: dict[str, Any] = {}
         self._modes = Modes(kept)
@@ -196,7 +199,9 @@ class Follower(GateTracer):
         before, stack = set(self.graph.nodes), self.module_stack.copy()
         try:
             with self._modes.entered(m) if not self.is_leaf_module(m, name) else nullcontext():
-                return super().call_module(m, forward, args, kwargs)
+                given = super().call_module(m, forward, args, kwargs)
+            self.writes.check(given)
+            return given
         except TraceError:
             raise
         except Exception as error:  # user code runs here: it may raise anything
@@ -230,6 +235,7 @@ class Follower(GateTracer):
 
     def _forget(self, nodes: Sequence[fx.Node]) -> None:
         """Take the latest calls back."""
+        self.writes.forget(nodes)
         for name in [name for name, proxy in self._attributes.items() if proxy.node in nodes]:
             del self._attributes[name]
         for node in reversed(nodes):
@@ -247,6 +253,7 @@ class Follower(GateTracer):
         met: list[fx.Proxy] = []
         fx.node.map_aggregate((args, kwargs), lambda a: met.append(a) if isinstance(a, fx.Proxy) else None)
         self._decided(met)
+        self.writes.check(met)
         parts = [proxy.seen for proxy in met if isinstance(proxy, Known) and proxy.seen is not None]
         if len(parts) < len(met):
             return None

@@ -50,6 +50,11 @@ class Known(Value):
             return found
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self.seen is None:
+            raise fx.proxy.TraceError("a part of a tensor is written over, for which an example has to tell shapes")
+        self.tracer.writes.write(self, key, value)  # type: ignore[attr-defined]
+
     def plain(self, what: str) -> Any:
         """What it is, for Python to go by.
 

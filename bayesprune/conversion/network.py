@@ -45,9 +45,9 @@ def convert(
 
     Units and filters of a layer get a gate behind the normalisation, activation and dropout that follow it: where 0
     means removal. Channels around a depthwise convolution share one; a squeeze-and-excitation sees the zeros. What
-    several layers add to, a stream, gets none unless asked for. A branch that is added to a by-pass becomes a
-    `layers.Residual`, which does not compute it when it is off. A place whose gate would not equal removal gets none;
-    `structures` lists what is left.
+    several layers add to and several read, a stream, gets none unless asked for. A branch that is added to a by-pass,
+    or to another term of a sum, becomes a `layers.Residual`, which does not compute it when it is off. A place whose
+    gate would not equal removal gets none; `structures` lists what is left.
 
     Modules keep their names, within a branch after the name of its block: ``layer1.0.conv1`` is
     ``layer1.0.residual.body.conv1``, and ``layer2.0.downsample`` of the by-pass
@@ -69,7 +69,8 @@ def convert(
             tensors; needed where removal depends on them.
         only: Names of modules, within which alone gates may go; none for everywhere.
         skip: Names of modules within which no gate may go.
-        theta: Initial inclusion probability.
+        theta: Initial inclusion probability. Where it is 0.9, variational inference of a network with many gates in a
+            row begins at 1 all the same (method page, "Deep networks").
 
     Example:
         >>> import torch

@@ -37,8 +37,8 @@ def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
     """A place for every group of entries that layers write, but for streams, to which several layers add.
 
     Where entries of several layers are multiplied with each other, the first of them is gated: what reads it, a
-    squeeze-and-excitation say, then sees the zeros. Where what a layer writes is added to what is made of it alone,
-    and then read in one place, it is gated there.
+    squeeze-and-excitation say, then sees the zeros. Where what layers write is added up, and only then read, in one
+    place, it is gated there.
 
     Args:
         traced: The network, without gates.
@@ -91,10 +91,11 @@ def _written(traced: Traced) -> list[tuple[list[Place], bool]]:
         place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
     for key, places in found.items():
-        end = _only_exit(traced, plan, places[0].node, one) if key in sums and len(places) == 1 else None
+        end = _only_exit(traced, plan, places[0].node, one) if key in sums else None
         ended = None if end is None else plan.known[end]
         if end is not None and ended is not None and end in examples:
-            found[key] = [replace(places[0], node=end, dim=ended.axis)]
+            reason = max(place.reason for place in places)
+            found[key] = [replace(places[0], node=end, dim=ended.axis, reason=reason)]
     return [(places, len(places) > 1 and key in sums) for key, places in found.items()]
 
 
@@ -153,7 +154,11 @@ def _only_exit(traced: Traced, plan: Analysis, node: fx.Node, one: Tensor) -> fx
     known = {each: ids for each in traced.graph.nodes if each.op != "get_attr" and (ids := entries(each)) is not None}
     plain = [each for each in known if plan.known[each].layout == "plain"]  # type: ignore[union-attr]
     inside = {each for each in plain if torch.equal(known[each], own)}
-    exits = [each for each in inside if any(user not in inside and not is_shape(user) for user in each.users)]
+
+    def leaves(each: fx.Node, user: fx.Node) -> bool:
+        return user not in inside or any(read.node is each for read in plan.steps[user].reads)
+
+    exits = [each for each in inside if any(leaves(each, user) and not is_shape(user) for user in each.users)]
     return exits[0] if len(exits) == 1 else None
 
 

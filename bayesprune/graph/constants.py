@@ -13,7 +13,7 @@ from bayesprune.ops.call import compute
 
 @torch.no_grad()
 def constants_of(net: nn.Module, graph: fx.Graph) -> dict[fx.Node, Tensor]:
-    """Tensors of whole numbers that are used directly, and what calls that move entries make of them alone.
+    """Tensors of whole numbers, and single numbers, that are used directly, and what moving makes of them alone.
 
     Args:
         net: The network.
@@ -28,6 +28,8 @@ def constants_of(net: nn.Module, graph: fx.Graph) -> dict[fx.Node, Tensor]:
             value = compute(node, {}, found.__getitem__)
         else:
             continue
-        if isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex():
+        if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or value.is_complex():
+            continue
+        if not value.is_floating_point() or value.dim() == 0:
             found[node] = value.cpu()
     return found

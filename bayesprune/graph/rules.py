@@ -201,4 +201,6 @@ def _one_tensor(operation: Operation, call: Call) -> bool:
     if not isinstance(first, fx.Node) or call.known[first] is None:
         return False
     others = node.all_input_nodes[1:]
+    if operation.pointwise:  # which may be given single numbers that are kept in buffers
+        others = [other for other in others if other not in call.constants or call.constants[other].dim()]
     return all(map(is_shape, others)) if operation.takes == "sizes" else not others

@@ -103,9 +103,9 @@ class Gate(nn.Module):
         theta: Initial inclusion probability.
 
     Attributes:
-        begin: With which θ variational inference begins, where θ is still `INITIAL_THETA` then; ``None`` for θ itself.
-            So a gate may be drawn off more often than on as training begins, and be on wherever none is drawn, as in a
-            network before its training.
+        begin: With which θ variational inference begins, where θ is still `INITIAL_THETA` then; ``None`` for θ itself,
+            or 1 in a deep network. So a gate may be drawn off more often than on as training begins, and be on wherever
+            none is drawn, as in a network before its training.
         in_size: Number of entries that the input has along ``dim``.
         index: Which of them are kept, shape ``(size,)``; ``None`` for all.
         rank: The number of dimensions that inputs must have, where removal relies on it; ``None`` for any.

@@ -86,13 +86,13 @@ class QuantisedFactors(Method):
         self._rows = list(found)
         return Needs((Phase("train", share=self.until), Phase("tune", share=1 - self.until)))
 
-    def row_of(self, layer: nn.Module) -> nn.Sequential | None:
+    def row_of(self, layer: Any) -> nn.Sequential | None:
         """The layers that take the place of one, with the nearest weights; ``None`` where it stays.
 
         Args:
             layer: Any module.
         """
-        if type(layer) not in FACTORED or getattr(layer, "groups", 1) != 1:
+        if type(layer) not in FACTORED or getattr(layer, "groups", 1) != 1 or not layer.weight.requires_grad:
             return None
         tensor = _tensor(layer.weight.detach(), self.form)
         column = sum(tensor.shape)
@@ -114,9 +114,9 @@ class QuantisedFactors(Method):
         for name in self._rows:
             weights = {key: layer.get_parameter("weight").detach() for key, layer in _parts(run.net.net, name)}
             factors = [_factor(key, weight) for key, weight in weights.items()]
-            found, spent = quantised(product(factors), factors, self.bits)
+            found, spent = run.engine.broadcast(quantised(product(factors), factors, self.bits))
             decision.spent += spent
-            for (key, weight), factor in zip(weights.items(), run.engine.broadcast(found), strict=True):
+            for (key, weight), factor in zip(weights.items(), found, strict=True):
                 decision.assign[f"{name}.{key}.weight"] = _weight(key, factor, weight)
         return decision
 
@@ -180,4 +180,4 @@ def _row(layer: Any, factors: list[Tensor]) -> nn.Sequential:
             part.get_parameter("weight").copy_(_weight(key, factor, part.get_parameter("weight")))
         if bias:
             row.get_submodule("last").get_parameter("bias").copy_(layer.bias)
-    return row.requires_grad_(layer.weight.requires_grad).train(layer.training)
+    return row.train(layer.training)

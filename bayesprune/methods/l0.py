@@ -14,7 +14,7 @@ from bayesprune.checked import real
 from bayesprune.distributions.hard_concrete import hard_concrete, not_zero
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Needs, Run, Site, Value
-from bayesprune.methods.protocol.along import Along
+from bayesprune.methods.protocol.along import Along, all_along
 from bayesprune.methods.protocol.structures import Ranked
 
 LEAST, MOST = math.log(1e-2), math.log(1e2)
@@ -73,16 +73,15 @@ class HardConcrete(Ranked):
 
     def may_go(self, net: nn.Module, group: Group) -> bool:
         """Whether every layer that reads the structures has a weight along them."""
-        along = {part.tensor for part in group.slices}
-        return bool(group.read) and all(f"{name}.weight" in along for name in group.read)
+        return all_along(net, group, "in")
 
     def setup(self, run: Run) -> Needs:
         """As `Ranked`, with log α / rate for every structure, and views of weights."""
         needs = super().setup(run)
         net = run.net.net
         found = self.ranked(net, run.example)
-        self._along = Along(net, found, [group.read for group in found])
-        device = net.get_parameter(found[0].slices[0].tensor).device
+        self._along = Along(net, found, "in")
+        device = run.net.theta.device
         self.weights = self._along.weights.to(device)
         start = math.log(1 - self.drop) - math.log(self.drop)
         noise = 1e-2 * torch.randn(len(self.weights), generator=run.generator)

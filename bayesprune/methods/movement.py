@@ -34,7 +34,8 @@ class Movement(Method):
 
     Sources:
         Sanh, Wolf & Rush 2020, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", hard movement pruning: a share of
-        each layer, scores from 0. Their optimiser is that of the weights; all layers count, also the last.
+        each layer, scores from 0. Here scores are trained by the optimiser of the weights, and all layers count, also
+        the last.
     """
 
     name: ClassVar[str] = "movement"

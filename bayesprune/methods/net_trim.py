@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar
 
 import torch
@@ -33,6 +34,9 @@ class NetTrim(LayerByLayer):
         until: As for `LayerByLayer`.
         relu: Whether ReLUs follow all layers but the last; if not, all outputs have to be given again.
 
+    Warns:
+        UserWarning: if a layer of a cascade is left without weights, because the layers before it miss so much.
+
     Raises:
         ConfigError: as `LayerByLayer`, for an ε outside (0, 1), and before training, if something else than a ReLU
             follows a layer but the last.
@@ -43,8 +47,8 @@ class NetTrim(LayerByLayer):
 
     Sources:
         Aghasi, Abdi, Nguyen & Romberg 2017, "Net-Trim: Convex Pruning of Deep Neural Networks with Performance
-        Guarantee", programs 4 and 9, and Aghasi, Abdi & Romberg 2020, "Fast Convex Pruning of Deep Neural Networks".
-        That of convolutions one position of each example is taken, and the last layer's program, are ours.
+        Guarantee", and Aghasi, Abdi & Romberg 2020, "Fast Convex Pruning of Deep Neural Networks". That one position
+        of each example is taken where there are several is ours.
     """
 
     name: ClassVar[str] = "net_trim"
@@ -82,4 +86,8 @@ class NetTrim(LayerByLayer):
         if self.cascade and layer.name != self._first:
             now = x @ layer.matrix()
             ceiling, radius = now, ROOM * float(((now - y) * active).norm())
+        if radius >= float((y * active).norm()) and bool(active.any()):
+            warnings.warn(
+                f"NetTrim: all that {layer.name!r} gave may be missed, so it is left without weights", stacklevel=2
+            )
         return least_weights(x, y, active, ceiling, radius)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Needs, Run, Site, Value
-from bayesprune.methods.protocol.along import Along
+from bayesprune.methods.protocol.along import Along, all_along
 from bayesprune.methods.protocol.ranking import smallest
 from bayesprune.methods.protocol.structures import Ranked, SumsAlong
 from bayesprune.methods.targeted_dropout import TargetedDropout
@@ -47,6 +47,9 @@ class TargetedUnits(Ranked):
     """
 
     name: ClassVar[str] = "targeted_units"
+    lacks: ClassVar[str] = (
+        "what writes the units or filters that have gates has no weights along them; take taylor, say"
+    )
 
     @checked_arguments
     def __init__(
@@ -63,6 +66,10 @@ class TargetedUnits(Ranked):
         self.gamma, self.alpha, self.per_weight = weights.gamma, weights.alpha, per_weight
         self._rising = weights.shares
         self._along: Along | None = None
+
+    def may_go(self, net: nn.Module, group: Group) -> bool:
+        """Whether every layer that writes the structures has a weight along them."""
+        return all_along(net, group, "out")
 
     def shares(self, progress: float) -> tuple[float, float]:
         """γ and α after this share of a run."""
@@ -81,7 +88,7 @@ class TargetedUnits(Ranked):
                 f"TargetedUnits: gamma={self.gamma} of a layer's units is less than one in every layer; raise it, or "
                 "take a wider network"
             )
-        self._along = Along(net, found, [group.written for group in found])
+        self._along = Along(net, found, "out")
         self._norms = [SumsAlong(net, group, group.written) for group in found]
         self._drop: Tensor | None = None
         return Needs(needs.phases, views=frozenset({"weight"}))

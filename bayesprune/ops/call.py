@@ -79,7 +79,7 @@ class Call:
         following: What is followed.
         several: Gives the shapes of tensors for several examples, none if it cannot; ``None`` without an example.
         written: The calls of the network whose numbers are data of a ``torch.fx.GraphModule``, and may be rewritten.
-        constants: Tensors of whole numbers that are the same in every pass.
+        constants: Tensors of whole numbers, and single numbers, that are the same in every pass.
 
     Example:
         >>> graph = fx.Graph()

@@ -71,7 +71,6 @@ register(
         modules=(SpectralDropout,),
         entries=_spectral,
         random=lambda module: module.p > 0,
-        arguments=("axis", "threshold", "p", "rule"),
     )
 )
 

@@ -57,5 +57,6 @@ def resolved(call: Call, x: Features, size: int, become: Callable[[Tensor], Tens
 def pointwise(call: Call) -> Step:
     """Constants go through the operation itself; those that it makes infinite or undefined are no constants."""
     x = call.x
-    value = torch.where(x.unknown, torch.nan, call.run({call.source: x.value.clone()}))
+    numbers = {other: call.constants[other].double() for other in call.node.all_input_nodes[1:]}
+    value = torch.where(x.unknown, torch.nan, call.run({call.source: x.value.clone(), **numbers}))
     return same(call.source, x, torch.where(value.isinf(), torch.nan, value))

@@ -118,6 +118,7 @@ _calls(
     Tensor,
 )
 _calls("sort topk", torch, Tensor, gives=["tensor"])
+_calls("meshgrid", torch, gives=["tensor"], memory="view")
 _calls("where", torch, Tensor, gives=_chosen)
 _calls("all any", Tensor)
 _calls("bool int long type_as", Tensor, memory="view")

@@ -49,7 +49,8 @@ def _places(count: int) -> Callable[[fx.Node, Any], Any]:
     """What maxima give: also their places if they are asked for, as one more than ``count`` arguments or by name."""
 
     def gives(node: fx.Node, module: Any) -> Any:
-        asked = len(node.args) > count or "return_indices" in node.kwargs if module is None else module.return_indices
+        given = len(node.args) > count or node.kwargs.get("return_indices", False) is not False
+        asked = given if module is None else module.return_indices
         return ["tensor"] if asked else "tensor"
 
     return gives

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bayesprune.layers import Gate, Residual
 from bayesprune.layers.gated import GatedLayer
 from bayesprune.methods.protocol import Site
+from bayesprune.methods.protocol.signals import is_linear_map, vectors
 
 Rule = tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]
 OF_GATES: dict[str, Rule] = {
@@ -38,6 +39,7 @@ class Activations:
         entries: By weight, how many entries there were.
         inputs: By weight, inputs of its layer, one tensor a batch.
         outputs: Its outputs.
+        vectors: By weight, what a row of it is multiplied by at one position of every example, one tensor a batch.
     """
 
     def __init__(self, sites: Sequence[Site], names: Sequence[str]):
@@ -49,6 +51,7 @@ class Activations:
         self.entries: dict[str, int] = {}
         self.inputs: dict[str, list[Tensor]] = {}
         self.outputs: dict[str, list[Tensor]] = {}
+        self.vectors: dict[str, list[Tensor]] = {}
         self._sizes: dict[str, int] = {}
         self._calls: dict[str, list[tuple[Tensor, int | None]]] = {}
         self._handles: list[Any] = []
@@ -60,6 +63,8 @@ class Activations:
                 self._handles.append(site.layer.register_forward_pre_hook(self._zeros(site.name)))
             if site.kind == "weight" and "in_out" in names:
                 self._handles.append(site.layer.register_forward_hook(self._in_out(site.name)))
+            if site.kind == "weight" and "vectors" in names and is_linear_map(site.layer):
+                self._handles.append(site.layer.register_forward_pre_hook(self._vectors(site.name)))
 
     def _watch_gate(self, site: Site) -> None:
         """Look at what a gate multiplies: outputs of the layer that holds it, the branch of a residual block."""
@@ -94,6 +99,13 @@ class Activations:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             self.inputs.setdefault(name, []).append(args[0].detach().to("cpu", copy=True))
             self.outputs.setdefault(name, []).append(output.detach().to("cpu", copy=True))
+
+        return hook
+
+    def _vectors(self, name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            drawn = self.vectors.setdefault(name, [])
+            drawn.append(vectors(module, args[0].detach(), seed=len(drawn)).cpu())
 
         return hook
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from bayesprune.data.inputs import Inputs
 from bayesprune.graph import Traced
+from bayesprune.infer.plain import PlainNet
 from bayesprune.layers import Gate, Residual, holders_of, plain_parameters
 from bayesprune.methods.protocol import Model
 from bayesprune.ops import operation_of
@@ -24,6 +26,7 @@ class Cuts:
     Args:
         net: The network.
         trained: Gives everything that is trained now, by name.
+        example: An input, by which a plain network is followed; one with a posterior has its own, if any.
 
     Attributes:
         optimizer: The optimiser of that, whose state follows.
@@ -34,8 +37,9 @@ class Cuts:
 
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, net: Model, trained: Callable[[], dict[str, nn.Parameter]]):
+    def __init__(self, net: Model, trained: Callable[[], dict[str, nn.Parameter]], example: Inputs):
         self.net, self.trained = net, trained
+        self.example = example if isinstance(net, PlainNet) else net.example_input
         self.followers: list[Callable[[IndexMap], None]] = []
         self.origin = {name: torch.arange(len(theta)) for name, theta in net.gate_probs().items()}
         self.removals: list[Removal] = []
@@ -54,7 +58,7 @@ class Cuts:
         Raises:
             GateError: if a layer would be left empty.
         """
-        smaller, index = shrink(self.net.net, off, example_input=self.net.example_input)
+        smaller, index = shrink(self.net.net, off, example_input=self.example)
         if sum(len(kept) for kept in kept_gates(self.net.net, index).values()) == self.net.num_gates:
             return None
         self._log(step, index, torch.full((self.net.num_gates,), torch.nan) if net_cost is None else net_cost.cpu())
@@ -70,7 +74,7 @@ class Cuts:
             alive = torch.isin(origin, survivors.get(name, none))
             if not bool(alive.all()):
                 off[name] = ~alive
-        return shrink(self.net.net, off, example_input=self.net.example_input) if off else None
+        return shrink(self.net.net, off, example_input=self.example) if off else None
 
     def _log(self, step: int, index: IndexMap, net_cost: Tensor) -> None:
         kept = kept_gates(self.net.net, index)

@@ -37,6 +37,7 @@ class EpochRow:
             multiplier; NaN with constant log γ.
         expected: Expected cost relative to that at the start: G of `CostPrice`, or in a budget's measure, and from the
             end of settling on that of the network that `compact` gives; NaN with constant log γ.
+        masked: Weights that masks keep at 0; they count among ``params``.
 
     Example:
         >>> row = EpochRow(1, "train", 0.5, 0.4, 0.6, 0.9, 7, 1.0, 100, 200, 1.5)
@@ -57,6 +58,7 @@ class EpochRow:
     seconds: float
     nu: float = math.nan
     expected: float = math.nan
+    masked: int = 0
 
 
 @dataclass(repr=False)
@@ -87,16 +89,17 @@ class History:
     charged: float = 0.0
 
     def __repr__(self) -> str:
-        """Epochs, the last loss, the accuracy if there is one, and what is left, in one line."""
+        """Epochs, the last loss, the accuracy if there is one, what is left, and what is masked, in one line."""
         if not self.rows:
             return "History(no epoch yet)"
         last = self.rows[-1]
         epochs = "1 epoch" if last.epoch == 1 else f"{last.epoch} epochs"
         gates = sum(len(path[0]) for path in self.thetas.values()) or last.gates_left
         accuracy = "" if math.isnan(last.val_accuracy) else f"accuracy {100 * last.val_accuracy:.2f} %, "
+        masked = f", of which masks keep {last.masked:,} at 0" if last.masked else ""
         return (
             f"History({epochs}, loss {last.loss:.4f}, {accuracy}gates left {last.gates_left:,} of {gates:,}, "
-            f"params {last.params:,})"
+            f"params {last.params:,}{masked})"
         )
 
     def write_csv(self, path: Path) -> None:

@@ -47,6 +47,11 @@ class Masks:
             self.kept[name] = self.kept[name] & mask if name in self.kept else mask
         self._prepare()
 
+    @property
+    def count(self) -> int:
+        """How many weights are kept at 0; waits for the device."""
+        return sum(int((~mask).sum()) for mask in self.kept.values())
+
     def lift(self) -> None:
         """Let all weights go again, from 0."""
         self.kept = {}

@@ -18,9 +18,9 @@ from bayesprune.training.engine import Engine
 from bayesprune.training.views import sites_of
 from bayesprune.types import IndexMap
 
-KEEPING = ("pooled", "in_out")
+KEEPING = ("pooled", "in_out", "vectors")
 """What keeps something of every example."""
-OF_PASSES = (*OF_GATES, "zeros_in", "in_out")
+OF_PASSES = (*OF_GATES, "zeros_in", "in_out", "vectors")
 
 
 class Statistics:
@@ -44,7 +44,9 @@ class Statistics:
         if unknown:
             raise ConfigError(f"Needs.stats: {unknown[0]!r} is none; known are {', '.join((*OF_PASSES, 'change'))}")
         if self.limit is None and any(name in KEEPING for name in self.names):
-            raise ConfigError("Needs.examples: pooled and in_out keep something of every example; say of how many")
+            raise ConfigError(
+                "Needs.examples: pooled, in_out and vectors keep something of every example; say of how many"
+            )
         self.before: dict[str, Tensor] = {}
 
     # what changes --------------------------------------------------------------------------------------------------
@@ -148,6 +150,7 @@ class Statistics:
             elif statistic in ("mean_abs", "rank"):
                 getattr(found, statistic)[name] = value
         found.pooled = {name: self._joined(rows) for name, rows in seen.pooled.items()}
+        found.vectors = {name: self._joined(rows) for name, rows in seen.vectors.items()}
         found.zeros_in = {name: self._mean(zeros, seen.entries[name]) for name, zeros in seen.zeros.items()}
         found.in_out = {
             name: InOut(self._joined(seen.inputs[name]), self._joined(rows)) for name, rows in seen.outputs.items()

@@ -79,7 +79,7 @@ class Trainer:
         if engine.device.type == "cpu":
             check_layout(net, each(first.example, engine.input))
         self.epoch = self.step = net.branch_evaluations = 0
-        self.cuts, self.masks_held = Cuts(net, self.trained), Masks(self.trained)
+        self.cuts, self.masks_held = Cuts(net, self.trained, first.example), Masks(self.trained)
         seed = next_seed(engine)
         self.generator = torch.Generator().manual_seed(seed)
         self.identity = fingerprint(net, prune, settings, method)
@@ -187,8 +187,8 @@ class Trainer:
         self.records.remember(self.cuts.origin)
         with torch.no_grad():
             prior = 0.0 if self.method.posterior else self.net.likelihood.penalty() / self.net.num_data
-            loss = nll + float(self.method.loss(self)) + float(prior)
-        found = {"epoch": self.epoch, "phase": self.phase.name, "loss": loss, "nll": nll, **note}
+            loss, masked = nll + float(self.method.loss(self)) + float(prior), self.masks_held.count
+        found = {"epoch": self.epoch, "phase": self.phase.name, "loss": loss, "nll": nll, "masked": masked, **note}
         return self.records.add(found, score, self.step, time.perf_counter() - began, self.settings.lr, checkpoint)
 
     def _steps(self) -> tuple[Tensor, int, bool]:

@@ -130,7 +130,7 @@ import sys
 from tests.comparison.toys import compared, settings
 if __name__ == "__main__":
     plan = settings(methods={"l1_filters": {}, "random_structures": {}}, seeds=[0, 1], tasks=[
-        {"net": "planted", "data": "planted", "epochs": 100}])
+        {"net": "planted", "data": "planted", "epochs": 20}])
     compared(sys.argv[1], plan, workers=int(sys.argv[2]), on_row=lambda row, done, count: print(done, flush=True))
 """
 

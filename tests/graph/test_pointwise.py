@@ -56,3 +56,26 @@ def test_units_go_and_outputs_stay(name: str) -> None:
     assert smaller.first.out_features == smaller.second.in_features == left
     for network in (smaller, compact(net)) if left == 4 else ():
         assert torch.allclose(network(x), net(x), atol=1e-12, rtol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.25])
+def test_single_numbers_in_buffers_bound_entries(low: float) -> None:
+    """Bounds as Gemma's layers have them: what they make of 0 goes into the next bias."""
+
+    class Bounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.gate, self.last = nn.Linear(4, 6), layers.Gate(6), nn.Linear(6, 2)
+            self.register_buffer("low", torch.tensor(low))
+            self.register_buffer("high", torch.tensor(2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.clamp(self.gate(self.first(x)), self.low, self.high))
+
+    torch.manual_seed(0)
+    net, x = Bounded().double(), torch.randn(5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        net.gate.theta[:4] = 0.0
+    small = compact(net.eval(), example_input=x)
+    assert small.get_submodule("first").out_features == 2
+    torch.testing.assert_close(small(x), net(x), rtol=0, atol=1e-12)

@@ -69,13 +69,37 @@ def test_factors_reach_the_weights_of_their_structures_and_no_others() -> None:
     """Behind a convolution that is flattened each filter has six columns."""
     net = convolutional()
     found = [group for group in groups(net, example_input=torch.zeros(1, 1, 8)) if group.gates]
-    along = Along(net, found, [group.read for group in found])
+    along = Along(net, found, "in")
     assert along.sizes == [4, 5] and along.weights.tolist() == [30.0] * 4 + [2.0] * 5
     factors = torch.arange(1.0, 10.0)
     columns = along("5.weight", torch.ones(5, 24), factors)
     assert torch.equal(columns, torch.arange(1.0, 5.0).repeat_interleave(6).expand(5, 24))
     assert torch.equal(along("7.weight", torch.ones(2, 5), factors), torch.arange(5.0, 10.0).expand(2, 5))
     assert "0.weight" not in along and along("0.weight", net[0].weight, factors) is net[0].weight
+
+
+def test_a_layer_that_reads_and_writes_a_stream_is_multiplied_on_one_side() -> None:
+    """Both residual writers run along the stream on two sides."""
+    stream = layers.Gate(4)
+    first, second = layers.Linear(8, 4, gate=stream), layers.Linear(4, 4, gate=stream)
+    net = Stream(first, second)
+    (found,) = (group for group in groups(net, example_input=torch.zeros(1, 8)) if group.gates)
+    factors, ones = torch.arange(1.0, 5.0), torch.ones(4, 4)
+    assert set(found.written) == {"first", "second"} and set(found.read) == {"second", "last"}
+    assert torch.equal(Along(net, [found], "in")("second.weight", ones, factors), factors.expand(4, 4))
+    assert torch.equal(Along(net, [found], "out")("second.weight", ones, factors), factors[:, None].expand(4, 4))
+
+
+class Stream(nn.Module):
+    """A stream that two layers write, one of which reads it."""
+
+    def __init__(self, first: nn.Module, second: nn.Module):
+        super().__init__()
+        self.first, self.second, self.last = first, second, nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.first(x)
+        return self.last(stream + self.second(stream))
 
 
 # targeted dropout of units -----------------------------------------------------------------------------------------

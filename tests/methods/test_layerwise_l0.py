@@ -111,7 +111,7 @@ def test_behind_a_relu_the_best_set_is_that_of_all_sets(bias: bool) -> None:
     assert int((weights[:6] != 0).sum()) <= 2
 
 
-@pytest.mark.parametrize(("make", "sparsity", "cascade"), [(dropping, 0.6, False), (convolutional, 0.8, True)])
+@pytest.mark.parametrize(("make", "sparsity", "cascade"), [(dropping, 0.6, False), (convolutional, 0.9, True)])
 def test_each_output_keeps_its_share(make, sparsity: float, cascade: bool) -> None:
     """Also before a normalisation, and of convolutions."""
     torch.manual_seed(0)

@@ -129,6 +129,13 @@ def test_small_weights_shrink_by_the_factor_at_every_step() -> None:
     assert net[0].weight[0].tolist() == [1.0, 0.0, 0.0, 0.5]
 
 
+def test_history_says_how_many_weights_are_kept_at_0() -> None:
+    net = network()
+    history = fit(net, batches(), epochs=2, method=IterativeSoftShrinkage(0.5, 0.0), settings=Settings(lr=1e-30))
+    assert [row.masked for row in history.rows][-1] == sum(zeros(net)) == 30
+    assert "of which masks keep 30 at 0" in repr(history)
+
+
 def test_without_a_factor_weights_are_cut_hard() -> None:
     net = still(network(), IterativeSoftShrinkage(0.5, 0.0), 2)
     assert zeros(net) == [24, 6]

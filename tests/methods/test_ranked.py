@@ -260,3 +260,22 @@ def test_what_cannot_be_is_refused_before_training(name: str, net: nn.Module, ho
 def test_bad_settings(name: str, how: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=rf": {next(iter(how))}"):
         get_method(name, **how)
+
+
+class Attentive(nn.Module):
+    """Two heads, which are followed by shapes alone, and six units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.units = layers.MultiheadAttention(8, 2, batch_first=True), layers.Linear(8, 6, gate="unit")
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.units(self.heads(x, x, x)[0].mean(1)).relu())
+
+
+def test_heads_are_removed_while_training() -> None:
+    torch.manual_seed(0)
+    net, x = Attentive(), torch.randn(24, 3, 8)
+    history = fit(net, Batches(x, torch.arange(24) % 2, 8), epochs=2, method=get_method("unit_norms", macs=0.6))
+    assert net.heads.q_proj.weight.shape == (4, 8) and history.rows[0].macs <= 0.6 * cost(Attentive(), x[:1]).macs

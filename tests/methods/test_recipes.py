@@ -68,6 +68,19 @@ def test_normal_weights_change_what_is_recommended(name: str):
     assert astuple(Recipe())[:5] == (64, 2e-3, "adam", None, 0.25)
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4)], (64, 3e-3, "adam", 5e-4)),
+        ([nn.Conv2d(3, 4, 4, 4), nn.LayerNorm(4), nn.Linear(4, 4)], (64, 1e-3, "adam", 1e-4)),
+        ([nn.Conv2d(3, 3, 1) for _ in range(8)], (64, 3e-4, "adam", 1e-4)),
+        ([nn.Conv2d(3, 3, 1) for _ in range(7)], LENET5[:4]),
+    ],
+)
+def test_other_networks_go_by_their_layers(parts: list[nn.Module], expected: tuple):
+    assert astuple(recommended(nn.Sequential(*parts)))[:4] == expected
+
+
 def test_normal_weights_are_seen_in_the_network():
     assert recommended(units(slab="normal")) == recommended(units(), weights="normal")
     assert recommended(units(slab="normal"), weights="point") == recommended(units())

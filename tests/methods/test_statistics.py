@@ -165,6 +165,18 @@ def test_what_goes_into_layers_and_comes_out_of_them() -> None:
     assert found.examples == 90 and torch.equal(found.targets, y)
 
 
+def test_vectors_are_inputs_at_one_position() -> None:
+    """Of a linear layer they are its inputs, of a convolution what gives its output at some place; others have none."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Conv1d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(16, 2))
+    ((found,), _) = asked(net, "vectors", "in_out", examples=90)
+    assert found.vectors.keys() == {"0.weight", "3.weight"} and found.examples == 90
+    close(found.vectors["3.weight"], found.in_out["3.weight"].inputs)
+    given = found.vectors["0.weight"] @ net[0].weight.detach().flatten(1).T + net[0].bias.detach()
+    gaps = (found.in_out["0.weight"].outputs - given[:, :, None]).abs().amax(1)
+    assert float(gaps.amin(1).max()) < 1e-5 and len(gaps.argmin(1).unique()) == 6
+
+
 def test_how_much_weights_change() -> None:
     """Since the last decision: for the first one since the beginning."""
     torch.manual_seed(0)

@@ -147,8 +147,8 @@ TOYS: dict[str, Callable[[], Method]] = {
 
 
 ALIKE = {
-    "dropout_norms", "dsd", "fpgm", "hrank", "l1_filters", "large_weights", "learn_drop", "lottery", "movement",
-    "random_structures", "sparse_vd", "spectral_dropout", "targeted_units", "unit_norms",
+    "dropout_norms", "dsd", "fpgm", "hrank", "l1_filters", "large_weights", "layerwise_l0", "learn_drop", "lottery",
+    "movement", "random_structures", "refined", "sparse_vd", "spectral_dropout", "targeted_units", "unit_norms",
 }  # fmt: skip
 """Methods that act as others do; the laws of these are kept in the slow stage."""
 

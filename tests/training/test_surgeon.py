@@ -27,7 +27,7 @@ class Patient:
         self.net: BayesianNet = bayesian(build(), **options).double()
         self.optimizer = optimizer(list(self.net.weights().values()), lr=0.05)
         self.updates = GateUpdates(self.net)
-        self.cuts = Cuts(self.net, self.net.trained)
+        self.cuts = Cuts(self.net, self.net.trained, torch.zeros(1, 8))
         self.cuts.optimizer = self.optimizer
         self.step = 0
         self.removal = GateRemoval(self.net, self, self.updates, patience, lambda off, _: off, torch.any)  # type: ignore[arg-type]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.graph.group import Group
+from bayesprune.ops import operation_of
 
 
 class Along:
@@ -18,7 +20,7 @@ class Along:
     Args:
         net: The network.
         found: The groups.
-        layers: For each group the names of the modules whose weights are multiplied.
+        role: ``"in"`` for the weights that read structures, ``"out"`` for those that write them.
 
     Attributes:
         sizes: The number of structures of each group.
@@ -28,21 +30,23 @@ class Along:
         >>> import bayesprune as bp
         >>> net = nn.Sequential(bp.layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1, bias=False))
         >>> units = bp.groups(net)[:1]
-        >>> along = Along(net, units, [units[0].read])
+        >>> along = Along(net, units, "in")
         >>> along("2.weight", torch.ones(1, 3), torch.tensor([0.0, 0.5, 1.0]))
         tensor([[0.0000, 0.5000, 1.0000]])
     """
 
-    def __init__(self, net: nn.Module, found: Sequence[Group], layers: Sequence[Collection[str]]):
+    def __init__(self, net: nn.Module, found: Sequence[Group], role: Literal["in", "out"]):
         self.sizes = [group.size for group in found]
         self.weights = torch.zeros(sum(self.sizes))
         self._places: dict[str, list[tuple[int, Tensor]]] = {}
         start = 0
-        for group, names in zip(found, layers, strict=True):
-            for part in group.slices:
-                owner, _, kind = part.tensor.rpartition(".")
-                if owner in names and kind == "weight":
-                    self._add(net.get_parameter(part.tensor), part.tensor, part.dim, part.structure, start)
+        for group in found:
+            for name in group.read if role == "in" else group.written:
+                parts = operation_of(net.get_submodule(name)).parts
+                roles = () if parts is None else parts(net.get_submodule(name)).tensors.get("weight", ())
+                for part in group.slices:
+                    if part.tensor == f"{name}.weight" and role in roles[part.dim : part.dim + 1]:
+                        self._add(net.get_parameter(part.tensor), part.tensor, part.dim, part.structure, start)
             start += group.size
 
     def _add(self, weight: Tensor, name: str, dim: int, structure: Tensor, start: int) -> None:
@@ -76,3 +80,15 @@ class Along:
             shape[dim] = len(place)
             weight = weight * torch.cat([factors, factors.new_ones(1)])[place].view(shape)
         return weight
+
+
+def all_along(net: nn.Module, group: Group, role: Literal["in", "out"]) -> bool:
+    """Whether every layer that reads, or writes, the structures of a group has a weight along them.
+
+    Args:
+        net: The network.
+        group: The group.
+        role: As for `Along`.
+    """
+    along, names = Along(net, [group], role), group.read if role == "in" else group.written
+    return bool(names) and all(f"{name}.weight" in along for name in names)

@@ -14,14 +14,13 @@ from bayesprune.methods.protocol.method import Method
 from bayesprune.methods.protocol.records import Decision, Needs, Phase
 from bayesprune.methods.protocol.run import Run
 from bayesprune.methods.protocol.signals import LinearMap, linear_maps
-from bayesprune.methods.protocol.stats import InOut
 
 
 class LayerByLayer(Method):
     """Trains, finds sparse weights for each layer from what goes into it and what it gives, and trains on with these.
 
     Signals are those of some examples; of layers with positions, one position of each example is drawn. Layers that
-    are called more than once, and convolutions with groups, stay as they are.
+    are called more than once, convolutions with groups, and weights that are not trained stay as they are.
 
     Args:
         cascade: Whether what goes into a layer is what the layers before give as they are by then, at a pass for each
@@ -80,7 +79,7 @@ class LayerByLayer(Method):
             )
         self.check_layers(layers)
         phases = Phase("train", share=self.until), Phase("tune", share=1 - self.until)
-        return Needs(phases, stats=("in_out",), examples=recorded)
+        return Needs(phases, stats=("vectors",), examples=recorded)
 
     def check_layers(self, layers: list[LinearMap]) -> None:
         """Refuse layers that cannot be solved.
@@ -101,9 +100,8 @@ class LayerByLayer(Method):
             if self.cascade and number:
                 now = _recorded(run)
                 _check_equal(first, now)
-            x, before = (layer.vectors(found[layer.name].inputs, number) for found in (now, first))
-            found, spent = self.solve(layer, x, before @ layer.matrix())
-            weights = run.engine.broadcast(found)
+            x, before = (layer.with_ones(drawn[layer.name]) for drawn in (now, first))
+            weights, spent = run.engine.broadcast(self.solve(layer, x, before @ layer.matrix()))
             decision.spent += spent
             _note(decision, layer, weights)
             if self.cascade:
@@ -113,17 +111,17 @@ class LayerByLayer(Method):
         return decision
 
 
-def _recorded(run: Run) -> dict[str, InOut]:
+def _recorded(run: Run) -> dict[str, Tensor]:
     """What goes into layers, of the same examples each time also if a loader draws them by torch's random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return run.stats().in_out
+        return run.stats().vectors
 
 
-def _check_equal(first: dict[str, InOut], now: dict[str, InOut]) -> None:
+def _check_equal(first: dict[str, Tensor], now: dict[str, Tensor]) -> None:
     """Refuse a loader that gives other examples in another pass: what goes into the first layer is what they are."""
     name = next(iter(first))
-    if not torch.equal(first[name].inputs, now[name].inputs):
+    if not torch.equal(first[name], now[name]):
         raise ConfigError(
             "a cascade needs the same examples in every pass, and the training loader gives others; take cascade=False"
         )

@@ -52,51 +52,66 @@ class LinearMap:
         """How many numbers an output is a sum of."""
         return self.weight[0].numel()
 
+    def with_ones(self, drawn: Tensor) -> Tensor:
+        """What is multiplied by `matrix`: vectors, and 1 as their last entry if there is a bias, float64."""
+        ones = [] if self.bias is None else [torch.ones(len(drawn), 1, dtype=torch.float64)]
+        return torch.cat([drawn.double(), *ones], 1)
+
     def matrix(self) -> Tensor:
         """Its weight, and its bias as the last row if it has one, shape ``(inputs (+ 1), outputs)``, float64, host."""
         rows = [self.weight.flatten(1).T]
         rows += [] if self.bias is None else [self.bias[None]]
         return torch.cat(rows).double().cpu()
 
-    def vectors(self, inputs: Tensor, seed: int) -> Tensor:
-        """What it multiplies by `matrix`, of one position of every example, shape ``(examples, rows)``, float64.
 
-        Args:
-            inputs: What went into the layer, on the host.
-            seed: Of the positions that are drawn: equal for equal seeds and shapes.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        draw = _of_positions if isinstance(self.layer, nn.Linear) else self._patches
-        drawn = draw(inputs, generator)
-        ones = [] if self.bias is None else [torch.ones(len(drawn), 1, dtype=torch.float64)]
-        return torch.cat([drawn.double(), *ones], 1)
-
-    def _patches(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """What a convolution sees at one place of every example, shape ``(examples, inputs)``."""
-        layer: Any = self.layer
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-        reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        drawn = []
-        for example in padded:
-            window: list[Any] = [slice(None)]
-            steps = zip(example.shape[1:], layer.stride, layer.dilation, reach, strict=True)
-            for size, step, dilation, length in steps:
-                places = (size - length) // step + 1
-                start = step * int(torch.randint(places, (), generator=generator))
-                window.append(slice(start, start + length, dilation))
-            drawn.append(example[tuple(window)].flatten())
-        return torch.stack(drawn)
+def is_linear_map(layer: nn.Module) -> bool:
+    """Whether a module is a linear layer, or a convolution without groups."""
+    plain = isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd) and layer.groups == 1
+    return plain or isinstance(layer, nn.Linear)
 
 
-def _of_positions(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """One position of every example of a sequence, shape ``(examples, features)``."""
-    rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs[:, None]
-    return rows[torch.arange(len(rows)), torch.randint(rows.shape[1], (len(rows),), generator=generator)]
+def vectors(layer: nn.Module, inputs: Tensor, seed: int) -> Tensor:
+    """What a row of a layer's weight is multiplied by at one position of every example, shape ``(examples, n)``.
+
+    Args:
+        layer: What `is_linear_map` says yes to.
+        inputs: What goes into it.
+        seed: Of the positions that are drawn: equal for equal seeds and shapes.
+
+    Example:
+        >>> vectors(nn.Conv1d(2, 1, 2), torch.arange(6.0).view(1, 2, 3), seed=0).shape
+        torch.Size([1, 4])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(layer, nn.Linear):
+        rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs[:, None]
+        return rows[torch.arange(len(rows)), torch.randint(rows.shape[1], (len(rows),), generator=generator)]
+    return _patches(layer, inputs, generator)
+
+
+def _patches(layer: Any, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """What a convolution sees at one place of every example.
+
+    Args:
+        layer: The convolution.
+        inputs: What goes into it.
+        generator: Of the places.
+    """
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    drawn = []
+    for example in padded:
+        window: list[Any] = [slice(None)]
+        for size, step, dilation, length in zip(padded.shape[2:], layer.stride, layer.dilation, reach, strict=True):
+            start = step * int(torch.randint((size - length) // step + 1, (), generator=generator))
+            window.append(slice(start, start + length, dilation))
+        drawn.append(example[tuple(window)].flatten())
+    return torch.stack(drawn)
 
 
 def linear_maps(net: nn.Module, example: Inputs) -> list[LinearMap]:
-    """The linear layers and convolutions without groups that are called once, in the order in which they are called.
+    """The linear layers and convolutions without groups that are called once and are trained, in the order of calls.
 
     Args:
         net: The network.
@@ -109,8 +124,9 @@ def linear_maps(net: nn.Module, example: Inputs) -> list[LinearMap]:
     found = []
     for node in traced.graph.nodes:
         layer: Any = traced.module(node)
-        plain = isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd) and layer.groups == 1
-        if (plain or isinstance(layer, nn.Linear)) and str(node.target) not in traced.fixed:
+        if layer is None or not is_linear_map(layer) or str(node.target) in traced.fixed:
+            continue
+        if layer.weight.requires_grad:
             found.append(LinearMap(f"{node.target}.weight", layer, _rectified(traced, node)))
     return found
 

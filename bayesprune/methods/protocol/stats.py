@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-Statistic = Literal["mean_abs", "zeros_in", "act_grad", "pooled", "rank", "in_out", "change"]
+Statistic = Literal["mean_abs", "zeros_in", "act_grad", "pooled", "rank", "in_out", "vectors", "change"]
 
 
 class ActGrad(NamedTuple):
@@ -54,7 +54,7 @@ class Stats:
 
     Attributes:
         examples: How many examples were looked at, in all processes.
-        targets: Their targets, with ``pooled`` or ``in_out``.
+        targets: Their targets, with ``pooled``, ``in_out`` or ``vectors``.
         mean_abs: By gate, the mean of |a| over examples and positions, shape ``(size,)``.
         rank: By gate, the mean rank of its maps over examples, shape ``(size,)``; a map is a matrix of the last of its
             dimensions by all others.
@@ -62,6 +62,8 @@ class Stats:
         pooled: By gate, the maximum over positions, shape ``(examples, size)``.
         zeros_in: By weight, which share of its layer's inputs is exactly 0, shape ``()``.
         in_out: By weight, inputs and outputs of its layer.
+        vectors: By weight of a linear layer or convolution without groups, what a row of its weight is multiplied by at
+            one position of every example, drawn at random but alike in every pass, shape ``(examples, n)``.
         change: By weight, ‖ΔW‖ / ‖W‖ since the last decision, or since the phase began, shape ``()``.
 
     Example:
@@ -77,4 +79,5 @@ class Stats:
     pooled: dict[str, Tensor] = field(default_factory=dict)
     zeros_in: dict[str, Tensor] = field(default_factory=dict)
     in_out: dict[str, InOut] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
     change: dict[str, Tensor] = field(default_factory=dict)

@@ -20,8 +20,8 @@ def on_grid(values: Tensor, bits: int) -> Tensor:
         bits: How many.
 
     Example:
-        >>> on_grid(torch.tensor([0.1, -0.4, 1.5]), bits=2)  # steps of 2 * 1.5 / 3
-        tensor([0., 0., 1.])
+        >>> on_grid(torch.tensor([0.1, -0.8, 1.5]), bits=2)  # steps of 2 * 1.5 / 3
+        tensor([ 0., -1.,  1.])
     """
     step = (2 * values.abs().max() / (2**bits - 1)).clamp(min=1e-300)
     return (values / step).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * step

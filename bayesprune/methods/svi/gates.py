@@ -27,7 +27,7 @@ def begin(net: BayesianNet) -> None:
 @torch.no_grad()
 def begin_whole(net: BayesianNet) -> None:
     """In a deep network, let all gates whose θ are as they were built, and that have no other beginning, begin at 1."""
-    if net.prior_type.decides and is_deep(net):
+    if is_deep(net):
         for gate, theta in _as_built(net):
             if gate.begin is None:
                 theta.fill_(1.0)

@@ -82,8 +82,8 @@ class SVI(Method):
         self.penalty = make_penalty(net, run.example, settings, self.schedule, run.engine.broadcast)
         begin(net)  # costs are relative to the network with all of it
         self.sampler.synchronize()
-        pays = Payoff(net, run, self.penalty)
-        self.removal = GateRemoval(net, run, self.updates, settings.patience, self.penalty.may_go, pays)
+        rules = self.penalty.may_go, Payoff(net, run, self.penalty), self.penalty.blame
+        self.removal = GateRemoval(net, run, self.updates, settings.patience, *rules)
         self._examples: list[Batch] | None = None
         again = self.schedule.fine_tune_from if net.weights_posterior.name == "point" else None
         return Needs((Phase("svi", decide_every=1, rise_again=again),))
@@ -182,9 +182,9 @@ class SVI(Method):
             self.updates.exact.step(schedule.settling_step(step))
             if not schedule.samples and self.penalty.needs_differences and self.updates.exact.evaluations % RARELY == 1:
                 self._judge_shared(run, net)
-            if not schedule.samples:
-                self.penalty.approach(step, self.updates.differences)
             with run.engine.whole():
+                if not schedule.samples:
+                    self.penalty.approach(step, self.updates.differences)
                 self._remove(run, net, step)
             self.sampler.synchronize()
             self._update_prices(step)

@@ -12,6 +12,7 @@ from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.protocol import Run
 from bayesprune.methods.svi.gates import GateUpdates
+from bayesprune.methods.svi.penalties.base import PRICE
 from bayesprune.pruning import RemovalMonitor, shrink
 
 
@@ -27,6 +28,7 @@ class GateRemoval:
         patience: Consecutive checks before a removal.
         may_go: Which of the structures that are off for good may go, given these and the net cost of all.
         pays: Says of structures that may go, bool, shape ``(S,)``, whether it pays to remove them now.
+        blame: What asks for too much where a layer is emptied, for warnings.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class GateRemoval:
         patience: int,
         may_go: Callable[[Tensor, Tensor], Tensor],
         pays: Callable[[Tensor], bool],
+        blame: str = PRICE,
     ):
-        self.net, self.run, self.updates, self._may_go, self._pays = net, run, updates, may_go, pays
+        self.net, self.run, self.updates, self._may_go, self._pays, self._blame = net, run, updates, may_go, pays, blame
         self.monitor = RemovalMonitor(net.num_gates, patience, net.theta.device)
 
     def check(self) -> bool:
@@ -110,7 +113,6 @@ class GateRemoval:
         warnings.warn(
             f"every structure of {name!r} was due for removal; the last one "
             f"(index {int(self.run.origin[name][best])}) is kept, because the layer has no by-pass. "
-            "The price (log_gamma, or nu of CostPrice) is too high for this network or so short a run, or the layer "
-            "needs a Residual around it",
+            f"{self._blame} for this network or so short a run, or the layer needs a Residual around it",
             stacklevel=3,
         )

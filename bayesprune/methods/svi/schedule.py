@@ -176,7 +176,9 @@ class Schedule:
 
 
 def is_deep(net: BayesianNet) -> bool:
-    """Whether so many gates stand in a row that they cannot all be drawn: ``DEEP`` of them."""
+    """Whether weights are points and so many gates that are decided stand in a row that they cannot all be drawn."""
+    if net.weights_posterior.name != "point" or not net.prior_type.decides:
+        return False
     with eval_mode(net):
         return gates_in_a_row(net.traced) >= DEEP
 
@@ -198,7 +200,7 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: M
         raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
     kind = net.weights_posterior.name if net.prior_type.decides else "fixed"
     learning = all(weight.requires_grad for weight in net.weights().values())
-    if kind == "point" and learning and is_deep(net):
+    if learning and is_deep(net):
         kind = "deep"
     elif kind == "point" and net.num_branches:
         kind = "branches"

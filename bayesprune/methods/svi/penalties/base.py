@@ -16,6 +16,7 @@ from bayesprune.schema import Check, record
 
 UPDATES = 20
 """How often prices follow θ during sampling at least, if it has as many steps."""
+PRICE = "The price (log_gamma, or nu of CostPrice) is too high"
 
 
 class Penalty(ABC):
@@ -33,9 +34,11 @@ class Penalty(ABC):
             constant.
         expected: Expected cost relative to the reference, as of the last update; NaN where prices are constant.
         needs_differences: Whether `update` is to be told the differences in loss while sampling, too.
+        blame: What asks for too much where a layer is emptied.
     """
 
     needs_differences: ClassVar[bool] = False
+    blame: str = PRICE
     _cost: RelativeCost
 
     def __init__(self, net: BayesianNet, schedule: Schedule, temperature: float):

@@ -15,7 +15,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.enforcement import Removable, longest_start, only_on, switch_off, switch_on
-from bayesprune.methods.svi.multiplier import LEAST, START, Multiplier, dual_maximiser
+from bayesprune.methods.svi.multiplier import Multiplier, dual_maximiser
 from bayesprune.methods.svi.penalties.base import Penalty
 from bayesprune.methods.svi.penalties.relative import RelativeCost
 from bayesprune.methods.svi.penalties.timing import Timing
@@ -70,6 +70,7 @@ class BudgetPenalty(Penalty):
     ):
         super().__init__(net, schedule, temperature)
         self.example, self.budget = example, budget
+        self.blame = f"The budget {budget} is too low"
         self._multiplier = Multiplier()
         self._timing = Timing(net, example, broadcast) if budget.measure == "latency" else None
         self._latency = None if self._timing is None else self._timing.operations()
@@ -103,8 +104,6 @@ class BudgetPenalty(Penalty):
             return
         target = self._target(step)
         best = dual_maximiser(differences, savings, target, self._cost)
-        if not self.schedule.samples and self._multiplier.value == START:
-            self._multiplier.value = max(LEAST, best)
         self._multiplier.step(self.expected, target, best)
 
     def _target(self, step: int) -> float:
@@ -113,16 +112,21 @@ class BudgetPenalty(Penalty):
         return float(self._beginning ** (1 - share) * (MARGIN * self.budget.fraction) ** share)
 
     def approach(self, step: int, differences: Tensor) -> None:
-        """Switch off what does the least harm for what it saves, as far as the target of this step asks for it.
+        """Take every gate to 0 or 1, such that the network costs what the target of this step allows, and no more.
+
+        What does the least harm for what it saves is off; what is off comes back as long as it was not removed.
 
         Args:
             step: The step that is done.
             differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
         """
-        on, target = (self.net.theta.detach() > 0.5).cpu(), self._target(step)
-        if self._cost(on) > target:
-            left = switch_off(on, self._harm(differences), self._cost.savings, target, Removable(self.net))
-            self._set(on & ~left, 0.0)
+        on, harm, target = (self.net.theta.detach() > 0.5).cpu(), self._harm(differences), self._target(step + 1)
+        if len(on) and self._cost(on) > target:
+            on = switch_off(on, harm, self._cost.savings, target, Removable(self.net))
+        elif len(on):
+            on = switch_on(on, harm, self._cost.savings, target)
+        with torch.no_grad():
+            self.net.theta.copy_(on)
 
     def _harm(self, differences: Tensor) -> Tensor:
         """By how much the loss rises without each, nats per example, not negative; shape ``(S,)``."""
@@ -179,7 +183,7 @@ class BudgetPenalty(Penalty):
         return more, filled
 
     def _set(self, chosen: Tensor, theta: float) -> None:
-        """Set θ of the structures in ``chosen``."""
+        """Set θ of the structures in ``chosen``, bool, shape ``(S,)``."""
         with torch.no_grad():
             self.net.theta[chosen.to(self.net.theta.device)] = theta
 
