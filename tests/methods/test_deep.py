@@ -56,14 +56,14 @@ def test_nothing_is_drawn_before_gates_settle() -> None:
 @pytest.mark.seed(0)
 @pytest.mark.statistical
 def test_a_deep_network_learns_and_keeps_its_budget_on_the_defaults() -> None:
-    """Seeds 0 to 2 end at 0.490 to 0.494 of the multiply-adds and 0.91 to 0.98 right; by sampling from θ = 0.9 as
+    """Seeds 0 to 2 end at 0.493 to 0.495 of the multiply-adds and 0.90 to 0.98 right; by sampling from θ = 0.9 as
     shallow networks they would end at 0.33 to 0.46."""
     net = bayesian(bp.convert(plain()))
     settings = Settings(budget=Budget("macs", 0.5))
     history = bp.fit(net, Batches(*examples()), epochs=8, val_loader=[examples()], settings=settings)
     last = history.rows[-1]
     assert 0.475 < last.expected <= 0.5
-    assert last.val_accuracy > 0.88
+    assert last.val_accuracy > 0.85
 
 
 def test_a_resumed_run_of_a_deep_network_has_the_same_path(tmp_path: Path) -> None:

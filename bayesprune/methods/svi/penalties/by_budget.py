@@ -26,6 +26,8 @@ from bayesprune.schema import Check, items, number, optional, record, table
 MARGIN = 0.99
 """What share of the budget is aimed at, so that small errors at the end do not exceed it."""
 
+TINY = 1e-12
+"""The least harm, nats per example."""
 MET_BY = 0.8
 """After which share of sampling a budget is to be met."""
 
@@ -120,11 +122,13 @@ class BudgetPenalty(Penalty):
             step: The step that is done.
             differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
         """
-        on, harm, target = (self.net.theta.detach() > 0.5).cpu(), self._harm(differences), self._target(step + 1)
-        if len(on) and self._cost(on) > target:
+        on, target = (self.net.theta.detach() > 0.5).cpu(), self._target(step + 1)
+        harm = self._harm(differences).clamp(min=TINY)  # what seems of no use fills up what a large structure has left
+        if not len(on):
+            return
+        if self._cost(on) > target:
             on = switch_off(on, harm, self._cost.savings, target, Removable(self.net))
-        elif len(on):
-            on = switch_on(on, harm, self._cost.savings, target)
+        on = switch_on(on, harm, self._cost.savings, target)
         with torch.no_grad():
             self.net.theta.copy_(on)
 
