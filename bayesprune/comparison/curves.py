@@ -69,6 +69,9 @@ def _draw_panel(axes: Axes, panel: tuple[str, str, float], lines: Sequence[Line]
         elif its and its[0].measure == FREE:
             axes.axhline(100 * its[0].accuracy.mean, linestyle=":", **style)
     axes.set_xscale("log")
+    shares = sorted({line.share for line in lines if line.measure == measure})
+    axes.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
+    axes.minorticks_off()
     axes.set_xlabel(LEFT[measure])
     axes.set_ylabel("accuracy %")
     axes.set_title(f"{task}, compute {compute:g}×", fontsize=10, loc="left")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.conversion.known import Known, Seen, for_copy, holds_tensors, number_of, sized_by_values
+from bayesprune.conversion.known import Known, Seen, for_copy, holds_tensors, number_of, reads_sizes, sized_by_values
 from bayesprune.conversion.modes import Modes, note_modes, plain_mode
 from bayesprune.conversion.writing import Written
 from bayesprune.data.inputs import Inputs
@@ -167,7 +167,7 @@ class Follower(GateTracer):
             kwargs = {name: value for name, value in kwargs.items() if name != "device"}
         if seen is not None and isinstance(kwargs.get("device"), torch.device):
             kwargs = {**kwargs, "device": self._device()}
-        if self.sizes_given and seen and holds_tensors(seen.values[0]) and not _reads_sizes(kind, target):
+        if self.sizes_given and seen and holds_tensors(seen.values[0]) and not reads_sizes(kind, target):
             args, kwargs = fx.node.map_aggregate((args, kwargs), number_of)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         note_modes(proxy.node, follows)
@@ -293,14 +293,3 @@ class Follower(GateTracer):
             except Exception as error:  # user code runs here: it may raise anything
                 raise does_not_go(self.root, self.example, error) from error  # type: ignore[arg-type]
         return getattr(args[0], target)(*args[1:], **kwargs) if kind == "call_method" else target(*args, **kwargs)
-
-
-def _reads_sizes(kind: str, target: Any) -> bool:
-    """Whether sizes that a call is given may be those of other tensors, which change with these.
-
-    Args:
-        kind: What kind of call it is.
-        target: What is called.
-    """
-    own = operation_at(target) if kind in ("call_function", "call_method") else UNKNOWN
-    return own.moves or own.takes == "sizes"

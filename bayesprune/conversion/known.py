@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.graph.tracer import Value
+from bayesprune.ops.registry import UNKNOWN, operation_at
 
 SETTINGS = torch.device, torch.dtype, torch.layout, bool
 """Kinds of attributes of tensors that are the same for all examples of one kind, and no values of a graph."""
@@ -121,3 +122,14 @@ def holds_tensors(value: Any) -> bool:
     found: list[Tensor] = []
     fx.node.map_aggregate(value, lambda part: found.append(part) if isinstance(part, Tensor) else None)
     return bool(found)
+
+
+def reads_sizes(kind: str, target: Any) -> bool:
+    """Whether sizes that a call is given may be those of other tensors, which change with these.
+
+    Args:
+        kind: What kind of call it is.
+        target: What is called.
+    """
+    own = operation_at(target) if kind in ("call_function", "call_method") else UNKNOWN
+    return own.moves or own.takes == "sizes"

@@ -99,14 +99,14 @@ def convert(
         origins = _put_gates(traced, places, theta, refused)
         if units:
             origins |= put_units(traced, allowed, theta, refused)
-        if heads:
-            origins |= put_heads(traced, allowed, theta, refused)
+        parts = put_heads(traced, allowed, theta, refused) if heads else {}
+        origins |= parts
         if branches:
             origins |= carve_branches(traced, allowed, theta, refused)
         if not origins:
             raise GateError(_nothing_found(model, refused))
         net = fx.GraphModule(traced.net, traced.graph, class_name=type(model).__name__)
-        more = _refused(net, example_input)
+        more = _refused(net, example_input, bool(parts))
         if not more:
             if example_input is not None:
                 check_same(model, net, as_inputs(example_input))
@@ -139,23 +139,25 @@ def _put_gates(
     return gates
 
 
-def _refused(net: fx.GraphModule, example_input: Any) -> dict[Gate, str]:
+def _refused(net: fx.GraphModule, example_input: Any, parts: bool) -> dict[Gate, str]:
     """The gates that do not mean removal, with the reason.
 
     Args:
         net: The gated network.
         example_input: Tells the shapes.
+        parts: Whether some gates are of heads, whose entries then need no gate of their own.
     """
     traced = trace(net, example_input)
     refused = {gate: str(error) for gate, error in refused_gates(traced).items()}
-    if refused:
+    if refused and not parts:
         return refused
-    gates = gates_of(net)
+    gates, alone = gates_of(net), not refused
     for group in coupled(traced):
-        if group.gates and not group.can_go:
-            refused |= {gates[name]: f"it {group.reason}" for name in group.gates}
-        elif group.size in [gates[name].size for name in group.gates]:
-            finer = [gates[name] for name in group.gates if gates[name].size > group.size]
+        own = [gate for gate in map(gates.__getitem__, group.gates) if gate not in refused]
+        if not group.can_go and alone:
+            refused |= dict.fromkeys(own, f"it {group.reason}")
+        elif group.can_go and group.size in [gate.size for gate in own]:
+            finer = [gate for gate in own if gate.size > group.size]
             refused |= dict.fromkeys(finer, f"its entries go in {group.size} parts, which have a gate")
     return refused
 

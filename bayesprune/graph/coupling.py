@@ -188,23 +188,27 @@ class _Axis:
         """
         if size == 1:
             return "is the only one"
+        mine = torch.zeros(max(self.off.num_ids, self.plan.num_ids), dtype=torch.bool)
+        mine[ids] = True
+        others = mine.clone()
+        others[ids] = ~self.first[ids]
         for node, step in self.off.steps.items():
-            if any(self._meets(source, ids) for source in step.pins):
+            if any(self._meets(source, mine) for source in step.pins):
                 return step.reason
-            if any(bool(torch.isin(held, ids[~self.first[ids]]).any()) for held in step.holds):
+            if any(bool(others[held].any()) for held in step.holds):
                 return f"stands where {node.name} keeps all entries in place"
             for read in step.reads:
-                if self._meets(read.node, ids, read.must):
+                if self._meets(read.node, mine, read.must):
                     return read.reason
         if not gates:
             return "has no gate"
         open_elsewhere = bool(self.off.stay(ids[~self.first[ids]]).any())
         return "is written to, or read, where no gate of it silences" if open_elsewhere else ""
 
-    def _meets(self, node: fx.Node, ids: Tensor, must: Tensor | None = None) -> bool:
-        """Whether a tensor has one of these entries, among those in ``must`` if that is given."""
+    def _meets(self, node: fx.Node, mine: Tensor, must: Tensor | None = None) -> bool:
+        """Whether a tensor has an entry that is ``mine``, by its id, among those in ``must`` if that is given."""
         features = self.off.known[node]
         if features is None:
             return False
-        found = torch.isin(features.ids, ids)
+        found = mine[features.ids]
         return bool((found if must is None else found & must).any())

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
 from bayesprune.methods.solvers.factors import product, quantised, without_grid
-
-FACTORED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Layers that have factors; classes derived of them, which may have gates, are left."""
+from bayesprune.methods.solvers.rows import factors_of, has_row, row_of, tensor_of, weights_of
 
 
 class QuantisedFactors(Method):
@@ -86,18 +82,18 @@ class QuantisedFactors(Method):
         self._rows = list(found)
         return Needs((Phase("train", share=self.until), Phase("tune", share=1 - self.until)))
 
-    def row_of(self, layer: Any) -> nn.Sequential | None:
+    def row_of(self, layer: nn.Module) -> nn.Sequential | None:
         """The layers that take the place of one, with the nearest weights; ``None`` where it stays.
 
         Args:
             layer: Any module.
         """
-        if type(layer) not in FACTORED or getattr(layer, "groups", 1) != 1 or not layer.weight.requires_grad:
+        if not has_row(layer):
             return None
-        tensor = _tensor(layer.weight.detach(), self.form)
+        tensor = tensor_of(layer, self.form)
         column = sum(tensor.shape)
         rank = max(1, int(self.share * tensor.numel() / column))
-        return _row(layer, without_grid(tensor, rank)) if rank * column < tensor.numel() else None
+        return row_of(layer, without_grid(tensor, rank)) if rank * column < tensor.numel() else None
 
     def grads(self, run: Run) -> None:
         """Let factors rest that are on their grids."""
@@ -112,72 +108,9 @@ class QuantisedFactors(Method):
         if run.phase.name != "train":
             return decision
         for name in self._rows:
-            weights = {key: layer.get_parameter("weight").detach() for key, layer in _parts(run.net.net, name)}
-            factors = [_factor(key, weight) for key, weight in weights.items()]
+            row = run.net.net.get_submodule(name)
+            factors = factors_of(row)
             found, spent = run.engine.broadcast(quantised(product(factors), factors, self.bits))
             decision.spent += spent
-            for (key, weight), factor in zip(weights.items(), found, strict=True):
-                decision.assign[f"{name}.{key}.weight"] = _weight(key, factor, weight)
+            decision.assign |= {f"{name}.{key}": weight for key, weight in weights_of(row, found).items()}
         return decision
-
-
-def _parts(net: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    """The layers of a row, that of the outputs first, as factors are ordered."""
-    return sorted(net.get_submodule(name).named_children(), key=lambda part: ("last", "first", "depth").index(part[0]))
-
-
-def _tensor(weight: Tensor, form: str) -> Tensor:
-    """A weight as it is factorised: outputs by inputs, or by inputs by places; float64 on the host.
-
-    Args:
-        weight: Shape ``(outputs, inputs, ...)``.
-        form: See `QuantisedFactors`.
-    """
-    whole = weight.double().cpu()
-    return whole.flatten(2) if form == "cp" and whole[0, 0].numel() > 1 else whole.flatten(1)
-
-
-def _factor(key: str, weight: Tensor) -> Tensor:
-    """The factor that a layer of a row holds, see `_weight`."""
-    rows = weight.double().cpu().flatten(1)
-    return rows if key == "last" else rows.T
-
-
-def _weight(key: str, factor: Tensor, like: Tensor) -> Tensor:
-    """What a layer of a row holds of a factor.
-
-    Args:
-        key: Which it is.
-        factor: Shape ``(n, R)``.
-        like: Of the same shape, dtype and device.
-    """
-    return (factor if key == "last" else factor.T).reshape(like.shape).to(like)
-
-
-def _row(layer: Any, factors: list[Tensor]) -> nn.Sequential:
-    """Layers in a row that give what their factors' product would, with the bias of the layer.
-
-    Args:
-        layer: The layer.
-        factors: Of outputs, of inputs, and if there are three, of places.
-    """
-    kind, rank, bias = type(layer), factors[0].shape[1], layer.bias is not None
-    if kind is nn.Linear:
-        parts = {"first": kind(layer.in_features, rank, bias=False), "last": kind(rank, layer.out_features, bias)}
-    else:
-        seen = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "padding_mode")}
-        size = layer.kernel_size
-        if len(factors) == 2:
-            parts = {"first": kind(layer.in_channels, rank, size, bias=False, **seen)}
-        else:
-            parts = {"first": kind(layer.in_channels, rank, 1, bias=False)}
-            parts["depth"] = kind(rank, rank, size, groups=rank, bias=False, **seen)
-        parts["last"] = kind(rank, layer.out_channels, 1, bias=bias)
-    row = nn.Sequential(OrderedDict(parts)).to(layer.weight)
-    with torch.no_grad():
-        for key, factor in zip(("last", "first", "depth"), factors, strict=False):
-            part = row.get_submodule(key)
-            part.get_parameter("weight").copy_(_weight(key, factor, part.get_parameter("weight")))
-        if bias:
-            row.get_submodule("last").get_parameter("bias").copy_(layer.bias)
-    return row.train(layer.training)

@@ -52,7 +52,7 @@ class SparseVariationalDropout(Method):
         Molchanov, Ashukha & Vetrov 2017, "Variational Dropout Sparsifies Deep Neural Networks", equations 11 to 14:
         additive noise, the approximate divergence, local reparameterisation (Kingma, Salimans & Welling 2015) and the
         threshold of 3; the interval of log α and ``start`` are those of its code. Ours: the share as a target, the rate
-        (1 there, in runs of 200 epochs), and that what is left trains on.
+        (1 there, in longer runs), and that what is left trains on.
     """
 
     name: ClassVar[str] = "sparse_vd"

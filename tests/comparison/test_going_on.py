@@ -147,13 +147,14 @@ def test_after_a_signal_the_csv_is_the_same(tmp_path: Path, workers: str) -> Non
         command = [sys.executable, str(script), str(tmp_path / folder), workers]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
 
-    broken = start("broken")
-    assert broken.stdout is not None
-    for _ in range(5):
-        broken.stdout.readline()
-    time.sleep(0.3)
-    broken.send_signal(signal.SIGINT)
-    assert broken.wait(timeout=60) != 0
+    with start("broken") as broken:
+        assert broken.stdout is not None
+        for _ in range(5):
+            broken.stdout.readline()
+        time.sleep(0.3)
+        broken.send_signal(signal.SIGINT)
+        assert broken.wait(timeout=300) != 0
     for folder in ("broken", "whole"):
-        assert start(folder).communicate(timeout=300)[0]
+        with start(folder) as process:
+            assert process.communicate(timeout=600)[0]
     assert rows_of(tmp_path / "broken") == rows_of(tmp_path / "whole")

@@ -1,1 +1,1 @@
-"""Solvers of the problems that methods pose layer by layer: functions of matrices, in float64."""
+"""Solvers of the problems that methods pose layer by layer, in float64, and layers that hold what they find."""
