@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Run
 from bayesprune.methods.protocol.structures import Ranked
@@ -24,8 +25,8 @@ class GeometricMedian(Ranked):
         until: As for `Ranked`.
 
     Example:
-        >>> GeometricMedian(layerwise=True).macs
-        0.5
+        >>> GeometricMedian(macs=0.25).layerwise
+        True
 
     Sources:
         He, Liu, Wang, Hu & Yang 2019, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
@@ -33,6 +34,10 @@ class GeometricMedian(Ranked):
     """
 
     name: ClassVar[str] = "fpgm"
+
+    @checked_arguments
+    def __init__(self, macs: float = 0.5, layerwise: bool = True, until: float = 0.5):
+        super().__init__(macs, layerwise, until)
 
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
         """The sum of distances of each structure, 1 for the farthest of its layer."""

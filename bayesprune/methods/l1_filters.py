@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Run
 from bayesprune.methods.protocol.structures import Ranked, SumsAlong
@@ -18,7 +19,8 @@ class L1Filters(Ranked):
 
     Args:
         macs: As for `Ranked`.
-        layerwise: As for `Ranked`; in the paper shares are chosen layer by layer.
+        layerwise: As for `Ranked`; sums of layers with other numbers of weights do not compare, and in the
+            paper shares are chosen layer by layer.
         until: As for `Ranked`.
 
     Example:
@@ -31,6 +33,10 @@ class L1Filters(Ranked):
     """
 
     name: ClassVar[str] = "l1_filters"
+
+    @checked_arguments
+    def __init__(self, macs: float = 0.5, layerwise: bool = True, until: float = 0.5):
+        super().__init__(macs, layerwise, until)
 
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
         """Σ|w| of each structure."""

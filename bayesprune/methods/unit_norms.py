@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bayesprune.arguments import checked_arguments
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Run
 from bayesprune.methods.protocol.structures import Ranked, SumsAlong
@@ -17,11 +18,11 @@ class UnitNorms(Ranked):
 
     Args:
         macs: As for `Ranked`.
-        layerwise: As for `Ranked`.
+        layerwise: As for `Ranked`; norms of layers with other numbers of weights do not compare.
         until: As for `Ranked`.
 
     Example:
-        >>> UnitNorms(layerwise=True).layerwise
+        >>> UnitNorms(macs=0.25).layerwise
         True
 
     Sources:
@@ -29,6 +30,10 @@ class UnitNorms(Ranked):
     """
 
     name: ClassVar[str] = "unit_norms"
+
+    @checked_arguments
+    def __init__(self, macs: float = 0.5, layerwise: bool = True, until: float = 0.5):
+        super().__init__(macs, layerwise, until)
 
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:
         """‖w‖₂ of each structure."""
