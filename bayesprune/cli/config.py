@@ -177,7 +177,7 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     options = defaults(RunConfig) | chosen
-    recipe = _recipe_for(options["net"], options["slab"], options["weights"] is not None)
+    recipe = _recipe_for(options["net"], options["slab"])
     for name in ("batch_size", "lr", "optimizer", "weight_decay", "label_smoothing", "every", "temperature"):
         options[name] = chosen.get(name, getattr(recipe, name))
     if options["log_gamma"] is None and options["budget"] is None:
@@ -191,17 +191,16 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
 
 
 @cache
-def _recipe_for(net: str, slab: str, trained: bool) -> Recipe:
+def _recipe_for(net: str, slab: str) -> Recipe:
     """What is recommended for the network of a name, built for that; torch's random numbers go on as before.
 
     Args:
         net: The name.
         slab: Posterior of the weights.
-        trained: Whether they begin at trained ones.
     """
     posterior = "normal" if slab == "normal" else "point"
     with torch.random.fork_rng(devices=[]):
-        return recommended(network_like(net), weights=posterior, trained=trained)
+        return recommended(network_like(net), weights=posterior)
 
 
 def short_name(name: str) -> str:

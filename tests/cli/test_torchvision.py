@@ -105,13 +105,13 @@ def test_safetensors_are_read_as_well(squeezenet: nn.Module, tmp_path: Path):
     assert all(torch.equal(found[name], value) for name, value in squeezenet.state_dict().items())
 
 
-def test_the_recipe_goes_by_the_layers_and_trained_weights_take_a_tenth_of_the_rate():
+def test_the_recipe_goes_by_the_layers_also_for_trained_weights():
     name = "mobilenet_v3_small"
     fresh = resolve({"net": f"torchvision:{name}"})
     trained = resolve({"net": f"torchvision:{name}", "weights": "w.pt"})
     recipe = recommended(convert(plain_network(f"torchvision:{name}", 10), example_input=torch.zeros(2, *SHAPE)))
     assert fresh.lr == recipe.lr
-    assert trained.lr == fresh.lr / 10
+    assert trained.lr == fresh.lr
     assert resolve({"net": f"torchvision:{name}", "weights": "w.pt", "lr": 0.3}).lr == 0.3
     assert (fresh.optimizer, fresh.batch_size, fresh.price) == (trained.optimizer, trained.batch_size, recipe.price)
     assert trained.default_folder.name == f"torchvision-{name}-digits-seed0"

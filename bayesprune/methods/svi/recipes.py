@@ -94,7 +94,7 @@ networks that are `PLAIN` all else is as in a `Recipe` of which nothing is said:
 
 
 @checked_arguments
-def recommended(net: nn.Module, *, weights: str | None = None, trained: bool = False) -> Recipe:
+def recommended(net: nn.Module, *, weights: str | None = None) -> Recipe:
     """How to train a network that is made like ``net``; a start, not the result of a search.
 
     What counts is what the network is made of. Without convolutions: whether it has gated branches. With them: whether
@@ -106,7 +106,6 @@ def recommended(net: nn.Module, *, weights: str | None = None, trained: bool = F
             says what they cost, and no price by cost is recommended in its place.
         weights: Posterior that the weights are to have, ``"point"`` or ``"normal"``; ``None`` for the one that they
             have.
-        trained: Whether they begin at trained values, which a tenth of the learning rate keeps.
 
     Raises:
         ConfigError: for another posterior.
@@ -116,8 +115,6 @@ def recommended(net: nn.Module, *, weights: str | None = None, trained: bool = F
     recipe = _made_like(list(net.modules()))
     if weights == "normal" or (weights is None and normal_layers(net)):
         recipe = replace(Recipe() if recipe is PLAIN else recipe, **NORMAL_WEIGHTS)
-    if trained:
-        recipe = replace(recipe, lr=recipe.lr / 10)
     return replace(recipe, price=None) if isinstance(net, BayesianNet) and net.prior_given else recipe
 
 
