@@ -74,9 +74,10 @@ class Follower(GateTracer):
         example = None if isinstance(root, fx.GraphModule) else self.example
         self._given = [] if example is None else [copies_of(root, example, count) for count in COPIES]
         self.proxy_buffer_attributes = True
-        mode = self._modes.entered(root)
-        with torch.enable_grad(), untouched(root), mode:
+        with torch.enable_grad(), untouched(root):
+            self._modes.begin(root)
             graph = super().trace(root, *args, **kwargs)
+        self.writes.check([self.proxy(node) for node in next(iter(reversed(graph.nodes))).all_input_nodes])
         self._decided(())
         for node in reversed(graph.nodes):
             if node in self._numbers and not node.users:
@@ -107,7 +108,7 @@ class Follower(GateTracer):
             if isinstance(values[0], dict):
                 return {key: placed(key, *(value[key] for value in values)) for key in values[0]}
             place = self.create_proxy("placeholder", name, (), {})
-            place.seen = Seen(values)
+            place.know(Seen(values))
             places.append(place)
             return place
 
@@ -153,7 +154,7 @@ class Follower(GateTracer):
         if seen is not None and seen.made and (self.sizes_given or operation_at(target) is UNKNOWN):
             self.goes_by_sizes = True  # it is the same in every pass for inputs of the example's
             proxy: Any = self.proxy(self.create_arg(seen.values[0]))  # type: ignore[arg-type]
-            proxy.seen = Seen(seen.values)
+            proxy.know(Seen(seen.values))
             return proxy
         if seen is not None and target in ("dim", "ndimension"):
             return seen.values[0]
@@ -172,7 +173,7 @@ class Follower(GateTracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         note_modes(proxy.node, follows)
         if seen is not None:
-            proxy.seen = seen
+            proxy.know(seen)
             if not holds_tensors(seen.values[0]):
                 self._numbers.add(proxy.node)
         return None if seen is not None and seen.values[0] is None else proxy
@@ -198,7 +199,7 @@ class Follower(GateTracer):
             return forward(*args, **kwargs)
         before, stack = set(self.graph.nodes), self.module_stack.copy()
         try:
-            with self._modes.entered(m) if not self.is_leaf_module(m, name) else nullcontext():
+            with self._modes.entered() if not self.is_leaf_module(m, name) else nullcontext():
                 given = super().call_module(m, forward, args, kwargs)
             self.writes.check(given)
             return given
@@ -288,8 +289,10 @@ class Follower(GateTracer):
         if kind == "get_attr":
             return attrgetter(target)(self.root)
         if kind == "call_module":
+            module = self.root.get_submodule(target)
             try:
-                return sizes_alone(self.root.get_submodule(target), args, kwargs)
+                with self._modes.plain(module):
+                    return sizes_alone(module, args, kwargs)
             except Exception as error:  # user code runs here: it may raise anything
                 raise does_not_go(self.root, self.example, error) from error  # type: ignore[arg-type]
         return getattr(args[0], target)(*args[1:], **kwargs) if kind == "call_method" else target(*args, **kwargs)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import fx
 
+from bayesprune.conversion.modes import ALONE, UNSEEN, passes_gradient_by
+from bayesprune.conversion.sharing import forget_memory, sharing
 from bayesprune.errors import TraceError
 from bayesprune.graph import Traced
-from bayesprune.graph.memory import is_view, own_memory, written
+from bayesprune.graph.memory import own_memory, written
+from bayesprune.graph.shapes import DTYPE
 from bayesprune.ops import name_of
-from bayesprune.ops.sizes import is_shape
 
 
 def work_out_of_place(traced: Traced) -> None:
@@ -18,40 +21,25 @@ def work_out_of_place(traced: Traced) -> None:
         traced: The network, changed in place.
 
     Raises:
-        TraceError: for an operation that writes over a part of what is read again as a whole, or over a buffer.
+        TraceError: for an operation that writes over a part of what is read again as a whole, or over a buffer, or
+            past the gradient of what it writes over.
     """
     place = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in list(traced.graph.nodes):
         target = written(traced, node)
         if target is None:
             continue
-        for other in [each for each in _sharing(traced, target) - {target} if place[each] < place[node]]:
+        for other in [each for each in sharing(traced, target) - {target} if place[each] < place[node]]:
             if other.op == "get_attr" or any(place[user] > place[node] for user in other.users):
                 raise TraceError(_refusal(node))
         if target.op == "get_attr":
             raise TraceError(_refusal(node))
+        if passes_gradient_by(target, node.meta.get(ALONE, False), target.meta.get(DTYPE, torch.float32)):
+            raise TraceError(f"convert: {name_of(node)} works in place {UNSEEN}; let it give a new tensor")
         target.replace_all_uses_with(node, lambda user, now=place[node]: place[user] > now)  # type: ignore[misc]
     for node in list(traced.graph.nodes):
         own_memory(traced, node)
-
-
-def _sharing(traced: Traced, node: fx.Node) -> set[fx.Node]:
-    """Tensors that may lie in the same memory as one."""
-    found, left = {node}, [node]
-    while left:
-        one = left.pop()
-        near = [user for user in one.users if one in (_memory_of(traced, user), written(traced, user))]
-        for other in (*near, _memory_of(traced, one), written(traced, one)):
-            if other is not None and other not in found:
-                found.add(other)
-                left.append(other)
-    return found
-
-
-def _memory_of(traced: Traced, node: fx.Node) -> fx.Node | None:
-    """The tensor that a call may give a part of, or in another shape."""
-    viewed = is_view(traced, node) and not is_shape(node)
-    return node.all_input_nodes[0] if viewed else None
+        forget_memory(node)
 
 
 def _refusal(node: fx.Node) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from bayesprune.conversion.sharing import note_memory
 from bayesprune.graph.tracer import Value
 from bayesprune.ops.registry import UNKNOWN, operation_at
 
@@ -42,6 +43,11 @@ class Known(Value):
     """A value of a traced forward pass that is also known for some examples, if there is an example."""
 
     seen: Seen | None = None
+
+    def know(self, seen: Seen) -> None:
+        """Keep what it is."""
+        self.seen = seen
+        note_memory(self.node, seen.values)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.seen.values[0], name, None) if self.seen else None

@@ -28,12 +28,14 @@ TOLD: dict[Any, tuple[str, int, bool]] = {
     F.batch_norm: ("training", 5, False),
 }
 """Functions that are told a mode: under what name, at what place, and which they take if they are not told one."""
+UNSEEN = "without gradient, over what has one"
+"""What is said of writing that gradients pass by, see `passes_gradient_by`."""
 FOLLOWS, ALONE = "follows", "alone"
 """Names in a node's ``meta``, for whether its call follows the mode, and whether it is made without gradient."""
 
 
 class Mode(int):
-    """False, as what ``training`` of a module is while it is followed; it notes whether Python decided by it."""
+    """False, as what ``training`` of modules is while they are followed; it notes whether Python decided by it."""
 
     asked = False
 
@@ -48,29 +50,50 @@ def plain_mode(value: Any) -> Any:
 
 
 class Modes:
-    """The modes of the modules that are followed now, each within the one before.
+    """The mode of a network while it is followed, which is that of all of its modules.
 
     Args:
         kept: Modules that are in eval mode for good.
     """
 
     def __init__(self, kept: Collection[nn.Module]):
-        self.kept, self.stack = kept, list[Mode]()
+        self.kept, self.mode = kept, Mode()
+
+    def begin(self, net: nn.Module) -> None:
+        """Let all modules of a network in eval mode have the mode that is followed."""
+        self._set(net, self.mode)
 
     @contextmanager
-    def entered(self, module: nn.Module) -> Iterator[None]:
+    def entered(self) -> Iterator[None]:
         """A context in which a module is followed."""
-        self.stack.append(Mode())
-        if module not in self.kept:
-            module.training = self.stack[-1]  # type: ignore[assignment]
+        before, self.mode.asked = self.mode.asked, False
         try:
             yield
         finally:
-            module.training = False
-            self.stack.pop()
+            self.mode.asked = before
+
+    @contextmanager
+    def plain(self, module: nn.Module) -> Iterator[None]:
+        """A context in which a module computes, in eval mode."""
+        self._set(module, False)
+        try:
+            yield
+        finally:
+            self._set(module, self.mode)
+
+    def _set(self, net: nn.Module, mode: Any) -> None:
+        """Set the mode of modules, unless they keep theirs.
+
+        Args:
+            net: The module that they are parts of.
+            mode: The mode.
+        """
+        for module in net.modules():
+            if module not in self.kept:
+                module.training = mode
 
     def followed_by(self, target: Any, args: Any, kwargs: Any) -> bool:
-        """Whether a call goes by the mode of its module: it is told that, or what Python may have decided by it.
+        """Whether a call goes by the mode of the network: it is told that, or what Python may have decided by it.
 
         Args:
             target: What is called.
@@ -87,7 +110,7 @@ class Modes:
             return False
         name, place, _ = TOLD[target]
         given = args[place] if len(args) > place else kwargs.get(name)
-        return isinstance(given, Mode) or self.stack[-1].asked
+        return isinstance(given, Mode) or self.mode.asked
 
 
 def note_modes(node: fx.Node, follows: bool) -> None:
@@ -98,6 +121,18 @@ def note_modes(node: fx.Node, follows: bool) -> None:
         follows: Whether it follows the mode of its module.
     """
     node.meta[FOLLOWS], node.meta[ALONE] = follows, not torch.is_grad_enabled()
+
+
+def passes_gradient_by(target: fx.Node, alone: bool, dtype: torch.dtype) -> bool:
+    """Whether what is written over goes on having the gradient of what it was, as torch does not see it.
+
+    Args:
+        target: What gave it.
+        alone: Whether it is written over where there is no gradient.
+        dtype: Its kind of numbers.
+    """
+    has_gradient = target.op != "placeholder" and not target.meta.get(ALONE) and dtype.is_floating_point
+    return alone and has_gradient
 
 
 def told_mode(node: fx.Node) -> bool:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bayesprune.conversion.modes import UNSEEN, passes_gradient_by
+from bayesprune.conversion.sharing import sharing
+from bayesprune.graph import Traced
 from bayesprune.ops import operation_of
-from bayesprune.ops.sizes import is_shape
 
 Part = tuple[int, Any, Any]
 """Of a dimension the part that is written: the dimension, where it begins and where it ends."""
@@ -33,6 +35,16 @@ def with_part(x: Any, key: Any, value: Any) -> Any:
         raise fx.proxy.TraceError("a part of a tensor is written over that neither slices nor numbers tell")
     place = keys.index(...) if ... in keys else len(keys)
     keys[place : place + 1] = [slice(None)] * (x.ndim - len(keys) + (... in keys))
+    parts: list[Part] = []
+    for dim, each in enumerate(keys):
+        if isinstance(each, int):
+            parts.append((dim, each, each + 1 if each != -1 else None))
+        elif each.step not in (None, 1):
+            raise fx.proxy.TraceError("a part of a tensor is written over by steps")
+        elif each != slice(None):
+            parts.append((dim, each.start, each.stop))
+    if any(_is_empty(x, part) for part in parts):
+        return x
     target = x[key]
     if not isinstance(value, (fx.Proxy, Tensor)):
         value = torch.full_like(target, value)
@@ -41,16 +53,30 @@ def with_part(x: Any, key: Any, value: Any) -> Any:
             value = value.expand_as(target)
         if not _alike(value, target, "dtype"):
             value = value.to(target.dtype)
-    parts: list[Part] = []
-    for dim, each in enumerate(keys):
-        if isinstance(each, slice) and each.step not in (None, 1):
-            raise fx.proxy.TraceError("a part of a tensor is written over by steps")
-        if isinstance(each, int):
-            value = value.unsqueeze(dim)
-            parts.append((dim, each, each + 1 if each != -1 else None))
-        elif each != slice(None):
-            parts.append((dim, each.start, each.stop))
+    for dim in [dim for dim, each in enumerate(keys) if isinstance(each, int)]:
+        value = value.unsqueeze(dim)
     return _put_together(x, parts, value)
+
+
+def _is_empty(x: Any, part: Part) -> bool:
+    """Whether a part of a tensor is none of it.
+
+    Args:
+        x: The tensor.
+        part: The part.
+
+    Raises:
+        TraceError: if that may follow from the number of examples.
+    """
+    dim, start, stop = part
+    if not isinstance(start, int) or not isinstance(stop, int) or start == 0:
+        return False
+    if (start < 0) == (stop < 0):
+        return stop <= start
+    sizes = [value.shape[dim] for value in x.seen.values]
+    if len(set(sizes)) > 1:
+        raise fx.proxy.TraceError("which part of a tensor is written over follows from the number of examples")
+    return not range(sizes[0])[slice(start, stop)]
 
 
 def _alike(a: Any, b: Any, attribute: str) -> bool:
@@ -90,6 +116,17 @@ def _put_together(x: Any, parts: Sequence[Part], value: Any) -> Any:
     return torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0]
 
 
+def _is_part(given: Sequence[Any], node: fx.Node) -> bool:
+    """Whether the first argument of a call is a part of a tensor.
+
+    Args:
+        given: The argument, if there is one.
+        node: What gives the tensor.
+    """
+    views = [each for each in given if isinstance(each, fx.Node) and operation_of(each).memory == "view"]
+    return any(each.all_input_nodes[:1] == [node] for each in views)
+
+
 class Written:
     """What was written over while a forward pass was traced, and what therefore must not be read.
 
@@ -109,13 +146,18 @@ class Written:
             key: The part.
             value: What is written.
         """
-        aliases = _aliases(x.node)
+        if passes_gradient_by(x.node, not torch.is_grad_enabled(), x.dtype):
+            raise fx.proxy.TraceError(f"a part of a tensor is written over {UNSEEN}")
+        traced = Traced(x.tracer.root, x.tracer.graph, {})
+        aliases = sharing(traced, x.node)
         if any(node.op in ("placeholder", "get_attr") for node in aliases):
             raise fx.proxy.TraceError("a part of an input, parameter or buffer is written over")
-        if isinstance(value, fx.Proxy) and x.node in [part for each in value.node.args[:1] for part in _given(each)]:
+        if isinstance(value, fx.Proxy) and _is_part(value.node.args[:1], x.node):
             plain = operation_of(value.node).inplace.get(value.node.target)  # type: ignore[arg-type]
             value.node.target = value.node.target if plain is None else plain  # as in x[key] += 1
         result = with_part(x, key, value)
+        if result is x:
+            return
         self._before.append((x, x.node, x.seen, aliases - self.stale))
         self.stale |= aliases
         x.node, x.seen = result.node, result.seen
@@ -137,21 +179,3 @@ class Written:
         while self._before and self._before[-1][0].node in nodes:
             x, x.node, x.seen, aliases = self._before.pop()
             self.stale -= aliases
-
-
-def _aliases(node: fx.Node) -> set[fx.Node]:
-    """All that may lie in the same memory as what a call gives, as far as it was called."""
-    found, waiting = {node}, [node]
-    while waiting:
-        each = waiting.pop()
-        views = [user for user in each.users if each in _given(user)]
-        new = {*_given(each), *views} - found
-        found |= new
-        waiting += new
-    return found
-
-
-def _given(node: Any) -> list[fx.Node]:
-    """The tensor that a call may give a part of, or in another shape, if it does."""
-    view = isinstance(node, fx.Node) and operation_of(node).memory == "view" and not is_shape(node)
-    return node.all_input_nodes[:1] if view else []

@@ -37,6 +37,10 @@ def dropout_in_training(net: Any, h: Tensor) -> Tensor:
     return torch.relu(F.dropout(net.second(h), 0.5, net.training))
 
 
+def dropout_of_another(net: Any, h: Tensor) -> Tensor:
+    return torch.relu(F.dropout(net.second(h), 0.5, net.norm.training))
+
+
 class Kept(nn.Sequential):
     """Layers whose normalisation and dropout stay in eval mode."""
 
@@ -55,7 +59,7 @@ def kept() -> nn.Module:
     return Kept(nn.Linear(4, 6), norm, nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 2)).double().eval()
 
 
-@pytest.mark.parametrize("between", [frozen, no_dropout, dropout_always, dropout_in_training, None])
+@pytest.mark.parametrize("between", [frozen, no_dropout, dropout_always, dropout_in_training, dropout_of_another, None])
 def test_modes_that_calls_are_told_are_kept(between: Callable[[Any, Tensor], Tensor] | None) -> None:
     model = kept() if between is None else net_of(between)
     trained = [p.requires_grad for p in model.parameters()]
