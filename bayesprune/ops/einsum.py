@@ -85,7 +85,6 @@ register(
         functions=(torch.einsum,),
         entries=if_known(_einsum),
         takes="anything",
-        memory="own",
         files=True,
     )
 )

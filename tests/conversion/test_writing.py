@@ -248,10 +248,11 @@ def test_what_shares_memory_is_seen_for_the_examples(share: Change) -> None:
     for write, ends in ((over_a_mask, False), (over_some, True)):
         with pytest.raises(TraceError, match="shares memory"):
             bp.convert(Sharing(share, write, ends).eval(), example_input=x)
-    with pytest.raises(TraceError, match="works in place") if share in PARTS else nullcontext():
-        model = Sharing(share, at_once).eval()
-        net = all_on(bp.convert(model, example_input=x, inputs=True))
-        assert distance(net(99 * x), model(99 * x)) < 1e-5
+    for example in (x, None):
+        with pytest.raises(TraceError, match="works in place") if share in PARTS else nullcontext():
+            model = nn.Sequential(nn.Linear(6, 6), Sharing(share, at_once)).eval()
+            net = all_on(bp.convert(model, example_input=example))
+            assert distance(net(99 * x), model(99 * x)) < 1e-5
 
 
 def test_what_is_written_at_once_without_gradient_is_refused() -> None:
