@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from bayesprune.conversion.heads import gates_heads
 from bayesprune.conversion.source import owner_of
 from bayesprune.data.inputs import as_inputs
 from bayesprune.graph import Traced, trace
-from bayesprune.graph.coupling import coupled
+from bayesprune.graph.coupling import NO_GATE, coupled
 from bayesprune.graph.group import Group
 from bayesprune.layers import Gate, Whole, gates_of, holders_of
 from bayesprune.pruning.meter import count_macs, eval_mode
@@ -96,7 +97,8 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
     kinds = {name: _kind(traced, gate) for name, gate in gates_of(plain).items()}
     rows: list[Structure] = []
     ruled: dict[str, set[str]] = {kind: set() for kind in KINDS}
-    for group in coupled(traced):
+    found = coupled(traced)
+    for group in found:
         kind = min((kinds[gate] for gate in group.gates), key=KINDS.index, default="none")
         layers = _ruled(group, kind, macs)
         share = sum(macs[layer] for layer in layers) / total
@@ -106,15 +108,43 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
         else:
             share = 0.0 if set().union(*ruled.values()).issuperset(layers) else share
             places = group.written or dict.fromkeys(part.tensor for part in group.slices)
-            rows.append(Structure("none", ", ".join(places), group.size, share, group.reason))
+            stream = group.reason == NO_GATE and len(group.written) > 1
+            why = f"{NO_GATE}; several layers write it (streams=True)" if stream else group.reason
+            rows.append(Structure("none", ", ".join(places), group.size, share, why))
     for name, module in plain.named_modules():
         if isinstance(module, Whole):
             why = f"stays whole: {module.reason}" if module.reason else "stays whole"
             rows.append(Structure("none", name, 1, macs.get(name, 0) / total, why))
+    rows += _not_followed(traced, {name for group in found for name in group.written}, macs, total)
     rows.sort(key=lambda row: KINDS.index(row.kind))
     within = ruled["head"] | ruled["unit"]
     share, inside = (sum(macs[layer] for layer in layers) / total for layers in (within | ruled["branch"], within))
     return Structures(rows, share, inside)
+
+
+def _not_followed(traced: Traced, written: Collection[str], macs: Mapping[str, int], total: int) -> list[Structure]:
+    """A row for every layer whose outputs are no structures of which anything is known.
+
+    Args:
+        traced: The network.
+        written: Names of layers that have rows.
+        macs: Multiply-adds by the name of the layer.
+        total: Those of the network.
+    """
+    calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
+    rows = []
+    for name, count in calls.items():
+        layer = traced.net.get_submodule(name)
+        if name in macs and name not in written and not isinstance(layer, Whole):
+            why = "is called more than once" if count > 1 else "gives what no gate can stand behind"
+            rows.append(Structure("none", name, _outputs(layer), macs[name] / total, why))
+    return rows
+
+
+def _outputs(layer: nn.Module) -> int:
+    """How many features a layer gives, 1 if it does not say."""
+    said = (getattr(layer, name, None) for name in ("out_features", "out_channels", "hidden_size"))
+    return next((size for size in said if isinstance(size, int)), 1)
 
 
 def _kind(traced: Traced, gate: Gate) -> str:

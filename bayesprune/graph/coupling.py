@@ -18,6 +18,9 @@ Lying = tuple[str, str | None, str, int, Tensor]
 """Of a dimension of a tensor that structures lie along: the module that owns it, whether they are its outputs
 (``"out"``) or inputs (``"in"``) or go with them in between (``None``), the tensor's name, the dimension, and ids."""
 
+NO_GATE = "has no gate"
+"""Why structures stay of which nothing else is to be said."""
+
 
 def coupled(traced: Traced) -> list[Group]:
     """The groups of a network: those along features, then those along other axes, whole branches last."""
@@ -201,7 +204,7 @@ class _Axis:
                 if self._meets(read.node, mine, read.must):
                     return read.reason
         if not gates:
-            return "has no gate"
+            return NO_GATE
         open_elsewhere = bool(self.off.stay(ids[~self.first[ids]]).any())
         return "is written to, or read, where no gate of it silences" if open_elsewhere else ""
 

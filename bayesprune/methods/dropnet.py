@@ -9,8 +9,10 @@ from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
-from bayesprune.layers import gates_of
-from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
+from bayesprune.errors import ConfigError
+from bayesprune.layers import Gate, gates_of
+from bayesprune.methods.protocol import Decision, Method, Needs, Run
+from bayesprune.methods.protocol.cycles import cycles_of
 
 
 class DropNet(Method):
@@ -25,7 +27,8 @@ class DropNet(Method):
         cycles: How often is trained; a shorter run has as many cycles as epochs.
 
     Raises:
-        ConfigError: for a share outside (0, 1), or a number of cycles that is not whole and positive.
+        ConfigError: for a share outside (0, 1), or a number of cycles that is not whole and positive; and before
+            training, if there is no second cycle, or no gate of several units.
 
     Example:
         >>> method = DropNet(share=0.5)
@@ -42,19 +45,28 @@ class DropNet(Method):
         self.cycles = whole("DropNet: cycles", cycles)
 
     def setup(self, run: Run) -> Needs:
-        """One phase a cycle."""
-        cycles = min(self.cycles, run.epochs)
-        phases = [Phase(f"cycle {k + 1}", start="initial" if k else "current") for k in range(cycles)]
+        """One phase a cycle.
+
+        Raises:
+            ConfigError: if there are no units to drop.
+        """
+        if not self._gates(run):
+            raise ConfigError("DropNet: no gate holds several units; put gates on layers, or let bp.convert put them")
+        phases = cycles_of("DropNet", self.cycles, run.epochs)
         self.last = phases[-1].name
-        return Needs(tuple(phases), stats=("mean_abs",))
+        return Needs(phases, stats=("mean_abs",))
 
     def decide(self, run: Run) -> Decision:
         """Switch off what is least active of each gate."""
-        gates = {name: gate for name, gate in gates_of(run.net.net).items() if gate.size > 1}
-        if run.phase.name == self.last or not gates:
+        if run.phase.name == self.last:
             return Decision()
+        gates = self._gates(run)
         sizes = run.stats().mean_abs
         return Decision(off={name: self.quiet(sizes[name], gate.mode().bool().cpu()) for name, gate in gates.items()})
+
+    def _gates(self, run: Run) -> dict[str, Gate]:
+        """The gates of several units, by name."""
+        return {name: gate for name, gate in gates_of(run.net.net).items() if gate.size > 1}
 
     def quiet(self, sizes: Tensor, left: Tensor) -> Tensor:
         """Which units go, bool.

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
-from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
+from bayesprune.methods.protocol import Decision, Method, Needs, Run
+from bayesprune.methods.protocol.cycles import cycles_of
 from bayesprune.methods.protocol.ranking import smallest_weights
 
 
@@ -21,7 +22,8 @@ class LotteryTicket(Method):
         cycles: How often is trained; a shorter run has as many cycles as epochs.
 
     Raises:
-        ConfigError: for a share outside (0, 1), or a number of cycles that is not whole and positive.
+        ConfigError: for a share outside (0, 1), or a number of cycles that is not whole and positive; and before
+            training, if there is no second cycle.
 
     Example:
         >>> LotteryTicket(cycles=3).options()
@@ -42,10 +44,9 @@ class LotteryTicket(Method):
 
     def setup(self, run: Run) -> Needs:
         """One phase a cycle."""
-        cycles = min(self.cycles, run.epochs)
-        phases = [Phase(f"cycle {k + 1}", start="initial" if k else "current") for k in range(cycles)]
+        phases = cycles_of("LotteryTicket", self.cycles, run.epochs)
         self.last = phases[-1].name
-        return Needs(tuple(phases))
+        return Needs(phases)
 
     def decide(self, run: Run) -> Decision:
         """Mask the smallest of the weights that are left."""

@@ -233,3 +233,28 @@ def test_what_is_added_up_and_read_once_is_gated_there() -> None:
     small = bp.compact(net, example_input=x)
     assert distance(small(x), net(x)) < 1e-12
     assert small.get_submodule("stem").out_channels == small.get_submodule("depthwise.0").groups < 6
+
+
+class Followed(nn.Module):
+    """A layer that is called twice, a recurrent one whose cell is read, and one with units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.twice = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 4)
+        self.units, self.last = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cell = self.recurrent(x)[1][1][-1]
+        return self.last(torch.relu(self.units(self.twice(torch.relu(self.twice(cell))))))
+
+
+def test_layers_that_are_not_followed_have_rows() -> None:
+    x = torch.randn(2, 6, 3)
+    table = bp.structures(bp.convert(Followed(), example_input=x), example_input=x)
+    left = {row.gate: (row.size, row.rules) for row in table if row.kind == "none"}
+    assert left == {
+        "recurrent": (4, "gives what no gate can stand behind"),
+        "twice": (4, "is called more than once"),
+        "last": (2, "is an output of the network"),
+    }
+    assert [row.gate for row in table if row.kind == "unit"] == ["units_gate"]

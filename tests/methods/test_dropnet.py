@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from bayesprune.errors import ConfigError
-from bayesprune.layers import Gate
+from bayesprune.layers import Gate, Linear
 from bayesprune.methods.dropnet import DropNet
 from bayesprune.training import Settings, fit
 from bayesprune.training.trainer import Trainer
 from tests.methods.toys import batches
-from tests.training.problems import Batches, branches
+from tests.training.problems import Batches, branches, units
 
 
 def test_units_go_by_their_mean_activation() -> None:
@@ -55,8 +55,17 @@ def test_what_is_off_but_not_removed_counts_as_gone() -> None:
 
 def test_branches_stay() -> None:
     torch.manual_seed(0)
-    history = fit(branches(), batches(), epochs=2, method="dropnet", settings=Settings(lr=0.02))
-    assert history.removals == []
+    net = nn.Sequential(branches(), Linear(2, 6, gate="unit"), nn.ReLU(), nn.Linear(6, 2))
+    history = fit(net, batches(), epochs=2, method=DropNet(share=0.5, cycles=2), settings=Settings(lr=0.02))
+    assert len(history.removals) == 3 and {r.gate for r in history.removals} == {"1"}
+
+
+def test_a_run_in_which_nothing_could_go_is_refused() -> None:
+    with pytest.raises(ConfigError, match="DropNet: no gate holds several units"):
+        fit(branches(), batches(), epochs=2, method="dropnet")
+    for method in ("dropnet", "lottery"):
+        with pytest.raises(ConfigError, match=r"with cycles=1[02] and epochs=1 there is one cycle"):
+            fit(units(), batches(), epochs=1, method=method)
 
 
 @pytest.mark.parametrize("how", [{"share": 1.0}, {"cycles": 0}])
