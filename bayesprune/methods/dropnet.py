@@ -11,6 +11,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.layers import gates_of
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
+from bayesprune.methods.protocol.ranking import whole_part
 
 
 class DropNet(Method):
@@ -65,6 +66,6 @@ class DropNet(Method):
         """
         off = torch.zeros_like(left)
         count = int(left.sum())
-        going = min(max(1, int(self.share * count)), count - 1)
+        going = min(max(1, whole_part(self.share, count)), count - 1)
         off[sizes.masked_fill(~left, torch.inf).argsort(stable=True)[:going]] = True
         return off

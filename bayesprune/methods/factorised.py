@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import ClassVar, Literal
 
 from torch import nn
@@ -10,8 +11,12 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
+from bayesprune.methods.protocol.ranking import whole_part
 from bayesprune.methods.solvers.factors import product, quantised, without_grid
 from bayesprune.methods.solvers.rows import factors_of, has_row, row_of, tensor_of, weights_of
+
+LEAST = 4
+"""Columns of factors that a layer has at least, unless it has fewer outputs or inputs."""
 
 
 class QuantisedFactors(Method):
@@ -23,7 +28,8 @@ class QuantisedFactors(Method):
     for the paper's use: the first factors are the nearest to the weights that the network has.
 
     Args:
-        share: Which share of a layer's weights its factors have at most, as long as one column is no more than that.
+        share: Which share of a layer's weights its factors have at most, as long as 4 columns are no more than that:
+            small layers have as many, or stay as they are if that is no saving.
         bits: Each tensor of factors has 2^bits values at most.
         form: ``"matrix"`` or ``"cp"``.
         until: After which share of the run the weights are put on grids.
@@ -70,11 +76,13 @@ class QuantisedFactors(Method):
             ConfigError: if there is none.
         """
         net = run.net.net
-        found = {name: row for name, layer in net.named_modules() if name and (row := self.row_of(layer))}
+        held = Counter(parameter for _, parameter in net.named_parameters(remove_duplicate=False))
+        alone = {name: m for name, m in net.named_modules() if name and all(held[p] == 1 for p in m.parameters())}
+        found = {name: row for name, layer in alone.items() if (row := self.row_of(layer))}
         if not found:
             raise ConfigError(
-                "QuantisedFactors: no linear layer or convolution without gate and groups is so large that factors "
-                "have fewer weights; take a wider network"
+                "QuantisedFactors: no linear layer or convolution without gate and groups, whose parameters are no "
+                "other's, is so large that factors have fewer weights; take a wider network"
             )
         for name, row in found.items():
             net.set_submodule(name, row)
@@ -92,7 +100,7 @@ class QuantisedFactors(Method):
             return None
         tensor = tensor_of(layer, self.form)
         column = sum(tensor.shape)
-        rank = max(1, int(self.share * tensor.numel() / column))
+        rank = max(whole_part(self.share, tensor.numel() / column), min(LEAST, *tensor.shape[:2]))
         return row_of(layer, without_grid(tensor, rank)) if rank * column < tensor.numel() else None
 
     def grads(self, run: Run) -> None:
