@@ -208,7 +208,7 @@ def _targeted_dropout(share: float, options: Mapping[str, Any], at: Aimed) -> fl
 
 def _weights(net: nn.Module) -> list[Tensor]:
     """The weights that methods may mask: those of at least two dimensions, shared ones once, where they are last."""
-    held = [weight for _, weight in net.named_parameters(remove_duplicate=False) if weight.dim() > 1]
+    held: list[Tensor] = [weight for _, weight in net.named_parameters(remove_duplicate=False) if weight.dim() > 1]
     return [*dict.fromkeys(reversed(held))][::-1]
 
 

@@ -15,7 +15,7 @@ from bayesprune.methods.protocol.ranking import whole_part
 from bayesprune.methods.solvers.factors import product, quantised, without_grid
 from bayesprune.methods.solvers.rows import factors_of, has_row, row_of, tensor_of, weights_of
 
-LEAST = 4
+LEAST = 8
 """Columns of factors that a layer has at least, unless it has fewer outputs or inputs."""
 
 
@@ -25,10 +25,11 @@ class QuantisedFactors(Method):
     A linear layer of weight W ≈ A Bᵀ becomes two linear layers, a convolution one of R channels and a 1x1 one; with
     ``form="cp"`` a convolution becomes a 1x1, a depthwise and a 1x1 one. The grids' factors are those nearest to the
     product of the trained ones. From then on they rest; biases and normalisations train on. Give it a trained network
-    for the paper's use: the first factors are the nearest to the weights that the network has.
+    for the paper's use: the first factors are the nearest to the weights that the network has. Layers that share
+    parameters stay as they are, and so do those that are held under two names.
 
     Args:
-        share: Which share of a layer's weights its factors have at most, as long as 4 columns are no more than that:
+        share: Which share of a layer's weights its factors have at most, as long as 8 columns are no more than that:
             small layers have as many, or stay as they are if that is no saving.
         bits: Each tensor of factors has 2^bits values at most.
         form: ``"matrix"`` or ``"cp"``.
@@ -36,7 +37,7 @@ class QuantisedFactors(Method):
 
     Raises:
         ConfigError: for shares outside (0, 1), fewer than 2 or more than 16 bits, another form, and before training,
-            for a network without a plain layer that one column of factors makes smaller.
+            for a network without a plain layer that factors make smaller and whose parameters are no other's.
 
     Example:
         >>> QuantisedFactors(bits=4).options()
@@ -45,7 +46,7 @@ class QuantisedFactors(Method):
     Sources:
         Cherniuk, Abukhovich, Phan, Oseledets, Cichocki & Gusak 2023, "Quantization Aware Factorization for Deep Neural
         Network Compression". There a trained network is factorised once, and normalisations are estimated anew; that
-        factors train before, and what trains after, is ours. Its Tucker form is not here.
+        factors train before, what trains after, and the least number of columns are ours. Its Tucker form is not here.
     """
 
     name: ClassVar[str] = "factorised"
