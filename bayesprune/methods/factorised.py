@@ -16,7 +16,7 @@ from bayesprune.methods.solvers.factors import product, quantised, without_grid
 from bayesprune.methods.solvers.rows import factors_of, has_row, row_of, tensor_of, weights_of
 
 LEAST = 8
-"""Columns of factors that a layer has at least, unless it has fewer outputs or inputs."""
+"""Columns of factors that a layer has at least, as far as that is fewer weights than it had."""
 
 
 class QuantisedFactors(Method):
@@ -29,8 +29,8 @@ class QuantisedFactors(Method):
     parameters stay as they are, and so do those that are held under two names.
 
     Args:
-        share: Which share of a layer's weights its factors have at most, as long as 8 columns are no more than that:
-            small layers have as many, or stay as they are if that is no saving.
+        share: Which share of a layer's weights its factors have at most, as long as 8 columns are no more than that.
+            Smaller layers have as many, or the most with which weights are saved, so that classes stay apart.
         bits: Each tensor of factors has 2^bits values at most.
         form: ``"matrix"`` or ``"cp"``.
         until: After which share of the run the weights are put on grids.
@@ -101,8 +101,9 @@ class QuantisedFactors(Method):
             return None
         tensor = tensor_of(layer, self.form)
         column = sum(tensor.shape)
-        rank = max(whole_part(self.share, tensor.numel() / column), min(LEAST, *tensor.shape[:2]))
-        return row_of(layer, without_grid(tensor, rank)) if rank * column < tensor.numel() else None
+        most = (tensor.numel() - 1) // column  # with which there are fewer weights
+        rank = max(whole_part(self.share, tensor.numel() / column), min(LEAST, most))
+        return row_of(layer, without_grid(tensor, rank)) if most else None
 
     def grads(self, run: Run) -> None:
         """Let factors rest that are on their grids."""

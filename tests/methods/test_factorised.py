@@ -73,11 +73,14 @@ def images() -> nn.Module:
     )  # fmt: skip
 
 
-def test_small_layers_have_eight_columns_or_stay() -> None:
+def test_small_layers_have_eight_columns_or_the_most_that_save_weights() -> None:
     """Rather than one or two numbers between the last hidden layer and ten classes."""
     method = QuantisedFactors(0.1)
-    rows = [method.row_of(nn.Linear(inputs, outputs)) for inputs, outputs in ((100, 10), (300, 100), (100, 5), (8, 8))]
-    assert [row and row.get_parameter("first.weight").shape[0] for row in rows] == [8, 8, None, None]
+    rows = [
+        method.row_of(nn.Linear(inputs, outputs))
+        for inputs, outputs in ((100, 10), (300, 100), (100, 5), (8, 8), (2, 2))
+    ]
+    assert [row and row.get_parameter("first.weight").shape[0] for row in rows] == [8, 8, 4, 3, None]
     assert QuantisedFactors(0.29).row_of(nn.Linear(200, 200)).get_parameter("first.weight").shape[0] == 29
 
 
