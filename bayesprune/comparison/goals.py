@@ -14,6 +14,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.layers import gates_of
 from bayesprune.methods import get_method
 from bayesprune.methods.dropnet import DropNet
+from bayesprune.methods.protocol.ranking import whole_part
 from bayesprune.pruning import ExpectedCost
 
 MACS, WEIGHTS, FREE = "macs", "weights", "free"
@@ -199,15 +200,16 @@ def _targeted_dropout(share: float, options: Mapping[str, Any], at: Aimed) -> fl
     total = sum(outputs * inputs for outputs, inputs in (*hidden, last))
 
     def left(gamma: float) -> float:
-        gone = sum(outputs * int(gamma * inputs) for outputs, inputs in hidden)
+        gone = sum(outputs * whole_part(gamma, inputs) for outputs, inputs in hidden)
         return 1 - gone / total
 
     return least(left, share, "targeted_dropout")
 
 
 def _weights(net: nn.Module) -> list[Tensor]:
-    """The weights that methods may mask: those of at least two dimensions."""
-    return [weight for name, weight in net.named_parameters() if weight.dim() > 1]
+    """The weights that methods may mask: those of at least two dimensions, shared ones once, where they are last."""
+    held: list[Tensor] = [weight for _, weight in net.named_parameters(remove_duplicate=False) if weight.dim() > 1]
+    return [*dict.fromkeys(reversed(held))][::-1]
 
 
 def _sizes(net: nn.Module) -> list[int]:

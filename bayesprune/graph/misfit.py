@@ -47,11 +47,12 @@ def _failing(net: nn.Module, x: Inputs) -> tuple[str, nn.Module, str] | None:
     handles = []
     for name, module in net.named_modules():
 
-        def enter(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-            shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, torch.Tensor)) or "no tensor"
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+            given = (*args, *kwargs.values())
+            shapes = ", ".join(str(tuple(a.shape)) for a in given if isinstance(a, torch.Tensor)) or "no tensor"
             running.append((name, module, shapes))
 
-        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
         with eval_mode(net), torch.no_grad():

@@ -13,6 +13,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.layers import Gate, gates_of
 from bayesprune.methods.protocol import Decision, Method, Needs, Run
 from bayesprune.methods.protocol.cycles import cycles_of
+from bayesprune.methods.protocol.ranking import whole_part
 
 
 class DropNet(Method):
@@ -77,6 +78,6 @@ class DropNet(Method):
         """
         off = torch.zeros_like(left)
         count = int(left.sum())
-        going = min(max(1, int(self.share * count)), count - 1)
+        going = min(max(1, whole_part(self.share, count)), count - 1)
         off[sizes.masked_fill(~left, torch.inf).argsort(stable=True)[:going]] = True
         return off

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import ClassVar, Literal
 
 from torch import nn
@@ -10,8 +11,12 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
+from bayesprune.methods.protocol.ranking import whole_part
 from bayesprune.methods.solvers.factors import product, quantised, without_grid
 from bayesprune.methods.solvers.rows import factors_of, has_row, row_of, tensor_of, weights_of
+
+LEAST = 8
+"""Columns of factors that a layer has at least, as far as that is fewer weights than it had."""
 
 
 class QuantisedFactors(Method):
@@ -20,17 +25,19 @@ class QuantisedFactors(Method):
     A linear layer of weight W ≈ A Bᵀ becomes two linear layers, a convolution one of R channels and a 1x1 one; with
     ``form="cp"`` a convolution becomes a 1x1, a depthwise and a 1x1 one. The grids' factors are those nearest to the
     product of the trained ones. From then on they rest; biases and normalisations train on. Give it a trained network
-    for the paper's use: the first factors are the nearest to the weights that the network has.
+    for the paper's use: the first factors are the nearest to the weights that the network has. Layers that share
+    parameters stay as they are, and so do those that are held under two names.
 
     Args:
-        share: Which share of a layer's weights its factors have at most, as long as one column is no more than that.
+        share: Which share of a layer's weights its factors have at most, as long as 8 columns are no more than that.
+            Smaller layers have as many, or the most with which weights are saved, so that classes stay apart.
         bits: Each tensor of factors has 2^bits values at most.
         form: ``"matrix"`` or ``"cp"``.
         until: After which share of the run the weights are put on grids.
 
     Raises:
         ConfigError: for shares outside (0, 1), fewer than 2 or more than 16 bits, another form, and before training,
-            for a network without a plain layer that one column of factors makes smaller.
+            for a network without a plain layer that factors make smaller and whose parameters are no other's.
 
     Example:
         >>> QuantisedFactors(bits=4).options()
@@ -39,7 +46,7 @@ class QuantisedFactors(Method):
     Sources:
         Cherniuk, Abukhovich, Phan, Oseledets, Cichocki & Gusak 2023, "Quantization Aware Factorization for Deep Neural
         Network Compression". There a trained network is factorised once, and normalisations are estimated anew; that
-        factors train before, and what trains after, is ours. Its Tucker form is not here.
+        factors train before, what trains after, and the least number of columns are ours. Its Tucker form is not here.
     """
 
     name: ClassVar[str] = "factorised"
@@ -70,11 +77,13 @@ class QuantisedFactors(Method):
             ConfigError: if there is none.
         """
         net = run.net.net
-        found = {name: row for name, layer in net.named_modules() if name and (row := self.row_of(layer))}
+        held = Counter(parameter for _, parameter in net.named_parameters(remove_duplicate=False))
+        alone = {name: m for name, m in net.named_modules() if name and all(held[p] == 1 for p in m.parameters())}
+        found = {name: row for name, layer in alone.items() if (row := self.row_of(layer))}
         if not found:
             raise ConfigError(
-                "QuantisedFactors: no linear layer or convolution without gate and groups is so large that factors "
-                "have fewer weights; take a wider network"
+                "QuantisedFactors: no linear layer or convolution without gate and groups, whose parameters are no "
+                "other's, is so large that factors have fewer weights; take a wider network"
             )
         for name, row in found.items():
             net.set_submodule(name, row)
@@ -92,8 +101,9 @@ class QuantisedFactors(Method):
             return None
         tensor = tensor_of(layer, self.form)
         column = sum(tensor.shape)
-        rank = max(1, int(self.share * tensor.numel() / column))
-        return row_of(layer, without_grid(tensor, rank)) if rank * column < tensor.numel() else None
+        most = (tensor.numel() - 1) // column  # with which there are fewer weights
+        rank = max(whole_part(self.share, tensor.numel() / column), min(LEAST, most))
+        return row_of(layer, without_grid(tensor, rank)) if most else None
 
     def grads(self, run: Run) -> None:
         """Let factors rest that are on their grids."""

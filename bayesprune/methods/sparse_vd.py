@@ -17,6 +17,7 @@ from bayesprune.distributions.kl import log_uniform_kl
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run, Site
 from bayesprune.methods.protocol.ranking import smallest_overall
+from bayesprune.methods.protocol.signals import input_of
 
 BOUND = 8.0
 """log α counts within ± so much."""
@@ -83,7 +84,8 @@ class SparseVariationalDropout(Method):
         Raises:
             ConfigError: if no layer can have noise.
         """
-        self._sites = [site for site in run.sites if site.kind == "weight" and _linear_map(site.layer) is not None]
+        weights, net = [site for site in run.sites if site.kind == "weight"], run.net.net
+        self._sites = [site for site in weights if all(_linear_map(layer) for layer in site.holders(net))]
         if not self._sites:
             raise ConfigError(
                 "SparseVariationalDropout: the network has no linear or convolution layer, which alone get noise; take "
@@ -103,14 +105,17 @@ class SparseVariationalDropout(Method):
         with ExitStack() as held:
             if run.phase.name == "train":
                 for place, site in enumerate(self._sites):
-                    held.callback(site.layer.register_forward_hook(self._noise(place)).remove)
+                    for layer in site.holders(run.net.net):
+                        hook = layer.register_forward_hook(self._noise(place), with_kwargs=True)
+                        held.callback(hook.remove)
             yield
 
-    def _noise(self, place: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def _noise(self, place: int) -> Callable[..., Tensor]:
         """What adds to the outputs of a layer the noise of its weights."""
 
-        def add(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
-            variance = _linear_map(layer)(args[0].square(), (self.rate * self.slow[place]).exp())  # type: ignore[misc]
+        def add(layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+            x = input_of(layer, args, kwargs)
+            variance = _linear_map(layer)(x.square(), (self.rate * self.slow[place]).exp())  # type: ignore[misc]
             noise = (variance.relu() + TINY).sqrt() * torch.randn_like(variance)
             gate = getattr(layer, "gate", None)
             return output + (noise if gate is None else gate(noise, layer.gate_dim)).to(output.dtype)

@@ -11,7 +11,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run, Site
-from bayesprune.methods.protocol.ranking import smallest
+from bayesprune.methods.protocol.ranking import smallest, whole_part
 
 RISE, ALMOST = 0.2, 0.95
 """In each of the first two stretches of a run, of this share, γ rises: to so much of itself, and to all of it."""
@@ -61,7 +61,7 @@ class TargetedDropout(Method):
         """
         weights = [site for site in run.sites if site.kind == "weight"]
         self.last = weights[-1].name if weights else ""
-        if not any(int(self.gamma * site.weight[0].numel()) for site in weights[:-1]):
+        if not any(whole_part(self.gamma, site.weight[0].numel()) for site in weights[:-1]):
             raise ConfigError(
                 f"TargetedDropout: gamma={self.gamma} of an output's weights is less than one in every layer but the "
                 "last; raise it, or take a wider network"
@@ -94,4 +94,4 @@ def targeted(weight: Tensor, gamma: float) -> Tensor:
         tensor([[ True,  True, False, False]])
     """
     sizes = weight.detach().abs().flatten(1)
-    return smallest(sizes, int(gamma * sizes.shape[1])).view(weight.shape)
+    return smallest(sizes, whole_part(gamma, sizes.shape[1])).view(weight.shape)

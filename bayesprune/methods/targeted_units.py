@@ -13,7 +13,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Needs, Run, Site, Value
 from bayesprune.methods.protocol.along import Along, all_along
-from bayesprune.methods.protocol.ranking import smallest
+from bayesprune.methods.protocol.ranking import smallest, whole_part
 from bayesprune.methods.protocol.structures import Ranked, SumsAlong
 from bayesprune.methods.targeted_dropout import TargetedDropout
 
@@ -83,7 +83,7 @@ class TargetedUnits(Ranked):
         """
         needs, net = super().setup(run), run.net.net
         found = self.ranked(net, run.example)
-        if not any(int(self.gamma * group.size) for group in found):
+        if not any(whole_part(self.gamma, group.size) for group in found):
             raise ConfigError(
                 f"TargetedUnits: gamma={self.gamma} of a layer's units is less than one in every layer; raise it, or "
                 "take a wider network"
@@ -99,7 +99,7 @@ class TargetedUnits(Ranked):
             gamma, alpha = self.shares(run.progress)
             with torch.no_grad():
                 norms = [sums.norms(run.net.net) for sums in self._norms]
-                drop = torch.cat([smallest(part, int(gamma * len(part))) for part in norms]).float()
+                drop = torch.cat([smallest(part, whole_part(gamma, len(part))) for part in norms]).float()
                 if not self.per_weight:
                     drop *= (torch.rand(drop.shape, generator=run.generator) < alpha).to(drop.device)
                 self._drop = drop

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bayesprune.layers import Gate, Residual
 from bayesprune.layers.gated import GatedLayer
 from bayesprune.methods.protocol import Site
-from bayesprune.methods.protocol.signals import is_linear_map, vectors
+from bayesprune.methods.protocol.signals import input_of, is_linear_map, vectors
 
 Rule = tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]
 OF_GATES: dict[str, Rule] = {
@@ -60,11 +60,11 @@ class Activations:
             if site.kind == "output" and self.rules:
                 self._watch_gate(site)
             if site.kind == "weight" and "zeros_in" in names:
-                self._handles.append(site.layer.register_forward_pre_hook(self._zeros(site.name)))
+                self._handles.append(site.layer.register_forward_pre_hook(self._zeros(site.name), with_kwargs=True))
             if site.kind == "weight" and "in_out" in names:
-                self._handles.append(site.layer.register_forward_hook(self._in_out(site.name)))
+                self._handles.append(site.layer.register_forward_hook(self._in_out(site.name), with_kwargs=True))
             if site.kind == "weight" and "vectors" in names and is_linear_map(site.layer):
-                self._handles.append(site.layer.register_forward_pre_hook(self._vectors(site.name)))
+                self._handles.append(site.layer.register_forward_pre_hook(self._vectors(site.name), with_kwargs=True))
 
     def _watch_gate(self, site: Site) -> None:
         """Look at what a gate multiplies: outputs of the layer that holds it, the branch of a residual block."""
@@ -87,25 +87,26 @@ class Activations:
         self._calls[site.name] = []
         self._handles.append(place.register_forward_hook(hook))
 
-    def _zeros(self, name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            zeros = (args[0] == 0).sum().double()
+    def _zeros(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given = input_of(module, args, kwargs)
+            zeros = (given == 0).sum().double()
             self.zeros[name] = self.zeros[name] + zeros if name in self.zeros else zeros
-            self.entries[name] = self.entries.get(name, 0) + args[0].numel()
+            self.entries[name] = self.entries.get(name, 0) + given.numel()
 
         return hook
 
-    def _in_out(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            self.inputs.setdefault(name, []).append(args[0].detach().to("cpu", copy=True))
+    def _in_out(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+            self.inputs.setdefault(name, []).append(input_of(module, args, kwargs).detach().to("cpu", copy=True))
             self.outputs.setdefault(name, []).append(output.detach().to("cpu", copy=True))
 
         return hook
 
-    def _vectors(self, name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, args: Any) -> None:
+    def _vectors(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             drawn = self.vectors.setdefault(name, [])
-            drawn.append(vectors(module, args[0].detach(), seed=len(drawn)).cpu())
+            drawn.append(vectors(module, input_of(module, args, kwargs).detach(), seed=len(drawn)).cpu())
 
         return hook
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,15 +13,18 @@ from bayesprune.methods.protocol import Method, Needs, Run, Site
 
 
 def sites_of(net: nn.Module) -> list[Site]:
-    """Where a method may act: weights of at least two dimensions, called ``weight``, and what gates multiply."""
-    weights = [
-        Site(f"{name}.weight" if name else "weight", "weight", module)
-        for name, module in net.named_modules()
-        if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.dim() > 1
-    ]
+    """Where a method may act: weights of at least two dimensions, called ``weight``, and what gates multiply.
+
+    A weight that layers share is one place, under its first name, where it is held last.
+    """
+    weights = dict[nn.Parameter, Site]()
+    for name, module in net.named_modules():
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.dim() > 1:
+            first = Site(f"{name}.weight" if name else "weight", "weight", module)
+            weights[weight] = weights.pop(weight, first)
     names = {gate: name for name, gate in gates_of(net).items()}
     places = [(gate, layer) for gate, holders in holders_of(net).items() for layer in holders.values() or (gate,)]
-    return weights + [Site(names[gate], "output", layer) for gate, layer in places]
+    return [*weights.values()] + [Site(names[gate], "output", layer) for gate, layer in places]
 
 
 class Views:
@@ -40,7 +44,9 @@ class Views:
 
     def install(self) -> None:
         """Begin."""
-        self._hooks = [_Hooks(self.method, site, self.run) for site in self.run.sites if site.kind in self.kinds]
+        sites, net = [site for site in self.run.sites if site.kind in self.kinds], self.run.net.net
+        places = [replace(site, layer=layer) for site in sites for layer in site.holders(net)]
+        self._hooks = [_Hooks(self.method, place, self.run) for place in places]
 
     def remove(self) -> None:
         """Let the network be as it was; to be done before it is cut."""
@@ -51,10 +57,10 @@ class Views:
     @torch.no_grad()
     def bake(self) -> None:
         """End: from now on weights are what their views were in eval mode."""
-        sites = [hooks.site for hooks in self._hooks if hooks.site.kind == "weight"]
+        sites = {hooks.site.name: hooks.site for hooks in self._hooks if hooks.site.kind == "weight"}
         self.remove()
         self.run.net.eval()
-        for site in sites:
+        for site in sites.values():
             weight = site.layer.get_parameter("weight")
             weight.copy_(self.method.view(site, weight, self.run))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_outputs_have_the_mean_and_the_variance_of_their_weights(make: Any) -> N
     place = {"units": 1, "convolutional": 0}[make.__name__]
     layer, method = net[place], SparseVariationalDropout()
     x = torch.randn(2, 1, 8) if make is convolutional else torch.randn(2, 8)
-    run: Any = type("At", (), {"phase": type("P", (), {"name": "train"})()})()
+    run: Any = SimpleNamespace(phase=SimpleNamespace(name="train"), net=SimpleNamespace(net=net))
     from bayesprune.training.views import sites_of
 
     (site,) = (s for s in sites_of(net) if s.layer is layer and s.kind == "weight")

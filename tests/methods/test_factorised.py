@@ -67,10 +67,21 @@ def test_nothing_stays_nothing() -> None:
 
 def images() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 10, 3, padding="same", padding_mode="reflect", dilation=2, bias=False), nn.ReLU(),
-        nn.Conv2d(10, 10, 1), nn.Flatten(), nn.Linear(640, 5),
+        nn.Conv2d(3, 24, 3, padding=1, stride=4), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.Conv2d(24, 24, 3, padding="same", padding_mode="reflect", dilation=2, bias=False), nn.ReLU(),
+        nn.Conv2d(24, 24, 1), nn.Flatten(), nn.Linear(384, 24),
     )  # fmt: skip
+
+
+def test_small_layers_have_eight_columns_or_the_most_that_save_weights() -> None:
+    """Rather than one or two numbers between the last hidden layer and ten classes."""
+    method = QuantisedFactors(0.1)
+    rows = [
+        method.row_of(nn.Linear(inputs, outputs))
+        for inputs, outputs in ((100, 10), (300, 100), (100, 5), (8, 8), (2, 2))
+    ]
+    assert [row and row.get_parameter("first.weight").shape[0] for row in rows] == [8, 8, 4, 3, None]
+    assert QuantisedFactors(0.29).row_of(nn.Linear(200, 200)).get_parameter("first.weight").shape[0] == 29
 
 
 @pytest.mark.parametrize(("form", "exact"), [("matrix", 0.99), ("cp", 0.99)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -109,6 +110,45 @@ def test_behind_a_relu_the_best_set_is_that_of_all_sets(bias: bool) -> None:
     best = min(one_sided_error(x[:, [*s, *ends]], y) for s in itertools.combinations(range(6), 2))
     assert found == pytest.approx(best, rel=1e-9) and gap == 0
     assert int((weights[:6] != 0).sum()) <= 2
+
+
+def normal_problem(seed: int) -> tuple[np.ndarray, np.ndarray, int, bool]:
+    """Inputs, what should come out behind a ReLU, how many entries may be, and whether there is a bias."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(20, 5))
+    return x, np.maximum(x @ rng.normal(size=5) + 0.3 * rng.normal(size=20), 0), 2, False
+
+
+def odd_problem(seed: int) -> tuple[np.ndarray, np.ndarray, int, bool]:
+    """As `normal_problem`, of any size, with an input that may be 0, one behind a ReLU, and few examples at times."""
+    rng = np.random.default_rng(seed)
+    n, bias = int(rng.integers(3, 7)), bool(seed % 2)
+    count = int(rng.integers(n - 1, 5 * n))
+    x = rng.normal(size=(count, n + bias))
+    x[:, 0] *= seed % 3 > 0
+    x[:, 1] = np.maximum(x[:, 1], 0)
+    x[:, n:] = 1
+    y = np.maximum(x @ rng.normal(size=n + bias) + 0.3 * rng.normal(size=count), 0)
+    return x, y, int(rng.integers(1, n)), bias
+
+
+@pytest.mark.parametrize(("problem", "seeds", "shown"), [(normal_problem, (10, 26), 2), (odd_problem, range(8), 6)])
+def test_no_gap_is_said_of_sets_that_are_not_the_best(
+    problem: Callable[[int], tuple[np.ndarray, np.ndarray, int, bool]], seeds: Sequence[int], shown: int
+) -> None:
+    """Also where weights are larger than those of least squares (Normal inputs, these seeds); most have none."""
+    gaps = []
+    for seed in seeds:
+        x, y, size, bias = problem(seed)
+        n = x.shape[1] - bias
+        weights, gap, _ = one_sided(x, y, size, bias=bias)
+        given, ends = x @ weights, [n] if bias else []
+        found = float(np.where(y > 0, np.abs(given - y), np.maximum(given, 0)).sum())
+        best = min(one_sided_error(x[:, [*s, *ends]], y) for s in itertools.combinations(range(n), size))
+        assert int((weights[:n] != 0).sum()) <= size
+        assert found * (1 - gap) <= best * (1 + 1e-6) + 1e-9
+        gaps.append(gap)
+    assert gaps.count(0.0) >= shown
 
 
 @pytest.mark.parametrize(("make", "sparsity", "cascade"), [(dropping, 0.6, False), (convolutional, 0.9, True)])

@@ -16,7 +16,7 @@ from bayesprune.methods.dsd import DenseSparseDense
 from bayesprune.methods.iss import IterativeSoftShrinkage
 from bayesprune.methods.large_weights import LargeWeights
 from bayesprune.methods.lottery import LotteryTicket
-from bayesprune.methods.protocol.ranking import smallest, smallest_weights
+from bayesprune.methods.protocol.ranking import smallest, smallest_weights, whole_part
 from bayesprune.methods.targeted_dropout import TargetedDropout, targeted
 from bayesprune.training import Settings, fit
 from bayesprune.training.trainer import Trainer
@@ -55,6 +55,13 @@ def test_the_smallest_are_those_of_a_stable_sort() -> None:
         expected = torch.zeros(3, 11, dtype=torch.bool)
         expected.scatter_(-1, values.argsort(dim=-1, stable=True)[:, :count], True)
         assert torch.equal(smallest(values, count), expected)
+
+
+@pytest.mark.parametrize("share", [0.29, 0.55, 0.57, 0.58, 0.69])
+def test_whole_parts_are_those_of_numbers(share: float) -> None:
+    """⌊γ n⌋ where γ n is whole but floats give less."""
+    assert whole_part(share, 100) == round(100 * share) and whole_part(share, 10) == int(10 * share)
+    assert int(targeted(torch.arange(100.0)[None], share).sum()) == round(100 * share)
 
 
 def test_weights_that_rested_go_on_from_0(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ class Site:
     Attributes:
         name: Of a weight the name of the parameter, of an output that of its gate, which may have several.
         kind: Which of the two it is.
-        layer: The module that holds it.
+        layer: The module that holds it, the first one of a weight that several share.
 
     Example:
         >>> site = Site("0.weight", "weight", nn.Linear(4, 2))
@@ -43,6 +43,17 @@ class Site:
     def weight(self) -> nn.Parameter:
         """The parameter, where it is a weight."""
         return self.layer.get_parameter("weight")
+
+    def holders(self, net: nn.Module) -> list[nn.Module]:
+        """The layers that compute with it: those that hold the weight, of which several may be tied to it.
+
+        Args:
+            net: The network.
+        """
+        if self.kind == "output":
+            return [self.layer]
+        weight = self.weight
+        return [module for module in net.modules() if getattr(module, "weight", None) is weight]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -62,6 +64,21 @@ class LinearMap:
         rows = [self.weight.flatten(1).T]
         rows += [] if self.bias is None else [self.bias[None]]
         return torch.cat(rows).double().cpu()
+
+
+def input_of(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """What goes into a layer, be it given by its place or by its name; of several the first of its signature.
+
+    Args:
+        layer: The layer.
+        args: What it is called with.
+        kwargs: What it is called with by name.
+
+    Example:
+        >>> float(input_of(nn.Linear(1, 1), (), {"input": torch.ones(1)}))
+        1.0
+    """
+    return args[0] if args else next(iter(signature(layer.forward).bind(**kwargs).arguments.values()))
 
 
 def is_linear_map(layer: nn.Module) -> bool:

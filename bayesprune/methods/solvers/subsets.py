@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog, milp
 from torch import Tensor
 
 ROUNDING, RIDGE = 1e-10, 1e-9
 """By which share errors have to differ to count, and what is added to squares, relative to their mean."""
+SHOWN, FAR = 1e-6, 16.0
+"""Which share of an error linear programs miss, and M in units of the largest entry known, where it has no bound."""
 COLUMNS = 10_000_000
 """How many numbers the systems hold that are solved at once."""
 
@@ -159,55 +162,110 @@ def _pieces(columns: int, size: int) -> Iterator[slice]:
 def one_sided(x: np.ndarray, y: np.ndarray, size: int, bias: bool, nodes: int = 200) -> tuple[np.ndarray, float, int]:
     """The w of at most ``size`` entries with the least Σ ξ: |wᵀx − y| ≤ ξ where y > 0, wᵀx ≤ ξ where y = 0; by HiGHS.
 
-    Entries are at most M in size, which is doubled until the answer does not touch it.
+    Each entry of the mixed program is at most M in size, which is how large it can be in any w, of whatever number of
+    entries, whose error is no more than that of a first set. Where it may be of any size, nothing but the error of all
+    entries together is known to be necessary.
 
     Args:
         x: Shape ``(P, n)``; with ``bias`` the last column is 1, and its weight does not count.
         y: What a unit gave behind a ReLU, shape ``(P,)``.
         size: The most entries.
         bias: Whether there is one.
-        nodes: How many nodes are looked at at most, for each M.
+        nodes: How many nodes are looked at at most.
 
     Returns:
-        The weights, shape ``(n,)``; the gap, 0 for the best; and the nodes.
+        The weights, shape ``(n,)``; the gap, 0 for the best; and the nodes, of which each linear program is one.
 
     Example:
         >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> one_sided(x, np.array([2.0, 0.0, 0.0]), 1, bias=False)[0].round(6).tolist()
         [2.0, 0.0]
     """
-    (count, n), free = x.shape, x.shape[1] - bias
-    parts = np.split(np.eye(n + count + free), [n, n + count])  # rows that pick w, ξ, and which entries there are
-    whole = parts[2].sum(0)
-    bounds = Bounds(np.where(parts[0].sum(0), -np.inf, 0.0), np.where(whole, 1, np.inf))
-    looked, scale = 0, max(1e-12, float(np.abs(np.linalg.lstsq(x, y, rcond=None)[0]).max()))
-    for largest in scale * 2.0 ** np.arange(1, 12):
-        limits = _limits(x, y, size, parts, largest)
-        options = {"node_limit": nodes, "mip_rel_gap": 0.0}
-        found = milp(parts[1].sum(0), constraints=limits, bounds=bounds, integrality=whole, options=options)
-        looked += found.mip_node_count or 1
-        if found.x is None:
-            return np.zeros(n), 1.0, looked
-        weights, there = found.x[:n], found.x[n + count :] > 0.5
-        weights[:free] *= there
-        if np.abs(weights[:free]).max() < 0.999 * largest:
-            break
-    return weights, float(found.mip_gap or 0.0), looked
+    n, free = x.shape[1], x.shape[1] - bias
+    every, necessary = _one_sided_fit(x, y, np.ones(n, dtype=bool))
+    largest = np.argsort(-np.abs(every * np.linalg.norm(x, axis=0))[:free])[:size]
+    weights, error = _one_sided_fit(x, y, np.isin(np.arange(n), largest) | (np.arange(n) >= free))
+    looked = 2
+    if error - necessary > ROUNDING * y.sum():
+        reach = _reaches(x, y, free, error)
+        shown = bool(np.isfinite(reach).all())
+        scale = max(np.abs(np.append(every, weights)).max(), np.abs(np.linalg.lstsq(x, y, rcond=None)[0]).max())
+        found = _mixed(x, y, size, np.where(np.isfinite(reach), reach, FAR * scale), nodes)
+        looked += 2 * free + (found.mip_node_count or 1)
+        if found.x is not None:
+            there = np.append(found.x[-free:] > 0.5, np.ones(n - free, dtype=bool))
+            weights, error = min((weights, error), _one_sided_fit(x, y, there), key=lambda fit: fit[1])
+            looked += 1
+        if shown and found.mip_dual_bound is not None:
+            necessary = max(necessary, found.mip_dual_bound)
+    gap = (error - necessary) / error if error > ROUNDING * y.sum() else 0.0
+    return weights, gap if gap > SHOWN else 0.0, looked
 
 
-def _limits(x: np.ndarray, y: np.ndarray, size: int, parts: list[np.ndarray], largest: float) -> LinearConstraint:
-    """The constraints of `one_sided`, rows of what may be at most.
+def _one_sided_table(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of what (w, ξ) of `one_sided` are multiplied by, and what each may give at most."""
+    errors, on = np.eye(len(x)), y > 0
+    return np.vstack([np.hstack([x, -errors]), np.hstack([-x, -errors])[on]]), np.concatenate([y, -y[on]])
+
+
+def _one_sided_fit(x: np.ndarray, y: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, float]:
+    """The w of `one_sided` that has these entries alone, and its error.
+
+    Args:
+        x: What goes in.
+        y: What should come out.
+        there: Which entries, bool.
+    """
+    weights = np.zeros(x.shape[1])
+    rows, ends = _one_sided_table(x[:, there], y)
+    bounds = [(None, None)] * int(there.sum()) + [(0, None)] * len(x)
+    found = linprog(np.repeat([0.0, 1.0], [there.sum(), len(x)]), A_ub=rows, b_ub=ends, bounds=bounds)
+    if found.x is not None:
+        weights[there] = found.x[: there.sum()]
+    given = x @ weights
+    return weights, float(np.where(y > 0, np.abs(given - y), np.maximum(given, 0)).sum())
+
+
+def _reaches(x: np.ndarray, y: np.ndarray, free: int, error: float) -> np.ndarray:
+    """How large each of the first entries can be where Σ ξ is no more than an error, infinite if that is not known.
+
+    Entries of inputs that are 0 throughout change nothing, and need not be there.
+
+    Args:
+        x: What goes in.
+        y: What should come out.
+        free: How many entries.
+        error: The error.
+    """
+    (count, n), (rows, ends) = x.shape, _one_sided_table(x, y)
+    rows, ends = np.vstack([rows, np.repeat([0.0, 1.0], [n, count])]), np.append(ends, error * (1 + SHOWN))
+    bounds = [(None, None)] * n + [(0, None)] * count
+    sizes = []
+    for sign, entry in itertools.product((-1.0, 1.0), range(free)):
+        found = linprog(sign * np.eye(n + count)[entry], A_ub=rows, b_ub=ends, bounds=bounds)
+        sizes.append(abs(found.fun) if found.status == 0 else np.inf if x[:, entry].any() else 0.0)
+    return np.array(sizes).reshape(2, free).max(0) * (1 + SHOWN)
+
+
+def _mixed(x: np.ndarray, y: np.ndarray, size: int, reach: np.ndarray, nodes: int) -> OptimizeResult:
+    """What HiGHS finds of (w, ξ, which entries there are).
 
     Args:
         x: What goes in.
         y: What should come out.
         size: The most entries.
-        parts: Rows that pick w, ξ, and which entries there are.
-        largest: M.
+        reach: M of each entry.
+        nodes: How many nodes are looked at at most.
     """
-    weights, errors, there = parts
-    given, on = x @ weights, y > 0
-    entries = weights[: len(there)]
-    rows = [given - errors, (-given - errors)[on], entries - largest * there, -entries - largest * there]
-    ends = [y, -y[on], np.zeros(2 * len(there)), np.array([float(size)])]
-    return LinearConstraint(np.vstack([*rows, there.sum(0)]), ub=np.concatenate(ends))
+    (count, n), free, (table, ends) = x.shape, len(reach), _one_sided_table(x, y)
+    entries, there = np.eye(n + count + free)[:free], np.eye(n + count + free)[n + count :]
+    limits = reach[:, None] * there
+    rows = np.vstack([np.pad(table, ((0, 0), (0, free))), entries - limits, -entries - limits, there.sum(0)])
+    whole = there.sum(0)
+    return milp(
+        np.repeat([0.0, 1.0, 0.0], [n, count, free]),
+        constraints=LinearConstraint(rows, ub=np.concatenate([ends, np.zeros(2 * free), [size]])),
+        bounds=Bounds(np.repeat([-np.inf, 0.0], [n, count + free]), np.where(whole, 1, np.inf)),
+        integrality=whole,
+        options={"node_limit": nodes, "mip_rel_gap": 0.0},
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bayesprune.methods.protocol.ranking import whole_part
 from bayesprune.methods.svi.schedule import Schedule
 
 SCALE_STEPS = 1000
@@ -53,6 +54,6 @@ def count_due(schedule: Schedule, epoch: int) -> bool:
         schedule: The phases of the run.
         epoch: An epoch, from 0.
     """
-    first = min(int(schedule.slab_by * schedule.epochs), schedule.epochs - 2)
+    first = min(whole_part(schedule.slab_by, schedule.epochs), schedule.epochs - 2)
     last = schedule.epochs - 1
     return first <= epoch < last and (epoch - first) % max(1, (schedule.epochs - first) // COUNTS) == 0
