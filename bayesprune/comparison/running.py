@@ -37,12 +37,12 @@ def row_of(run: Run, root: Path, material: Material, held_out: float) -> Row:
     Raises:
         CheckpointError: if the folder holds a row that was made by other settings, or a file that is damaged.
         ConfigError: if another process makes the run.
-        OSError: if a file cannot be read or written; a `FileError` is one.
+        FileError: if a file cannot be read or written.
     """
     path = root / run.folder / ROW
     with file_errors("make the folder", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with only_process(path.parent):
+    with file_errors("make the run in", path.parent), only_process(path.parent):
         if not path.exists():
             return _made(run, root, material, held_out)
         row = read_row(path)

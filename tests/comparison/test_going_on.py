@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -148,7 +149,7 @@ def test_a_run_that_another_process_makes_is_no_row(copied: Path) -> None:
     assert [row.error for row in compared(copied, PLAN).rows] == [""] * 2
 
 
-@pytest.mark.parametrize("error", [FileError("full"), CheckpointError("damaged")])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), CheckpointError("damaged")])
 def test_what_passes_with_its_cause_is_no_row(
     copied: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -159,7 +160,7 @@ def test_what_passes_with_its_cause_is_no_row(
     path.unlink()
     with monkeypatch.context() as patched:
         patched.setattr("bayesprune.comparison.running.train", fail)
-        with pytest.raises(type(error)):
+        with pytest.raises((FileError, CheckpointError)):
             compared(copied, PLAN)
     assert not path.exists()
     compared(copied, PLAN)
@@ -244,10 +245,10 @@ def test_a_worker_whose_parent_is_gone_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are looked up in /proc")
-def test_workers_end_with_a_comparison_that_is_killed_and_it_goes_on(tmp_path: Path) -> None:
+def test_workers_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
     """Else they train on in the folders of their runs, and the comparison that goes on cannot."""
     script, root = tmp_path / "script.py", Path(__file__).parents[2]
-    script.write_text(SCRIPT.replace('"epochs": 20', '"epochs": 400'))
+    script.write_text(SCRIPT)
     command, environment = [sys.executable, str(script), str(tmp_path / "out"), "2"], {"PYTHONPATH": str(root)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | environment) as process:
         assert process.stdout is not None
