@@ -19,7 +19,7 @@ LEFT = {MACS: "multiply-adds left", "weights": "weights left"}
 
 
 def draw_curves(lines: Sequence[Line]) -> Figure:
-    """A figure of all lines that have goals; what ends where it ends is a level line.
+    """A figure of all lines that have goals and can be compared; what ends where it ends is a level line.
 
     Args:
         lines: From `statistics.lines`.
@@ -29,7 +29,7 @@ def draw_curves(lines: Sequence[Line]) -> Figure:
     """
     from bayesprune.reports.picture import grid, new_figure  # slow to import: rich
 
-    fine = [line for line in lines if line.accuracy.count]
+    fine = [line for line in lines if line.comparable]
     panels = list(dict.fromkeys((line.task, line.measure, line.compute) for line in fine if line.measure != FREE))
     if not panels:
         raise ConfigError("compare: no run came to anything that could be drawn; look at the errors in the rows")

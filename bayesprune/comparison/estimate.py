@@ -48,7 +48,7 @@ def estimate(plan: Plan, material: Material) -> Estimate:
     """
     defaults: dict[str, Any] = {"trial": 0, "options": {}, "pace": {}}
     nothing = {task.name: dict.fromkeys(plan.methods, defaults) for task in plan.tasks}
-    tuning, test = [*tuning_runs(plan), *pacing_runs(plan, nothing)], test_runs(plan, nothing, "")
+    tuning, test = [*tuning_runs(plan, ""), *pacing_runs(plan, nothing, "")], test_runs(plan, nothing, "")
     costs = {task.name: _of_dense(task, material) for task in plan.tasks}
     times = [(costs[run.task.name], run.compute) for run in (*tuning, *test)]
     macs, seconds = (sum(cost[k] * compute for cost, compute in times) for k in (0, 1))

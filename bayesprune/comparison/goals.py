@@ -53,7 +53,12 @@ class Goal:
         return self.measure != FREE and not self.share - NEAR <= left <= self.share * (1 + NEAR)
 
     def __str__(self) -> str:
-        return FREE if self.measure == FREE else f"{self.measure}={self.share:g}"
+        return FREE if self.measure == FREE else f"{self.measure}={exact(self.share)}"
+
+
+def exact(number: float) -> str:
+    """A number with all its digits, so that others look different; a whole one without a point."""
+    return repr(float(number)).removesuffix(".0")
 
 
 def told_by(method: str) -> str | None:

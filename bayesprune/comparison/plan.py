@@ -163,6 +163,8 @@ class Plan:
                 real(f"compare: each of {name}", share, 0, 1)
         for multiple in _numbers("compute", self.compute):
             real("compare: each of compute", multiple, 0)
+        for name in (MACS, WEIGHTS, "compute", "retrained"):
+            _check_once(name, _numbers(name, getattr(self, name)))
         self._check_methods()
         if len({task.name for task in self.tasks}) < len(self.tasks):
             raise ConfigError("compare: two tasks have the same network and data; each pair may be there once")
@@ -188,8 +190,9 @@ class Plan:
         """The plan with these methods alone.
 
         Raises:
-            ConfigError: if it has one of them not.
+            ConfigError: if it has one of them not, or one is named twice.
         """
+        _check_once("methods", names)
         unknown = [name for name in names if name not in self.methods]
         if unknown:
             raise ConfigError(
@@ -238,6 +241,13 @@ def _numbers(name: str, values: object) -> tuple[Any, ...]:
     if not isinstance(values, tuple):
         raise ConfigError(f"compare: {name} must be a list, got {values!r}")
     return values
+
+
+def _check_once(name: str, values: Sequence[Any]) -> None:
+    """Refuse a list that holds something twice: its runs would count twice."""
+    twice = [value for number, value in enumerate(values) if value in values[:number]]
+    if twice:
+        raise ConfigError(f"compare: {name} has {twice[0]!r} twice; give it once")
 
 
 def _said(error: Exception) -> str:

@@ -62,7 +62,8 @@ class ComparisonResult:
     def table(self) -> str:
         """All lines as a Markdown table: means over seeds with their 95 % intervals.
 
-        How far a method is behind ours is paired by seed; *tie* where the interval holds 0.
+        How far a method is behind ours is paired by seed; *tie* where the interval holds 0. A mean that leaves out runs
+        without an accuracy says so. NLL and ECE are there where all runs came to something.
         """
         cells = [_cells(line) for line in self.lines()]
         return "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *cells))
@@ -85,7 +86,7 @@ class ComparisonResult:
         from jinja2 import Environment
 
         template = resources.files("bayesprune.comparison").joinpath("page.html.j2").read_text(encoding="utf-8")
-        drawn = any(line.accuracy.count and line.measure != FREE for line in self.lines())
+        drawn = any(line.comparable and line.measure != FREE for line in self.lines())
         page = Environment(autoescape=True, trim_blocks=True).from_string(template)
         text = page.render(
             plan=self.plan,
@@ -103,15 +104,16 @@ class ComparisonResult:
 
 def _cells(line: Line) -> list[str]:
     """A line of the table."""
+    nll, ece = (math.nan if line.failed else line.mean(name) for name in ("nll", "ece"))
     return [
         line.task,
         f"{line.compute:g}×",
         "as it ends" if line.measure == FREE else f"{line.measure} {100 * line.share:g} %",
         labels([line.method])[line.method],
-        _interval(line.accuracy),
+        _accuracy(line),
         _behind(line.behind),
-        _number(line.mean("nll"), 4),
-        _number(100 * line.mean("ece"), 2),
+        _number(nll, 4),
+        _number(100 * ece, 2),
         _number(100 * line.mean("macs_left"), 2),
         _number(100 * line.mean("weights_left"), 2),
         _number(line.mean("charged"), 2),
@@ -120,11 +122,14 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def _interval(found: Interval) -> str:
-    """A mean in percent, and what it may be off by."""
+def _accuracy(line: Line) -> str:
+    """A mean in percent, what it may be off by, and whether it is that of some of the runs alone."""
+    found = line.accuracy
     if found.count == 0:
         return "–"
-    return f"{100 * found.mean:.2f}" + (f" ± {100 * found.half:.2f}" if math.isfinite(found.half) else "")
+    half = f" ± {100 * found.half:.2f}" if math.isfinite(found.half) else ""
+    part = "" if line.comparable else f" ({found.count} of {len(line.rows)}, not comparable)"
+    return f"{100 * found.mean:.2f}{half}{part}"
 
 
 def _behind(found: Interval | None) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.comparison.runs import Run
@@ -33,7 +33,8 @@ class Row:
         seed: Its seed.
         trial: Which trial of its options it is.
         options: These options, as JSON.
-        accuracy: Fraction classified right; that of guessing if training diverged.
+        accuracy: Fraction classified right; that of guessing if training diverged, or ended with more or less than the
+            goal says or took more than it may; NaN if the method refused the task or broke off.
         nll: Mean negative log-likelihood, nats per example.
         ece: Expected calibration error.
         macs: Multiply-adds of one example.
@@ -143,13 +144,6 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     write_atomically(path, text.getvalue().encode())
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows that `write_csv` wrote."""
-    kinds = get_type_hints(Row)
-    with file_errors("read", path), path.open(newline="") as file:
-        return [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in csv.DictReader(file)]
 
 
 def failures(rows: Sequence[Row]) -> list[Row]:

@@ -8,17 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
+from bayesprune.atomic import file_errors
 from bayesprune.comparison.goals import MACS, WEIGHTS
 from bayesprune.comparison.material import Material, example
 from bayesprune.comparison.measuring import Clock, forget_peak, nonzero, peak_mib, scores
 from bayesprune.comparison.rows import Row, read_row, write_row
 from bayesprune.comparison.runs import TEST, Run
 from bayesprune.comparison.training import Begun, train
+from bayesprune.data import Splits
 from bayesprune.errors import BayesPruneError, CheckpointError, ConfigError, NonFiniteLossError
 from bayesprune.pruning import compact, cost, save
+from bayesprune.training.lock import only_process
 
 ROW, MODEL, CLOCK = "row.json", "model.safetensors", "clock.json"
 SLACK = 1.05
@@ -35,16 +35,32 @@ def row_of(run: Run, root: Path, material: Material, held_out: float) -> Row:
         held_out: Which share of the training examples the stages before the test are scored on.
 
     Raises:
-        CheckpointError: if the folder holds a row that was made by other settings.
+        CheckpointError: if the folder holds a row that was made by other settings, or a file that is damaged.
+        ConfigError: if another process makes the run.
+        FileError: if a file cannot be read or written.
+    """
+    path = root / run.folder / ROW
+    with file_errors("make the folder", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with file_errors("make the run in", path.parent), only_process(path.parent):
+        if not path.exists():
+            return _made(run, root, material, held_out)
+        row = read_row(path)
+    if row.settings != run.settings:
+        raise CheckpointError(f"{path} was made by other settings ({row.settings}, now {run.settings}); delete it")
+    return row
+
+
+def _made(run: Run, root: Path, material: Material, held_out: float) -> Row:
+    """The row of a run that is made now.
+
+    Args:
+        run: The run.
+        root: As for `row_of`.
+        material: As for `row_of`.
+        held_out: As for `row_of`.
     """
     folder = root / run.folder
-    path = folder / ROW
-    if path.exists():
-        row = read_row(path)
-        if row.settings != run.settings:
-            raise CheckpointError(f"{path} was made by other settings ({row.settings}, now {run.settings}); delete it")
-        return row
-    folder.mkdir(parents=True, exist_ok=True)
     splits = material.held_out(run.task, held_out) if run.stage != TEST else material.splits(run.task)
     clock = Clock(folder / CLOCK)
     begun = Begun(run, material, splits, material.recipe(run.task, splits), folder, root, clock)
@@ -54,14 +70,15 @@ def row_of(run: Run, root: Path, material: Material, held_out: float) -> Row:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             found = _ended(begun, clock)
+    except (OSError, CheckpointError):  # of the machine, and no answer of the method: the next time may do better
+        raise
     except NonFiniteLossError as error:
-        classes = splits.num_classes
-        found = {"accuracy": 1 / classes, "nll": math.log(classes), "error": _line(error)}
+        found = {**_guessing(splits), "error": _line(error)}
     except Exception as error:  # whatever it is, others go on
         found = {"error": _line(error)}
     found = {"cpu_seconds": clock.seconds, **found, "peak_mib": peak_mib(), "version": version("bayesprune")}
     row = Row.of(run, **found, warnings="; ".join(dict.fromkeys(str(one.message) for one in said)))
-    write_row(path, row)
+    write_row(folder / ROW, row)
     for name in ("checkpoint.pt", "history.csv", CLOCK):
         (folder / name).unlink(missing_ok=True)
     return row
@@ -77,26 +94,23 @@ def _ended(begun: Begun, clock: Clock) -> dict[str, Any]:
     if begun.run.parent is not None and not (begun.root / begun.run.parent / MODEL).exists():
         raise ConfigError("the run whose network this one begins with came to nothing")
     net, history = train(begun)
-    small, x, dense = compact(net), example(begun.splits), dense_of(begun)
-    seconds, whole, weights = clock.seconds, cost(dense, x), nonzero(dense) or 1
-    size = cost(small, x)
-    found: dict[str, Any] = {"macs": size.macs, "params": size.params, "weights": nonzero(small)}
+    small, (macs, weights) = compact(net), begun.dense
+    seconds, size, kept = clock.seconds, cost(small, example(begun.splits)), nonzero(small)
+    found: dict[str, Any] = {"macs": size.macs, "params": size.params, "weights": kept}
     found |= {"epochs": len(history.rows), "cpu_seconds": seconds}
-    found |= {"macs_left": (size.macs or 0) / (whole.macs or 1), "weights_left": nonzero(small) / weights}
+    found |= {"macs_left": (size.macs or 0) / macs, "weights_left": kept / weights}
     found |= {"charged": history.charged * begun.run.compute / begun.allowed()}
     left = {MACS: found["macs_left"], WEIGHTS: nonzero(net) / weights}.get(begun.run.goal.measure, 1.0)
     found["error"] = _unfair(begun.run, left, found["charged"])
-    if not found["error"]:
-        found |= scores(small, begun.splits, begun.recipe.batch_size)
+    found |= _guessing(begun.splits) if found["error"] else scores(small, begun.splits, begun.recipe.batch_size)
     if begun.run.stage == TEST:
         save(small, begun.folder / MODEL)
     return found
 
 
-def dense_of(begun: Begun) -> nn.Module:
-    """The network without gates, all of it there; draws no random number."""
-    with torch.random.fork_rng(devices=[]):
-        return compact(begun.material.network(begun.run.task, begun.splits).train())
+def _guessing(splits: Splits) -> dict[str, float]:
+    """The scores of one that guesses, which a run that fails has."""
+    return {"accuracy": 1 / splits.num_classes, "nll": math.log(splits.num_classes)}
 
 
 def _unfair(run: Run, left: float, charged: float) -> str:

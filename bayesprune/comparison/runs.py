@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bayesprune.comparison.goals import DENSE, OURS, SMALL, Goal
+from bayesprune.comparison.goals import DENSE, OURS, SMALL, Goal, exact
 from bayesprune.comparison.plan import Plan, Task
 from bayesprune.comparison.ranges import trials
 
@@ -55,7 +55,7 @@ class Run:
     def folder(self) -> Path:
         """Where its files are, below the folder of the comparison."""
         last = f"trial{self.trial}" if self.stage == TUNING else f"seed{self.seed}"
-        return Path(self.stage, self.task.name, self.method, str(self.goal), f"x{self.compute:g}", last)
+        return Path(self.stage, self.task.name, self.method, str(self.goal), f"x{exact(self.compute)}", last)
 
     @property
     def parent(self) -> Path | None:
@@ -65,10 +65,15 @@ class Run:
         return Path(*(self.method.removesuffix(RETRAINED) if p == self.method else p for p in self.folder.parts))
 
 
-def tuning_runs(plan: Plan) -> list[Run]:
-    """The trials of each task and method, equally many."""
+def tuning_runs(plan: Plan, settings: str) -> list[Run]:
+    """The trials of each task and method, equally many.
+
+    Args:
+        plan: The plan.
+        settings: What tells it, its data and its networks from others.
+    """
     return [
-        Run(TUNING, task, method, plan.tuning_goal(method), 1.0, plan.tuning.seed, number, options, plan.digest)
+        Run(TUNING, task, method, plan.tuning_goal(method), 1.0, plan.tuning.seed, number, options, settings)
         for task in plan.tasks
         for method, ranges in plan.methods.items()
         for number, options in enumerate(trials(ranges, plan.tuning.trials, plan.tuning.seed))
@@ -79,15 +84,16 @@ Chosen = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """By task and method, the ``trial`` that was chosen, its ``options``, and by goal the ``pace``."""
 
 
-def pacing_runs(plan: Plan, chosen: Chosen) -> list[Run]:
+def pacing_runs(plan: Plan, chosen: Chosen, settings: str) -> list[Run]:
     """A run of each task, method and goal, as it was chosen; how much a dense or narrow network computes is known.
 
     Args:
         plan: The plan.
         chosen: How each method is trained.
+        settings: As for `tuning_runs`.
     """
     return [
-        Run(PACING, task, method, goal, 1.0, plan.tuning.seed, found["trial"], found["options"], plan.digest)
+        Run(PACING, task, method, goal, 1.0, plan.tuning.seed, found["trial"], found["options"], settings)
         for task in plan.tasks
         for method, found in chosen[task.name].items()
         if method not in (DENSE, SMALL)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +17,7 @@ from pathlib import Path
 import torch
 
 from bayesprune.atomic import file_errors, write_atomically
+from bayesprune.comparison.identity import digest_of, identities
 from bayesprune.comparison.machine import facts
 from bayesprune.comparison.material import Material
 from bayesprune.comparison.plan import Plan
@@ -22,10 +25,10 @@ from bayesprune.comparison.rows import Row, write_csv
 from bayesprune.comparison.running import row_of
 from bayesprune.comparison.runs import Run, pacing_runs, test_runs, tuning_runs
 from bayesprune.comparison.tuning import FROZEN, choices, freeze, frozen
-from bayesprune.errors import BayesPruneError, ConfigError
+from bayesprune.errors import BayesPruneError, CheckpointError, ConfigError
 from bayesprune.training.lock import only_process
 
-PLAN, MACHINE = "plan.json", "machine.json"
+PLAN, MATERIAL, MACHINE = "plan.json", "material.json", "machine.json"
 OnRow = Callable[[Row, int, int], None]
 """Called with every finished row, how many there are of its stage, and how many there are to be."""
 
@@ -58,23 +61,47 @@ class Workshop:
         with file_errors("make the folder", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with only_process(self.folder):
-            self._begin()
+            settings = self._begin()
             if not (self.folder / FROZEN).exists():
-                chosen = choices(self.plan, self._stage("tuning.csv", [tuning_runs(self.plan)]))
-                freeze(self.folder, self.plan, chosen, self._stage("pacing.csv", [pacing_runs(self.plan, chosen)]))
-            chosen, digest = frozen(self.folder, self.plan)
+                chosen = choices(self.plan, self._stage("tuning.csv", [tuning_runs(self.plan, settings)]))
+                paced = self._stage("pacing.csv", [pacing_runs(self.plan, chosen, settings)])
+                freeze(self.folder, settings, chosen, paced)
+            chosen, digest = frozen(self.folder, settings)
             runs = test_runs(self.plan, chosen, digest)
             waves = [[run for run in runs if run.parent is None], [run for run in runs if run.parent is not None]]
             return self._stage("rows.csv", waves)
 
-    def _begin(self) -> None:
-        """Write what is compared and where, or see that it is the same as before."""
+    def _begin(self) -> str:
+        """Write what is compared and where, or see that it is the same as before; returns what tells it from others."""
         path = self.folder / PLAN
         if path.exists() and path.read_text() != self.plan.text():
             raise ConfigError(f"{self.folder} holds a comparison by other settings; give those, or another folder")
         write_atomically(path, self.plan.text().encode())
+        found = identities(self.plan, self.material)
+        self._same_material(found)
         if not (self.folder / MACHINE).exists():
             write_atomically(self.folder / MACHINE, json.dumps(facts(), indent=1).encode())
+        return digest_of([self.plan.digest, found])
+
+    def _same_material(self, found: dict[str, dict[str, str]]) -> None:
+        """Write what data and networks are, or see that they are the same as before.
+
+        Args:
+            found: What they are now.
+        """
+        path = self.folder / MATERIAL
+        if not path.exists():
+            write_atomically(path, json.dumps(found, indent=1).encode())
+        try:
+            before = json.loads(path.read_text())
+            other = [(task, what) for task, its in found.items() for what in its if before[task][what] != its[what]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); compare anew in another folder") from error
+        if other:
+            task, what = other[0]
+            raise ConfigError(
+                f"{self.folder} holds a comparison where the {what} of {task} was another; give that, or another folder"
+            )
 
     def _stage(self, name: str, waves: Sequence[Sequence[Run]]) -> list[Row]:
         """The rows of runs in their order, and as CSV what there is of them at any time.
@@ -123,3 +150,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that this one belongs to is gone, however it went, and end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # nobody is left to read a row; the run goes on from its checkpoint

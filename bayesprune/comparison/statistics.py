@@ -71,8 +71,10 @@ class Line:
         measure: What the goal is about.
         share: The goal.
         compute: What they were allowed to take to compute.
-        accuracy: Of those that came to something, and of those that diverged at that of guessing.
-        behind: How much less accurate than ours, seed by seed; ``None`` where ours has no such goal.
+        accuracy: Of all that have one: those that came to something, and at that of guessing those that diverged,
+            missed the goal or took too much.
+        behind: How much less accurate than ours, seed by seed; ``None`` where ours has no such goal, or where a run of
+            either has no accuracy.
         rows: The rows.
     """
 
@@ -95,9 +97,14 @@ class Line:
         """How many rows came to nothing."""
         return sum(bool(row.error) for row in self.rows)
 
+    @property
+    def comparable(self) -> bool:
+        """Whether every run has an accuracy, so that the mean does not leave out the seeds that were hard."""
+        return self.accuracy.count == len(self.rows)
+
 
 def lines(rows: Sequence[Row]) -> list[Line]:
-    """One line a method and goal, the most accurate of a goal first.
+    """One line a method and goal, the most accurate of a goal first, those that are not comparable last.
 
     Args:
         rows: Those of the test stage.
@@ -107,7 +114,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         cells.setdefault(row.cell, {}).setdefault(row.method, []).append(row)
     found = []
     for (task, measure, share, compute), methods in cells.items():
-        ours = {row.seed: row.accuracy for row in methods.get(OURS, ()) if not math.isnan(row.accuracy)}
+        ours = {row.seed: row.accuracy for row in methods.get(OURS, ())}
         here = [
             Line(
                 *(task, method, measure, share, compute),
@@ -117,11 +124,17 @@ def lines(rows: Sequence[Row]) -> list[Line]:
             )
             for method, its in methods.items()
         ]
-        found += sorted(here, key=lambda line: (math.isnan(line.accuracy.mean), -line.accuracy.mean))
+        found += sorted(here, key=_place)
     return found
 
 
-def _behind(rows: Sequence[Row], ours: dict[int, float]) -> Interval:
-    """How much less accurate rows are than ours of the same seeds."""
-    pairs = [(ours[row.seed], row.accuracy) for row in rows if row.seed in ours and not math.isnan(row.accuracy)]
-    return interval([mine - theirs for mine, theirs in pairs])
+def _place(line: Line) -> tuple[bool, bool, float]:
+    """Where a line stands among those of its goal."""
+    mean = line.accuracy.mean
+    return not line.comparable, math.isnan(mean), -mean
+
+
+def _behind(rows: Sequence[Row], ours: dict[int, float]) -> Interval | None:
+    """How much less accurate rows are than ours of the same seeds; ``None`` if one of either has no accuracy."""
+    differences = [ours[row.seed] - row.accuracy for row in rows if row.seed in ours]
+    return None if any(map(math.isnan, differences)) else interval(differences)

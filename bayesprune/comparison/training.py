@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from bayesprune.comparison.goals import DENSE, MACS, OURS, SMALL, WEIGHTS, Aimed, Goal, aim, least, share_of
 from bayesprune.comparison.material import Material, batches, example, fresh
+from bayesprune.comparison.measuring import nonzero
 from bayesprune.comparison.plan import RATE
 from bayesprune.comparison.runs import Run
 from bayesprune.data import Splits
@@ -73,14 +74,16 @@ class Begun:
         decay = self.recipe.weight_decay
         return 1 / len(self.splits.train) if decay is None else decay
 
-    def dense_macs(self) -> int:
-        """Multiply-adds of one example through the network with all gates on; draws no random number."""
+    @cached_property
+    def dense(self) -> tuple[int, int]:
+        """Multiply-adds of one example and weights of the network, all of it there; draws no random number."""
         with torch.random.fork_rng(devices=[]):
-            return cost(self.material.network(self.run.task, self.splits), example(self.splits)).macs or 1
+            net = compact(self.material.network(self.run.task, self.splits).train())
+        return cost(net, example(self.splits)).macs or 1, nonzero(net) or 1
 
     def allowed(self) -> float:
         """Multiply-adds that the run may take, those of a dense run times the run's multiple."""
-        return TRAINING * self.dense_macs() * len(self.splits.train) * self.run.task.epochs * self.run.compute
+        return TRAINING * self.dense[0] * len(self.splits.train) * self.run.task.epochs * self.run.compute
 
     def epochs(self, net: nn.Module | None = None) -> int:
         """The length of the run: as many epochs as it may take to compute, up to `MOST` times those of a dense run.
@@ -88,7 +91,7 @@ class Begun:
         Args:
             net: A network that is small from the start on; ``None`` for one that goes at the run's pace.
         """
-        pace = self.run.pace if net is None else (cost(net, example(self.splits)).macs or 1) / self.dense_macs()
+        pace = self.run.pace if net is None else (cost(net, example(self.splits)).macs or 1) / self.dense[0]
         return max(1, int(self.run.task.epochs * self.run.compute / max(pace, 1 / MOST) + 1e-9))
 
     def fit(self, net: nn.Module, epochs: int, **given: Any) -> History:

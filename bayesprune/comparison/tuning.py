@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.comparison.goals import Goal
+from bayesprune.comparison.identity import digest_of
 from bayesprune.comparison.plan import Plan
 from bayesprune.comparison.rows import Row
 from bayesprune.errors import CheckpointError, ConfigError
@@ -59,32 +59,32 @@ def choices(plan: Plan, rows: Sequence[Row]) -> dict[str, dict[str, dict[str, An
     }
 
 
-def freeze(folder: Path, plan: Plan, chosen: dict[str, Any], paced: Sequence[Row]) -> None:
+def freeze(folder: Path, settings: str, chosen: dict[str, Any], paced: Sequence[Row]) -> None:
     """Write what was chosen, and at what pace each method goes, once.
 
     Args:
         folder: Of the comparison.
-        plan: The plan.
+        settings: What tells the plan, its data and its networks from others.
         chosen: From `choices`; the paces are added.
         paced: The rows of the runs that show them.
     """
     for row in paced:
         if not math.isnan(row.charged):
             chosen[row.task][row.method]["pace"][str(Goal(row.measure, row.share))] = row.charged
-    content = {"plan": plan.digest, "chosen": chosen}
+    content = {"settings": settings, "chosen": chosen}
     write_atomically(folder / FROZEN, json.dumps({"digest": digest_of(content), **content}, indent=1).encode())
 
 
-def frozen(folder: Path, plan: Plan) -> tuple[dict[str, Any], str]:
+def frozen(folder: Path, settings: str) -> tuple[dict[str, Any], str]:
     """What `freeze` wrote, by task and method, and its digest.
 
     Args:
         folder: Of the comparison.
-        plan: The plan.
+        settings: As for `freeze`.
 
     Raises:
         CheckpointError: if the file was changed since, or is damaged.
-        ConfigError: if it is that of another plan.
+        ConfigError: if it is that of other settings.
     """
     path = folder / FROZEN
     with file_errors("read", path):
@@ -92,7 +92,7 @@ def frozen(folder: Path, plan: Plan) -> tuple[dict[str, Any], str]:
     try:
         said = json.loads(text)
         digest, content = said.pop("digest"), said
-        chosen, made_for = content["chosen"], content["plan"]
+        chosen, made_for = content["chosen"], content["settings"]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); tune anew in another folder") from error
     if digest != digest_of(content):
@@ -100,11 +100,6 @@ def frozen(folder: Path, plan: Plan) -> tuple[dict[str, Any], str]:
             f"{path} was changed after the options were chosen: test images are not looked at with other ones; bring "
             "back the file as it was, or tune anew in another folder"
         )
-    if made_for != plan.digest:
-        raise ConfigError(f"{path} is that of other settings; give those, or another folder")
+    if made_for != settings:
+        raise ConfigError(f"{path} is that of other settings, data or networks; give those, or another folder")
     return chosen, digest
-
-
-def digest_of(content: dict[str, Any]) -> str:
-    """What tells a choice from every other."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bayesprune.cli import commands
-from bayesprune.comparison.rows import read_csv
+from tests.comparison.toys import read_csv
 
 SETTINGS = """
 title = "a"

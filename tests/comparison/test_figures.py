@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bayesprune.comparison import Row
+from bayesprune.comparison import ComparisonResult, Plan, Row
 from bayesprune.comparison.goals import Aimed, Goal, aim
 from bayesprune.comparison.measuring import nonzero
 from bayesprune.comparison.ranges import Choice, Range, trials
@@ -87,3 +87,28 @@ def test_what_cannot_be_reached_is_refused_with_the_closest() -> None:
     at = Aimed(lenet300((1, 8, 8)), torch.zeros(1, 1, 8, 8), 5)
     with pytest.raises(ConfigError, match=r"targeted_dropout cannot leave 0.02; the closest reachable are 0\.0279"):
         aim("targeted_dropout", Goal("weights", 0.02), {}, at)
+
+
+def test_a_mean_that_leaves_runs_out_is_marked_and_not_compared() -> None:
+    """A method that breaks off on the hard seed would else be ahead of ours, which does not."""
+    rows = [row("svi", 0, 0.9), row("svi", 1, 0.5)]
+    rows += [row("taylor", 0, 0.85), row("taylor", 1, math.nan, error="no")]
+    rows += [row("hrank", 0, 0.8), row("hrank", 1, 0.1, error="left 0.6")]
+    result = ComparisonResult(Plan.read("quick"), rows)
+    assert [line.method for line in result.lines()] == ["svi", "hrank", "taylor"]
+    _, guessing, partly = result.lines()
+    assert guessing.behind is not None and guessing.behind.mean == pytest.approx((0.1 + 0.4) / 2)
+    assert not partly.comparable and partly.behind is None
+    *_, last = result.table().splitlines()
+    assert "| 85.00 (1 of 2, not comparable) |  |" in last
+
+
+def test_a_run_that_has_no_accuracy_of_ours_compares_nothing() -> None:
+    found = lines(
+        [row("svi", 0, 0.9), row("svi", 1, math.nan, error="no"), row("taylor", 0, 0.8), row("taylor", 1, 0.8)]
+    )
+    assert [(line.method, line.behind) for line in found] == [("taylor", None), ("svi", None)]
+
+
+def test_goals_that_differ_have_folders_that_differ() -> None:
+    assert [str(Goal("macs", share)) for share in (0.1, 0.1000001, 1)] == ["macs=0.1", "macs=0.1000001", "macs=1"]

@@ -37,6 +37,10 @@ def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
         ({"macs": 0.5}, "macs must be a list"),
         ({"macs": [2.0]}, "each of macs"),
         ({"compute": [0]}, "each of compute"),
+        ({"macs": [0.5, 0.5]}, "macs has 0.5 twice"),
+        ({"weights": [0.1, 0.5, 0.1]}, "weights has 0.1 twice"),
+        ({"compute": [1, 1.0]}, "compute has 1.0 twice"),
+        ({"retrained": ["none", "none"]}, "retrained has 'none' twice"),
         ({"methods": {"nothing": {}}}, "unknown method 'nothing'"),
         ({"methods": {"taylor": {"macs_": [1]}}}, "taylor has no option 'macs_'"),
         ({"methods": {"taylor": {"until": 0.5}}}, "methods.taylor.until: expected"),
@@ -73,3 +77,5 @@ def test_some_of_the_methods_are_compared_alone() -> None:
     assert list(plan.only(["svi", "small"]).methods) == ["svi", "small"] and plan.only(["small"]).retrained == ()
     with pytest.raises(ConfigError, match="have no method 'lottery'"):
         plan.only(["lottery"])
+    with pytest.raises(ConfigError, match="methods has 'svi' twice"):
+        plan.only(["svi", "small", "svi"])

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from bayesprune.comparison import ComparisonResult, Row
-from bayesprune.comparison.rows import read_csv
-from tests.comparison.toys import TEST, compared, settings, splits
+from tests.comparison.toys import TEST, compared, read_csv, settings, splits
 
 METHODS = {"none": {}, "random_structures": {}, "l1_filters": {"until": {"low": 0.4, "high": 0.6}}, "slimming": {}}
 

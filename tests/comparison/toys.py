@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,13 @@ def settings(**changes: Any) -> dict[str, Any]:
 def compared(out: Path, given: dict[str, Any] | Plan, **more: Any) -> ComparisonResult:
     """A comparison of the planted task."""
     return compare(given, out=out, networks={"planted": planted}, data={"planted": more.pop("data", splits())}, **more)
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a CSV that a comparison wrote."""
+    kinds = get_type_hints(Row)
+    with path.open(newline="") as file:
+        return [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in csv.DictReader(file)]
 
 
 def settled(rows: list[Row]) -> list[Row]:
