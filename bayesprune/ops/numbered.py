@@ -120,10 +120,15 @@ class Numbered:
         return node.target is operator.getitem and node.args[0] not in self.shapes
 
     def spread(self) -> bool:
-        """Whether the entries lie along several dimensions of what the call gives, or along one with the examples."""
+        """Whether the entries lie along several dimensions of what the call gives, or along one with the examples.
+
+        So it is taken to be where the call gives numbers of other dimensions than an example has.
+        """
         moved, alone = self.run(), self.call.shapes[self.call.node]
         if moved is None or not moved.numel():
             return False
+        if moved.dim() != len(alone):
+            return True
         along = [d for d in range(moved.dim()) if not torch.equal(moved.narrow(d, 0, 1).expand_as(moved), moved)]
         return len(along) > 1 or any(moved.shape[d] != alone[d] for d in along)
 
