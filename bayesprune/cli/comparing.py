@@ -18,7 +18,7 @@ from bayesprune.comparison.plan import FULL, QUICK
 from bayesprune.comparison.result import ending
 from bayesprune.errors import ConfigError
 
-HOUR = 3600
+MINUTE, HOUR = 60, 3600
 
 
 def planned(settings: str | None, quick: bool, methods: str | None) -> Plan:
@@ -47,7 +47,15 @@ def say_estimate(plan: Plan, data_dir: str) -> None:
     """
     found = estimate(plan, Material(data_dir))
     write(f"runs on held-out training data: {found.tuning}; runs that are compared: {found.test}")
-    write(f"about {found.macs:.2g} multiply-adds, {found.seconds / HOUR:.2g} hours of one processor")
+    write(f"about {found.macs:.2g} multiply-adds, {_long(found.seconds)} of one processor")
+
+
+def _long(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for name, unit in (("hours", HOUR), ("minutes", MINUTE)):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds:.2g} seconds"
 
 
 def compare_and_show(plan: Plan, out: Path, workers: int, data_dir: str, resume: bool, console: Console) -> None:
@@ -65,7 +73,7 @@ def compare_and_show(plan: Plan, out: Path, workers: int, data_dir: str, resume:
         BayesPruneError: as `compare`, and for a folder that is not empty.
     """
     if not resume:
-        check_new(out)
+        check_new(out, "the same command and --resume")
     with ExitStack() as held:
         show = held.enter_context(_Bars(console)) if console.is_terminal else _say
         result = compare(plan, out=out, workers=workers, data_dir=data_dir, on_row=show)

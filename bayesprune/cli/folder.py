@@ -19,8 +19,12 @@ RESULT = "result.json"
 RELIABILITY = "reliability.png"
 
 
-def check_new(folder: Path) -> None:
+def check_new(folder: Path, go_on: str = "") -> None:
     """Refuse a folder that a new run cannot have; makes nothing.
+
+    Args:
+        folder: The folder.
+        go_on: The options by which what is in it goes on; by default those of a run.
 
     Raises:
         ConfigError: if it is a file, or holds anything.
@@ -31,7 +35,7 @@ def check_new(folder: Path) -> None:
             if _contents(folder):
                 raise ConfigError(
                     f"the output folder {folder} exists and is not empty; choose another --out, or continue the run in "
-                    f"it with --resume {folder}"
+                    f"it with {go_on or f'--resume {folder}'}"
                 )
         elif folder.exists():
             raise ConfigError(f"the output folder {folder} exists and is not a folder; choose another --out")

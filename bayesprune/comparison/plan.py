@@ -106,8 +106,8 @@ class Plan:
     methods: dict[str, Ranges]
     seeds: tuple[int, ...]
     tuning: Tuning
-    macs: tuple[float, ...] = (0.5, 0.25, 0.1)
-    weights: tuple[float, ...] = (0.1, 0.05, 0.02)
+    macs: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
     compute: tuple[float, ...] = (1.0, 2.0)
     retrained: tuple[str, ...] = ()
 
@@ -148,6 +148,8 @@ class Plan:
         for name, values in (("tasks", self.tasks), ("methods", self.methods), ("seeds", self.seeds)):
             if not values:
                 raise ConfigError(f"compare: the settings name no {name}; give one at least")
+        if not (self.macs or self.weights):
+            raise ConfigError("compare: the settings name no goals; give shares as macs, weights or both")
         for task in self.tasks:
             whole(f"compare: epochs of {task.name}", task.epochs)
         for seed in (*_numbers("seeds", self.seeds), self.tuning.seed):

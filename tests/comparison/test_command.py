@@ -56,6 +56,7 @@ def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str)
     assert [row.method for row in read_csv(Path("out/rows.csv"))] == ["none"]
     again = run(settings, "--methods", "none", "--out", "out")
     assert again.exit_code == 2 and "exists and is not empty" in again.output
+    assert "with the same command and --resume" in " ".join(again.output.split())
     assert run(settings, "--methods", "none", "--out", "out", "--resume").exit_code == 0
     other = run(settings, "--out", "out", "--resume")
     assert other.exit_code == 2 and "a comparison by other settings" in other.output

@@ -21,10 +21,11 @@ def test_the_full_settings_name_every_method() -> None:
 
 def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
-    path.write_text('title = "a"\nseeds = [1]\n[tuning]\ntrials = 1\nseed = 2\n'
+    path.write_text('title = "a"\nseeds = [1]\nmacs = [0.5]\n[tuning]\ntrials = 1\nseed = 2\n'
                     '[[tasks]]\nnet = "lenet300"\ndata = "digits"\nepochs = 3\n[methods.none]\n')  # fmt: skip
     task = {"net": "lenet300", "data": "digits", "epochs": 3}
-    given = {"title": "a", "seeds": [1], "tuning": {"trials": 1, "seed": 2}, "tasks": [task], "methods": {"none": {}}}
+    given = {"title": "a", "seeds": [1], "macs": [0.5], "tuning": {"trials": 1, "seed": 2}}
+    given |= {"tasks": [task], "methods": {"none": {}}}
     assert Plan.read(path).digest == Plan.read(given).digest
 
 
@@ -32,6 +33,7 @@ def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"seeds": []}, "name no seeds"),
+        ({"macs": [], "weights": []}, "name no goals; give shares as macs, weights or both"),
         ({"seeds": [7]}, "differ from each other and from that of tuning"),
         ({"seeds": [-1]}, "a seed must be a whole number"),
         ({"macs": 0.5}, "macs must be a list"),

@@ -287,7 +287,8 @@ CALLS: dict[str, Callable[[], Call]] = {
         bp.compare,
         {
             "settings": {
-                **{"title": "t", "seeds": [0], "compute": [1], "tuning": {"trials": 1, "seed": 1, "held_out": 0.5}},
+                **{"title": "t", "seeds": [0], "macs": [0.5], "compute": [1]},
+                "tuning": {"trials": 1, "seed": 1, "held_out": 0.5},
                 **{"tasks": [{"net": "made", "data": "made", "epochs": 1}], "methods": {"none": {}}},
             },
             "out": "compared",
