@@ -15,7 +15,7 @@ from bayesprune.layers import gates_of
 from bayesprune.methods import get_method
 from bayesprune.methods.dropnet import DropNet
 from bayesprune.methods.protocol.ranking import whole_part
-from bayesprune.pruning import ExpectedCost
+from bayesprune.methods.protocol.structures import share_without
 
 MACS, WEIGHTS, FREE = "macs", "weights", "free"
 """Multiply-adds of the compacted network; its weights that are not 0; whatever it ends with."""
@@ -135,22 +135,6 @@ def aim(method: str, goal: Goal, options: Mapping[str, Any], at: Aimed) -> dict[
     return {MACS: goal.share} if goal.measure == MACS else {SPARSITY: 1 - goal.share}
 
 
-def share_of(net: nn.Module, example: Inputs) -> Callable[[Mapping[str, Tensor]], float]:
-    """What gives the share of multiply-adds that is left when each gate keeps its first structures.
-
-    Args:
-        net: The gated network.
-        example: One input.
-    """
-    expected = ExpectedCost(net, example, (MACS,))
-
-    def share(kept: Mapping[str, Tensor]) -> float:
-        theta = {name: kept[name].double() if name in kept else torch.ones(g.size) for name, g in gates_of(net).items()}
-        return float(expected(theta)[MACS]) / expected.total[MACS]
-
-    return share
-
-
 def least(found: Callable[[float], float], share: float, what: str) -> float:
     """The smallest number between 0 and 1 at which a falling function is at most ``share``.
 
@@ -176,14 +160,14 @@ def least(found: Callable[[float], float], share: float, what: str) -> float:
 def _dropnet(share: float, options: Mapping[str, Any], at: Aimed) -> float:
     """DropNet's share: as many units of each gate are left as its cycles leave, whichever they are."""
     cycles = min(options.get("cycles", DropNet().cycles), at.epochs)
-    left_of = share_of(at.net, at.example)
+    left_of = share_without(at.net, at.example)
     sizes = {name: gate.size for name, gate in gates_of(at.net).items() if gate.size > 1}
 
     def left(part: float) -> float:
         kept = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
         for _ in range(cycles - 1):
             kept = {name: on & ~DropNet(part).quiet(torch.arange(len(on)).float(), on) for name, on in kept.items()}
-        return left_of(kept)
+        return left_of({name: ~on for name, on in kept.items()})
 
     return least(left, share, f"dropnet in {cycles} cycles")
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprune.comparison.goals import DENSE, MACS, OURS, SMALL, WEIGHTS, Aimed, Goal, aim, least, share_of
+from bayesprune.comparison.goals import DENSE, MACS, OURS, SMALL, WEIGHTS, Aimed, Goal, aim, least
 from bayesprune.comparison.material import Material, batches, example, fresh
 from bayesprune.comparison.measuring import nonzero
 from bayesprune.comparison.plan import RATE
@@ -20,7 +20,7 @@ from bayesprune.data import Splits
 from bayesprune.infer import BayesianNet, Categorical
 from bayesprune.layers import gates_of
 from bayesprune.methods import get_method
-from bayesprune.methods.protocol.structures import ranked_groups
+from bayesprune.methods.protocol.structures import ranked_groups, share_without
 from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.method import SVI
 from bayesprune.methods.svi.recipes import Recipe
@@ -181,13 +181,13 @@ def narrowed(gated: nn.Module, goal: Goal, splits: Splits) -> nn.Module:
         ConfigError: if that is not possible.
     """
     sizes = {name: group.size for group in ranked_groups(gated, example(splits)) for name in group.gates}
-    left_of = share_of(gated, example(splits))
+    left_of = share_without(gated, example(splits))
 
-    def kept(part: float) -> dict[str, torch.Tensor]:
-        return {name: torch.arange(size) < max(1, round((1 - part) * size)) for name, size in sizes.items()}
+    def off(part: float) -> dict[str, torch.Tensor]:
+        return {name: torch.arange(size) >= max(1, round((1 - part) * size)) for name, size in sizes.items()}
 
-    part = least(lambda part: left_of(kept(part)), goal.share, "a narrower network")
+    part = least(lambda part: left_of(off(part)), goal.share, "a narrower network")
     gates = gates_of(gated)
-    for name, on in kept(part).items():
-        gates[name].theta.copy_(on.to(gates[name].theta))
+    for name, gone in off(part).items():
+        gates[name].theta.copy_((~gone).to(gates[name].theta))
     return gated

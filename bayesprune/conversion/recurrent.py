@@ -166,14 +166,17 @@ def _single(module: Any, place: int) -> nn.Module:
     """
     layer, turns = divmod(place, 2) if module.bidirectional else (place, 0)
     end = f"_l{layer}" + ("_reverse" if turns else "")
-    options = {"nonlinearity": module.nonlinearity} if type(module) is nn.RNN else {}
     inputs = getattr(module, f"weight_ih{end}").shape[1]
-    made = type(module)(
-        inputs, module.hidden_size, bias=module.bias, batch_first=module.batch_first, device="meta", **options
-    )
+    made = type(module)(inputs, module.hidden_size, device="meta", **_options(module))
     for name, _ in list(made.named_parameters()):
         setattr(made, name, getattr(module, name.replace("_l0", end)))
     return made.train(module.training)  # type: ignore[no-any-return]
+
+
+def _options(module: Any) -> dict[str, Any]:
+    """How a layer of torch's was made, but for its sizes."""
+    own = {"nonlinearity": module.nonlinearity} if type(module) is nn.RNN else {}
+    return {"bias": module.bias, "batch_first": module.batch_first, **own}
 
 
 def _give_states(graph: fx.Graph, node: fx.Node, states: Sequence[fx.Node]) -> None:
@@ -228,10 +231,7 @@ def _gate(traced: Traced, node: fx.Node, theta: float) -> Gate:
     call = node.all_input_nodes[0]
     plain: Any = traced.module(call)
     gate = Gate(plain.hidden_size, dim=-1, per_batch=True, theta=theta)
-    options = {"nonlinearity": plain.nonlinearity} if type(plain) is nn.RNN else {}
-    made = GATED[type(plain)](
-        plain.input_size, plain.hidden_size, gate=gate, bias=plain.bias, batch_first=plain.batch_first, **options
-    )
+    made = GATED[type(plain)](plain.input_size, plain.hidden_size, gate=gate, **_options(plain))
     for name, weight in plain.named_parameters():
         setattr(made, name, weight)
     traced.net.set_submodule(str(call.target), made.train(plain.training))

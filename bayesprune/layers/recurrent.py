@@ -33,17 +33,24 @@ class RecurrentLayer(nn.Module):
     gate: Gate
     weight_hh_l0: Tensor
 
-    def _take(self, gate: Gate, size: int) -> None:
-        """Take a gate for the units.
+    @checked_arguments
+    def __init__(self, input_size: int, hidden_size: int, *, gate: Gate, bias: bool = True, batch_first: bool = False):
+        self._make(input_size, hidden_size, gate, bias=bias, batch_first=batch_first)
+
+    def _make(self, input_size: int, hidden_size: int, gate: Gate, **options: Any) -> None:
+        """Make torch's layer, and take a gate for its units.
 
         Args:
+            input_size: Number of inputs.
+            hidden_size: Number of units.
             gate: The gate.
-            size: How many units there are.
+            options: Of torch's layer.
         """
+        kind = type(self).__name__
+        size = whole(f"{kind}: hidden_size", hidden_size)
+        super().__init__(whole(f"{kind}: input_size", input_size), size, **options)  # type: ignore[call-arg]
         if gate.size != size or not gate.per_batch:
-            raise ConfigError(
-                f"{type(self).__name__}: the gate must have size {size}, and one draw a batch (per_batch), got {gate}"
-            )
+            raise ConfigError(f"{kind}: the gate must have size {size}, and one draw a batch (per_batch), got {gate}")
         self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,12 +97,6 @@ class LSTM(RecurrentLayer, nn.LSTM):  # type: ignore[misc]
         ConfigError: for sizes that are no whole numbers from 1 on, or a gate of another size or with a draw an example.
     """
 
-    @checked_arguments
-    def __init__(self, input_size: int, hidden_size: int, *, gate: Gate, bias: bool = True, batch_first: bool = False):
-        sizes = whole("LSTM: input_size", input_size), whole("LSTM: hidden_size", hidden_size)
-        super().__init__(*sizes, bias=bias, batch_first=batch_first)
-        self._take(gate, hidden_size)
-
 
 class GRU(RecurrentLayer, nn.GRU):  # type: ignore[misc]
     """`torch.nn.GRU` of one layer and one direction with a gate on its units; it gives outputs alone, not states.
@@ -115,12 +116,6 @@ class GRU(RecurrentLayer, nn.GRU):  # type: ignore[misc]
     Raises:
         ConfigError: for sizes that are no whole numbers from 1 on, or a gate of another size or with a draw an example.
     """
-
-    @checked_arguments
-    def __init__(self, input_size: int, hidden_size: int, *, gate: Gate, bias: bool = True, batch_first: bool = False):
-        sizes = whole("GRU: input_size", input_size), whole("GRU: hidden_size", hidden_size)
-        super().__init__(*sizes, bias=bias, batch_first=batch_first)
-        self._take(gate, hidden_size)
 
 
 class RNN(RecurrentLayer, nn.RNN):  # type: ignore[misc]
@@ -155,11 +150,9 @@ class RNN(RecurrentLayer, nn.RNN):  # type: ignore[misc]
         bias: bool = True,
         batch_first: bool = False,
     ):
-        sizes = whole("RNN: input_size", input_size), whole("RNN: hidden_size", hidden_size)
         if nonlinearity not in ("tanh", "relu"):
             raise ConfigError(f"RNN: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
-        super().__init__(*sizes, nonlinearity=nonlinearity, bias=bias, batch_first=batch_first)
-        self._take(gate, hidden_size)
+        self._make(input_size, hidden_size, gate, nonlinearity=nonlinearity, bias=bias, batch_first=batch_first)
 
 
 def _kernel(layer: Any, state: Tensor) -> tuple[Callable[..., Any], Any]:

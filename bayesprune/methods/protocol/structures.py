@@ -89,7 +89,7 @@ class Ranked(Method):
         if not found:
             raise ConfigError(f"{type(self).__name__}: {nothing_ranked(net, run.example, self.lacks)}")
         _fewest(
-            _by_score([torch.zeros(group.size) for group in found]), found, _cost_without(net, run.example), self.macs
+            _by_score([torch.zeros(group.size) for group in found]), found, share_without(net, run.example), self.macs
         )
         phases = Phase("train", share=self.until), Phase("tune", share=1 - self.until)
         return Needs(phases, stats=self.statistics)
@@ -102,7 +102,7 @@ class Ranked(Method):
         found = self.ranked(net, run.example)
         scores = self.scores(run, found)
         order = _by_share(scores) if self.layerwise else _by_score(scores)
-        off = _fewest(order, found, _cost_without(net, run.example), self.macs)
+        off = _fewest(order, found, share_without(net, run.example), self.macs)
         return Decision(off=off)
 
     def ranked(self, net: nn.Module, example: Inputs) -> list[Group]:
@@ -209,8 +209,16 @@ def _by_share(scores: Sequence[Tensor]) -> list[tuple[int, int]]:
     return _by_score([part.argsort(stable=True).argsort(stable=True) / len(part) for part in scores])
 
 
-def _cost_without(net: nn.Module, example: Inputs) -> Callable[[Mapping[str, Tensor]], float]:
-    """What gives the share of multiply-adds that is left without some structures."""
+def share_without(net: nn.Module, example: Inputs) -> Callable[[Mapping[str, Tensor]], float]:
+    """What gives the share of multiply-adds that is left without some structures.
+
+    Args:
+        net: The network.
+        example: Inputs.
+
+    Returns:
+        A function of those that are off, bool by gate name.
+    """
     expected = ExpectedCost(net, example, ("macs",))
     modes = {name: gate.mode() for name, gate in gates_of(net).items()}
     whole = float(expected(modes)["macs"])
