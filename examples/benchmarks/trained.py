@@ -1,7 +1,7 @@
 r"""Which learning rate a trained network wants that is pruned: a network trained plainly, then gated, under a budget.
 
     python examples/benchmarks/trained.py lenet300 --data-dir DIR
-    python examples/benchmarks/trained.py mobilenet --before 14 --epochs 4 --budget macs=0.5 --images 3000 \\
+    python examples/benchmarks/trained.py mobilenet --before 14 --epochs 4 --budget macs=0.5 --images 3000 \
         --data-dir DIR
 
 The network is trained by `fit` without pruning, on the first images of MNIST, then gated with the weights that it
