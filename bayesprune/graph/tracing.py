@@ -24,6 +24,10 @@ from bayesprune.layers import Gate, GatedLayer, RecurrentLayer, Residual, Whole
 from bayesprune.ops import operation_of
 
 
+TWICE = "is called more than once"
+"""Why a module stays that is no layer of which one call can be cut as another."""
+
+
 @dataclass
 class Traced:
     """A network with the graph of its forward pass.
@@ -212,7 +216,7 @@ def fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
     for name, count in calls.items():
         module = called[name]
         if count > 1 and _has_state(module) and not isinstance(module, Gate) and not _is_cut_alike(module):
-            fixed[name] = "is called more than once"
+            fixed[name] = TWICE
         elif module in inside:
             fixed[name] = "is used in a module that stays whole"
         elif name in tied:

@@ -210,3 +210,38 @@ def test_a_branch_whose_layers_others_call_stays() -> None:
     switch_off(streams)
     small = bp.compact(streams, example_input=x)
     assert distance(small(x), streams(x)) < 1e-12 and small.get_submodule("first").out_features < 4
+
+
+class Layer(nn.Module):
+    """Attention that is written out, and hidden units, each added to what it is given."""
+
+    def __init__(self, size: int = 8, heads: int = 4):
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.norm, self.up, self.down = nn.LayerNorm(size), nn.Linear(size, 6), nn.Linear(6, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+class Deep(nn.Module):
+    """One layer, applied twice (as in ALBERT)."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer, self.out = layer, nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(self.layer(x)))
+
+
+@pytest.mark.parametrize("torchs", [False, True])
+def test_a_layer_of_a_transformer_that_is_applied_again(torchs: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 4, 6, batch_first=True) if torchs else Layer()
+    names = ("layer.self_attn.gate", "layer.linear1_gate") if torchs else ("layer.heads_gate", "layer.up_gate")
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    small = verify(Deep(layer).double().eval(), x, dict(zip(names, (4, 6), strict=True)))
+    assert small.get_submodule("layer.linear2" if torchs else "layer.down").in_features < 6
