@@ -14,6 +14,7 @@ from torch import nn
 from bayesprune.comparison.goals import DENSE, MACS, OURS, SMALL, WEIGHTS, Aimed, Goal, aim, least
 from bayesprune.comparison.material import Material, batches, example, fresh
 from bayesprune.comparison.measuring import nonzero
+from bayesprune.comparison.pacing import first_length, length_of
 from bayesprune.comparison.plan import RATE
 from bayesprune.comparison.runs import Run
 from bayesprune.data import Splits
@@ -30,10 +31,6 @@ from bayesprune.optim import OPTIMIZERS
 from bayesprune.pruning import compact, cost, load
 from bayesprune.training import EpochRow, History, fit
 from bayesprune.training.records import TRAINING
-
-MOST = 10
-"""In how many times the epochs of a dense run a smaller network may compute as much: the time of a step does not fall
-as its multiply-adds do."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,15 @@ class Begun:
         return TRAINING * self.dense[0] * len(self.splits.train) * self.run.task.epochs * self.run.compute
 
     def epochs(self, net: nn.Module | None = None) -> int:
-        """The length of the run: as many epochs as it may take to compute, up to `MOST` times those of a dense run.
+        """The length of the run: as many epochs as it may take to compute.
 
         Args:
-            net: A network that is small from the start on; ``None`` for one that goes at the run's pace.
+            net: A network that is small from the start on; ``None`` for one whose length was found before.
         """
-        pace = self.run.pace if net is None else (cost(net, example(self.splits)).macs or 1) / self.dense[0]
-        return max(1, int(self.run.task.epochs * self.run.compute / max(pace, 1 / MOST) + 1e-9))
+        epochs, compute = self.run.task.epochs, self.run.compute
+        if net is None:
+            return self.run.epochs or first_length(epochs, compute)
+        return length_of((cost(net, example(self.splits)).macs or 1) / self.dense[0], epochs, compute)
 
     def fit(self, net: nn.Module, epochs: int, **given: Any) -> History:
         """Train a network, or go on with it.

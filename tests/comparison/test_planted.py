@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bayesprune.comparison import ComparisonResult, Row
+from bayesprune.comparison.pacing import next_length
 from tests.comparison.toys import TEST, compared, read_csv, settings, splits
 
 METHODS = {"none": {}, "random_structures": {}, "l1_filters": {"until": {"low": 0.4, "high": 0.6}}, "slimming": {}}
@@ -48,27 +52,44 @@ def test_what_is_left_is_that_of_the_compacted_network(told: dict[str, Any]) -> 
 
 def test_test_images_are_looked_at_once_a_run_and_by_the_test_stage_alone(told: dict[str, Any]) -> None:
     assert {stage for stage, _, _ in told["looks"]} == {"tuning", "pacing", "test"}
-    assert all(count == 0 for stage, count, _ in told["looks"] if stage != "test")
-    counts = [count for stage, count, _ in told["looks"] if stage == "test"]
-    came_to_something = [not failed for stage, _, failed in told["looks"] if stage == "test"]
-    steps = [now - before for before, now in zip([0, *counts], counts, strict=False)]
-    assert steps == [TEST * fine for fine in came_to_something]
+    looks = [0, *(count for _, count, _ in told["looks"])]
+    steps = [now - before for before, now in pairwise(looks)]
+    assert steps == [TEST * (stage == "test" and not failed) for stage, _, failed in told["looks"]]
 
 
-def test_trials_are_equally_many_and_long_and_the_defaults_are_the_first(told: dict[str, Any]) -> None:
+def test_trials_are_as_many_where_something_may_be_tuned_and_the_defaults_are_the_first(told: dict[str, Any]) -> None:
     rows = read_csv(told["out"] / "tuning.csv")
-    assert Counter(row.method for row in rows) == dict.fromkeys(METHODS, 2)
+    assert Counter(row.method for row in rows) == {name: 1 + bool(ranges) for name, ranges in METHODS.items()}
     assert {row.epochs for row in rows if not row.error} == {2}
     assert {row.options for row in rows if row.trial == 0} == {"{}"}
     assert {row.seed for row in rows} == {7}
 
 
 def test_runs_take_what_they_may_compute(told: dict[str, Any]) -> None:
-    """Half of a run dense and half at half the size takes 0.75 of a dense run; so it may be 4/3 as long, in epochs."""
+    """Half of a run dense and half at half the size takes 0.75 of a dense run: 4/3 as long, in epochs, would do."""
     paces = {row.method: row.charged for row in read_csv(told["out"] / "pacing.csv") if not row.error}
     assert paces == pytest.approx({"l1_filters": 0.75, "random_structures": 0.75})
     assert {row.epochs for row in told["result"].rows if row.method == "l1_filters"} == {int(2 / 0.75)}
     assert max(row.charged for row in told["result"].rows if not row.error) <= 1.05
+
+
+@pytest.mark.parametrize(
+    ("grows", "lengths"),
+    [
+        (lambda length: length / 20, [20]),  # as long as a dense run, and that is all it may take
+        (lambda length: 0.55 * length / 20, [20, 36]),
+        (lambda length: 0.6 * (length / 20) ** 0.5, [20, 33, 55]),  # it prunes earlier in a longer run
+        (lambda length: 1.3 * length / 20, [20, 15]),  # it looks at more than its steps
+        (lambda length: 0.02 * length / 20, [20, 200]),  # ten times the length of a dense run is the most
+        (lambda length: 0.6 if length < 30 else 1.2, [20, 33, 27, 32]),  # it jumps over all that would do
+        (lambda length: math.nan, [20]),
+    ],
+)
+def test_runs_become_longer_until_they_take_what_they_may(grows: Callable[[int], float], lengths: list[int]) -> None:
+    taken: dict[int, float] = {}
+    while (length := next_length(taken, 20, 1.0)) is not None:
+        taken[length] = grows(length)
+    assert [*taken] == lengths
 
 
 def test_a_method_that_cannot_act_leaves_rows_that_say_why(told: dict[str, Any]) -> None:
