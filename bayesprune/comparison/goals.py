@@ -136,7 +136,7 @@ def aim(method: str, goal: Goal, options: Mapping[str, Any], at: Aimed) -> dict[
 
 
 def least(found: Callable[[float], float], share: float, what: str) -> float:
-    """The smallest number between 0 and 1 at which a falling function is at most ``share``.
+    """The smallest number between 0 and 1 at which a falling function is at most ``share``, or near it.
 
     Args:
         found: The function.
@@ -150,11 +150,10 @@ def least(found: Callable[[float], float], share: float, what: str) -> float:
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if found(middle) <= share else (middle, high)
-    if Goal(WEIGHTS, share).missed(found(high)):
-        raise ConfigError(
-            f"{what} cannot leave {share:g}; the closest reachable are {found(high):.4f}, {found(low):.4f}"
-        )
-    return high
+    for end in (high, low):
+        if not Goal(WEIGHTS, share).missed(found(end)):
+            return end
+    raise ConfigError(f"{what} cannot leave {share:g}; the closest reachable are {found(high):.4f}, {found(low):.4f}")
 
 
 def _dropnet(share: float, options: Mapping[str, Any], at: Aimed) -> float:

@@ -45,6 +45,7 @@ class Begun:
         folder: Its files.
         root: The folder of the comparison.
         on_epoch: Called with every finished epoch.
+        trainer: What is called to train.
     """
 
     run: Run
@@ -54,6 +55,7 @@ class Begun:
     folder: Path
     root: Path
     on_epoch: Callable[[EpochRow], None]
+    trainer: Callable[..., History] = fit
 
     @property
     def rate(self) -> float:
@@ -102,7 +104,8 @@ class Begun:
             **given: What `bayesprune.fit` is given besides.
         """
         loader = batches(self.splits, self.recipe, self.run.seed)[0]
-        return fit(net, loader, epochs=epochs, out=self.folder, on_epoch=self.on_epoch, progress=False, **given)
+        given |= {"epochs": epochs, "out": self.folder, "on_epoch": self.on_epoch, "progress": False}
+        return self.trainer(net, loader, **given)
 
     def fit_plain(self, net: nn.Module, epochs: int, **given: Any) -> History:
         """Train a network without a posterior.
