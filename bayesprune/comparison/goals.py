@@ -99,6 +99,9 @@ def measures_of(method: str) -> tuple[str, ...]:
 REGULARISERS = ("dsd",)
 """Methods whose sparsity is that of a phase, and not of what they end with."""
 
+UNGATED = ("factorised",)
+"""Methods that put others in the place of layers, as far as these have no gates."""
+
 
 @dataclass(frozen=True)
 class Aimed:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 MOST = 10
 """In how many times the epochs of a dense run a smaller network may compute as much: the time of a step does not fall
 as its multiply-adds do."""
-NEAR = 0.05
-"""Which share of what it may compute a run may leave."""
+NEAR, OVER = 0.05, 0.02
+"""Which share of what it may compute a run may leave, and which it may take besides: lengths are whole epochs."""
 ROUNDS = 5
 """After how many lengths the best of them does."""
 LEAST_GROWTH = 0.25
@@ -58,7 +58,8 @@ def next_length(taken: Mapping[int, float], epochs: int, compute: float) -> int 
     if len(taken) >= ROUNDS or any(map(math.isnan, taken.values())):
         return None
     low = best_length(taken, compute)
-    high = min([length for length, took in taken.items() if took > compute], default=length_of(0, epochs, compute) + 1)
+    above = [length for length in taken if not _fits(taken[length], compute)]
+    high = min(above, default=length_of(0, epochs, compute) + 1)
     if low and (taken[low] >= (1 - NEAR) * compute or high - low <= 1):
         return None
     last = [*taken][-1]
@@ -67,13 +68,13 @@ def next_length(taken: Mapping[int, float], epochs: int, compute: float) -> int 
 
 
 def best_length(taken: Mapping[int, float], compute: float) -> int:
-    """The longest of some lengths that took no more than a run may; 0 if none did.
+    """The longest of some lengths that took no more than a run may, but for `OVER`; 0 if none did.
 
     Args:
         taken: As for `next_length`.
         compute: What a run may take.
     """
-    return max((length for length, took in taken.items() if took <= compute), default=0)
+    return max((length for length, took in taken.items() if _fits(took, compute)), default=0)
 
 
 def _growth(taken: Mapping[int, float]) -> float:
@@ -82,3 +83,8 @@ def _growth(taken: Mapping[int, float]) -> float:
         return 1.0
     (one, took), (other, other_took) = [*taken.items()][-2:]
     return min(max(math.log(other_took / took) / math.log(other / one), LEAST_GROWTH), 1.0)
+
+
+def _fits(took: float, compute: float) -> bool:
+    """Whether a run took no more than it may, but for `OVER`."""
+    return took <= (1 + OVER) * compute

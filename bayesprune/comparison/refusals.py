@@ -25,7 +25,7 @@ from bayesprune.training.trainer import Trainer
 
 
 def refusals(plan: Plan, material: Material) -> Iterator[tuple[str, str, str]]:
-    """The methods that refuse to begin, by their defaults: task, method (with its goal, if it can reach others), reason.
+    """The methods that refuse to begin, by their defaults: task, method, reason; with its goal a method that can reach others.
 
     Args:
         plan: The plan.
@@ -37,7 +37,9 @@ def refusals(plan: Plan, material: Material) -> Iterator[tuple[str, str, str]]:
             whys = {goal: _refusal(replace(trial, goal=goal), material) for goal in plan.goals(method)}
             if len(whys) > 1 and len({*whys.values()}) == 1:
                 whys = {trial.goal: whys.popitem()[1]}
-            yield from ((task.name, method if len(whys) == 1 else f"{method} {g}", why) for g, why in whys.items() if why)
+            yield from (
+                (task.name, method if len(whys) == 1 else f"{method} {g}", why) for g, why in whys.items() if why
+            )
 
 
 def _refusal(run: Run, material: Material) -> str:

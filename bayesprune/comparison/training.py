@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprune.comparison.goals import DENSE, MACS, OURS, SMALL, WEIGHTS, Aimed, Goal, aim, least
+from bayesprune.comparison.goals import DENSE, MACS, OURS, SMALL, UNGATED, WEIGHTS, Aimed, Goal, aim, least
 from bayesprune.comparison.material import Material, batches, example, fresh
 from bayesprune.comparison.measuring import nonzero
 from bayesprune.comparison.pacing import first_length, length_of
@@ -143,6 +143,8 @@ def train(begun: Begun) -> tuple[nn.Module, History]:
         return net, begun.fit_plain(net, begun.epochs(), method="none")
     if begun.run.method == OURS:
         return _train_ours(begun, gated)
+    if begun.run.method in UNGATED:
+        gated = compact(gated.train())
     at = Aimed(gated, example(begun.splits), begun.epochs())
     options = begun.options | aim(begun.run.method, begun.run.goal, begun.options, at)
     prune = begun.run.goal.measure != WEIGHTS  # masked weights are computed with; what is off goes in the end

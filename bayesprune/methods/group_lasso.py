@@ -43,7 +43,7 @@ class GroupLasso(Ranked):
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5, penalty: float = 1e-3):
         super().__init__(macs, layerwise, until)
-        self.penalty = real("GroupLasso: penalty", penalty, 0, ends="[)")
+        self.penalty = real("group_lasso: penalty", penalty, 0, ends="[)")
         self._written: list[SumsAlong] = []
 
     def setup(self, run: Run) -> Needs:

@@ -59,7 +59,7 @@ class RefinedLayerwise(Ranked):
         traced = trace(net, run.example)
         if not any(operation_of(node, traced.module(node)).name in ZEROING for node in traced.graph.nodes):
             raise ConfigError(
-                "RefinedLayerwise: the network has no ReLU, so nothing in it is exactly 0; take a method that goes by "
+                "refined: the network has no ReLU, so nothing in it is exactly 0; take a method that goes by "
                 "the weights alone, l1_filters say"
             )
         return super().setup(run)

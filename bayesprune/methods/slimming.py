@@ -48,7 +48,7 @@ class Slimming(Ranked):
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5, penalty: float = 1e-4):
         super().__init__(macs, layerwise, until)
-        self.penalty = real("Slimming: penalty", penalty, 0, ends="[)")
+        self.penalty = real("slimming: penalty", penalty, 0, ends="[)")
 
         self._scaled: list[_BatchNorm] = []
 

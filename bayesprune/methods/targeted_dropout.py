@@ -45,8 +45,8 @@ class TargetedDropout(Method):
     @checked_arguments
     def __init__(self, gamma: float = 0.75, alpha: float = 0.66):
         super().__init__()
-        self.gamma = real("TargetedDropout: gamma", gamma, 0, 1)
-        self.alpha = real("TargetedDropout: alpha", alpha, 0, 1, "(]")
+        self.gamma = real("targeted_dropout: gamma", gamma, 0, 1)
+        self.alpha = real("targeted_dropout: alpha", alpha, 0, 1, "(]")
 
     def shares(self, progress: float) -> tuple[float, float]:
         """γ and α after this share of a run."""
@@ -63,7 +63,7 @@ class TargetedDropout(Method):
         self.last = weights[-1].name if weights else ""
         if not any(whole_part(self.gamma, site.weight[0].numel()) for site in weights[:-1]):
             raise ConfigError(
-                f"TargetedDropout: gamma={self.gamma} of an output's weights is less than one in every layer but the "
+                f"targeted_dropout: gamma={self.gamma} of an output's weights is less than one in every layer but the "
                 "last; raise it, or take a wider network"
             )
         return Needs((Phase("train"),), views=frozenset({"weight"}))

@@ -85,7 +85,7 @@ class TargetedUnits(Ranked):
         found = self.ranked(net, run.example)
         if not any(whole_part(self.gamma, group.size) for group in found):
             raise ConfigError(
-                f"TargetedUnits: gamma={self.gamma} of a layer's units is less than one in every layer; raise it, or "
+                f"targeted_units: gamma={self.gamma} of a layer's units is less than one in every layer; raise it, or "
                 "take a wider network"
             )
         self._along = Along(net, found, "out")

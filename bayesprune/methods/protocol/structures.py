@@ -55,7 +55,7 @@ class Ranked(Method):
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5):
         super().__init__()
-        kind = type(self).__name__
+        kind = self.name
         self.macs = real(f"{kind}: macs", macs, 0, 1)
         self.layerwise = layerwise
         self.until = real(f"{kind}: until", until, 0, 1)
@@ -87,7 +87,7 @@ class Ranked(Method):
         net = run.net.net
         found = self.ranked(net, run.example)
         if not found:
-            raise ConfigError(f"{type(self).__name__}: {nothing_ranked(net, run.example, self.lacks)}")
+            raise ConfigError(f"{self.name}: {nothing_ranked(net, run.example, self.lacks)}")
         _fewest(
             _by_score([torch.zeros(group.size) for group in found]), found, share_without(net, run.example), self.macs
         )
