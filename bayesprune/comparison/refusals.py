@@ -25,7 +25,7 @@ from bayesprune.training.trainer import Trainer
 
 
 def refusals(plan: Plan, material: Material) -> Iterator[tuple[str, str, str]]:
-    """The methods that refuse to begin, by their defaults: task, method, reason; with its goal a method that can reach others.
+    """The methods that refuse to begin, by their defaults: task, method (and goal, unless it is all), reason.
 
     Args:
         plan: The plan.

@@ -6,15 +6,21 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bayesprune.comparison import ComparisonResult, Row
+from bayesprune.comparison import ComparisonResult, Plan, Row, Task
+from bayesprune.comparison.material import Material
 from bayesprune.comparison.pacing import next_length
-from tests.comparison.toys import TEST, compared, read_csv, settings, splits
+from bayesprune.comparison.refusals import refusals
+from bayesprune.layers import gates_of
+from bayesprune.pruning import compact
+from tests.comparison.toys import CLASSES, TEST, UNITS, compared, planted, read_csv, settings, splits
 
 METHODS = {"none": {}, "random_structures": {}, "l1_filters": {"until": {"low": 0.4, "high": 0.6}}, "slimming": {}}
 
@@ -97,6 +103,29 @@ def test_a_method_that_cannot_act_leaves_rows_that_say_why(told: dict[str, Any])
     assert len(failed) == 2 and all("no batch normalisation" in row.error for row in failed)
     assert all("\n" not in row.error for row in failed)
     assert "2 of which came to nothing" in repr(told["result"])
+
+
+def test_which_methods_refuse_is_known_before_anything_is_trained() -> None:
+    data = splits()
+    plan, material = Plan.read(settings(methods=METHODS)), Material("", {"planted": planted}, {"planted": data})
+    ((task, method, why),) = refusals(plan, material)
+    assert (task, method) == ("planted-planted", "slimming") and why.startswith("slimming: no batch normalisation")
+    assert data.test.looked_at == 0
+    ((_, method, why),) = refusals(replace(plan, macs=(0.5, 0.1), methods={"l1_filters": {}}), material)
+    assert method == "l1_filters macs=0.1" and "0.125 of the multiply-adds are left" in why
+
+
+def test_a_task_may_have_its_gates_put_by_convert() -> None:
+    task, data = Task("planted", "planted", epochs=2, convert=True), splits()
+    for built in (planted, lambda shape, classes: compact(planted(shape, classes).eval())):
+        torch.manual_seed(0)
+        net = Material("", {"planted": built}, {"planted": data}).network(task, data)
+        torch.manual_seed(0)
+        assert {name: gate.size for name, gate in gates_of(net).items()} == {"1_gate": UNITS}
+        assert torch.equal(net.get_parameter("1.weight"), planted((), CLASSES)[1].weight)
+    deep = Task("resnet8", "digits", epochs=2, width=4, convert=True)
+    gates = gates_of(Material().network(deep, Material().splits(deep)))
+    assert sorted(gate.size for gate in gates.values()) == [1, 1, 1, 4, 8, 16]  # branches, and filters within them
 
 
 def test_the_csv_holds_the_rows(told: dict[str, Any]) -> None:
