@@ -13,7 +13,8 @@ from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
-from bayesprune.methods.protocol.structures import SumsAlong, nothing_ranked, ranked_groups
+from bayesprune.methods.protocol.along import SumsAlong
+from bayesprune.methods.protocol.structures import nothing_ranked, ranked_groups
 
 SCALE = 0.1
 """What the code of the paper multiplies all penalties by."""

@@ -12,7 +12,8 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Needs, Run
-from bayesprune.methods.protocol.structures import Ranked, SumsAlong
+from bayesprune.methods.protocol.along import SumsAlong
+from bayesprune.methods.protocol.structures import Ranked
 
 
 class GroupLasso(Ranked):

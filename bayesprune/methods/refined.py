@@ -13,8 +13,9 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import trace
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Needs, Run
+from bayesprune.methods.protocol.along import SumsAlong
 from bayesprune.methods.protocol.stats import Statistic
-from bayesprune.methods.protocol.structures import Ranked, SumsAlong
+from bayesprune.methods.protocol.structures import Ranked
 from bayesprune.ops import operation_of
 
 ZEROING = ("relu", "relu6")
