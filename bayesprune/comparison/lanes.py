@@ -10,7 +10,7 @@ from bayesprune.comparison.goals import DENSE, SMALL, exact
 from bayesprune.comparison.pacing import best_length, first_length, next_length
 from bayesprune.comparison.plan import Plan, Task
 from bayesprune.comparison.rows import Row
-from bayesprune.comparison.runs import PACING, RETRAINED, Found, Run, test_runs, tuning_runs
+from bayesprune.comparison.runs import PACING, RETRAINED, UNTUNED, Found, Run, test_runs, tuning_runs
 from bayesprune.comparison.tuning import choose, freeze, frozen
 
 Lane = Generator[list[Run], list[Row], None]
@@ -40,7 +40,7 @@ class Place:
         return frozen(self._path(method), self.settings)
 
     def lane(self, method: str) -> Lane:
-        """All runs of a method, those first on whose rows others depend."""
+        """All runs of a method, those first on whose rows others depend; by its defaults if its name ends in `UNTUNED`."""
         if not self._path(method).exists():
             yield from self._tuned(method)
         yield test_runs(self.plan, self.task, method, self.compute, *self.frozen(method))
@@ -54,12 +54,13 @@ class Place:
 
     def _tuned(self, method: str) -> Lane:
         """Choose options by trials and the lengths of runs, and freeze them."""
-        offered = tuning_runs(self.plan, self.task, method, self.settings)
-        rows = yield offered
+        by = method.removesuffix(UNTUNED)
+        offered = tuning_runs(self.plan, self.task, by, self.settings)
+        rows = yield offered if by == method else offered[:1]
         found = choose(rows)
         best = offered[found["trial"]]
-        taken: dict[str, dict[int, float]] = {str(goal): {} for goal in self.plan.goals(method)}
-        if method not in (DENSE, SMALL):
+        taken: dict[str, dict[int, float]] = {str(goal): {} for goal in self.plan.goals(by)}
+        if by not in (DENSE, SMALL):
             if self.compute == 1 and str(best.goal) in taken:  # the trial was such a run
                 taken[str(best.goal)][self.task.epochs] = rows[best.trial].charged
             yield from self._paced(best, taken)

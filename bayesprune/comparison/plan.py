@@ -97,6 +97,7 @@ class Plan:
         weights: The shares of weights that others leave.
         compute: What a run may take to compute, in units of a dense run.
         retrained: Methods whose last networks are trained anew from fresh weights, as a control.
+        untuned: Methods that are also run by their defaults, whatever the trials spoke for.
 
     Example:
         >>> plan = Plan.read("quick")
@@ -113,6 +114,7 @@ class Plan:
     weights: tuple[float, ...] = ()
     compute: tuple[float, ...] = (1.0, 2.0)
     retrained: tuple[str, ...] = ()
+    untuned: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, source: str | Path | Mapping[str, Any]) -> Plan:
@@ -166,7 +168,7 @@ class Plan:
                 real(f"compare: each of {name}", share, 0, 1)
         for multiple in _numbers("compute", self.compute):
             real("compare: each of compute", multiple, 0)
-        for name in (MACS, WEIGHTS, "compute", "retrained"):
+        for name in (MACS, WEIGHTS, "compute", "retrained", "untuned"):
             _check_once(name, _numbers(name, getattr(self, name)))
         self._check_methods()
         if len({task.name for task in self.tasks}) < len(self.tasks):
@@ -182,11 +184,13 @@ class Plan:
                     raise ConfigError(f"compare: {name} has no option {option!r}; it has {', '.join((RATE, *known))}")
                 if option == told_by(name):
                     raise ConfigError(f"compare: {option!r} of {name} is what the goal says; it cannot be tuned too")
-        lacking = [name for name in self.retrained if name not in self.methods]
-        if lacking or (self.retrained and SMALL not in self.methods):
+        for key in ("retrained", "untuned"):
+            lacking = [name for name in getattr(self, key) if name not in self.methods]
+            if lacking:
+                raise ConfigError(f"compare: {key} names {', '.join(lacking)}, but methods does not")
+        if self.retrained and SMALL not in self.methods:
             raise ConfigError(
-                f"compare: retrained names {', '.join(lacking) or 'methods'}, but "
-                f"{'methods does not' if lacking else f'methods has no {SMALL!r}, by whose options they are trained'}"
+                f"compare: retrained names methods, but methods has no {SMALL!r}, by whose options they are trained"
             )
 
     def only(self, names: Sequence[str]) -> Plan:
@@ -202,7 +206,8 @@ class Plan:
                 f"compare: the settings have no method {unknown[0]!r}; they have {', '.join(self.methods)}"
             )
         retrained = tuple(name for name in self.retrained if name in names and SMALL in names)
-        return replace(self, methods={name: self.methods[name] for name in names}, retrained=retrained)
+        untuned = tuple(name for name in self.untuned if name in names)
+        return replace(self, methods={name: self.methods[name] for name in names}, retrained=retrained, untuned=untuned)
 
     def goals(self, method: str) -> list[Goal]:
         """What a method is to leave, goal by goal."""

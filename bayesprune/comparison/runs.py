@@ -14,8 +14,8 @@ from bayesprune.comparison.ranges import trials
 
 TUNING, PACING, TEST = "tuning", "pacing", "test"
 """The stages: trials of options; runs for each goal that show how long it may be; what is compared."""
-RETRAINED = "-retrained"
-"""What follows the name of a method where its last network is trained from fresh weights."""
+RETRAINED, UNTUNED = "-retrained", "-untuned"
+"""What follows the name of a method where its last network is trained anew, and where it goes by its defaults."""
 
 Found = Mapping[str, Any]
 """What was chosen of a method: the ``trial``, its ``options``, and by goal the ``epochs``; see `tuning.choose`."""
@@ -58,8 +58,14 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where its files are, below the folder of the comparison."""
-        last = {TUNING: f"trial{self.trial}", PACING: f"{self.epochs}epochs", TEST: f"seed{self.seed}"}[self.stage]
+        trial = f"trial{self.trial}"
+        last = {TUNING: trial, PACING: f"{trial}-{self.epochs}epochs", TEST: f"seed{self.seed}"}[self.stage]
         return Path(self.stage, self.task.name, self.method, str(self.goal), f"x{exact(self.compute)}", last)
+
+    @property
+    def trainer(self) -> str:
+        """The method that trains it, whether by tuned options or not."""
+        return self.method.removesuffix(UNTUNED)
 
     @property
     def parent(self) -> Path | None:
@@ -91,12 +97,12 @@ def test_runs(plan: Plan, task: Task, method: str, compute: float, found: Found,
         task: On what.
         method: Its name.
         compute: What each may take.
-        found: How it was chosen; a control ends in `RETRAINED` and goes by the options of `SMALL`.
+        found: How it was chosen; what ends in `RETRAINED` goes by the options of `SMALL`.
         settings: What tells that from every other choice.
     """
     return [
         Run(TEST, task, method, goal, compute, seed, *(found["trial"], found["options"], settings, length))
-        for goal in plan.goals(method.removesuffix(RETRAINED))
+        for goal in plan.goals(without_suffix(method))
         for length in [found["epochs"].get(str(goal))]
         for seed in plan.seeds
     ]
@@ -111,20 +117,34 @@ def all_runs(plan: Plan) -> list[Run]:
     nothing: Found = {"trial": 0, "options": {}, "epochs": {}}
     found = [run for task in plan.tasks for method in plan.methods for run in tuning_runs(plan, task, method, "")]
     tuned = {(run.task, run.method, run.goal, run.compute) for run in found}
-    names = [*plan.methods, *(method + RETRAINED for method in plan.retrained)]
-    for task, compute, method in product(plan.tasks, plan.compute, names):
+    for task, compute, method in product(plan.tasks, plan.compute, names_of(plan)):
         tested = test_runs(plan, task, method, float(compute), nothing, "")
         found += tested
-        if method in plan.methods and method not in (DENSE, SMALL):
+        if method.removesuffix(UNTUNED) in {*plan.methods} - {DENSE, SMALL}:
             found += [
                 replace(run, stage=PACING, epochs=task.epochs)
                 for run in tested[:: len(plan.seeds)]
-                if (task, method, run.goal, run.compute) not in tuned
+                if (task, run.trainer, run.goal, run.compute) not in tuned
             ]
     return found
+
+
+def names_of(plan: Plan) -> list[str]:
+    """What is compared: methods, and those of them that are run by their defaults or retrained, as controls."""
+    untuned, retrained = (
+        (method + UNTUNED for method in plan.untuned),
+        (method + RETRAINED for method in plan.retrained),
+    )
+    return [*plan.methods, *untuned, *retrained]
+
+
+def without_suffix(name: str) -> str:
+    """The name of the method that a control was made of."""
+    return name.removesuffix(UNTUNED).removesuffix(RETRAINED)
 
 
 def labels(methods: Sequence[str]) -> dict[str, str]:
     """What tables call methods."""
     known = {OURS: "svi (ours)", DENSE: "dense", SMALL: "small from scratch"}
-    return {name: known.get(name, name.replace(RETRAINED, ", retrained")) for name in methods}
+    said = {name: name.replace(RETRAINED, ", retrained").replace(UNTUNED, ", untuned") for name in methods}
+    return said | {name: known[name] for name in methods if name in known}

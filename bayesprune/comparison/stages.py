@@ -19,7 +19,7 @@ from bayesprune.comparison.machine import facts
 from bayesprune.comparison.material import Material
 from bayesprune.comparison.plan import Plan
 from bayesprune.comparison.rows import Row, write_csv
-from bayesprune.comparison.runs import PACING, RETRAINED, TEST, TUNING, Run, all_runs
+from bayesprune.comparison.runs import PACING, TEST, TUNING, UNTUNED, Run, all_runs, names_of
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.training.lock import only_process
 
@@ -72,6 +72,9 @@ class Workshop:
             for compute, task in product(self.plan.compute, self.plan.tasks):
                 place = Place(self.plan, self.folder, task, compute, settings)
                 self._work(crew, [place.lane(method) for method in self.plan.methods])
+                self._work(
+                    crew, [place.lane(method + UNTUNED) for method in self.plan.untuned]
+                )  # by trials that are made
                 self._work(crew, [place.retrained(method) for method in self.plan.retrained])
                 for method in self.plan.methods:
                     found = place.frozen(method)[0]
@@ -91,7 +94,7 @@ class Workshop:
 
     def rows(self, stage: str) -> list[Row]:
         """The rows of a stage that are done, in an order that does not depend on which were done first."""
-        names = [*self.plan.methods, *(method + RETRAINED for method in self.plan.retrained)]
+        names = names_of(self.plan)
 
         def place(made: tuple[Run, Row]) -> tuple[float, ...]:
             run, _ = made

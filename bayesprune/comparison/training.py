@@ -135,20 +135,20 @@ def train(begun: Begun) -> tuple[nn.Module, History]:
         net = fresh(load(begun.root / parent / "model.safetensors")).train()
         return net, begun.fit_plain(net, begun.epochs(net), method="none")
     gated = begun.material.network(begun.run.task, begun.splits)
-    if begun.run.method == SMALL:
+    if begun.run.trainer == SMALL:
         net = fresh(compact(narrowed(gated, begun.run.goal, begun.splits))).train()
         return net, begun.fit_plain(net, begun.epochs(net), method="none")
-    if begun.run.method == DENSE:
+    if begun.run.trainer == DENSE:
         net = compact(gated.train())
         return net, begun.fit_plain(net, begun.epochs(), method="none")
-    if begun.run.method == OURS:
+    if begun.run.trainer == OURS:
         return _train_ours(begun, gated)
-    if begun.run.method in UNGATED:
+    if begun.run.trainer in UNGATED:
         gated = compact(gated.train())
     at = Aimed(gated, example(begun.splits), begun.epochs())
-    options = begun.options | aim(begun.run.method, begun.run.goal, begun.options, at)
+    options = begun.options | aim(begun.run.trainer, begun.run.goal, begun.options, at)
     prune = begun.run.goal.measure != WEIGHTS  # masked weights are computed with; what is off goes in the end
-    history = begun.fit_plain(gated, begun.epochs(), method=get_method(begun.run.method, **options), prune=prune)
+    history = begun.fit_plain(gated, begun.epochs(), method=get_method(begun.run.trainer, **options), prune=prune)
     return gated.eval(), history
 
 

@@ -69,8 +69,10 @@ def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
         ({"tuning": []}, "tuning must be a table"),
         ({"tuning": {"trails": 3, "seed": 7}}, "tuning has no key 'trails'; known are trials, seed, held_out"),
         ({"methods": {"taylor": 3}}, "methods.taylor must be a table"),
-        ({"retrained": ["svi"]}, "methods does not"),
+        ({"retrained": ["svi"]}, "retrained names svi, but methods does not"),
         ({"retrained": ["none"]}, "has no 'small'"),
+        ({"untuned": ["none", "svi"]}, "untuned names svi, but methods does not"),
+        ({"untuned": ["none", "none"]}, "untuned has 'none' twice"),
         ({"colour": 1}, "a settings file has no key 'colour'; known are title, tasks, methods, seeds"),
     ],
 )

@@ -33,7 +33,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     def note(row: Row, done: int, count: int) -> None:
         looks.append((row.stage, data.test.looked_at, bool(row.error)))
 
-    result = compared(out, settings(methods=METHODS), data=data, on_row=note)
+    result = compared(out, settings(methods=METHODS, untuned=["l1_filters"]), data=data, on_row=note)
     return {"result": result, "out": out, "looks": looks}
 
 
@@ -47,7 +47,7 @@ def test_the_method_that_keeps_what_is_needed_wins(told: dict[str, Any]) -> None
     assert accuracies(result, "l1_filters") == accuracies(result, "none") == [1.0] * 2
     assert max(accuracies(result, "random_structures")) < 1
     best = [line.method for line in result.lines() if line.measure == "macs"]
-    assert best == ["l1_filters", "random_structures", "slimming"]
+    assert best == ["l1_filters", "l1_filters-untuned", "random_structures", "slimming"]
 
 
 def test_what_is_left_is_that_of_the_compacted_network(told: dict[str, Any]) -> None:
@@ -105,6 +105,12 @@ def test_a_method_that_cannot_act_leaves_rows_that_say_why(told: dict[str, Any])
     assert "2 of which came to nothing" in repr(told["result"])
 
 
+def test_a_method_is_run_by_its_defaults_too(told: dict[str, Any]) -> None:
+    rows = [row for row in told["result"].rows if row.method == "l1_filters-untuned"]
+    assert [(row.trial, row.options, row.accuracy) for row in rows] == [(0, "{}", 1.0)] * 2
+    assert "| l1_filters, untuned |" in told["result"].table()
+
+
 def test_which_methods_refuse_is_known_before_anything_is_trained() -> None:
     data = splits()
     plan, material = Plan.read(settings(methods=METHODS)), Material("", {"planted": planted}, {"planted": data})
@@ -143,7 +149,7 @@ def test_the_page_needs_no_other_file_and_holds_all_of_it(told: dict[str, Any]) 
 
 def test_the_table_has_a_line_for_each_method_and_goal(told: dict[str, Any]) -> None:
     header, _, *cells = told["result"].table().splitlines()
-    assert len(cells) == len(METHODS) and all(line.count("|") == header.count("|") for line in cells)
+    assert len(cells) == len(METHODS) + 1 and all(line.count("|") == header.count("|") for line in cells)
     assert "| planted-planted | 1× | macs 50 % | l1_filters | 100.00 ± 0.00 |" in "\n".join(cells)
 
 
