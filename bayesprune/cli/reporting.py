@@ -18,7 +18,7 @@ from bayesprune.cli.record import CONFIG, check_run, read_config, read_json
 from bayesprune.errors import BayesPruneError, ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import gates_of
-from bayesprune.pruning import ExpectedCost, load, read_run
+from bayesprune.pruning import ExpectedCost, cost, load, read_run
 from bayesprune.pruning.meter import compare_latencies
 from bayesprune.reports import RunReport
 from bayesprune.schema import items, number, optional, record, text, truth, whole
@@ -26,6 +26,8 @@ from bayesprune.training.history import History
 from bayesprune.training.state import Checkpoint
 
 PAGE = "report.html"
+BATCH, WORK = 64, 10**9
+"""Examples of a batch whose latency is measured, and multiply-adds that it may have at the start."""
 _bin = record({"count": whole(1), "confidence": number(0, 1), "accuracy": number(0, 1)})
 _share, _count = number(0, 1), whole()
 RESULTS = record(
@@ -134,8 +136,9 @@ def saved_alone(net: nn.Module, example: Tensor) -> dict[str, Tensor]:
 
 
 def _latency(before: nn.Module, after: nn.Module, example: Tensor) -> tuple[float, float]:
-    """Seconds of a pass of one example through both, measured here and now."""
-    first, last = (sum(seconds) for seconds in compare_latencies([before, after], example))
+    """Seconds that an example takes in both, in batches of `BATCH` but for large networks, measured here and now."""
+    size = max(1, min(BATCH, WORK // max(1, cost(before, example).macs or 0)))
+    first, last = (sum(each) / size for each in compare_latencies([before, after], example.expand(size, *example.shape[1:])))
     return first, last
 
 

@@ -77,10 +77,14 @@ def shrinking(history: History, start: Mapping[str, float], budget: tuple[str, f
         for what, name in fields.items()
         if start.get(what)
     ]
-    color = {"field": "what", "type": "nominal", "scale": {"domain": [*fields], "range": [BLUE, AMBER, TEXT]}}
+    kinds = {"color": [BLUE, AMBER, TEXT], "strokeDash": [[1, 0], [1, 0], [5, 3]]}
+    style = {
+        channel: {"field": "what", "type": "nominal", "scale": {"domain": [*fields], "range": values}}
+        for channel, values in kinds.items()
+    }
     y = _quantity("left", "share left", form="%")
     y["scale"] = {"domain": [0, 1]}
-    drawn = {"mark": _line(), "encoding": {"x": _epoch(), "y": y, "color": color, "tooltip": _all("what", y=y)}}
+    drawn = {"mark": _line(), "encoding": {"x": _epoch(), "y": y, **style, "tooltip": _all("what", y=y)}}
     last = [value for value in values if value["epoch"] == history.rows[-1].epoch]
     text = "Left of the start: " + ", ".join(f"{value['what']} {100 * value['left']:.1f} %" for value in last)
     if budget is None:

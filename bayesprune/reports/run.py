@@ -37,7 +37,7 @@ class RunReport:
         inputs: Name of the gate on the inputs, and the shape of one example.
         names: What the inputs are called.
         num_data: N, the number of training examples.
-        latency: Seconds of a pass of one example, at the start and of the compacted network.
+        latency: Seconds an example takes, at the start and of the compacted network.
         filters: Those of a first convolution that stayed, shape ``(n, C, H, W)``.
 
     Example:

@@ -161,8 +161,8 @@
       for (const layer of new Set([before, where])) if (layer) layer.show(layer.frame, layer === where);
       const { layer } = where, path = layer.theta.map((theta, t) => ({ epoch: this.run.epochs[t], theta: theta[k] }));
       const [price, net, error] = layer.evidence[k], gone = layer.removals[k];
-      const rows = [["it", where.state(k)], ["θ at the end", nats(path.at(-1).theta)]];
-      if (price !== null) rows.push(["price, nats", nats(price)], ["worth, nats", nats(price - net) + (error === null ? "" : ` ± ${nats(1.96 * error)}`)]);
+      const rows = [["decision", where.state(k)], ["θ at the end", nats(path.at(-1).theta)]];
+      if (price !== null) rows.push(["price, nats", nats(price)], ["worth, nats", nats(price - net) + (error === null ? "" : ` ± ${Number((1.96 * error).toPrecision(2))}`)]);
       if (layer.saved) {
         const [params, macs] = layer.saved[k];
         rows.push(["parameters alone", whole(params)], ["multiply-adds alone", whole(macs)]);
