@@ -22,10 +22,11 @@ from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, ne
 from bayesprune.cli.options import takes_options_of
 from bayesprune.cli.progress import Display
 from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
+from bayesprune.cli.reporting import PAGE, read_runs
 from bayesprune.cli.run import Run, perform, prepare
 from bayesprune.cli.version import version_line
 from bayesprune.errors import ConfigError, FileError
-from bayesprune.reports import gate_table, result_table, score_table
+from bayesprune.reports import gate_table, result_table, score_table, write_report
 from bayesprune.schema import optional, record, text
 from bayesprune.training.lock import only_process
 
@@ -122,6 +123,19 @@ def evaluate(
     if not as_json:
         _say_smoothing(scored.config)
         write(f"picture: {scored.picture}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write.", show_default="DIR/report.html, or report.html for several")
+    ] = None,
+) -> None:
+    """Write a page about a run, or about several side by side: what was removed and why, how good, how to use it."""
+    page = out or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
+    write_report(read_runs(folders), page)
+    write(f"page: {page}")
 
 
 @app.command()

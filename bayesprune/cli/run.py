@@ -213,6 +213,7 @@ def _result(run: Run, history: History, small: nn.Module, measured: Mapping[str,
     return {
         **figures(measured),
         **({"posterior_samples": DRAWS} if POSTERIOR in measured else {}),
+        "reliability": _bins(measured.get(POSTERIOR, measured[""])),
         "dense_accuracy_not_measured": True,
         "params": size.params,
         "macs": size.macs,
@@ -242,6 +243,12 @@ def _result(run: Run, history: History, small: nn.Module, measured: Mapping[str,
         "temperature": config.temperature,
         "versions": versions(),
     }
+
+
+def _bins(found: Calibration) -> list[dict[str, float]]:
+    """The bins of the reliability diagram that hold examples."""
+    names = ("count", "confidence", "accuracy")
+    return [{name: getattr(each, name) for name in names} for each in found.bins if each.count]
 
 
 def _budget_met(run: Run, size: Cost, last: EpochRow) -> bool | None:

@@ -96,7 +96,7 @@ class Trainer:
         self._new_optimizer()
         self.module, self.gates = engine.wrap(net), mode_of(self.net)
         self.records = Records(net, self.example, History(removals=self.cuts.removals))
-        self.records.remember(self.cuts.origin)
+        self.records.remember(self.cuts.origin, method.evidence())
 
     # what the method sees ------------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class Trainer:
             off: By gate name, which of its structures go, bool.
             net_cost: For the record, the evidence for each, shape ``(S,)``.
         """
-        self.records.charge_open()
+        self.records.before_removal(self.cuts.origin, self.method.evidence())
         self.views.remove()
         try:
             kept = self.cuts.remove(self.step, off, net_cost)
@@ -205,7 +205,7 @@ class Trainer:
         self.epoch += 1
         note = self._decide()
         score = Score(float("nan"), float("nan")) if self.val_loader is None else evaluate(self.net, self.val_loader)
-        self.records.remember(self.cuts.origin)
+        self.records.remember(self.cuts.origin, self.method.evidence())
         with torch.no_grad():
             prior = 0.0 if self.method.posterior else self.net.likelihood.penalty() / self.net.num_data
             loss, masked = nll + float(self.method.loss(self)) + float(prior), self.masks_held.count
