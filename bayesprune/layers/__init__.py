@@ -18,6 +18,7 @@ from bayesprune.layers.recurrent import GRU, LSTM, RNN, RecurrentLayer
 from bayesprune.layers.residual import Residual
 from bayesprune.layers.spectral import SpectralDropout
 from bayesprune.layers.transposed import ConvTranspose2d
+from bayesprune.layers.units import Standardise, Units, moments
 from bayesprune.layers.whole import Whole
 
 __all__ = [
@@ -40,11 +41,14 @@ __all__ = [
     "RecurrentLayer",
     "Residual",
     "SpectralDropout",
+    "Standardise",
+    "Units",
     "Whole",
     "eval_mode",
     "gates_of",
     "give_normal_slabs",
     "holders_of",
+    "moments",
     "normal_layers",
     "plain_parameters",
 ]
