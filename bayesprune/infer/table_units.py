@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
@@ -42,7 +43,6 @@ def standardised(
         DataError: for inputs or targets that are empty, do not fit together or are not finite.
 
     Example:
-        >>> import torch
         >>> from bayesprune import BayesianNet, layers
         >>> x = 100 * torch.rand(50, 3)
         >>> y = 1e6 * x[:, :1]
@@ -59,8 +59,9 @@ def standardised(
             f"targets of shape {tuple(y.shape)}"
         )
     likelihood = copy.deepcopy(get_likelihood(likelihood))
-    parts: OrderedDict[str, nn.Module] = OrderedDict(standardise=Standardise(*moments(x)), network=net)
+    dtype = next((p.dtype for p in net.parameters()), torch.get_default_dtype())
+    parts: OrderedDict[str, nn.Module] = OrderedDict(standardise=Standardise(*moments(x)).to(dtype), network=net)
     units = likelihood.take_units(y)
     if units is not None:
-        parts["units"] = Units(*units)
+        parts["units"] = Units(*units).to(dtype)
     return nn.Sequential(parts), likelihood

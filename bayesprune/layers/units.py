@@ -59,8 +59,8 @@ class Standardise(nn.Module):
                 f"{type(self).__name__}: location and scale must be finite, of one shape, and the scale positive, got "
                 f"shapes {tuple(location.shape)} and {tuple(scale.shape)}"
             )
-        self.register_buffer("location", location.to(torch.get_default_dtype()))
-        self.register_buffer("scale", scale.to(torch.get_default_dtype()))
+        self.register_buffer("location", location.detach().clone())
+        self.register_buffer("scale", scale.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """The standardised numbers."""

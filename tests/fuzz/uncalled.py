@@ -3,7 +3,7 @@
 UNCHECKED = {
     "what every step of training calls": (
         *("BatchObjective", "GateDraws", "bernoulli_kl", "normal_kl", "relative_cost"),
-        *("marginal_cost", "summarize", "eval_mode"),
+        *("moments", "marginal_cost", "summarize", "eval_mode"),
     ),
     "records of results, which hold what they are given": (
         *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
@@ -15,6 +15,8 @@ UNCHECKED = {
             "GatePrior",
             "Likelihood",
             "Bernoulli",
+            "Heteroscedastic",
+            "Poisson",
             "GatedLayer",
             "RecurrentLayer",
             "NormalLayer",

@@ -92,11 +92,12 @@ class Likelihood(nn.Module, ABC):
     def set_fitted_parameters(self, count: float) -> None:
         """Let ``count`` residuals say nothing of noise that is learned, see `BayesianNet.uncounted_parameters`."""
 
-    def take_units(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
+    def take_units(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """From now on targets come in the units of ``y``, those of a data set; own scales follow, in place.
 
         Args:
             y: Targets, first dimension N.
+            weights: How much each of them counts, shape ``(N,)``; ``None`` for all alike.
 
         Returns:
             Location and scale of each entry of an output, from a network that gives standardised ones (`layers.Units`);

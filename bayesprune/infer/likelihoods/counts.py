@@ -12,6 +12,7 @@ from bayesprune.checked import real
 from bayesprune.errors import DataError
 from bayesprune.infer.likelihoods.base import Likelihood, check_same_shape
 from bayesprune.infer.prediction import Prediction
+from bayesprune.layers import moments
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,14 @@ class Counts(Likelihood):
         """Counts as floating-point numbers."""
         return y if y.is_floating_point() else y.to(torch.get_default_dtype())
 
-    def take_units(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The log of the mean count is where outputs begin; their scale stays as it is, because counts have no unit."""
-        location = ((y.double().sum(0) + 0.5) / len(y)).log()
+    def take_units(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """The log of the mean count is where outputs begin; their scale stays as it is, because counts have no unit.
+
+        Args:
+            y: Targets, first dimension N.
+            weights: How much each of them counts; ``None`` for all alike.
+        """
+        location = (moments(y, weights)[0] + 0.5 / len(y)).log()
         return location, torch.ones_like(location)
 
     def possible(self, outputs: Tensor, y: Tensor) -> Tensor:

@@ -55,9 +55,14 @@ class Gaussian(Likelihood):
         scale = torch.as_tensor(self.noise_scale, dtype=samples.dtype, device=samples.device)
         return RealPrediction(samples.mean(0), samples, scale)
 
-    def take_units(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation of the targets; noise that is known is known in their units."""
-        return moments(y)
+    def take_units(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of the targets; noise that is known is known in their units.
+
+        Args:
+            y: Targets, first dimension N.
+            weights: How much each of them counts; ``None`` for all alike.
+        """
+        return moments(y, weights)
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Targets must have the outputs' shape (no silent broadcasting)."""

@@ -69,9 +69,14 @@ class Heteroscedastic(Likelihood):
         """Half as many entries as outputs."""
         return torch.Size((*outputs.shape[1:-1], outputs.shape[-1] // 2))
 
-    def take_units(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Those of the means; scales are measured in the targets' standard deviation, and their outputs stay."""
-        location, scale = moments(y)
+    def take_units(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Those of the means; scales are measured in the targets' standard deviation, and their outputs stay.
+
+        Args:
+            y: Targets, first dimension N.
+            weights: How much each of them counts; ``None`` for all alike.
+        """
+        location, scale = moments(y, weights)
         self.unit = scale.to(self.unit)
         return torch.cat((location, torch.zeros_like(location))), torch.cat((scale, torch.ones_like(scale)))
 

@@ -75,9 +75,14 @@ class LearnedGaussian(Gaussian):
         log_scale = self.log_scale + self.unit.log()
         return per_example(0.5 * standardised.square() + log_scale + 0.5 * math.log(2 * math.pi))
 
-    def take_units(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation of the targets; the latter is the unit of the scale and of its prior."""
-        location, scale = moments(y)
+    def take_units(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of the targets; the latter is the unit of the scale and of its prior.
+
+        Args:
+            y: Targets, first dimension N.
+            weights: How much each of them counts; ``None`` for all alike.
+        """
+        location, scale = moments(y, weights)
         self.unit = scale.to(self.log_scale)
         return location, scale
 
