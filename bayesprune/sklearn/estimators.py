@@ -250,6 +250,8 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             ValueError: as for `BayesPruneRegressor.fit`, and for labels of one class only or a ``class_weight``
                 that cannot be (`DataError`).
         """
+        if not isinstance(self.ordered, bool):
+            raise ConfigError(f"ordered must be True or False, got {shown(self.ordered)}")
         X, y, weights = check_examples(self, X, y, sample_weight)
         if self.class_weight is not None:
             X, y, weights = counted(X, y, weights * weights_of_classes(self.class_weight, y))

@@ -268,6 +268,22 @@ CALLS: dict[str, Callable[[], Call]] = {
         selection.power_and_fdr,
         {"selected": torch.tensor([True, False]), "support": torch.tensor([True, False])},
     ),
+    "knockoffs": lambda: (selection.knockoffs, {"x": table()[0], "groups": [[0], [1, 2]], "seed": 0}),
+    "knockoff_filter": lambda: (
+        selection.knockoff_filter,
+        {
+            **dict(zip("xy", table(), strict=True)),
+            "importance": lambda x, y: x.abs().sum(0),
+            "fdr": 0.2,
+            "groups": [[0], [1, 2]],
+            "seed": 0,
+        },
+    ),
+    "interactions": lambda: (
+        selection.interactions,
+        {"predict": lambda x: x.sum(1), "x": table()[0], "inputs": [0, 2], "num_rows": 8, "seed": 0},
+    ),
+    "stability": lambda: (selection.stability, {"probabilities": half(3, 2), "threshold": 0.4, "level": 0.9}),
     "select": lambda: (selection.select, {"probabilities": half(3), "fdr": 0.1}),
     "Budget": lambda: (Budget, {"measure": "macs", "fraction": 0.5}),
     "Budget.parse": lambda: (Budget.parse, {"text": "macs=0.5"}),
@@ -336,7 +352,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         lambda **given: made("BayesPruneClassifier", **given),
         {
             **{"hidden_layer_sizes": (4,), "slab": "normal", "temperature": 0.1, "prior_inclusion": 0.5},
-            **{"batch_size": "auto", "learning_rate": 0.01, "num_samples": 4, "random_state": 0},
+            **{"batch_size": "auto", "learning_rate": 0.01, "num_samples": 4, "random_state": 0, "ordered": True},
         },
     ),
 }
