@@ -114,8 +114,11 @@ def knockoff_filter(
         True
     """
     fdr = real("knockoff_filter: fdr", fdr, 0, 1, hint="0.1 to 0.2 are usual")
-    if len(y) != len(x):
-        raise DataError(f"knockoff_filter: {len(x)} rows and {len(y)} targets; they must be equally many")
+    if not x.dim() or y.shape[:1] != x.shape[:1]:
+        raise DataError(
+            f"knockoff_filter: a table of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)} do not go "
+            "together; there must be equally many rows"
+        )
     both = torch.cat((x, knockoffs(x, groups=groups, seed=seed)), 1)
     order = torch.randperm(both.shape[1], generator=torch.Generator().manual_seed(seed))
     found = torch.as_tensor(importance(both[:, order], y), dtype=torch.float64).detach().cpu()

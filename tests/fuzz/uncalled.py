@@ -6,18 +6,8 @@ UNCHECKED = {
         *("moments", "marginal_cost", "summarize", "eval_mode"),
     ),
     "records of results, which hold what they are given": (
-        *(
-            "Splits",
-            "Bin",
-            "Calibration",
-            "RegressionScores",
-            "ExactPosterior",
-            "Filtered",
-            "MeanField",
-            "Stability",
-            "Recovery",
-            "EpochRow",
-        ),
+        *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
+        *("Filtered", "Stability"),
         *("SelectionProblem", "ClassPrediction", "Prediction", "RealPrediction", "GateSample", "RandomState", "Score"),
         *("History", "GateSummary", "Recipe", "Row", "ComparisonResult"),
     ),
@@ -49,5 +39,7 @@ RUN = {
     "paired_differences": ("y", "on"),
     "shared_differences": ("y", "on"),
     "compare": ("on_row", "networks"),
+    "interactions": ("predict",),
+    "knockoff_filter": ("importance",),
 }
 """What goes to the likelihood or to a function of the user as it is; what these raise is theirs."""

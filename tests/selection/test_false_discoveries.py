@@ -118,7 +118,11 @@ REFUSED = {
     "columns left out": ({"groups": [[0, 1]]}, ConfigError, "each of 3 columns must be in one group"),
     "a column that is none": ({"groups": [[0, 1, 7]]}, ConfigError, "a column must be a whole number, from 0 to 2"),
     "numbers of another table": ({"importance": lambda x, y: [1.0]}, ConfigError, "one number for each of 6 columns"),
-    "other rows": ({"y": torch.zeros(5)}, DataError, "20 rows and 5 targets"),
+    "other rows": (
+        {"y": torch.zeros(5)},
+        DataError,
+        r"table of shape \(20, 3\) and targets of shape \(5,\) do not go together",
+    ),
     "one row": ({"x": torch.zeros(1, 3), "y": torch.zeros(1)}, DataError, "2 rows or more"),
 }
 
