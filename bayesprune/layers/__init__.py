@@ -1,6 +1,7 @@
 """Gates and the layers that carry them. A network built of these runs and tests alone, without Pyro."""
 
 from bayesprune.layers.attention import MultiheadAttention
+from bayesprune.layers.column_groups import ColumnGroups
 from bayesprune.layers.find import gates_of, holders_of, plain_parameters
 from bayesprune.layers.gate import Draw, Gate
 from bayesprune.layers.gated import Conv1d, Conv2d, GatedLayer, Linear
@@ -26,6 +27,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "SCALES",
+    "ColumnGroups",
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
