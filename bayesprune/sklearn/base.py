@@ -22,11 +22,13 @@ from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.infer.posterior import asked_for
 from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network
 from bayesprune.sklearn.table import check_inputs
-from bayesprune.sklearn.training import Training, chosen_batch_size, one_thread, own_random_state
+from bayesprune.sklearn.training import Training, chosen_batch_size, chosen_epochs, one_thread, own_random_state
 from bayesprune.training import History
 
 ROWS = 4096
 """How many rows are predicted at once."""
+MOST_RESTARTS = 1000
+"""More starts than anybody waits for."""
 
 
 class BayesPruneEstimator(BaseEstimator):
@@ -43,12 +45,14 @@ class BayesPruneEstimator(BaseEstimator):
         num_samples: As there.
         random_state: As there.
         slab: As there.
+        restarts: As there.
     """
 
     network_: BayesianNet
     compact_: nn.Module
     history_: History
     inclusion_probabilities_: NDArray[np.float64]
+    evidence_bounds_: NDArray[np.float64]
     n_iter_: int
     n_features_in_: int
     _inputs: StandardScaler
@@ -61,12 +65,13 @@ class BayesPruneEstimator(BaseEstimator):
         weights: str | None = None,
         temperature: float = 0.1,
         prior_inclusion: float = 0.5,
-        epochs: int = 150,
+        epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float = 0.01,
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        restarts: int = 1,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.weights = weights
@@ -78,6 +83,7 @@ class BayesPruneEstimator(BaseEstimator):
         self.num_samples = num_samples
         self.random_state = random_state
         self.slab = slab
+        self.restarts = restarts
 
     def get_support(self, indices: bool = False) -> NDArray:
         """Which inputs the posterior keeps: those whose inclusion probability is above ½.
@@ -124,14 +130,18 @@ class BayesPruneEstimator(BaseEstimator):
                 f"{shown(self.random_state)}"
             ) from error
         with own_random_state(seed), one_thread():
-            net = gated_mlp(len(x), self._hidden(), outputs, absent)
-            bnn, history = training.train(net, likelihood, _float(x), y, _float(weights))
+            hidden = self._hidden()
+            found = training.train(
+                lambda: gated_mlp(len(x), hidden, outputs, absent), likelihood, _float(x), y, _float(weights)
+            )
+            bnn = found.net
             self.compact_ = plain_network(bnn.net, inputs, targets)
         inclusion = np.zeros(len(constant))
         inclusion[~absent] = bnn.gate_probs()[INPUTS].numpy()
         inclusion[constant] = 0.0
         self._inputs, self._seed = inputs, seed
-        self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, history, len(history.rows)
+        self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, found.history, len(found.history.rows)
+        self.evidence_bounds_ = np.array([bound.nats for bound in found.bounds])
         self.network_ = bnn.eval().double()  # so that a row's prediction does not depend on the rows beside it
 
     def _training(self, rows: int) -> Training:
@@ -139,13 +149,15 @@ class BayesPruneEstimator(BaseEstimator):
         automatic = isinstance(self.batch_size, str) and self.batch_size == "auto"
         batch = chosen_batch_size(rows) if automatic else whole("batch_size", self.batch_size, hint="or give 'auto'")
         whole("num_samples", self.num_samples, 0)
+        itself = isinstance(self.epochs, str) and self.epochs == "auto"
         return Training(
             asked_for(self.weights, self.slab, "normal"),
             real("temperature", self.temperature, 0),
             real("prior_inclusion", self.prior_inclusion, 0, 1),
-            whole("epochs", self.epochs),
+            chosen_epochs(rows, batch) if itself else whole("epochs", self.epochs, hint="or give 'auto'"),
             batch,
             real("learning_rate", self.learning_rate, 0),
+            whole("restarts", self.restarts, 1, MOST_RESTARTS),
         )
 
     def _hidden(self) -> tuple[int, ...]:

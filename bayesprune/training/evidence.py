@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from bayesprune.arguments import checked_arguments
-from bayesprune.checked import whole
+from bayesprune.checked import real, whole
 from bayesprune.data.inputs import each
 from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet
@@ -36,8 +36,10 @@ class EvidenceBound(NamedTuple):
 
 @torch.no_grad()
 @checked_arguments
-def evidence_bound(net: BayesianNet, loader: Loader, num_samples: int = 64) -> EvidenceBound:
-    """The evidence lower bound of a posterior at temperature 1, in eval mode, whatever temperature it was trained at.
+def evidence_bound(
+    net: BayesianNet, loader: Loader, num_samples: int = 64, *, temperature: float = 1.0
+) -> EvidenceBound:
+    """The evidence lower bound of a posterior, in eval mode.
 
     It is −N times the objective (see `infer.objective`): the mean log-likelihood under drawn gates and weights, less
     the divergence of the posterior from the prior. Of two posteriors of one data set under one prior of the unknowns
@@ -48,12 +50,15 @@ def evidence_bound(net: BayesianNet, loader: Loader, num_samples: int = 64) -> E
         net: The network with its posterior.
         loader: Batches of the training data, such as `fit` takes.
         num_samples: Draws of gates and weights, at least two, anew for every batch.
+        temperature: How much the divergence of Normal weights counts: 1 for the evidence, whatever temperature the
+            network was trained at; at another one it is the objective of that training.
 
     Raises:
-        ConfigError: for fewer than two samples.
+        ConfigError: for fewer than two samples, and for a temperature that is not positive and finite.
         DataError: if the loader is empty, or gives batches that the network does not take.
     """
     num_samples = whole("evidence_bound: num_samples", num_samples, 2)
+    temperature = real("evidence_bound: temperature", temperature, 0)
     device, dtype = net.theta.device, dtype_of(net)
     found, count = torch.zeros(num_samples, 2, dtype=torch.float64), 0
     net.refresh()
@@ -74,4 +79,6 @@ def evidence_bound(net: BayesianNet, loader: Loader, num_samples: int = 64) -> E
         raise DataError("evidence_bound: the loader gave no batch; expected at least one example")
     scale = net.num_data / count
     error = scale * math.sqrt(float(found[:, 1].sum()) / (num_samples - 1) / num_samples)
-    return EvidenceBound(-float(found[:, 0].mean()) * scale - float(total(net)) * net.num_data, error)
+    weights = float(net.weights_posterior.divergence(net.by_gate(net.theta)))
+    rest = float(total(net)) * net.num_data - (1 - temperature) * weights
+    return EvidenceBound(-float(found[:, 0].mean()) * scale - rest, error)

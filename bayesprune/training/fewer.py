@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -33,7 +32,7 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
     it was before (backward elimination with refitting).
 
     Args:
-        net: A network that was trained at temperature 1; made smaller in place.
+        net: A network with Normal weights that was trained; made smaller in place.
         loader: Its training batches.
         epochs: Length of a trial.
         settings: How it was trained.
@@ -42,7 +41,7 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
         Of each trial how many units were left, and by how many nats the bound was better.
     """
     again = replace(settings, schedule=settings.schedule | REFIT)
-    bound, share, trials = evidence_bound(net, loader), FIRST, []
+    bound, share, trials = evidence_bound(net, loader, temperature=settings.temperature), FIRST, []
     while True:
         off, left = _least_useful(net, loader, share)
         if not off:
@@ -50,10 +49,8 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
         back = net.snapshot()
         smaller, index = shrink(net.net, off, example_input=net.example_input)
         net.replace(smaller, kept_gates(net.net, index))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="fit: .* so gates rest")  # weights have arrived before
-            fit(net, loader, epochs=epochs, prune=False, settings=again, progress=False)
-        found = evidence_bound(net, loader)
+        fit(net, loader, epochs=epochs, prune=False, settings=again, progress=False)
+        found = evidence_bound(net, loader, temperature=settings.temperature)
         trials.append((left, found.nats - bound.nats))
         if found.nats > bound.nats:
             bound = found

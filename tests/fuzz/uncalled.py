@@ -8,7 +8,7 @@ UNCHECKED = {
     "records of results, which hold what they are given": (
         *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
         *("SelectionProblem", "ClassPrediction", "Prediction", "RealPrediction", "GateSample", "RandomState", "Score"),
-        *("History", "GateSummary", "Recipe", "Row", "ComparisonResult"),
+        *("History", "GateSummary", "Recipe", "Row", "ComparisonResult", "EvidenceBound", "BestFit"),
     ),
     "classes that others derive from, or that layers become": (
         *(
