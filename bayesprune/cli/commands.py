@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bayesprune.cli.comparing import compare_and_show, planned, say_estimate
+from bayesprune.cli.comparing import compare_and_show, planned, say_estimate, say_so_far
 from bayesprune.cli.config import RunConfig, resolve
 from bayesprune.cli.encoding import write
 from bayesprune.cli.errors import Commands, first, interrupted
@@ -162,10 +162,14 @@ def compare(
         str | None, typer.Option(help="Only these of the settings' methods, as a,b,c.", show_default="all")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes and what refuses.")] = False,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Only print the table of what is done in --out.")] = False,
     data_dir: Annotated[str, typer.Option(help="Folder of torchvision's data sets.")] = "data",
 ) -> None:
     """Compare methods of pruning on the same networks, data, batches, compute and number of trials."""
+    if so_far:
+        say_so_far(out)
+        return
     plan = planned(settings, quick, methods)
     if dry_run:
         say_estimate(plan, data_dir)
