@@ -138,7 +138,9 @@ def saved_alone(net: nn.Module, example: Tensor) -> dict[str, Tensor]:
 def _latency(before: nn.Module, after: nn.Module, example: Tensor) -> tuple[float, float]:
     """Seconds that an example takes in both, in batches of `BATCH` but for large networks, measured here and now."""
     size = max(1, min(BATCH, WORK // max(1, cost(before, example).macs or 0)))
-    first, last = (sum(each) / size for each in compare_latencies([before, after], example.expand(size, *example.shape[1:])))
+    first, last = (
+        sum(each) / size for each in compare_latencies([before, after], example.expand(size, *example.shape[1:]))
+    )
     return first, last
 
 

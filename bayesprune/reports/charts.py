@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bayesprune.reports.layers import DOUBT, Layer, plain
+from bayesprune.reports.layers import Layer, plain
 from bayesprune.reports.reliability import wilson
 from bayesprune.training.history import EpochRow, History
 
@@ -22,7 +22,14 @@ CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
     "axis": {
         **{"labelColor": GREY, "titleColor": GREY, "gridColor": "var(--line)", "domainColor": "var(--line)"},
-        **{"tickColor": "var(--line)", "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11},
+        **{
+            "tickColor": "var(--line)",
+            "labelOverlap": True,
+            "labelSeparation": 6,
+            "titleFontWeight": "normal",
+            "labelFontSize": 11,
+            "titleFontSize": 11,
+        },
     },
     "axisX": {"grid": False},
     "axisY": {"domain": False, "ticks": False},
@@ -57,7 +64,7 @@ def learning(rows: Sequence[EpochRow]) -> Chart:
     what = "Accuracy on the validation examples" if known else "Negative log-likelihood of the training batches"
     first, last = (getattr(row, name) for row in (rows[0], rows[-1]))
     text = f"{what} after every epoch: {_figure(first, known)} after the first, {_figure(last, known)} after the last."
-    y = _quantity("value", title, zero=False, form=".1%" if known else ".3~f")
+    y = _quantity("value", title, zero=False, form=".3~p" if known else ".3~f")
     spec = _spec(values, {"mark": _line(BLUE), "encoding": {"x": _epoch(), "y": y, "tooltip": _all("phase", y=y)}})
     return Chart("learning", title.partition(",")[0].capitalize(), text, spec)
 
@@ -82,7 +89,7 @@ def shrinking(history: History, start: Mapping[str, float], budget: tuple[str, f
         channel: {"field": "what", "type": "nominal", "scale": {"domain": [*fields], "range": values}}
         for channel, values in kinds.items()
     }
-    y = _quantity("left", "share left", form="%")
+    y = _quantity("left", "share left", form=".3~p")
     y["scale"] = {"domain": [0, 1]}
     drawn = {"mark": _line(), "encoding": {"x": _epoch(), "y": y, **style, "tooltip": _all("what", y=y)}}
     last = [value for value in values if value["epoch"] == history.rows[-1].epoch]
@@ -125,8 +132,8 @@ def evidence(layer: Layer, number: int) -> Chart | None:
     if not known:
         return None
     ordered = sorted(known, key=lambda k: float(layer.evidence[k, 1]))
-    shown = [ordered[round(k * (len(ordered) - 1) / max(1, MOST_POINTS - 1))] for k in range(min(len(ordered), MOST_POINTS))]
-    shown = ordered if len(ordered) <= MOST_POINTS else shown
+    every = max(1.0, len(ordered) / MOST_POINTS)
+    shown = [ordered[int(k * every)] for k in range(min(len(ordered), MOST_POINTS))]
     values = []
     for rank, k in enumerate(shown):
         net, half = -float(layer.evidence[k, 1]), 1.96 * float(layer.evidence[k, 2])
@@ -139,23 +146,26 @@ def evidence(layer: Layer, number: int) -> Chart | None:
 
 
 def _worths(values: list[dict[str, Any]]) -> dict[str, Any]:
-    """Points with intervals by rank, about a line at 0."""
-    scale = {"type": "symlog", "constant": 1e-3}
-    axis = {"title": "worth − price, nats", "format": ".0e", "values": [-1, -0.1, -0.01, -0.001, 0, 0.001, 0.01, 0.1, 1]}
-    y = {"field": "worth", "type": "quantitative", "scale": scale, "axis": axis | {"labelExpr": "datum.value == 0 ? '0' : format(datum.value, '.3~g')"}}
+    """Points with intervals by rank about a line at 0, on a scale that is linear near it and logarithmic beyond."""
+    linear = max(sorted(value["high"] - value["worth"] for value in values)[len(values) // 2], 1e-9)
+    tens = [10.0**k for k in range(-9, 3) if linear <= 10.0**k <= max(abs(value["worth"]) for value in values)][-2:]
+    y = {
+        **{"field": "worth", "type": "quantitative", "scale": {"type": "symlog", "constant": linear}},
+        "axis": {"title": "worth − price, nats", "values": [*(-ten for ten in tens), 0, *tens], "format": ".3~g"},
+    }
     x = {"field": "rank", "type": "quantitative", "axis": None, "scale": {"nice": False, "padding": 4}}
     color = {
         **{"field": "state", "type": "nominal", "legend": None},
         "scale": {"domain": ["stays", "went"], "range": [BLUE, AMBER]},
     }
-    tips = [{"field": name, "title": title} for name, title in (("name", "structure"), ("state", "it"))]
+    tips = [{"field": name, "title": title} for name, title in (("name", "structure"), ("state", "decision"))]
     tips += [{"field": name, "type": "quantitative", "format": ".3g"} for name in ("worth", "low", "high")]
     interval = {
         "mark": {"type": "rule", "opacity": 0.45},
         "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": color},
     }
     points = {
-        "mark": {"type": "point", "filled": True, "size": 16, "opacity": 1},
+        "mark": {"type": "point", "filled": True, "size": 90 if len(values) <= 40 else 16, "opacity": 1},
         "encoding": {"x": x, "y": y, "color": color, "tooltip": tips},
     }
     zero = {"mark": {"type": "rule", "color": GREY}, "encoding": {"y": {"datum": 0}}}
@@ -167,8 +177,8 @@ def _said_of(layer: Layer, shown: int, known: int) -> str:
     row = layer.summary()
     part = f" {shown} of {known} are shown." if shown < known else ""
     return (
-        f"{row.left} of {row.start} stay; of {row.measured} that went and were measured, {row.clear} are clearly not worth "
-        f"their price.{part}"
+        f"{row.left} of {row.start} stay; of {row.measured} that went and were measured, {row.clear} are clearly not "
+        f"worth their price.{part}"
     )
 
 
@@ -183,7 +193,7 @@ def reliability(bins: Iterable[Mapping[str, float]]) -> Chart:
         low, high = wilson(int(each["count"]), each["accuracy"])
         names = ("count", "confidence", "accuracy")
         values.append({name: plain(each[name]) for name in names} | {"low": plain(low), "high": plain(high)})
-    x, y = _quantity("confidence", "confidence", form="%"), _quantity("accuracy", "accuracy", form="%")
+    x, y = _quantity("confidence", "confidence", form=".3~p"), _quantity("accuracy", "accuracy", form=".3~p")
     x["scale"] = y["scale"] = {"domain": [0, 1]}
     diagonal = {
         "data": {"values": [{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]},
@@ -203,7 +213,12 @@ def reliability(bins: Iterable[Mapping[str, float]]) -> Chart:
         "Test examples of like confidence: their mean confidence against the share that is right, with 95 % intervals. "
         "On the dashed line the probabilities mean what they say."
     )
-    return Chart("reliability", "How far its probabilities can be believed", text, _spec(values, diagonal, interval, points, height=260))
+    return Chart(
+        "reliability",
+        "How far its probabilities can be believed",
+        text,
+        _spec(values, diagonal, interval, points, height=260),
+    )
 
 
 def inclusion(layer: Layer, num_data: int | None) -> Chart:
@@ -224,11 +239,19 @@ def inclusion(layer: Layer, num_data: int | None) -> Chart:
         | ({"low": plain(float(low[k])), "high": plain(float(high[k]))} if inside[k] else {})
         for k in order
     ]
-    y = {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "labelColor": TEXT, "labelLimit": 160}}
+    y = {
+        "field": "name",
+        "type": "nominal",
+        "sort": None,
+        "axis": {"title": None, "labelColor": TEXT, "labelLimit": 160},
+    }
     x = _quantity("probability", "posterior inclusion probability", form=".2~f")
     x["scale"] = {"domain": [0, 1]}
     ground = {"mark": {"type": "bar", "color": "var(--line)"}, "encoding": {"y": y, "x": {"datum": 1}}}
-    bars = {"mark": {"type": "bar", "color": BLUE}, "encoding": {"y": y, "x": x, "tooltip": [{"field": "name"}, _tip(x)]}}
+    bars = {
+        "mark": {"type": "bar", "color": BLUE},
+        "encoding": {"y": y, "x": x, "tooltip": [{"field": "name"}, _tip(x)]},
+    }
     whiskers = {
         "transform": [{"filter": "isValid(datum.low)"}],
         "mark": {"type": "rule", "color": TEXT, "strokeWidth": 1.5},
@@ -240,7 +263,7 @@ def inclusion(layer: Layer, num_data: int | None) -> Chart:
     if len(theta) > MOST_INPUTS:
         text += f" The first {MOST_INPUTS} are shown."
     spec = _spec(values, ground, bars, whiskers, height=18 * len(order))
-    return Chart("inclusion", "Which inputs matter", text, spec)
+    return Chart("inclusion", "Posterior inclusion probabilities", text, spec)
 
 
 def trajectories(runs: Mapping[str, History], start: Mapping[str, float]) -> Chart:
@@ -253,22 +276,36 @@ def trajectories(runs: Mapping[str, History], start: Mapping[str, float]) -> Cha
     values, ends = [], []
     for name, history in runs.items():
         path = [
-            {"run": name, "epoch": row.epoch, "left": plain(row.macs / start[name]), "accuracy": plain(row.val_accuracy)}
-            for row in history.rows
+            {
+                "run": name,
+                "epoch": row.epoch,
+                "left": plain(row.macs / start[name]),
+                "accuracy": plain(row.val_accuracy),
+            }
+            for row in history.rows[len(history.rows) // 5 :]
         ]
         values += path
         ends += path[-1:]
     color = {"field": "run", "type": "nominal", "scale": {"domain": [*runs], "range": PALETTE}}
-    x, y = _quantity("left", "multiply-adds left", form="%"), _quantity("accuracy", "accuracy", zero=False, form=".1%")
+    x, y = (
+        _quantity("left", "multiply-adds left", form=".3~p"),
+        _quantity("accuracy", "accuracy", zero=False, form=".3~p"),
+    )
     encoding = {"x": x, "y": y, "color": color}
     tips = [{"field": "run"}, {"field": "epoch"}, _tip(x), _tip(y)]
-    lines = {"mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6}, "encoding": encoding | {"order": {"field": "epoch"}}}
+    lines = {
+        "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6},
+        "encoding": encoding | {"order": {"field": "epoch"}},
+    }
     points = {
         "data": {"values": ends},
         "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
         "encoding": encoding | {"tooltip": tips},
     }
-    text = "From epoch to epoch: accuracy over the multiply-adds left. A point is where a run ends; up and left is better."
+    text = (
+        "Accuracy over the multiply-adds left, from epoch to epoch after the first fifth. A point is where a run ends; "
+        "up and left is better."
+    )
     return Chart("runs", "Accuracy and cost of the runs", text, _spec(values, lines, points, height=280))
 
 
@@ -301,11 +338,17 @@ def _epoch() -> dict[str, Any]:
 
 def _quantity(field: str, title: str, *, form: str, zero: bool = True) -> dict[str, Any]:
     scale = {"zero": zero}
-    return {"field": field, "type": "quantitative", "title": title, "axis": {"format": form, "tickCount": 5}, "scale": scale}
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "axis": {"format": form, "tickCount": 5},
+        "scale": scale,
+    }
 
 
 def _tip(channel: Mapping[str, Any]) -> dict[str, Any]:
-    form = {".1%": ".2%", "%": ".2%"}.get(channel["axis"]["format"], ".4~g")
+    form = ".2%" if channel["axis"]["format"].endswith("p") else ".4~g"
     return {"field": channel["field"], "type": "quantitative", "title": channel["title"], "format": form}
 
 

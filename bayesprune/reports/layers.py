@@ -150,7 +150,7 @@ def layers_of(
             Layer(
                 title="inputs" if on_inputs else label(name),
                 kind=INPUTS if on_inputs else STRUCTURES,
-                names=names if on_inputs and names is not None else [str(k) for k in range(size)],
+                names=names if on_inputs and names is not None else [f"{'x' * on_inputs}{k}" for k in range(size)],
                 theta=torch.stack(list(path)),
                 evidence=_evidence(history, name, size),
                 saved=saved.get(name),

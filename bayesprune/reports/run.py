@@ -62,7 +62,9 @@ class RunReport:
 
     def __post_init__(self) -> None:
         if not self.history.rows:
-            raise ConfigError(f"report: the run {self.name!r} has no finished epoch, so there is nothing to tell of it yet")
+            raise ConfigError(
+                f"report: the run {self.name!r} has no finished epoch, so there is nothing to tell of it yet"
+            )
 
     def __repr__(self) -> str:
         """The name, and how far it is."""
@@ -162,7 +164,11 @@ def write_report(runs: Sequence[RunReport], path: str | Path) -> None:
     if not runs or len(set(names)) < len(names):
         raise ConfigError(f"report: expected one or several runs, each with a name of its own, got {names or 'none'}")
     compared = None
-    if len(runs) > 1 and all(run.start["multiply-adds"] for run in runs) and all(run.accuracy is not None for run in runs):
+    if (
+        len(runs) > 1
+        and all(run.start["multiply-adds"] for run in runs)
+        and all(run.accuracy is not None for run in runs)
+    ):
         start = {run.name: run.start["multiply-adds"] for run in runs}
         compared = charts.trajectories({run.name: run.history for run in runs}, start)
     told = [_Told(run, number) for number, run in enumerate(runs)]

@@ -35,7 +35,7 @@
       };
       return { size, at, columns, across, down: rows };
     }
-    const size = n <= 40 ? LARGEST : n <= 700 ? 11 : n <= 4000 ? 6 : SMALLEST;
+    const size = n <= 12 ? 2 * LARGEST : n <= 40 ? LARGEST : n <= 700 ? 11 : n <= 4000 ? 6 : SMALLEST;
     const columns = Math.max(1, Math.min(n, Math.floor(width / size)));
     return { size, at: (k) => [k % columns, Math.floor(k / columns)], columns, across: columns, down: Math.ceil(n / columns) };
   }
@@ -150,7 +150,7 @@
       const frame = Number(this.moment.value), { epochs } = this.run;
       this.layers.forEach((layer) => layer.show(frame, layer === this.at));
       const on = this.layers.reduce((sum, { layer }) => sum + layer.theta[frame].filter((value) => value > 0.5).length, 0);
-      const said = `${epochs[frame]} of ${epochs.at(-1)}, ${whole(on)} structures on`;
+      const said = `${epochs[frame]} of ${epochs.at(-1)}, ${whole(on)} structure${on === 1 ? "" : "s"} on`;
       this.moment.nextElementSibling.textContent = said;
       this.moment.setAttribute("aria-valuetext", said);
     }
@@ -169,7 +169,7 @@
       }
       if (gone && gone.norm) rows.push(["norm of its weights", nats(gone.norm)]);
       const kind = { inputs: "input", branches: "branch" }[layer.kind] || `${layer.title}, structure`;
-      this.pointed.querySelector("h4").textContent = `${kind} ${this.name(layer, k)}`;
+      this.pointed.querySelector(".title").textContent = `${kind} ${this.name(layer, k)}`;
       this.pointed.querySelector("dl").replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
       if (this.view) this.view.data("theta", path).run();
     }
