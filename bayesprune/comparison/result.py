@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 HEADER = (
     *("network, data", "compute", "goal", "method", "accuracy %", "behind ours, points", "NLL", "ECE %"),
-    *("multiply-adds left %", "weights left %", "compute taken", "CPU s", "runs"),
+    *("multiply-adds left %", "weights left %", "ms of 1", "ms of 256"),
+    *("compute taken", "CPU s", "runs"),
 )
 
 
@@ -115,6 +116,8 @@ def _cells(line: Line) -> list[str]:
         _number(100 * ece, 2),
         _number(100 * line.mean("macs_left"), 2),
         _number(100 * line.mean("weights_left"), 2),
+        _number(line.mean("ms_of_1"), 3),
+        _number(line.mean("ms_of_256"), 2),
         _number(line.mean("charged"), 2),
         _number(line.mean("cpu_seconds"), 1),
         f"{len(line.rows) - line.failed} of {len(line.rows)}",

@@ -67,7 +67,7 @@ class SVI(Method):
         """
         settings, net = self.settings, _bayesian(run)
         net.theta.requires_grad_()
-        self.schedule = make_schedule(net, run.epochs, run.steps_per_epoch, settings.schedule)
+        self.schedule = make_schedule(net, run.epochs, run.steps_per_epoch, settings)
         self.estimator = get_estimator(settings.estimator)
         if net.weights_posterior.name == "point" and settings.temperature != 1:
             raise ConfigError(
