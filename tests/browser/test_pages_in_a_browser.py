@@ -58,8 +58,10 @@ class Browser:
             errors += self.errors()
             assert not errors and time.monotonic() < end, errors or "the script has not come to its end"
             time.sleep(0.1)
-        sizes = self.js("return [...document.querySelectorAll('.chart svg')].map((svg) => svg.getBoundingClientRect().width)")
-        assert len(sizes) == int(drawn) > 0 and min(sizes) > 100
+        charts = "[...document.querySelectorAll('.chart svg')]"
+        sizes = self.js(f"return {charts}.map((svg) => svg.getBoundingClientRect().width)")
+        marks = self.js(f"return {charts}.map((svg) => svg.querySelectorAll('.role-mark path').length)")
+        assert len(sizes) == int(drawn) > 0 and min(sizes) > 100 and min(marks) > 0
         assert self.errors() == []
 
     def errors(self) -> list[str]:
@@ -157,7 +159,8 @@ def test_pointing_at_a_structure_shows_its_path(browser: Browser, page: Path) ->
     browser.js(
         "const canvas = document.querySelector('.layers[data-run=\"0\"] canvas'), box = canvas.getBoundingClientRect();"
         "const size = box.width / 4, x = arguments[0] % 4, y = Math.floor(arguments[0] / 4);"
-        "canvas.dispatchEvent(new PointerEvent('pointermove', {clientX: box.x + (x + .5) * size, clientY: box.y + (y + .5) * size}))",
+        "const at = {clientX: box.x + (x + .5) * size, clientY: box.y + (y + .5) * size};"
+        "canvas.dispatchEvent(new PointerEvent('pointermove', at));",
         gone,
     )
     assert browser.text("#pointed-0 .title") == f"input row {gone // 4}, column {gone % 4}"

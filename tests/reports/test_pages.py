@@ -86,7 +86,9 @@ def test_intervals_of_inclusion_are_those_of_the_log_odds(tmp_path: Path) -> Non
     theta, error, num_data = 0.75, 0.004, 100
     known = history()
     known.thetas["1"][-1] = torch.full((12,), theta)
-    report = RunReport(name="table", history=known, inputs=("1", (12,)), names=[f"c{k}" for k in range(12)], num_data=num_data)
+    report = RunReport(
+        name="table", history=known, inputs=("1", (12,)), names=[f"c{k}" for k in range(12)], num_data=num_data
+    )
     chart = report.inclusion()
     assert chart is not None
     first = chart.spec["data"]["values"][0]
