@@ -26,5 +26,7 @@ def test_events_are_refused_before_anything_is_written_where_the_package_is_miss
 ) -> None:
     monkeypatch.setattr(events, "find_spec", lambda name: None)
 
-    verify_refused("train", *TINY, "--out", tmp_path / "run", "--tensorboard", says=("pip install 'bayesprune[tensorboard]'",))
+    verify_refused(
+        "train", *TINY, "--out", tmp_path / "run", "--tensorboard", says=("pip install 'bayesprune[tensorboard]'",)
+    )
     assert not (tmp_path / "run").exists()
