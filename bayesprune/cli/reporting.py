@@ -36,7 +36,10 @@ RESULTS = record(
         **{"params": _count, "macs": _count, "dense_params": whole(1), "dense_macs": whole(1), "gates_left": _count},
         "budget_met": optional(truth),
     },
-    {"run": optional(text), "reliability": items(_bin)},
+    {
+        **{"run": optional(text), "reliability": items(_bin)},
+        **{"posterior_accuracy": _share, "posterior_nll": number(0), "posterior_ece": _share},
+    },
 )
 """What of ``result.json`` a page shows."""
 

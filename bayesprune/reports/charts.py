@@ -18,7 +18,6 @@ MOST_POINTS, MOST_INPUTS = 240, 60
 """How many structures of a layer a chart shows at most, and how many inputs have a bar."""
 CONFIG: dict[str, Any] = {
     "background": None,
-    "aria": False,  # a screen reader is told what the figure shows as a whole
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {

@@ -60,7 +60,7 @@ def test_a_page_needs_no_other_file_and_is_not_too_large(page: str) -> None:
 
 def test_every_chart_has_a_place_and_says_what_it_shows(page: str) -> None:
     drawn = set(data(page)["charts"])
-    assert drawn == set(re.findall(r'id="chart-([^"]+)" role="img" aria-label="[^"]+"', page))
+    assert drawn == set(re.findall(r'role="img" aria-label="[^"]+"><div id="chart-([^"]+)"', page))
     assert {"0-learning", "0-shrinking", "0-price", "0-reliability", "0-evidence-0", "0-theta"} <= drawn
 
 
