@@ -13,7 +13,8 @@ from bayesprune.reports import RunReport, write_report
 from bayesprune.reports.layers import FRAMES, MOST, Layer, frames
 from bayesprune.reports.page import as_json, seconds, share
 from bayesprune.training import History
-from tests.reports.told import EPOCHS, SIZES, history, row, told
+from bayesprune.types import Removal
+from tests.reports.told import EPOCHS, history, row, told
 
 LARGEST = 3_000_000
 
@@ -39,10 +40,10 @@ def test_the_data_on_the_page_are_those_of_the_record(page: str) -> None:
     assert branches["names"] == ["block", "branch"]
     for layer, name in ((inputs, "1"), (units, "2")):
         assert torch.tensor(layer["theta"]).allclose(torch.stack(known.thetas[name]), atol=1e-5)
-        assert torch.tensor(layer["evidence"]).allclose(known.evidence[name], rtol=1e-5, atol=1e-9)
-        assert layer["saved"] == [[7, 7]] * SIZES[name]
+        assert torch.tensor(layer["evidence"]).allclose(known.evidence[name], rtol=1e-4, atol=1e-9)
+        assert layer["saved"] == [[7, 7]]  # of all of them
         gone = {str(removal.index): removal.step for removal in known.removals if removal.gate == name}
-        assert {k: removal["step"] for k, removal in layer["removals"].items()} == gone
+        assert {k: step for k, (step, _) in layer["removals"].items()} == gone
 
 
 def test_the_figures_stand_in_its_text(page: str) -> None:
@@ -56,6 +57,18 @@ def test_a_page_needs_no_other_file_and_is_not_too_large(page: str) -> None:
     assert len(page.encode()) < LARGEST
     head = page[: page.index('id="data"')] + page[page.rindex("<script>") :]
     assert not re.findall(r"<link|<img|@import|\ssrc=|https?://", head)
+
+
+@pytest.mark.slow
+def test_a_page_on_tens_of_thousands_of_structures_is_not_too_large(tmp_path: Path) -> None:
+    generator, known = torch.Generator().manual_seed(0), History([row(epoch, 0) for epoch in range(1, 31)])
+    for number in range(13):
+        name, size = f"layer{number}", 2048
+        known.thetas[name] = [torch.rand(size, generator=generator) for _ in range(31)]
+        known.evidence[name] = torch.randn(size, 3, generator=generator) / 1000
+        known.removals += [Removal(12345, name, k, 0.0, 0.001, 0.123456) for k in range(size)]
+    write_report([RunReport(name="large", history=known)], tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < LARGEST
 
 
 def test_every_chart_has_a_place_and_says_what_it_shows(page: str) -> None:
@@ -95,8 +108,8 @@ def test_intervals_of_inclusion_are_those_of_the_log_odds(tmp_path: Path) -> Non
     logit = torch.tensor(theta, dtype=torch.float64).logit()
     half = 1.96 * num_data * error
     assert first["name"] == "c0" and first["probability"] == theta
-    assert first["low"] == pytest.approx(float((logit - half).sigmoid()), rel=1e-5)
-    assert first["high"] == pytest.approx(float((logit + half).sigmoid()), rel=1e-5)
+    assert first["low"] == pytest.approx(float((logit - half).sigmoid()), rel=1e-4)
+    assert first["high"] == pytest.approx(float((logit + half).sigmoid()), rel=1e-4)
 
 
 def test_the_row_of_a_layer_counts_what_is_clear() -> None:

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
+  for (const run of page.runs) for (const layer of run.layers) layer.names ??= layer.theta[0].map((_, k) => String(k));
   const GAP = 1, LARGEST = 16, SMALLEST = 3;
   const ON = [61, 133, 198], UNDECIDED = [208, 122, 16], OFF = [128, 128, 128];
 
@@ -91,7 +92,7 @@
     state(k) {
       const gone = this.layer.removals[k];
       const theta = this.layer.theta[this.run.epochs.length - 1][k];
-      if (gone) return `removed after step ${whole(gone.step)}`;
+      if (gone) return `removed after step ${whole(gone[0])}`;
       return theta > 0.5 ? "stays" : "off at the end";
     }
 
@@ -164,10 +165,10 @@
       const rows = [["decision", where.state(k)], ["θ at the end", nats(path.at(-1).theta)]];
       if (price !== null) rows.push(["price, nats", nats(price)], ["worth, nats", nats(price - net) + (error === null ? "" : ` ± ${Number((1.96 * error).toPrecision(2))}`)]);
       if (layer.saved) {
-        const [params, macs] = layer.saved[k];
+        const [params, macs] = layer.saved[layer.saved.length > 1 ? k : 0];
         rows.push(["parameters alone", whole(params)], ["multiply-adds alone", whole(macs)]);
       }
-      if (gone && gone.norm) rows.push(["norm of its weights", nats(gone.norm)]);
+      if (gone && gone[1]) rows.push(["norm of its weights", nats(gone[1])]);
       const kind = { inputs: "input", branches: "branch" }[layer.kind] || `${layer.title}, structure`;
       this.pointed.querySelector(".title").textContent = `${kind} ${this.name(layer, k)}`;
       this.pointed.querySelector("dl").replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
