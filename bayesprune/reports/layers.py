@@ -94,7 +94,7 @@ class Layer:
         )
 
     def data(self, frames: Sequence[int]) -> dict[str, Any]:
-        """What the script of the page is given: once what is the same for all structures, and no names that are numbers.
+        """What the script of the page is given: once what all structures share, and no names that are numbers.
 
         Args:
             frames: Of which moments.
