@@ -92,8 +92,8 @@ def shrinking(history: History, start: Mapping[str, float], budget: tuple[str, f
     y = _quantity("left", "share left", form=".3~p")
     y["scale"] = {"domain": [0, 1]}
     drawn = {"mark": _line(), "encoding": {"x": _epoch(), "y": y, **style, "tooltip": _all("what", y=y)}}
-    last = [value for value in values if value["epoch"] == history.rows[-1].epoch]
-    text = "Left of the start: " + ", ".join(f"{value['what']} {100 * value['left']:.1f} %" for value in last)
+    last = {what: getattr(history.rows[-1], name) / start[what] for what, name in fields.items() if start.get(what)}
+    text = "Left of the start: " + ", ".join(f"{what} {100 * left:.1f} %" for what, left in last.items())
     if budget is None:
         return Chart("shrinking", "What is left", f"{text}.", _spec(values, drawn))
     rule = {

@@ -100,4 +100,4 @@ def _environment() -> Environment:
 
 
 def _template(name: str) -> str:
-    return resources.files("bayesprune.reports").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("bayesprune.reports").joinpath("templates").joinpath(name).read_text(encoding="utf-8")
