@@ -44,7 +44,10 @@ def anchors(page: Path) -> set[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
-TRAINS_LONG = {f"{name}.md" for name in "README comparison quickstart flow how_sure report tables which_inputs".split()}
+TRAINS_LONG = {
+    *("README.md", "comparison.md", "quickstart.md", "flow.md", "how_sure.md", "report.md", "tables.md"),
+    "which_inputs.md",
+}
 
 
 @pytest.mark.parametrize(
