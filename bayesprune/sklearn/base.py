@@ -20,8 +20,8 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.infer.posterior import asked_for
 from bayesprune.layers import moments
-from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network, set_units
-from bayesprune.sklearn.table import check_inputs
+from bayesprune.sklearn.network import gated_mlp, inclusion, plain_network, set_units
+from bayesprune.sklearn.table import check_inputs, groups_of
 from bayesprune.sklearn.training import Training, chosen_batch_size, one_thread, own_random_state
 from bayesprune.training import History
 
@@ -43,6 +43,7 @@ class BayesPruneEstimator(BaseEstimator):
         num_samples: As there.
         random_state: As there.
         slab: As there.
+        groups: As there.
     """
 
     network_: BayesianNet
@@ -66,6 +67,7 @@ class BayesPruneEstimator(BaseEstimator):
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        groups: Sequence[Sequence[int | str]] | None = None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.weights = weights
@@ -77,6 +79,7 @@ class BayesPruneEstimator(BaseEstimator):
         self.num_samples = num_samples
         self.random_state = random_state
         self.slab = slab
+        self.groups = groups
 
     def get_support(self, indices: bool = False) -> NDArray:
         """Which inputs the posterior keeps: those whose inclusion probability is above ½.
@@ -115,6 +118,7 @@ class BayesPruneEstimator(BaseEstimator):
         x = (table - inputs[0]) / inputs[1]
         constant = np.ptp(x.numpy(), axis=0) < 0.5  # all others have standard deviation 1
         absent = constant & ~constant.all()
+        groups = groups_of(self, self.groups, X.shape[1])
         try:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         except ValueError as error:
@@ -123,15 +127,13 @@ class BayesPruneEstimator(BaseEstimator):
                 f"{shown(self.random_state)}"
             ) from error
         with own_random_state(seed), one_thread():
-            net = gated_mlp(len(x), self._hidden(), outputs, absent, likelihood.take_units(y, counts))
+            net = gated_mlp(len(x), self._hidden(), outputs, absent, likelihood.take_units(y, counts), groups)
             bnn, history = training.train(net, likelihood, x.float(), y, counts.float())
         bnn = bnn.eval().double()  # so that a row's prediction does not depend on the rows beside it
         set_units(bnn.net, inputs, likelihood.take_units(targets, counts))
-        inclusion = np.zeros(len(constant))
-        inclusion[~absent] = bnn.gate_probs()[INPUTS].numpy()
-        inclusion[constant] = 0.0
+        self.inclusion_probabilities_ = np.where(constant, 0.0, inclusion(bnn.net, bnn.gate_probs(), absent))
         self.network_, self.compact_, self._seed = bnn, plain_network(bnn.net), seed
-        self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, history, len(history.rows)
+        self.history_, self.n_iter_ = history, len(history.rows)
 
     def _training(self, rows: int) -> Training:
         """How to train on so many rows."""

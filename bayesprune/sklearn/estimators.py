@@ -54,6 +54,8 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         random_state: Seed; with an int, `fit` gives the same estimator each time. The session's random state is left
             as it is.
         slab: Another name of ``weights``.
+        groups: Columns that go together, by name or index: ``[["red", "green", "blue"]]`` for the one-hot columns of a
+            category. They have one gate and one inclusion probability; other columns have each their own.
         likelihood: Of real targets ``"learned_gaussian"``, ``"student_t"`` (heavy tails) or ``"heteroscedastic"``
             (noise that depends on the inputs), of counts ``"poisson"`` or ``"negative_binomial"``, see
             `bayesprune.infer`.
@@ -94,6 +96,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        groups: Sequence[Sequence[int | str]] | None = None,
         likelihood: str = "learned_gaussian",
     ):
         super().__init__(
@@ -107,6 +110,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             num_samples=num_samples,
             random_state=random_state,
             slab=slab,
+            groups=groups,
         )
         self.likelihood = likelihood
 
@@ -221,6 +225,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        groups: Sequence[Sequence[int | str]] | None = None,
         class_weight: Mapping[Any, float] | str | None = None,
         ordered: bool = False,
     ):
@@ -235,6 +240,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             num_samples=num_samples,
             random_state=random_state,
             slab=slab,
+            groups=groups,
         )
         self.class_weight, self.ordered = class_weight, ordered
 

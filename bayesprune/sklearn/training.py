@@ -76,6 +76,7 @@ class Training:
             weight_precision=SLAB_SCALE**-2,
             weights=self.posterior,
             slab_scale=SLAB_SCALE if normal else None,
+            example_input=x[:1],
         )
         batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))
         data = TensorDataset(x, y, weights) if bool((weights != 1).any()) else TensorDataset(x, y)
@@ -98,7 +99,8 @@ class Training:
         price = 0.0 if self.posterior == "normal" else math.log(rows) / 2
         odds = float(FixedInclusion(self.prior_inclusion).log_gamma)
         each = [
-            torch.full((gate.size,), price + (odds if name == INPUTS else 0.0)) for name, gate in gates_of(net).items()
+            torch.full((gate.size,), price + (odds if name.partition(".")[0] == INPUTS else 0.0))
+            for name, gate in gates_of(net).items()
         ]
         return FixedInclusion(log_gamma=torch.cat(each))
 
