@@ -61,7 +61,7 @@ STAND_IN = """#!/usr/bin/env bash
 line="$(basename "$(dirname "$(dirname "$0")")") $(basename "$0") $* [${PIP_CONSTRAINT-no constraint}]"
 echo "$line" >>"$LOG"
 if [[ $1 == -m && $2 == venv ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
-for name in pip ruff mypy pdoc; do [[ $1 == -m && $2 == venv ]] && cp "$0" "$3/bin/$name"; done
+for name in pip ruff mypy mkdocs; do [[ $1 == -m && $2 == venv ]] && cp "$0" "$3/bin/$name"; done
 [[ -z $FAILING || $line != $FAILING* ]]
 """
 

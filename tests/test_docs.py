@@ -20,7 +20,7 @@ from bayesprune.methods import NAMES
 from bayesprune.types import Removal
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^ {4}.*$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#]*)(?:#([^)]*))?\)")
@@ -44,7 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
-TRAINS_LONG = {"comparison.md", "quickstart.md", "flow.md", "how_sure.md", "tables.md", "which_inputs.md"}
+TRAINS_LONG = {"README.md", "comparison.md", "quickstart.md", "flow.md", "how_sure.md", "tables.md", "which_inputs.md"}
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,13 @@ from bayesprune.infer.posterior import asked_for
 from bayesprune.layers import moments
 from bayesprune.sklearn.network import gated_mlp, inclusion, plain_network, set_units
 from bayesprune.sklearn.table import check_inputs, groups_of
-from bayesprune.sklearn.training import Training, chosen_batch_size, one_thread, own_random_state
+from bayesprune.sklearn.training import Training, chosen_batch_size, chosen_epochs, one_thread, own_random_state
 from bayesprune.training import History
 
 ROWS = 4096
 """How many rows are predicted at once."""
+MOST_RESTARTS = 1000
+"""More starts than anybody waits for."""
 
 
 class BayesPruneEstimator(BaseEstimator):
@@ -44,12 +46,14 @@ class BayesPruneEstimator(BaseEstimator):
         random_state: As there.
         slab: As there.
         groups: As there.
+        restarts: As there.
     """
 
     network_: BayesianNet
     compact_: nn.Module
     history_: History
     inclusion_probabilities_: NDArray[np.float64]
+    evidence_bounds_: NDArray[np.float64]
     n_iter_: int
     n_features_in_: int
     _seed: int
@@ -61,13 +65,14 @@ class BayesPruneEstimator(BaseEstimator):
         weights: str | None = None,
         temperature: float = 0.1,
         prior_inclusion: float = 0.5,
-        epochs: int = 150,
+        epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float = 0.01,
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
         groups: Sequence[Sequence[int | str]] | None = None,
+        restarts: int = 1,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.weights = weights
@@ -80,6 +85,7 @@ class BayesPruneEstimator(BaseEstimator):
         self.random_state = random_state
         self.slab = slab
         self.groups = groups
+        self.restarts = restarts
 
     def get_support(self, indices: bool = False) -> NDArray:
         """Which inputs the posterior keeps: those whose inclusion probability is above ½.
@@ -127,26 +133,35 @@ class BayesPruneEstimator(BaseEstimator):
                 f"{shown(self.random_state)}"
             ) from error
         with own_random_state(seed), one_thread():
-            net = gated_mlp(len(x), self._hidden(), outputs, absent, likelihood.take_units(y, counts), groups)
-            bnn, history = training.train(net, likelihood, x.float(), y, counts.float())
-        bnn = bnn.eval().double()  # so that a row's prediction does not depend on the rows beside it
-        set_units(bnn.net, inputs, likelihood.take_units(targets, counts))
+            hidden, units = self._hidden(), likelihood.take_units(y, counts)
+            found = training.train(
+                lambda: gated_mlp(len(x), hidden, outputs, absent, units, groups),
+                likelihood,
+                x.float(),
+                y,
+                counts.float(),
+            )
+        bnn = found.net.eval().double()  # so that a row's prediction does not depend on the rows beside it
+        set_units(bnn.net, inputs, bnn.likelihood.take_units(targets, counts))
         self.inclusion_probabilities_ = np.where(constant, 0.0, inclusion(bnn.net, bnn.gate_probs(), absent))
         self.network_, self.compact_, self._seed = bnn, plain_network(bnn.net), seed
-        self.history_, self.n_iter_ = history, len(history.rows)
+        self.history_, self.n_iter_ = found.history, len(found.history.rows)
+        self.evidence_bounds_ = np.array([bound.nats for bound in found.bounds])
 
     def _training(self, rows: int) -> Training:
         """How to train on so many rows."""
         automatic = isinstance(self.batch_size, str) and self.batch_size == "auto"
         batch = chosen_batch_size(rows) if automatic else whole("batch_size", self.batch_size, hint="or give 'auto'")
         whole("num_samples", self.num_samples, 0)
+        itself = isinstance(self.epochs, str) and self.epochs == "auto"
         return Training(
             asked_for(self.weights, self.slab, "normal"),
             real("temperature", self.temperature, 0),
             real("prior_inclusion", self.prior_inclusion, 0, 1),
-            whole("epochs", self.epochs),
+            chosen_epochs(rows, batch) if itself else whole("epochs", self.epochs, hint="or give 'auto'"),
             batch,
             real("learning_rate", self.learning_rate, 0),
+            whole("restarts", self.restarts, 1, MOST_RESTARTS),
         )
 
     def _hidden(self) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             a search by log-likelihood on held-out data. Points have no such divergence, and do not look at it.
         prior_inclusion: Prior inclusion probability of an input, in (0, 1): the number of inputs that are expected to
             matter, divided by that of all. A hidden unit has ½.
-        epochs: Passes over the data.
+        epochs: Passes over the data; ``"auto"`` for 150, or as many as make 2,000 steps of a small table.
         batch_size: Rows a batch; ``"auto"`` for a twentieth of the rows, between 16 and 512.
         learning_rate: Peak learning rate of Adam.
         num_samples: Posterior samples that a prediction averages; 0 for one at the posterior mode.
@@ -56,13 +56,18 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         slab: Another name of ``weights``.
         groups: Columns that go together, by name or index: ``[["red", "green", "blue"]]`` for the one-hot columns of a
             category. They have one gate and one inclusion probability; other columns have each their own.
+        restarts: How many networks are trained from different weights; the one with the highest evidence bound is kept.
+            At temperature 1 hidden units are left out on trial as well, and stay out where the bound prefers it.
         likelihood: Of real targets ``"learned_gaussian"``, ``"student_t"`` (heavy tails) or ``"heteroscedastic"``
             (noise that depends on the inputs), of counts ``"poisson"`` or ``"negative_binomial"``, see
             `bayesprune.infer`.
 
     Attributes:
         inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
-            temperature 1 are probabilities under the model; at a lower one they are too high.
+            temperature 1 approximate probabilities under the model, in the mean field of one mode; at a lower one they
+            are too high, and say by ½ which inputs the fit uses.
+        evidence_bounds_: The evidence lower bound of each start, nats, at the temperature of training, shape
+            ``(restarts,)``; empty where there was one start and no trial of fewer units.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,
             float32, shape ``(B, n_features_in_)``, to predictions in those of the targets, shape ``(B, 1)`` or
             ``(B, k)``. It can be saved with `bayesprune.save`.
@@ -90,13 +95,14 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         weights: str | None = None,
         temperature: float = 0.1,
         prior_inclusion: float = 0.5,
-        epochs: int = 150,
+        epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float = 0.01,
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
         groups: Sequence[Sequence[int | str]] | None = None,
+        restarts: int = 1,
         likelihood: str = "learned_gaussian",
     ):
         super().__init__(
@@ -111,6 +117,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             random_state=random_state,
             slab=slab,
             groups=groups,
+            restarts=restarts,
         )
         self.likelihood = likelihood
 
@@ -219,13 +226,14 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
         weights: str | None = None,
         temperature: float = 0.1,
         prior_inclusion: float = 0.5,
-        epochs: int = 150,
+        epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float = 0.01,
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
         groups: Sequence[Sequence[int | str]] | None = None,
+        restarts: int = 1,
         class_weight: Mapping[Any, float] | str | None = None,
         ordered: bool = False,
     ):
@@ -241,6 +249,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             random_state=random_state,
             slab=slab,
             groups=groups,
+            restarts=restarts,
         )
         self.class_weight, self.ordered = class_weight, ordered
 

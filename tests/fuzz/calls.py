@@ -11,7 +11,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, reports, selection
 from bayesprune.data.images import Raw
-from bayesprune.training import Budget, Engine, Schedule, Settings, evaluate
+from bayesprune.training import Budget, Engine, Schedule, Settings, evaluate, evidence_bound, fit_best
 from bayesprune.types import IndexMap
 from tests.fuzz.made import batch, bayesian, half, images, loader, made, network, remap_arguments, splits, table, thetas
 
@@ -52,6 +52,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             "engine": Engine(),
             "out": "run",
             "on_epoch": print,
+            "loggers": (),
             "progress": True,
             "run": None,
         },
@@ -129,6 +130,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         {"data": images(), "batch_size": 4, "seed": 0, "augment": data.Augment(1), "device": "cpu", "shard": (0, 1)},
     ),
     "set_epoch": lambda: (data.EpochLoader(images(), 4, 0).set_epoch, {"epoch": 1}),
+    "load_state_dict": lambda: (data.EpochLoader(images(), 4, 0).load_state_dict, {"state": {"epoch": 1}}),
     "Images": lambda: (
         data.Images,
         {"raw": Raw(*images()[:]), "mean": torch.tensor([1.0]), "std": torch.tensor([2.0])},
@@ -331,6 +333,14 @@ CALLS: dict[str, Callable[[], Call]] = {
         evaluate,
         {"model": network(), "loader": loader(), "likelihood": infer.Categorical(), "loss_on": None},
     ),
+    "evidence_bound": lambda: (
+        evidence_bound,
+        {"net": bayesian(), "loader": loader(), "num_samples": 2, "temperature": 1.0},
+    ),
+    "fit_best": lambda: (
+        fit_best,
+        {"nets": [bayesian()], "train_loader": loader(), "epochs": 1, "settings": Settings(), "fewer": False},
+    ),
     "draw_gates": lambda: (reports.draw_gates, {"thetas": {"a": [half(3)] * 2}, "path": "a.png", "title": "t"}),
     "draw_inclusion": lambda: (
         reports.draw_inclusion,
@@ -355,6 +365,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             **{"hidden_layer_sizes": (4,), "slab": "normal", "temperature": 0.1, "prior_inclusion": 0.5},
             **{"batch_size": "auto", "learning_rate": 0.01, "num_samples": 4, "random_state": 0, "ordered": True},
             **{"groups": [[0, 1]]},
+            **{"restarts": 1},
         },
     ),
 }

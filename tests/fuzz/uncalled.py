@@ -9,7 +9,7 @@ UNCHECKED = {
         *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
         *("Filtered", "Stability"),
         *("SelectionProblem", "ClassPrediction", "Prediction", "RealPrediction", "GateSample", "RandomState", "Score"),
-        *("History", "GateSummary", "Recipe", "Row", "ComparisonResult"),
+        *("History", "GateSummary", "Recipe", "Row", "ComparisonResult", "EvidenceBound", "BestFit"),
     ),
     "classes that others derive from, or that layers become": (
         *(

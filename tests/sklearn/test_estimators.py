@@ -93,10 +93,10 @@ def test_units_of_measurement_do_not_matter() -> None:
 def test_the_sessions_default_format_does_not_matter() -> None:
     """The same seed gives the same estimator, bit for bit."""
     before, (X, y) = torch.get_default_dtype(), three_classes(60)
-    found = classifier(epochs=3, random_state=0).fit(X, y)
+    found = classifier(epochs=3, learning_rate=0.3, random_state=0).fit(X, y)
     torch.set_default_dtype(torch.float64)
     try:
-        other = classifier(epochs=3, random_state=0).fit(X, y)
+        other = classifier(epochs=3, learning_rate=0.3, random_state=0).fit(X, y)
         np.testing.assert_array_equal(other.predict_proba(X), found.predict_proba(X))
     finally:
         torch.set_default_dtype(before)
@@ -155,7 +155,7 @@ def test_two_classes_with_labels_of_any_kind() -> None:
     X, y = three_classes(200)
     answers = {}
     for labels in ([False, True], [-1, 7], ["no", "yes"]):
-        found = classifier(epochs=3).fit(X, np.array(labels)[(y == "west").astype(int)])
+        found = classifier(epochs=3, learning_rate=0.3).fit(X, np.array(labels)[(y == "west").astype(int)])
         assert found.classes_.tolist() == labels
         answers[str(labels)] = found.predict_proba(X)
     first, *others = answers.values()
