@@ -129,7 +129,7 @@ def forest(problem: SelectionProblem, setting: Setting) -> Tensor:
 
 
 def knockoffs(problem: SelectionProblem, setting: Setting) -> Tensor:
-    """The same importances against those of knock-offs, at a false discovery rate of 20 %, the least for five inputs."""
+    """The same importances against those of knock-offs, at a false discovery rate of 20 %, the least for five."""
     return selection.knockoff_filter(problem.x, problem.y, importances, fdr=0.2).selected.float()
 
 
