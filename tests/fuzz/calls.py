@@ -73,6 +73,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         layers.Linear,
         {"in_features": 4, "out_features": 3, "bias": True, "gate": "unit", "theta": 0.5},
     ),
+    "ColumnGroups": lambda: (layers.ColumnGroups, {"groups": [[0, 2], [1]], "theta": 0.5}),
     "Conv1d": lambda: (
         layers.Conv1d,
         {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "gate": "unit", "theta": 0.5},
@@ -380,6 +381,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         {
             **{"hidden_layer_sizes": (4,), "slab": "normal", "temperature": 0.1, "prior_inclusion": 0.5},
             **{"batch_size": "auto", "learning_rate": 0.01, "num_samples": 4, "random_state": 0, "ordered": True},
+            **{"groups": [[0, 1]]},
             **{"restarts": 1},
         },
     ),
