@@ -11,7 +11,6 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -20,7 +19,8 @@ from bayesprune.checked import real, shown, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.infer.posterior import asked_for
-from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network
+from bayesprune.layers import moments
+from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network, set_units
 from bayesprune.sklearn.table import check_inputs
 from bayesprune.sklearn.training import Training, chosen_batch_size, chosen_epochs, one_thread, own_random_state
 from bayesprune.training import History
@@ -55,7 +55,6 @@ class BayesPruneEstimator(BaseEstimator):
     evidence_bounds_: NDArray[np.float64]
     n_iter_: int
     n_features_in_: int
-    _inputs: StandardScaler
     _seed: int
 
     def __init__(
@@ -105,22 +104,22 @@ class BayesPruneEstimator(BaseEstimator):
         weights: NDArray,
         likelihood: Likelihood,
         outputs: int,
-        targets: StandardScaler | None,
+        targets: Tensor,
     ) -> None:
         """Build and train the network; all attributes of a fitted estimator but the classes are set here.
 
         Args:
             X: Inputs, shape ``(n, d)``.
-            y: Targets, as ``likelihood`` takes them.
+            y: Targets, as ``likelihood`` takes them, standardised if they are reals.
             weights: Weights of the rows, shape ``(n,)``, of mean 1.
             likelihood: What the network's outputs say about the targets.
             outputs: Number of outputs.
-            targets: How ``y`` was standardised; ``None`` if it was not.
+            targets: The targets in their own units.
         """
-        training = self._training(len(X))
-        inputs = StandardScaler().fit(X, sample_weight=weights)
-        x = inputs.transform(X)
-        constant = np.ptp(x, axis=0) < 0.5  # all others have standard deviation 1
+        training, table, counts = self._training(len(X)), torch.from_numpy(X), torch.from_numpy(weights)
+        inputs = moments(table, counts)
+        x = (table - inputs[0]) / inputs[1]
+        constant = np.ptp(x.numpy(), axis=0) < 0.5  # all others have standard deviation 1
         absent = constant & ~constant.all()
         try:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -130,19 +129,18 @@ class BayesPruneEstimator(BaseEstimator):
                 f"{shown(self.random_state)}"
             ) from error
         with own_random_state(seed), one_thread():
-            hidden = self._hidden()
+            hidden, units = self._hidden(), likelihood.take_units(y, counts)
             found = training.train(
-                lambda: gated_mlp(len(x), hidden, outputs, absent), likelihood, _float(x), y, _float(weights)
+                lambda: gated_mlp(len(x), hidden, outputs, absent, units), likelihood, x.float(), y, counts.float()
             )
-            bnn = found.net
-            self.compact_ = plain_network(bnn.net, inputs, targets)
+        bnn = found.net.eval().double()  # so that a row's prediction does not depend on the rows beside it
+        set_units(bnn.net, inputs, likelihood.take_units(targets, counts))
         inclusion = np.zeros(len(constant))
         inclusion[~absent] = bnn.gate_probs()[INPUTS].numpy()
         inclusion[constant] = 0.0
-        self._inputs, self._seed = inputs, seed
+        self.network_, self.compact_, self._seed = bnn, plain_network(bnn.net), seed
         self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, found.history, len(found.history.rows)
         self.evidence_bounds_ = np.array([bound.nats for bound in found.bounds])
-        self.network_ = bnn.eval().double()  # so that a row's prediction does not depend on the rows beside it
 
     def _training(self, rows: int) -> Training:
         """How to train on so many rows."""
@@ -172,9 +170,9 @@ class BayesPruneEstimator(BaseEstimator):
         return tuple(int(size) for size in sizes)
 
     def _predictions(self, X: Any) -> Iterator[Prediction]:
-        """The posterior predictive of standardised targets, some rows at a time, each with the same draws."""
+        """The posterior predictive, some rows at a time, each with the same draws."""
         check_is_fitted(self)
-        x = torch.from_numpy(self._inputs.transform(check_inputs(self, X)))
+        x = torch.from_numpy(check_inputs(self, X))
         for rows in x.split(ROWS):
             with own_random_state(self._seed):
                 prediction = self.network_.predict(rows, self.num_samples)
@@ -193,7 +191,3 @@ def gathered(predictions: Iterator[Prediction], part: Callable[[Any], Tensor]) -
         part: What to take of each.
     """
     return torch.cat([part(prediction) for prediction in predictions]).numpy()
-
-
-def _float(values: NDArray) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32)

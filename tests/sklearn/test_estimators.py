@@ -51,7 +51,7 @@ def plain(estimator: BayesPruneRegressor | BayesPruneClassifier, X: np.ndarray) 
 def test_inclusion_probabilities_are_those_of_the_exact_posterior(fitted: BayesPruneRegressor) -> None:
     """Of all 1024 linear models, for the noise scale that was learned: within 0.05, the steps' own noise included."""
     X, y = TABLE
-    scale = fitted.network_.likelihood.noise_scale.detach().item()
+    scale = fitted.network_.likelihood.noise_scale.detach().item() / y.std()
     x, t = torch.tensor((X - X.mean(0)) / X.std(0)), torch.tensor((y - y.mean()) / y.std())
     exact = enumerate_models(x, t, inclusion=0.5, slab_scale=SLAB_SCALE, noise_scale=scale).inclusion.numpy()
     assert exact[RELEVANT].min() > 0.99 and np.delete(exact, RELEVANT).max() < 0.5
@@ -115,8 +115,8 @@ def test_more_inputs_than_rows() -> None:
 )
 def test_no_more_inputs_are_on_at_the_start_than_half_the_rows(rows: int, columns: int, theta: float) -> None:
     net = gated_mlp(rows, (4,), 1, np.zeros(columns, bool))
-    torch.testing.assert_close(net[0].theta.detach(), torch.full((columns,), theta))
-    assert float(net[1].gate.theta.detach()[0]) == pytest.approx(0.9)
+    torch.testing.assert_close(net.inputs.theta.detach(), torch.full((columns,), theta))
+    assert float(net.hidden1.gate.theta.detach()[0]) == pytest.approx(0.9)
 
 
 def test_a_constant_column_is_never_included_nor_read() -> None:

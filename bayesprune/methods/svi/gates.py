@@ -14,6 +14,7 @@ from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.sampled import SampledSteps
 from bayesprune.methods.svi.schedule import is_deep
 from bayesprune.schema import Check, record
+from bayesprune.types import Evidence
 
 
 @torch.no_grad()
@@ -76,6 +77,13 @@ class GateUpdates:
         """Latest estimate of ∂L/∂θ for every gate, nats per example, shape ``(S,)``: the evidence for a removal."""
         exact, sampled = self.exact, self.sampled.net_cost
         return torch.where(exact.error.isinf(), sampled, exact.net_cost) if exact.evaluations else sampled
+
+    @property
+    def evidence(self) -> Evidence:
+        """Price and net cost of every gate; the error of those that exact differences tell of, otherwise NaN."""
+        error = self.exact.estimate()[1]
+        known = error.isfinite() if self.exact.evaluations else torch.zeros_like(error, dtype=torch.bool)
+        return Evidence(self.net.price, self.net_cost, torch.where(known, error, torch.nan))
 
     @property
     def differences(self) -> Tensor:
