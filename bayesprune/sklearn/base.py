@@ -134,7 +134,7 @@ class BayesPruneEstimator(BaseEstimator):
                 lambda: gated_mlp(len(x), hidden, outputs, absent, units), likelihood, x.float(), y, counts.float()
             )
         bnn = found.net.eval().double()  # so that a row's prediction does not depend on the rows beside it
-        set_units(bnn.net, inputs, likelihood.take_units(targets, counts))
+        set_units(bnn.net, inputs, bnn.likelihood.take_units(targets, counts))
         inclusion = np.zeros(len(constant))
         inclusion[~absent] = bnn.gate_probs()[INPUTS].numpy()
         inclusion[constant] = 0.0
