@@ -41,7 +41,8 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
         Of each trial how many units were left, and by how many nats the bound was better.
     """
     again = replace(settings, schedule=settings.schedule | REFIT)
-    bound, share, trials = evidence_bound(net, loader, temperature=settings.temperature), FIRST, []
+    trials: list[tuple[int, float]] = []
+    bound, share = evidence_bound(net, loader, temperature=settings.temperature), FIRST
     while True:
         on = sum(int(part.sum()) for part in _on(net).values())
         number = max(1, round(share * on))
