@@ -1,4 +1,4 @@
-"""Tables as HTML, which notebooks show in place of a line of text; they need neither scripts nor a style of their own."""
+"""Tables as HTML, which notebooks show in place of a line of text; they need no scripts and no style of their own."""
 
 from __future__ import annotations
 

@@ -117,16 +117,16 @@ class BayesianNet(GatedModel):
         )
         self.prior_given = given
 
-    # training ------------------------------------------------------------------------------------------------------
-
     def _repr_html_(self) -> str:
         """For notebooks: how many gates each module has, how many are expected to be on, and between what θ lie."""
         header = ("module", "gates", "expected on", "lowest θ", "highest θ")
-        figures = {
-            name: (f"{p.sum():.1f}", f"{p.min():.2f}", f"{p.max():.2f}") for name, p in self.gate_probs().items()
-        }
-        rows = [(name, str(len(self._gates[name].theta)), *texts) for name, texts in figures.items()]
+        rows = [
+            (name, str(len(theta)), f"{theta.sum():.1f}", f"{theta.min():.2f}", f"{theta.max():.2f}")
+            for name, theta in self.gate_probs().items()
+        ]
         return html_table(f"BayesianNet with {self.num_gates} gates", header, rows)
+
+    # training ------------------------------------------------------------------------------------------------------
 
     def add_gradients(self) -> None:
         """After a backward pass, add what the priors of Normal weights and of the likelihood's parameters ask of them.
