@@ -20,6 +20,7 @@ STRICT = """
 import warnings
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", "IProgress not found")  # Pyro's bars ask for widgets; none is shown
+warnings.filterwarnings("default", module="ipykernel")
 """
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
