@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator
 import bayesprune as bp
 from bayesprune.comparison import Row
 from bayesprune.comparison.goals import DENSE, OURS
-from bayesprune.comparison.runs import RETRAINED, labels
+from bayesprune.comparison.runs import labels
 from bayesprune.comparison.statistics import Line, lines
 
 PALETTES = {
@@ -86,7 +86,7 @@ def draw_methods(axes: Axes, found: Sequence[Line], colours: Mapping[str, str]) 
         found: What the methods came to, of one task and compute.
         colours: One of `PALETTES`.
     """
-    with_goal = [line for line in found if line.measure == "macs" and line.comparable and RETRAINED not in line.method]
+    with_goal = [line for line in found if line.measure == "macs" and line.comparable and line.method.isidentifier()]
     methods = sorted({line.method for line in with_goal} - {OURS})
     names = labels([*methods, OURS])
     for place, method in enumerate([*methods, OURS]):
