@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bayesprune.comparison import compare
     from bayesprune.conversion import convert, structures
     from bayesprune.graph.groups import groups
-    from bayesprune.infer import BayesianNet
+    from bayesprune.infer import BayesianNet, standardised
     from bayesprune.pruning import compact, cost, load, save
     from bayesprune.training import fit, recommended
 
@@ -52,6 +52,7 @@ __all__ = [
     "recommended",
     "save",
     "selection",
+    "standardised",
     "structures",
     "training",
 ]
@@ -67,6 +68,7 @@ _ROOMS = {
     "load": "pruning",
     "recommended": "training",
     "save": "pruning",
+    "standardised": "infer",
     "structures": "conversion",
 }
 """Where the names are that are no rooms themselves."""

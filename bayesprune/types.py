@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -45,6 +46,31 @@ class Removal:
     def as_dict(self) -> dict[str, object]:
         """The record as a dictionary, one entry a column."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of every gate that is left, nats per example; each shape ``(S,)``.
+
+    Attributes:
+        price: ρ, what keeping the structure costs.
+        net_cost: The latest estimate of E[C | ξ=1] − E[C | ξ=0] + ρ, positive where the structure should go; ρ − net_cost
+            is what it is worth to the data.
+        error: The standard error of ``net_cost``; NaN where none is known.
+
+    Example:
+        >>> import torch
+        >>> Evidence(torch.tensor([0.2]), torch.tensor([-0.1]), torch.tensor([0.02])).stacked()
+        tensor([[ 0.2000, -0.1000,  0.0200]])
+    """
+
+    price: Tensor
+    net_cost: Tensor
+    error: Tensor
+
+    def stacked(self) -> Tensor:
+        """The three as columns, shape ``(S, 3)``, float32, on the CPU."""
+        return torch.stack([self.price, self.net_cost, self.error], 1).detach().to("cpu", torch.float32)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
 from bayesprune import layers
-from bayesprune.methods import Run
+from bayesprune.methods import Method, Run, get_method
 from bayesprune.methods.dropneuron import SCALE, DropNeuron
 
 THEIRS = {"weights": 3, "inputs": 2, "error": 3.6e-4}
@@ -50,7 +50,7 @@ def data(examples: int, inputs: int = 20, matter: int = 2) -> tuple[Tensor, Tens
     return x, x @ truth, truth
 
 
-def trained(x: Tensor, y: Tensor, method: str | DropNeuron) -> nn.Module:
+def trained(x: Tensor, y: Tensor, method: str | Method) -> nn.Module:
     """A linear network of 5 hidden units; half the squared error is its loss, so penalties are half of theirs.
 
     Args:
@@ -84,11 +84,12 @@ def report(name: str, net: nn.Module, x: Tensor, y: Tensor) -> tuple[int, list[i
 
 
 def main() -> None:
-    """Plain training and DropNeuron on the same data."""
+    """Plain training, dropout and DropNeuron on the same data."""
     torch.manual_seed(0)
     x, y, truth = data(1000)
     train, test = (x[:500], y[:500]), (x[500:], y[500:])
     report("plain training", trained(*train, "none"), *test)
+    report("dropout", trained(*train, get_method("dropout_norms", units=0.5, l1=1.0)), *test)
     method = WithInputs(l1=25.0, groups=125.0, threshold=0.05, until=0.9)
     left, used, error = report("DropNeuron", trained(*train, method), *test)
     print(f"{'theirs':22} {THEIRS['weights']:4} of 105 weights, {THEIRS['inputs']:3} of 20 inputs, "

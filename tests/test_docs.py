@@ -44,7 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
-TRAINS_LONG = {"README.md", "comparison.md", "quickstart.md", "flow.md", "tables.md"}
+TRAINS_LONG = {"README.md", "comparison.md", "quickstart.md", "flow.md", "tables.md", "which_inputs.md"}
 
 
 @pytest.mark.parametrize(

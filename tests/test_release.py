@@ -48,4 +48,7 @@ def test_a_wheel_and_a_source_distribution_install_and_train(tmp_path: Path) -> 
         assert Path(where.strip()).is_relative_to(place)
         out = tmp_path / f"run-{place.name}"
         call(programs / "bayesprune", "train", "--epochs", "2", "--out", out)
-        assert "converged" in call(programs / "bayesprune", "inspect", out) and (out / "model.safetensors").stat().st_size > 0
+        assert (
+            "converged" in call(programs / "bayesprune", "inspect", out)
+            and (out / "model.safetensors").stat().st_size > 0
+        )

@@ -15,16 +15,18 @@ from bayesprune.cli.comparing import compare_and_show, planned, say_estimate
 from bayesprune.cli.config import RunConfig, resolve
 from bayesprune.cli.encoding import write
 from bayesprune.cli.errors import Commands, first, interrupted
+from bayesprune.cli.events import check_tensorboard, events_in
 from bayesprune.cli.finished import draw_inspected, draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
 from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
 from bayesprune.cli.options import takes_options_of
 from bayesprune.cli.progress import Display
 from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
+from bayesprune.cli.reporting import PAGE, read_runs
 from bayesprune.cli.run import Run, perform, prepare
 from bayesprune.cli.version import version_line
 from bayesprune.errors import ConfigError, FileError
-from bayesprune.reports import gate_table, result_table, score_table
+from bayesprune.reports import gate_table, result_table, score_table, write_report
 from bayesprune.schema import optional, record, text
 from bayesprune.training.lock import only_process
 
@@ -64,19 +66,24 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Finish the run in this folder; takes its options from there.")
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Write events for TensorBoard, into the folder of the run.")
+    ] = False,
     **options: Any,
 ) -> None:
     """Train a network, let it prune itself, and leave the small one with the record of the run in a folder."""
     given = {name: value for name, value in options.items() if _was_given(ctx, name)}
+    if tensorboard:
+        check_tensorboard()
     if resume is not None:
-        _resume(resume, given, out)
+        _resume(resume, given, out, tensorboard)
     else:
         config = resolve(given)
         folder = out or free_folder(config.default_folder)
         if folder != (out or config.default_folder) and first():
             write(f"{config.default_folder} holds a run already; this one goes to {folder}")
         check_new(folder)
-        _train(config, folder, new=True)
+        _train(config, folder, new=True, tensorboard=tensorboard)
 
 
 @app.command()
@@ -119,6 +126,19 @@ def evaluate(
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write.", show_default="DIR/report.html, or report.html for several")
+    ] = None,
+) -> None:
+    """Write a page about a run, or about several side by side: what was removed and why, how good, how to use it."""
+    page = out or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
+    write_report(read_runs(folders), page)
+    write(f"page: {page}")
+
+
+@app.command()
 def export(
     folder: Folder,
     format: Annotated[str, typer.Option(help="safetensors, torch or onnx.", show_default=False)],
@@ -156,7 +176,7 @@ def compare(
         interrupted("interrupted; go on with the same command and --resume")
 
 
-def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
+def _resume(folder: Path, given: Mapping[str, Any], out: Path | None, tensorboard: bool) -> None:
     """Go on with the run in ``folder``."""
     stored, _, run = read_config(folder)
     if out is not None and out.resolve() != folder.resolve():
@@ -171,10 +191,10 @@ def _resume(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
             pass  # what a process left that was killed after its last file is cleared away
         write(f"the run in {folder} is finished; its result is in {result}")
         return
-    _train(config, folder, run, new=False)
+    _train(config, folder, run, new=False, tensorboard=tensorboard)
 
 
-def _train(config: RunConfig, folder: Path, identity: str | None = None, *, new: bool) -> None:
+def _train(config: RunConfig, folder: Path, identity: str | None = None, *, new: bool, tensorboard: bool) -> None:
     """Do the run in ``folder``, which is made for a new one when data and network are known to be good.
 
     Of several processes the main one makes the folder, writes and shows; the others wait for it where `fit` first lets
@@ -184,7 +204,7 @@ def _train(config: RunConfig, folder: Path, identity: str | None = None, *, new:
     folder = Path(run.engine.broadcast(str(folder)))  # the others may have seen it when it was there already
     try:
         if run.engine.is_main:
-            _train_and_show(run, folder, identity, new)
+            _train_and_show(run, folder, identity, new, tensorboard)
         else:
             perform(run, folder, identity=identity)
     except KeyboardInterrupt:
@@ -196,13 +216,14 @@ def _train(config: RunConfig, folder: Path, identity: str | None = None, *, new:
         raise FileError(f"{error}; then go on with: bayesprune train --resume {folder}") from error
 
 
-def _train_and_show(run: Run, folder: Path, identity: str | None, new: bool) -> None:
+def _train_and_show(run: Run, folder: Path, identity: str | None, new: bool, tensorboard: bool) -> None:
     console = _console()
+    loggers = [events_in(folder)] if tensorboard else []
     with new_folder(folder) if new else only_process(folder):
         if new:
             identity = write_config(folder, run.config, tuple(run.example.shape[1:]))
         with Display(run.config.epochs, console) as display:
-            result = perform(run, folder, display, identity)
+            result = perform(run, folder, display, identity, loggers)
     assert result is not None
     console.print(result_table(result))
     _say_smoothing(run.config)

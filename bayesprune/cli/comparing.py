@@ -14,8 +14,9 @@ from bayesprune.comparison import Plan, Row, compare
 from bayesprune.comparison.compare import PAGE
 from bayesprune.comparison.estimate import estimate
 from bayesprune.comparison.material import Material
-from bayesprune.comparison.plan import FULL, QUICK
+from bayesprune.comparison.refusals import refusals
 from bayesprune.comparison.result import ending
+from bayesprune.comparison.tables import FULL, QUICK
 from bayesprune.errors import ConfigError
 
 MINUTE, HOUR = 60, 3600
@@ -39,15 +40,18 @@ def planned(settings: str | None, quick: bool, methods: str | None) -> Plan:
 
 
 def say_estimate(plan: Plan, data_dir: str) -> None:
-    """Write how many runs there are, and about what they take.
+    """Write how many runs there are, about what they take, and which methods refuse to begin, with their reasons.
 
     Args:
         plan: What is compared.
         data_dir: Folder of torchvision's data sets.
     """
-    found = estimate(plan, Material(data_dir))
+    material = Material(data_dir)
+    found = estimate(plan, material)
     write(f"runs on held-out training data: {found.tuning}; runs that are compared: {found.test}")
     write(f"about {found.macs:.2g} multiply-adds, {_long(found.seconds)} of one processor")
+    for task, method, why in refusals(plan, material):
+        write(f"refused: {task}, {method}: {why}")
 
 
 def _long(seconds: float) -> str:

@@ -94,7 +94,7 @@ def inspect_gates(folder: Path) -> Inspected:
         _, shape, run = read_config(folder)
         check_run(path, state.run, run)
     thetas: dict[str, Tensor] = {name: theta[-1] for name, theta in state.history["thetas"].items()}
-    inputs = _input_gate(shape, thetas, state.network)
+    inputs = input_gate(shape, thetas, state.network)
     summaries = summarize(thetas, state.origin)
     return Inspected(state.epoch, state.epochs, thetas, summaries, inputs, folder / "inspect.png")
 
@@ -263,10 +263,16 @@ def _network(folder: Path, run: str | None) -> nn.Module:
     return load_network(path)
 
 
-def _input_gate(
+def input_gate(
     shape: tuple[int, ...] | None, thetas: dict[str, Tensor], parameters: dict[str, Any]
 ) -> tuple[str, tuple[int, ...]] | None:
-    """Name of the gate on the pixels of images, and their shape; ``None`` without such a gate or a known shape."""
+    """Name of the gate on the pixels of images, and their shape; ``None`` without such a gate or a known shape.
+
+    Args:
+        shape: That of one example.
+        thetas: By gate name, θ.
+        parameters: Those of the network at its start, by name.
+    """
     first = next(iter(thetas), None)
     if shape is None or first is None:
         return None

@@ -46,8 +46,9 @@ def new_net(
     prior = None if config.log_gamma is None else FlatteningPrior(config.log_gamma)
     precision = 1.0 if config.weight_decay is None else config.weight_decay * num_data
     return BayesianNet(
-        network, likelihood, num_data=num_data, prior=prior, weight_precision=precision, weights=config.slab
-    )
+        network, likelihood, num_data=num_data, prior=prior, weight_precision=precision, weights=config.slab,
+        example_input=torch.zeros(1, *input_shape),
+    )  # fmt: skip
 
 
 def compact_posterior(net: BayesianNet) -> BayesianNet:
@@ -91,7 +92,7 @@ def read_rounded(folder: Path, num_classes: int, multiple: int) -> nn.Module:
     """
     with _at_start(folder, num_classes) as (net, state):
         off = {name: theta == 0 for name, theta in net.by_gate(net.theta.detach()).items()}
-        smaller, index = shrink(net.net, off, may_empty=True)
+        smaller, index = shrink(net.net, off, may_empty=True, example_input=net.example_input)
         shaped(smaller.state_dict())(state.tensors, "tensors")
         for name, value in net.net.state_dict().items():
             value.zero_()

@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from bayesprune.pruning import CostPrice, compact, cost, gates_left, save, unsav
 from bayesprune.reports import draw_gates
 from bayesprune.training import EpochRow, History, Settings, fit
 from bayesprune.training.engine import Engine
+from bayesprune.training.loggers import Logger
 from bayesprune.types import Cost, Removal
 
 ONE_THREAD = 1_000_000
@@ -104,7 +105,11 @@ def prepare(config: RunConfig, *, begun: bool = False) -> Run:
 
 
 def perform(
-    run: Run, folder: Path, on_epoch: Callable[[EpochRow], None] | None = None, identity: str | None = None
+    run: Run,
+    folder: Path,
+    on_epoch: Callable[[EpochRow], None] | None = None,
+    identity: str | None = None,
+    loggers: Iterable[Logger] = (),
 ) -> dict[str, Any] | None:
     """Train, from the checkpoint in ``folder`` if it holds one, and write what came of it to ``folder``.
 
@@ -113,6 +118,7 @@ def perform(
         folder: An existing folder.
         on_epoch: Called with every finished epoch.
         identity: What tells the run from every other; all files hold it.
+        loggers: What else is told of every epoch.
 
     Returns:
         The contents of ``result.json``, which is written last; ``None`` from all processes but the main one, which
@@ -132,6 +138,7 @@ def perform(
             engine=run.engine,
             out=folder,
             on_epoch=on_epoch,
+            loggers=loggers,
             progress=False,  # the command shows its own
             run=identity,
         )
@@ -206,6 +213,7 @@ def _result(run: Run, history: History, small: nn.Module, measured: Mapping[str,
     return {
         **figures(measured),
         **({"posterior_samples": DRAWS} if POSTERIOR in measured else {}),
+        "reliability": _bins(measured.get(POSTERIOR, measured[""])),
         "dense_accuracy_not_measured": True,
         "params": size.params,
         "macs": size.macs,
@@ -235,6 +243,12 @@ def _result(run: Run, history: History, small: nn.Module, measured: Mapping[str,
         "temperature": config.temperature,
         "versions": versions(),
     }
+
+
+def _bins(found: Calibration) -> list[dict[str, float]]:
+    """The bins of the reliability diagram that hold examples."""
+    names = ("count", "confidence", "accuracy")
+    return [{name: getattr(each, name) for name in names} for each in found.bins if each.count]
 
 
 def _budget_met(run: Run, size: Cost, last: EpochRow) -> bool | None:

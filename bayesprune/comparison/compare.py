@@ -15,8 +15,8 @@ from bayesprune.comparison.material import Material
 from bayesprune.comparison.plan import Plan
 from bayesprune.comparison.result import ComparisonResult
 from bayesprune.comparison.rows import Row
+from bayesprune.comparison.runs import TEST
 from bayesprune.comparison.stages import MACHINE, Workshop
-from bayesprune.comparison.tuning import FROZEN
 from bayesprune.data import Splits
 
 PAGE = "comparison.html"
@@ -66,9 +66,8 @@ def compare(
     material = Material(str(data_dir), dict(networks or {}), dict(data or {}))
     workers = whole("compare: workers", workers)
     shop = Workshop(plan, material, Path(out), workers, on_row or _nothing)
-    rows = shop.compare()
-    chosen, machine = (json.loads((shop.folder / name).read_text()) for name in (FROZEN, MACHINE))
-    result = ComparisonResult(plan, rows, chosen["chosen"], machine)
+    chosen = shop.compare()
+    result = ComparisonResult(plan, shop.rows(TEST), chosen, json.loads((shop.folder / MACHINE).read_text()))
     result.html(shop.folder / PAGE)
     return result
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from bayesprune.comparison.material import Material, example
 from bayesprune.comparison.plan import Plan, Task
-from bayesprune.comparison.runs import pacing_runs, test_runs, tuning_runs
+from bayesprune.comparison.runs import TEST, all_runs
 from bayesprune.pruning import compact, cost
 from bayesprune.training.records import TRAINING
 
@@ -46,13 +45,12 @@ def estimate(plan: Plan, material: Material) -> Estimate:
         plan: The plan.
         material: Where networks and data come from.
     """
-    defaults: dict[str, Any] = {"trial": 0, "options": {}, "pace": {}}
-    nothing = {task.name: dict.fromkeys(plan.methods, defaults) for task in plan.tasks}
-    tuning, test = [*tuning_runs(plan, ""), *pacing_runs(plan, nothing, "")], test_runs(plan, nothing, "")
+    runs = all_runs(plan)
+    test = sum(run.stage == TEST for run in runs)
     costs = {task.name: _of_dense(task, material) for task in plan.tasks}
-    times = [(costs[run.task.name], run.compute) for run in (*tuning, *test)]
+    times = [(costs[run.task.name], run.compute) for run in runs]
     macs, seconds = (sum(cost[k] * compute for cost, compute in times) for k in (0, 1))
-    return Estimate(len(tuning), len(test), macs, seconds)
+    return Estimate(len(runs) - test, test, macs, seconds)
 
 
 def _of_dense(task: Task, material: Material) -> tuple[float, float]:

@@ -99,6 +99,9 @@ def measures_of(method: str) -> tuple[str, ...]:
 REGULARISERS = ("dsd",)
 """Methods whose sparsity is that of a phase, and not of what they end with."""
 
+UNGATED = ("factorised",)
+"""Methods that put others in the place of layers, as far as these have no gates."""
+
 
 @dataclass(frozen=True)
 class Aimed:
@@ -136,7 +139,7 @@ def aim(method: str, goal: Goal, options: Mapping[str, Any], at: Aimed) -> dict[
 
 
 def least(found: Callable[[float], float], share: float, what: str) -> float:
-    """The smallest number between 0 and 1 at which a falling function is at most ``share``.
+    """The smallest number between 0 and 1 at which a falling function is at most ``share``, or near it.
 
     Args:
         found: The function.
@@ -150,11 +153,10 @@ def least(found: Callable[[float], float], share: float, what: str) -> float:
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if found(middle) <= share else (middle, high)
-    if Goal(WEIGHTS, share).missed(found(high)):
-        raise ConfigError(
-            f"{what} cannot leave {share:g}; the closest reachable are {found(high):.4f}, {found(low):.4f}"
-        )
-    return high
+    for end in (high, low):
+        if not Goal(WEIGHTS, share).missed(found(end)):
+            return end
+    raise ConfigError(f"{what} cannot leave {share:g}; the closest reachable are {found(high):.4f}, {found(low):.4f}")
 
 
 def _dropnet(share: float, options: Mapping[str, Any], at: Aimed) -> float:

@@ -13,15 +13,18 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.comparison.plan import Task
+from bayesprune.conversion import convert
 from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
 from bayesprune.data.images import Images, Raw, class_mixed_order, make_splits
 from bayesprune.errors import ConfigError
+from bayesprune.layers import gates_of
 from bayesprune.methods.svi.recipes import Recipe, recommended
 from bayesprune.networks import FAMILIES, NETWORKS, build
 from bayesprune.networks.images import initialise
+from bayesprune.pruning import compact
 
 Builder = Callable[[tuple[int, ...], int], nn.Module]
-"""Makes a gated network of the shape of one example and the number of classes."""
+"""Makes a network of the shape of one example and the number of classes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Material:
 
     Attributes:
         data_dir: Folder of torchvision's data sets.
-        networks: By name, functions that build networks which the package has not.
+        networks: By name, functions that build networks which the package has not; with gates, unless
+            the task has them put by `bayesprune.convert`.
         data: By name, data sets which it has not.
 
     Example:
@@ -75,6 +79,19 @@ class Material:
 
         Raises:
             ConfigError: for an unknown network.
+            BayesPruneError: as `bayesprune.convert`, where that puts the gates.
+        """
+        net = self._built(task, splits)
+        if not task.convert:
+            return net
+        return convert(compact(net) if gates_of(net) else net, example_input=example(splits))
+
+    def _built(self, task: Task, splits: Splits) -> nn.Module:
+        """The network as it is known by its name.
+
+        Args:
+            task: The task.
+            splits: Its data.
         """
         shape, classes = splits.input_shape, splits.num_classes
         if task.net in self.networks:

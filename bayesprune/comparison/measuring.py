@@ -13,6 +13,7 @@ from torch import nn
 from bayesprune.atomic import write_atomically
 from bayesprune.data import Splits
 from bayesprune.metrics import calibration
+from bayesprune.pruning import measure_latency
 from bayesprune.training import EpochRow
 from bayesprune.training.metrics import class_probabilities
 
@@ -74,6 +75,17 @@ def scores(net: nn.Module, splits: Splits, batch: int) -> dict[str, float]:
     scored = (splits.test[start : start + batch] for start in range(0, count, batch))
     found = calibration(*class_probabilities(net, scored))
     return {"accuracy": found.accuracy, "nll": found.nll, "ece": found.ece}
+
+
+def latencies(net: nn.Module, example: torch.Tensor) -> dict[str, float]:
+    """Milliseconds of passes of a network, by what rows call them, see `bayesprune.pruning.measure_latency`.
+
+    Args:
+        net: The plain network.
+        example: One input.
+    """
+    inputs = {f"ms_of_{count}": torch.cat([example] * count) for count in (1, 256)}
+    return {name: 1000 * sum(measure_latency(net, x)) for name, x in inputs.items()}
 
 
 def nonzero(net: nn.Module) -> int:

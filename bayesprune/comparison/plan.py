@@ -6,27 +6,26 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bayesprune.atomic import file_errors
+from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.comparison.goals import FREE, MACS, OURS, SMALL, WEIGHTS, Goal, measures_of, told_by
 from bayesprune.comparison.ranges import Ranges, read_range
+from bayesprune.comparison.tables import made, parsed, table
 from bayesprune.errors import ConfigError
 from bayesprune.methods import NAMES, get_method
 from bayesprune.methods.svi.schedule import FRACTIONS
 from bayesprune.methods.svi.settings import Settings
 
-QUICK, FULL = "quick", "full"
-"""The settings files that come with the package."""
 RATE = "lr"
 """The option that every method has: the learning rate, in units of what is recommended for the network."""
 OF_OURS = (*Settings.__dataclass_fields__, *FRACTIONS)
 """What may be tuned of variational inference."""
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Task:
     """A network on a data set.
@@ -38,6 +37,8 @@ class Task:
         limit: Number of training examples; ``None`` for all.
         side: Pixels a side that images are averaged to; ``None`` for their own.
         width: Channels of the first stage; ``None`` for the network's own.
+        convert: Whether gates are where `bayesprune.convert` puts them, on units, filters, heads and branches, rather
+            than where the network has them.
 
     Example:
         >>> Task("lenet300", "digits", epochs=20).name
@@ -50,6 +51,7 @@ class Task:
     limit: int | None = None
     side: int | None = None
     width: int | None = None
+    convert: bool = False
 
     @property
     def name(self) -> str:
@@ -57,6 +59,7 @@ class Task:
         return f"{self.net}-{self.data.partition(':')[0]}"
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Tuning:
     """How options are chosen, for each method and task alike.
@@ -94,6 +97,7 @@ class Plan:
         weights: The shares of weights that others leave.
         compute: What a run may take to compute, in units of a dense run.
         retrained: Methods whose last networks are trained anew from fresh weights, as a control.
+        untuned: Methods that are also run by their defaults, whatever the trials spoke for.
 
     Example:
         >>> plan = Plan.read("quick")
@@ -110,6 +114,7 @@ class Plan:
     weights: tuple[float, ...] = ()
     compute: tuple[float, ...] = (1.0, 2.0)
     retrained: tuple[str, ...] = ()
+    untuned: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, source: str | Path | Mapping[str, Any]) -> Plan:
@@ -122,20 +127,18 @@ class Plan:
             ConfigError: for what is missing, unknown or cannot work.
             FileError: if the file cannot be read.
         """
-        given = dict(source) if isinstance(source, Mapping) else _parsed(source)
-        try:
-            tasks = tuple(Task(**task) for task in given.pop("tasks", ()))
-            tuning = Tuning(**given.pop("tuning", {}))
-            lists: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
-            }
-            methods: dict[str, Ranges] = {
-                name: {key: read_range(f"methods.{name}.{key}", value) for key, value in ranges.items()}
-                for name, ranges in lists.pop("methods", {}).items()
-            }
-            plan = cls(tasks=tasks, tuning=tuning, methods=methods, **lists)
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"compare: the settings cannot be read: {_said(error)}") from error
+        given = dict(source) if isinstance(source, Mapping) else parsed(source)
+        tasks, tuning, methods = (given.pop(key, ()) for key in ("tasks", "tuning", "methods"))
+        if not isinstance(tasks, list | tuple):
+            raise ConfigError(f"compare: tasks must be a list of tables, [[tasks]], got {tasks!r}")
+        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        plan = made(
+            cls,
+            "a settings file",
+            lists
+            | {"tasks": tuple(made(Task, f"task {number}", task) for number, task in enumerate(tasks, 1))}
+            | {"tuning": made(Tuning, "tuning", tuning), "methods": _ranges(methods)},
+        )
         plan.check()
         return plan
 
@@ -165,7 +168,7 @@ class Plan:
                 real(f"compare: each of {name}", share, 0, 1)
         for multiple in _numbers("compute", self.compute):
             real("compare: each of compute", multiple, 0)
-        for name in (MACS, WEIGHTS, "compute", "retrained"):
+        for name in (MACS, WEIGHTS, "compute", "retrained", "untuned"):
             _check_once(name, _numbers(name, getattr(self, name)))
         self._check_methods()
         if len({task.name for task in self.tasks}) < len(self.tasks):
@@ -181,11 +184,13 @@ class Plan:
                     raise ConfigError(f"compare: {name} has no option {option!r}; it has {', '.join((RATE, *known))}")
                 if option == told_by(name):
                     raise ConfigError(f"compare: {option!r} of {name} is what the goal says; it cannot be tuned too")
-        lacking = [name for name in self.retrained if name not in self.methods]
-        if lacking or (self.retrained and SMALL not in self.methods):
+        for key in ("retrained", "untuned"):
+            lacking = [name for name in getattr(self, key) if name not in self.methods]
+            if lacking:
+                raise ConfigError(f"compare: {key} names {', '.join(lacking)}, but methods does not")
+        if self.retrained and SMALL not in self.methods:
             raise ConfigError(
-                f"compare: retrained names {', '.join(lacking) or 'methods'}, but "
-                f"{'methods does not' if lacking else f'methods has no {SMALL!r}, by whose options they are trained'}"
+                f"compare: retrained names methods, but methods has no {SMALL!r}, by whose options they are trained"
             )
 
     def only(self, names: Sequence[str]) -> Plan:
@@ -201,7 +206,8 @@ class Plan:
                 f"compare: the settings have no method {unknown[0]!r}; they have {', '.join(self.methods)}"
             )
         retrained = tuple(name for name in self.retrained if name in names and SMALL in names)
-        return replace(self, methods={name: self.methods[name] for name in names}, retrained=retrained)
+        untuned = tuple(name for name in self.untuned if name in names)
+        return replace(self, methods={name: self.methods[name] for name in names}, retrained=retrained, untuned=untuned)
 
     def goals(self, method: str) -> list[Goal]:
         """What a method is to leave, goal by goal."""
@@ -223,22 +229,6 @@ class Plan:
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
 
 
-def _parsed(source: str | Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # before Python 3.11
-        import tomli as tomllib
-    if source in (QUICK, FULL):
-        content = resources.files("bayesprune.comparison").joinpath(f"{source}.toml").read_bytes()
-    else:
-        with file_errors("read the settings", source):
-            content = Path(source).read_bytes()
-    try:
-        return tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"compare: {source} is no TOML: {error}") from error
-
-
 def _numbers(name: str, values: object) -> tuple[Any, ...]:
     if not isinstance(values, tuple):
         raise ConfigError(f"compare: {name} must be a list, got {values!r}")
@@ -252,6 +242,13 @@ def _check_once(name: str, values: Sequence[Any]) -> None:
         raise ConfigError(f"compare: {name} has {twice[0]!r} twice; give it once")
 
 
-def _said(error: Exception) -> str:
-    """What Python says of unknown or missing fields, without the name of its method."""
-    return str(error).partition("__init__() ")[2] or str(error)
+def _ranges(given: object) -> dict[str, Ranges]:
+    """By name of a method, what may be tuned of it.
+
+    Args:
+        given: What the settings have as ``methods``.
+    """
+    return {
+        name: {key: read_range(f"methods.{name}.{key}", value) for key, value in table(f"methods.{name}", its).items()}
+        for name, its in table("methods", given).items()
+    }

@@ -84,7 +84,7 @@ def trials(ranges: Ranges, count: int, seed: int) -> list[dict[str, Any]]:
     """The options of each trial: the defaults, which are none, and then points of a scrambled Sobol sequence.
 
     Args:
-        ranges: What may be drawn.
+        ranges: What may be drawn; where nothing may, the defaults are all that can be tried, once.
         count: How many trials there are.
         seed: Of the sequence.
 
@@ -96,5 +96,4 @@ def trials(ranges: Ranges, count: int, seed: int) -> list[dict[str, Any]]:
 
     names = sorted(ranges)
     drawn = SobolEngine(len(names), scramble=True, seed=seed).draw(count - 1).tolist() if names and count > 1 else []
-    points = [{name: ranges[name].at(place) for name, place in zip(names, point, strict=True)} for point in drawn]
-    return [{}, *points, *({} for _ in range(count - 1 - len(points)))]
+    return [{}, *({name: ranges[name].at(place) for name, place in zip(names, point, strict=True)} for point in drawn)]

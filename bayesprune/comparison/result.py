@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesprune.arguments import checked_arguments
-from bayesprune.atomic import write_atomically
 from bayesprune.comparison.curves import as_svg, draw_curves
 from bayesprune.comparison.goals import FREE
 from bayesprune.comparison.plan import Plan
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 HEADER = (
     *("network, data", "compute", "goal", "method", "accuracy %", "behind ours, points", "NLL", "ECE %"),
-    *("multiply-adds left %", "weights left %", "compute taken", "CPU s", "runs"),
+    *("multiply-adds left %", "weights left %", "ms of 1", "ms of 256"),
+    *("compute taken", "CPU s", "runs"),
 )
 
 
@@ -83,12 +83,13 @@ class ComparisonResult:
         Raises:
             FileError: if it cannot be written there.
         """
-        from jinja2 import Environment
+        from bayesprune.reports.page import write_page  # slow to import: rich
 
         template = resources.files("bayesprune.comparison").joinpath("page.html.j2").read_text(encoding="utf-8")
         drawn = any(line.comparable and line.measure != FREE for line in self.lines())
-        page = Environment(autoescape=True, trim_blocks=True).from_string(template)
-        text = page.render(
+        write_page(
+            Path(path),
+            template,
             plan=self.plan,
             picture=as_svg(self.plot()) if drawn else "",
             header=HEADER,
@@ -99,7 +100,6 @@ class ComparisonResult:
             rows=[asdict(row) for row in self.rows],
             machine=json.dumps(self.machine, indent=1),
         )
-        write_atomically(Path(path), text.encode())
 
 
 def _cells(line: Line) -> list[str]:
@@ -116,6 +116,8 @@ def _cells(line: Line) -> list[str]:
         _number(100 * ece, 2),
         _number(100 * line.mean("macs_left"), 2),
         _number(100 * line.mean("weights_left"), 2),
+        _number(line.mean("ms_of_1"), 3),
+        _number(line.mean("ms_of_256"), 2),
         _number(line.mean("charged"), 2),
         _number(line.mean("cpu_seconds"), 1),
         f"{len(line.rows) - line.failed} of {len(line.rows)}",

@@ -15,7 +15,7 @@ from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.comparison.runs import Run
 from bayesprune.errors import CheckpointError
 
-MEASURED = ("cpu_seconds", "peak_mib")
+MEASURED = ("cpu_seconds", "peak_mib", "ms_of_1", "ms_of_256")
 """What differs between two times that the same run is made."""
 
 
@@ -47,6 +47,9 @@ class Row:
         epochs: Its length.
         cpu_seconds: Of the processor, from no network at all to the compacted one.
         peak_mib: Most memory that its process has had, or its tensors on a GPU; NaN where the system does not tell.
+        ms_of_1: Milliseconds of a pass of the compacted network on one example, of the test stage; on a CPU those that
+            its thread works.
+        ms_of_256: Those of a pass on 256 examples.
         settings: What tells how it came to its options from every other way.
         version: Of the package.
         warnings: What was said meanwhile.
@@ -79,6 +82,8 @@ class Row:
     epochs: int = 0
     cpu_seconds: float = math.nan
     peak_mib: float = math.nan
+    ms_of_1: float = math.nan
+    ms_of_256: float = math.nan
     settings: str = ""
     version: str = ""
     warnings: str = ""

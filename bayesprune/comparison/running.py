@@ -11,7 +11,7 @@ from typing import Any
 from bayesprune.atomic import file_errors
 from bayesprune.comparison.goals import MACS, WEIGHTS
 from bayesprune.comparison.material import Material, example
-from bayesprune.comparison.measuring import Clock, forget_peak, nonzero, peak_mib, scores
+from bayesprune.comparison.measuring import Clock, forget_peak, latencies, nonzero, peak_mib, scores
 from bayesprune.comparison.rows import Row, read_row, write_row
 from bayesprune.comparison.runs import TEST, Run
 from bayesprune.comparison.training import Begun, train
@@ -104,6 +104,7 @@ def _ended(begun: Begun, clock: Clock) -> dict[str, Any]:
     found["error"] = _unfair(begun.run, left, found["charged"])
     found |= _guessing(begun.splits) if found["error"] else scores(small, begun.splits, begun.recipe.batch_size)
     if begun.run.stage == TEST:
+        found |= latencies(small, example(begun.splits))
         save(small, begun.folder / MODEL)
     return found
 

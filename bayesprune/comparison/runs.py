@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from bayesprune.comparison.plan import Plan, Task
 from bayesprune.comparison.ranges import trials
 
 TUNING, PACING, TEST = "tuning", "pacing", "test"
-"""The stages: trials of options; a run for each goal that shows what it takes to compute; what is compared."""
-RETRAINED = "-retrained"
-"""What follows the name of a method where its last network is trained from fresh weights."""
+"""The stages: trials of options; runs for each goal that show how long it may be; what is compared."""
+RETRAINED, UNTUNED = "-retrained", "-untuned"
+"""What follows the name of a method where its last network is trained anew, and where it goes by its defaults."""
+
+Found = Mapping[str, Any]
+"""What was chosen of a method: the ``trial``, its ``options``, and by goal the ``epochs``; see `tuning.choose`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Run:
         trial: Which trial of its options it is, from 0; of the test stage the one that was chosen.
         options: What it is trained with besides the defaults.
         settings: What tells how it came to its options from every other way.
-        pace: What such a run computes, in units of a dense run of as many epochs.
+        epochs: Its length; ``None`` for that of a dense run which computes as much, or for as long as a network may be
+            trained that is small from the start on.
 
     Example:
         >>> run = Run("test", Task("lenet300", "digits", 20), "magnitude", Goal("weights", 0.1), 1.0, seed=3)
@@ -49,13 +53,19 @@ class Run:
     trial: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: str = ""
-    pace: float = 1.0
+    epochs: int | None = None
 
     @property
     def folder(self) -> Path:
         """Where its files are, below the folder of the comparison."""
-        last = f"trial{self.trial}" if self.stage == TUNING else f"seed{self.seed}"
+        trial = f"trial{self.trial}"
+        last = {TUNING: trial, PACING: f"{trial}-{self.epochs}epochs", TEST: f"seed{self.seed}"}[self.stage]
         return Path(self.stage, self.task.name, self.method, str(self.goal), f"x{exact(self.compute)}", last)
+
+    @property
+    def trainer(self) -> str:
+        """The method that trains it, whether by tuned options or not."""
+        return self.method.removesuffix(UNTUNED)
 
     @property
     def parent(self) -> Path | None:
@@ -65,65 +75,76 @@ class Run:
         return Path(*(self.method.removesuffix(RETRAINED) if p == self.method else p for p in self.folder.parts))
 
 
-def tuning_runs(plan: Plan, settings: str) -> list[Run]:
-    """The trials of each task and method, equally many.
+def tuning_runs(plan: Plan, task: Task, method: str, settings: str) -> list[Run]:
+    """The trials of a method: as many as each is offered, and one of a method that has nothing to tune.
 
     Args:
         plan: The plan.
-        settings: What tells it, its data and its networks from others.
+        task: On what.
+        method: Its name.
+        settings: What tells the plan, its data and its networks from others.
     """
-    return [
-        Run(TUNING, task, method, plan.tuning_goal(method), 1.0, plan.tuning.seed, number, options, settings)
-        for task in plan.tasks
-        for method, ranges in plan.methods.items()
-        for number, options in enumerate(trials(ranges, plan.tuning.trials, plan.tuning.seed))
-    ]
+    options = trials(plan.methods[method], plan.tuning.trials, plan.tuning.seed)
+    goal, seed = plan.tuning_goal(method), plan.tuning.seed
+    return [Run(TUNING, task, method, goal, 1.0, seed, number, one, settings) for number, one in enumerate(options)]
 
 
-Chosen = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""By task and method, the ``trial`` that was chosen, its ``options``, and by goal the ``pace``."""
-
-
-def pacing_runs(plan: Plan, chosen: Chosen, settings: str) -> list[Run]:
-    """A run of each task, method and goal, as it was chosen; how much a dense or narrow network computes is known.
+def test_runs(plan: Plan, task: Task, method: str, compute: float, found: Found, settings: str) -> list[Run]:
+    """The runs of a method, or of a control, that are compared.
 
     Args:
         plan: The plan.
-        chosen: How each method is trained.
-        settings: As for `tuning_runs`.
-    """
-    return [
-        Run(PACING, task, method, goal, 1.0, plan.tuning.seed, found["trial"], found["options"], settings)
-        for task in plan.tasks
-        for method, found in chosen[task.name].items()
-        if method not in (DENSE, SMALL)
-        for goal in plan.goals(method)
-    ]
-
-
-def test_runs(plan: Plan, chosen: Chosen, settings: str) -> list[Run]:
-    """The runs that are compared, those first that need no other.
-
-    Args:
-        plan: The plan.
-        chosen: How each method is trained.
+        task: On what.
+        method: Its name.
+        compute: What each may take.
+        found: How it was chosen; what ends in `RETRAINED` goes by the options of `SMALL`.
         settings: What tells that from every other choice.
     """
+    return [
+        Run(TEST, task, method, goal, compute, seed, *(found["trial"], found["options"], settings, length))
+        for goal in plan.goals(without_suffix(method))
+        for length in [found["epochs"].get(str(goal))]
+        for seed in plan.seeds
+    ]
 
-    def run(task: Task, method: str, by: str, goal: Goal, compute: float, seed: int) -> Run:
-        found = chosen[task.name][by]
-        pace = found["pace"].get(str(goal), 1.0)
-        return Run(TEST, task, method, goal, compute, seed, found["trial"], found["options"], settings, pace)
 
-    def every(method: str, by: str, name: str) -> list[Run]:
-        cells = product(plan.tasks, plan.compute, plan.goals(method), plan.seeds)
-        return [run(task, name, by, goal, compute, seed) for task, compute, goal, seed in cells]
+def all_runs(plan: Plan) -> list[Run]:
+    """About the runs that a plan has: as if each method were paced by one run for each goal, or by a trial.
 
-    first = [one for method in plan.methods for one in every(method, method, method)]
-    return first + [one for method in plan.retrained for one in every(method, SMALL, method + RETRAINED)]
+    Args:
+        plan: The plan.
+    """
+    nothing: Found = {"trial": 0, "options": {}, "epochs": {}}
+    found = [run for task in plan.tasks for method in plan.methods for run in tuning_runs(plan, task, method, "")]
+    tuned = {(run.task, run.method, run.goal, run.compute) for run in found}
+    for task, compute, method in product(plan.tasks, plan.compute, names_of(plan)):
+        tested = test_runs(plan, task, method, float(compute), nothing, "")
+        found += tested
+        if method.removesuffix(UNTUNED) in {*plan.methods} - {DENSE, SMALL}:
+            found += [
+                replace(run, stage=PACING, epochs=task.epochs)
+                for run in tested[:: len(plan.seeds)]
+                if (task, run.trainer, run.goal, run.compute) not in tuned
+            ]
+    return found
+
+
+def names_of(plan: Plan) -> list[str]:
+    """What is compared: methods, and those of them that are run by their defaults or retrained, as controls."""
+    untuned, retrained = (
+        (method + UNTUNED for method in plan.untuned),
+        (method + RETRAINED for method in plan.retrained),
+    )
+    return [*plan.methods, *untuned, *retrained]
+
+
+def without_suffix(name: str) -> str:
+    """The name of the method that a control was made of."""
+    return name.removesuffix(UNTUNED).removesuffix(RETRAINED)
 
 
 def labels(methods: Sequence[str]) -> dict[str, str]:
     """What tables call methods."""
     known = {OURS: "svi (ours)", DENSE: "dense", SMALL: "small from scratch"}
-    return {name: known.get(name, name.replace(RETRAINED, ", retrained")) for name in methods}
+    said = {name: name.replace(RETRAINED, ", retrained").replace(UNTUNED, ", untuned") for name in methods}
+    return said | {name: known[name] for name in methods if name in known}

@@ -1,39 +1,37 @@
-"""The stages: trials and paces on held-out training data; then, with options that are frozen, the test images."""
+"""The stages: trials and lengths on held-out training data; then, with what is frozen, the test images."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from bayesprune.atomic import file_errors, write_atomically
+from bayesprune.comparison.crew import Crew
+from bayesprune.comparison.goals import FREE, MACS, WEIGHTS, exact
 from bayesprune.comparison.identity import digest_of, identities
+from bayesprune.comparison.lanes import Lane, Place
 from bayesprune.comparison.machine import facts
 from bayesprune.comparison.material import Material
 from bayesprune.comparison.plan import Plan
 from bayesprune.comparison.rows import Row, write_csv
-from bayesprune.comparison.running import row_of
-from bayesprune.comparison.runs import Run, pacing_runs, test_runs, tuning_runs
-from bayesprune.comparison.tuning import FROZEN, choices, freeze, frozen
-from bayesprune.errors import BayesPruneError, CheckpointError, ConfigError
+from bayesprune.comparison.runs import PACING, TEST, TUNING, UNTUNED, Run, all_runs, names_of
+from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.training.lock import only_process
 
 PLAN, MATERIAL, MACHINE = "plan.json", "material.json", "machine.json"
+FILES = {TUNING: "tuning.csv", PACING: "pacing.csv", TEST: "rows.csv"}
+"""Where the rows of each stage are."""
+MEASURES = MACS, WEIGHTS, FREE
 OnRow = Callable[[Row, int, int], None]
 """Called with every finished row, how many there are of its stage, and how many there are to be."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Workshop:
     """Where a comparison is made.
 
@@ -51,8 +49,15 @@ class Workshop:
     workers: int
     on_row: OnRow
 
-    def compare(self) -> list[Row]:
-        """All stages, as far as they are not done; returns the rows of the test stage.
+    def __post_init__(self) -> None:
+        self._made: dict[str, dict[Path, tuple[Run, Row]]] = {stage: {} for stage in FILES}
+        self._expected = Counter(run.stage for run in all_runs(self.plan))
+
+    def compare(self) -> dict[str, dict[str, Any]]:
+        """All stages, as far as they are not done, network by network, and first with the least to compute.
+
+        Returns:
+            By task and method, what was chosen.
 
         Raises:
             ConfigError: if the folder is that of another comparison, or of another process.
@@ -62,14 +67,41 @@ class Workshop:
             self.folder.mkdir(parents=True, exist_ok=True)
         with only_process(self.folder):
             settings = self._begin()
-            if not (self.folder / FROZEN).exists():
-                chosen = choices(self.plan, self._stage("tuning.csv", [tuning_runs(self.plan, settings)]))
-                paced = self._stage("pacing.csv", [pacing_runs(self.plan, chosen, settings)])
-                freeze(self.folder, settings, chosen, paced)
-            chosen, digest = frozen(self.folder, settings)
-            runs = test_runs(self.plan, chosen, digest)
-            waves = [[run for run in runs if run.parent is None], [run for run in runs if run.parent is not None]]
-            return self._stage("rows.csv", waves)
+            crew = Crew(self.folder, self.material, self.plan.tuning.held_out, self.workers)
+            chosen: dict[str, dict[str, Any]] = {task.name: {} for task in self.plan.tasks}
+            for compute, task in product(self.plan.compute, self.plan.tasks):
+                place = Place(self.plan, self.folder, task, compute, settings)
+                self._work(crew, [place.lane(method) for method in self.plan.methods])
+                self._work(
+                    crew, [place.lane(method + UNTUNED) for method in self.plan.untuned]
+                )  # by trials that are made
+                self._work(crew, [place.retrained(method) for method in self.plan.retrained])
+                for method in self.plan.methods:
+                    found = place.frozen(method)[0]
+                    its = chosen[task.name].setdefault(method, {**found, "epochs": {}})
+                    its["epochs"][f"x{exact(compute)}"] = found["epochs"]
+        return chosen
+
+    def _work(self, crew: Crew, lanes: list[Lane]) -> None:
+        """Make all runs of some lanes, and write their rows as they are done."""
+        for run, row in crew.work(lanes):
+            its = self._made[run.stage]
+            if run.folder in its:  # a trial, which one lane for each compute looks at
+                continue
+            its[run.folder] = run, row
+            write_csv(self.folder / FILES[run.stage], self.rows(run.stage))
+            self.on_row(row, len(its), max(self._expected[run.stage], len(its)))
+
+    def rows(self, stage: str) -> list[Row]:
+        """The rows of a stage that are done, in an order that does not depend on which were done first."""
+        names = names_of(self.plan)
+
+        def place(made: tuple[Run, Row]) -> tuple[float, ...]:
+            run, _ = made
+            where = self.plan.tasks.index(run.task), names.index(run.method), MEASURES.index(run.goal.measure)
+            return (run.compute, *where, -run.goal.share, run.trial, run.epochs or 0, run.seed)
+
+        return [row for _, row in sorted(self._made[stage].values(), key=place)]
 
     def _begin(self) -> str:
         """Write what is compared and where, or see that it is the same as before; returns what tells it from others."""
@@ -102,60 +134,3 @@ class Workshop:
             raise ConfigError(
                 f"{self.folder} holds a comparison where the {what} of {task} was another; give that, or another folder"
             )
-
-    def _stage(self, name: str, waves: Sequence[Sequence[Run]]) -> list[Row]:
-        """The rows of runs in their order, and as CSV what there is of them at any time.
-
-        Args:
-            name: Of the file.
-            waves: The runs; those of a wave need some of the waves before.
-        """
-        runs = [run for wave in waves for run in wave]
-        found: dict[Path, Row] = {}
-        for wave in waves:
-            for run, row in self._made(wave):
-                found[run.folder] = row
-                write_csv(self.folder / name, [found[one.folder] for one in runs if one.folder in found])
-                self.on_row(row, len(found), len(runs))
-        return [found[run.folder] for run in runs]
-
-    def _made(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Row]]:
-        """Runs and their rows, as they are done."""
-        given = self.folder, self.material, self.plan.tuning.held_out
-        if self.workers == 1:
-            for run in runs:
-                yield run, row_of(run, *given)
-            return
-        context = multiprocessing.get_context("spawn")  # a process that torch has used cannot be forked
-        pool = ProcessPoolExecutor(min(self.workers, max(1, len(runs))), context, _one_thread)
-        futures: dict[Future[Row], Run] = {}
-        try:
-            futures = {pool.submit(row_of, run, *given): run for run in runs}
-            for done in as_completed(futures):
-                yield futures[done], done.result()
-            pool.shutdown()
-        except BrokenProcessPool as error:
-            raise BayesPruneError(
-                "compare: a process was killed, maybe for its memory; what is done is kept, so go on with fewer workers"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if not all(future.done() for future in futures):
-                for process in multiprocessing.active_children():
-                    process.terminate()
-
-
-def _one_thread() -> None:
-    """Let a process of several compute on one thread, and end with the one that it belongs to."""
-    torch.set_num_threads(1)
-    with suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Wait until the process that this one belongs to is gone, however it went, and end."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)  # nobody is left to read a row; the run goes on from its checkpoint

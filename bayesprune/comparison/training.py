@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprune.comparison.goals import DENSE, MACS, OURS, SMALL, WEIGHTS, Aimed, Goal, aim, least
+from bayesprune.comparison.goals import DENSE, MACS, OURS, SMALL, UNGATED, WEIGHTS, Aimed, Goal, aim, least
 from bayesprune.comparison.material import Material, batches, example, fresh
 from bayesprune.comparison.measuring import nonzero
+from bayesprune.comparison.pacing import first_length, length_of
 from bayesprune.comparison.plan import RATE
 from bayesprune.comparison.runs import Run
 from bayesprune.data import Splits
@@ -31,10 +32,6 @@ from bayesprune.pruning import compact, cost, load
 from bayesprune.training import EpochRow, History, fit
 from bayesprune.training.records import TRAINING
 
-MOST = 10
-"""In how many times the epochs of a dense run a smaller network may compute as much: the time of a step does not fall
-as its multiply-adds do."""
-
 
 @dataclass(frozen=True)
 class Begun:
@@ -48,6 +45,7 @@ class Begun:
         folder: Its files.
         root: The folder of the comparison.
         on_epoch: Called with every finished epoch.
+        trainer: What is called to train.
     """
 
     run: Run
@@ -57,6 +55,7 @@ class Begun:
     folder: Path
     root: Path
     on_epoch: Callable[[EpochRow], None]
+    trainer: Callable[..., History] = fit
 
     @property
     def rate(self) -> float:
@@ -86,13 +85,15 @@ class Begun:
         return TRAINING * self.dense[0] * len(self.splits.train) * self.run.task.epochs * self.run.compute
 
     def epochs(self, net: nn.Module | None = None) -> int:
-        """The length of the run: as many epochs as it may take to compute, up to `MOST` times those of a dense run.
+        """The length of the run: as many epochs as it may take to compute.
 
         Args:
-            net: A network that is small from the start on; ``None`` for one that goes at the run's pace.
+            net: A network that is small from the start on; ``None`` for one whose length was found before.
         """
-        pace = self.run.pace if net is None else (cost(net, example(self.splits)).macs or 1) / self.dense[0]
-        return max(1, int(self.run.task.epochs * self.run.compute / max(pace, 1 / MOST) + 1e-9))
+        epochs, compute = self.run.task.epochs, self.run.compute
+        if net is None:
+            return self.run.epochs or first_length(epochs, compute)
+        return length_of((cost(net, example(self.splits)).macs or 1) / self.dense[0], epochs, compute)
 
     def fit(self, net: nn.Module, epochs: int, **given: Any) -> History:
         """Train a network, or go on with it.
@@ -103,7 +104,8 @@ class Begun:
             **given: What `bayesprune.fit` is given besides.
         """
         loader = batches(self.splits, self.recipe, self.run.seed)[0]
-        return fit(net, loader, epochs=epochs, out=self.folder, on_epoch=self.on_epoch, progress=False, **given)
+        given |= {"epochs": epochs, "out": self.folder, "on_epoch": self.on_epoch, "progress": False}
+        return self.trainer(net, loader, **given)
 
     def fit_plain(self, net: nn.Module, epochs: int, **given: Any) -> History:
         """Train a network without a posterior.
@@ -133,18 +135,20 @@ def train(begun: Begun) -> tuple[nn.Module, History]:
         net = fresh(load(begun.root / parent / "model.safetensors")).train()
         return net, begun.fit_plain(net, begun.epochs(net), method="none")
     gated = begun.material.network(begun.run.task, begun.splits)
-    if begun.run.method == SMALL:
+    if begun.run.trainer == SMALL:
         net = fresh(compact(narrowed(gated, begun.run.goal, begun.splits))).train()
         return net, begun.fit_plain(net, begun.epochs(net), method="none")
-    if begun.run.method == DENSE:
+    if begun.run.trainer == DENSE:
         net = compact(gated.train())
         return net, begun.fit_plain(net, begun.epochs(), method="none")
-    if begun.run.method == OURS:
+    if begun.run.trainer == OURS:
         return _train_ours(begun, gated)
+    if begun.run.trainer in UNGATED:
+        gated = compact(gated.train())
     at = Aimed(gated, example(begun.splits), begun.epochs())
-    options = begun.options | aim(begun.run.method, begun.run.goal, begun.options, at)
+    options = begun.options | aim(begun.run.trainer, begun.run.goal, begun.options, at)
     prune = begun.run.goal.measure != WEIGHTS  # masked weights are computed with; what is off goes in the end
-    history = begun.fit_plain(gated, begun.epochs(), method=get_method(begun.run.method, **options), prune=prune)
+    history = begun.fit_plain(gated, begun.epochs(), method=get_method(begun.run.trainer, **options), prune=prune)
     return gated.eval(), history
 
 

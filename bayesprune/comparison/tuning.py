@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bayesprune.atomic import file_errors, write_atomically
-from bayesprune.comparison.goals import Goal
 from bayesprune.comparison.identity import digest_of
-from bayesprune.comparison.plan import Plan
 from bayesprune.comparison.rows import Row
 from bayesprune.errors import CheckpointError, ConfigError
-
-FROZEN = "frozen.json"
 
 
 def choose(rows: Sequence[Row]) -> dict[str, Any]:
@@ -39,54 +34,34 @@ def choose(rows: Sequence[Row]) -> dict[str, Any]:
         "defaults": None if rows[0].error else rows[0].accuracy,
         "touchiness": max(fine) - median(fine) if fine else None,
         "failed": len(rows) - len(fine),
-        "pace": {},
     }
 
 
-def choices(plan: Plan, rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
-    """What the trials speak for, by task and method.
+def freeze(path: Path, settings: str, chosen: dict[str, Any]) -> None:
+    """Write what was chosen of a method on a task, once.
 
     Args:
-        plan: The plan.
-        rows: Those of all trials.
-    """
-    return {
-        task.name: {
-            method: choose([row for row in rows if (row.task, row.method) == (task.name, method)])
-            for method in plan.methods
-        }
-        for task in plan.tasks
-    }
-
-
-def freeze(folder: Path, settings: str, chosen: dict[str, Any], paced: Sequence[Row]) -> None:
-    """Write what was chosen, and at what pace each method goes, once.
-
-    Args:
-        folder: Of the comparison.
+        path: The file.
         settings: What tells the plan, its data and its networks from others.
-        chosen: From `choices`; the paces are added.
-        paced: The rows of the runs that show them.
+        chosen: From `choose`, and by goal the ``epochs`` of a run.
     """
-    for row in paced:
-        if not math.isnan(row.charged):
-            chosen[row.task][row.method]["pace"][str(Goal(row.measure, row.share))] = row.charged
     content = {"settings": settings, "chosen": chosen}
-    write_atomically(folder / FROZEN, json.dumps({"digest": digest_of(content), **content}, indent=1).encode())
+    with file_errors("make the folder", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"digest": digest_of(content), **content}, indent=1).encode())
 
 
-def frozen(folder: Path, settings: str) -> tuple[dict[str, Any], str]:
-    """What `freeze` wrote, by task and method, and its digest.
+def frozen(path: Path, settings: str) -> tuple[dict[str, Any], str]:
+    """What `freeze` wrote, and its digest.
 
     Args:
-        folder: Of the comparison.
+        path: The file.
         settings: As for `freeze`.
 
     Raises:
         CheckpointError: if the file was changed since, or is damaged.
         ConfigError: if it is that of other settings.
     """
-    path = folder / FROZEN
     with file_errors("read", path):
         text = path.read_text()
     try:

@@ -67,7 +67,7 @@ def carve_branches(
     for add in [node for node in traced.graph.nodes if operation_of(node).kind == "sum"]:
         finder = None if add.name in refused else _Finder(traced)
         branch = None if finder is None else finder.branch(add) or finder.term(add)
-        if branch is not None and all(map(allowed, _layers(traced, branch.body))):
+        if branch is not None and all(map(allowed, _layers(traced, branch.body))) and _alone(traced, branch):
             gates[_carve(traced, branch, theta)] = add.name
     return gates
 
@@ -224,6 +224,18 @@ def _layers(traced: Traced, nodes: Sequence[fx.Node] | set[fx.Node]) -> list[str
     """Names of the layers with weights among these calls."""
     modules = {str(node.target): traced.module(node) for node in nodes if node.op == "call_module"}
     return [name for name, module in modules.items() if module is not None and any(True for _ in module.parameters())]
+
+
+def _alone(traced: Traced, branch: Branch) -> bool:
+    """Whether the layers of a branch and its by-pass are called there alone, so that they can go with it.
+
+    Args:
+        traced: The network.
+        branch: The branch.
+    """
+    inside = {*branch.body, *branch.shortcut}
+    names = {*_layers(traced, inside)}
+    return all(node in inside for node in traced.graph.nodes if node.op == "call_module" and node.target in names)
 
 
 def _prefix(nodes: Sequence[fx.Node]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.conversion.formats import MADE_LIKE, Formats, changes_nothing
 from bayesprune.conversion.known import Known, Seen, for_copy, holds_tensors, number_of, reads_sizes, sized_by_values
 from bayesprune.conversion.modes import Modes, note_modes, plain_mode
 from bayesprune.conversion.writing import Written
@@ -38,10 +39,6 @@ PICKS = operator.getitem, getattr, len, "size", "dim", "ndimension", "numel", "s
 """What reads sizes, or picks from what it is given: it follows from the number of examples if it differs with it."""
 
 
-MADE_LIKE = {f"new_{f.__name__}": f for f in (torch.empty, torch.full, torch.ones, torch.zeros)}
-"""Methods that make a tensor of the kind of another one, and the functions that do."""
-
-
 class Follower(GateTracer):
     """Traces a model in eval mode for examples of one shape; a module that it cannot follow becomes one call.
 
@@ -57,6 +54,7 @@ class Follower(GateTracer):
         goes_by_sizes: Whether something was decided by sizes, so that the graph is for inputs of the example's.
         asked: What was asked for its number since the latest call.
         writes: What was written over.
+        formats: The kinds of numbers that were read of tensors.
     """
 
     def __init__(self, example: Inputs | None, kept: Collection[nn.Module], sizes_given: bool = False):
@@ -64,7 +62,7 @@ class Follower(GateTracer):
         self.example, self.whole = example, dict[str, str]()
         self.sizes_given, self.goes_by_sizes = sizes_given, False
         self.asked: list[fx.Proxy] = []
-        self.writes = Written()
+        self.writes, self.formats = Written(), Formats(self)
         self._numbers: set[fx.Node] = set()
         self._attributes: dict[str, Any] = {}
         self._modes = Modes(kept)
@@ -110,6 +108,7 @@ class Follower(GateTracer):
             place = self.create_proxy("placeholder", name, (), {})
             place.know(Seen(values))
             places.append(place)
+            self.formats.give(place, values[0])
             return place
 
         bound = given[0]
@@ -158,16 +157,10 @@ class Follower(GateTracer):
             return proxy
         if seen is not None and target in ("dim", "ndimension"):
             return seen.values[0]
-        if seen is not None and kind == "call_method" and target in ("to", "type_as"):
-            before = args[0].seen if isinstance(args[0], Known) else None
-            kinds = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, torch.dtype)]
-            same = before is not None and all(map(operator.is_, seen.values, before.values))
-            if same and all(kind.is_floating_point for kind in kinds):  # a mask of another example may be of integers
-                return args[0]
-            args = tuple(arg for arg in args if not isinstance(arg, torch.device))
-            kwargs = {name: value for name, value in kwargs.items() if name != "device"}
-        if seen is not None and isinstance(kwargs.get("device"), torch.device):
-            kwargs = {**kwargs, "device": self._device()}
+        if seen is not None and kind == "call_method" and changes_nothing(target, args, kwargs, seen):
+            return args[0]
+        if seen is not None:
+            args, kwargs = self.formats.read_again(target, args, kwargs)
         if self.sizes_given and seen and holds_tensors(seen.values[0]) and not reads_sizes(kind, target):
             args, kwargs = fx.node.map_aggregate((args, kwargs), number_of)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
@@ -177,11 +170,6 @@ class Follower(GateTracer):
             if not holds_tensors(seen.values[0]):
                 self._numbers.add(proxy.node)
         return None if seen is not None and seen.values[0] is None else proxy
-
-    def _device(self) -> fx.Proxy:
-        """Where the first input lies, in every pass."""
-        first = next(node for node in self.graph.nodes if node.op == "placeholder")
-        return super().create_proxy("call_function", getattr, (self.proxy(first), "device"), {})
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -199,7 +187,8 @@ class Follower(GateTracer):
             return forward(*args, **kwargs)
         before, stack = set(self.graph.nodes), self.module_stack.copy()
         try:
-            with self._modes.entered() if not self.is_leaf_module(m, name) else nullcontext():
+            modes = nullcontext() if self.is_leaf_module(m, name) else self._modes.entered()
+            with modes, self.formats.entered():
                 given = super().call_module(m, forward, args, kwargs)
             self.writes.check(given)
             return given

@@ -12,7 +12,8 @@ from torch import fx, nn
 from bayesprune.conversion.masks import can_mask, joined_mask, of_each_head
 from bayesprune.conversion.places import of_examples
 from bayesprune.conversion.source import owner_of, put_behind
-from bayesprune.graph import Traced
+from bayesprune.graph import Analysis, Traced
+from bayesprune.graph.tracing import TWICE
 from bayesprune.layers import Gate, MultiheadAttention
 from bayesprune.ops import operation_of
 
@@ -38,24 +39,53 @@ def put_heads(
         theta: Initial inclusion probability.
         refused: Calls that stay what they are.
     """
-    gates = {}
-    examples = of_examples(traced)
+    gates: dict[Gate, str] = {}
+    examples, same = of_examples(traced), _Same(traced)
     for node in list(traced.graph.nodes):
         if node.name in refused or not allowed(owner_of(node)):
             continue
-        if _is_plain(traced, node):
+        calls = [each for each in traced.graph.nodes if node.op == "call_module" and each.target == node.target]
+        if calls and all(_is_plain(traced, call) for call in calls):
             made = MultiheadAttention.of(traced.module(node), theta)  # type: ignore[arg-type]
             traced.net.set_submodule(str(node.target), made)
-            _call_ours(traced, node, made.gate.size)
-            made.gate.per_batch = traced.shapes[node.all_input_nodes[0]][0 if made.batch_first else 1] != 1
+            for call in calls:
+                _call_ours(traced, call, made.gate.size)
+            places = {traced.shapes[call.all_input_nodes[0]][0 if made.batch_first else 1] for call in calls}
+            made.gate.per_batch = places != {1}
             gates[made.gate] = node.name
         elif mixes_values(traced, node) and _has_heads(traced, node):
             place = _values_of_groups(traced, node) or node
             shape = traced.shapes[place]
             gate = Gate(shape[HEADS], dim=len(shape) + HEADS, per_batch=place not in examples, theta=theta)
+            gate = same.gate(place, gate)
             put_behind(traced, place, f"{owner_of(node)}.heads_gate".removeprefix("."), gate)
-            gates[gate] = node.name
+            gates.setdefault(gate, node.name)
     return gates
+
+
+class _Same:
+    """The gates of heads that go together, as those of attention do that is called more than once.
+
+    Args:
+        traced: The network, before gates of heads are put.
+    """
+
+    def __init__(self, traced: Traced):
+        self._plan = Analysis(traced, {}) if traced.repeated else None
+        self._gates: dict[tuple[int, int, bool], Gate] = {}
+
+    def gate(self, place: fx.Node, gate: Gate) -> Gate:
+        """The gate that heads have already, or else this one.
+
+        Args:
+            place: What it would multiply.
+            gate: The gate.
+        """
+        features = None if self._plan is None else self._plan.known.get(place)
+        if features is None or self._plan is None or len(features) != gate.size:
+            return gate
+        key = int(self._plan.one[features.ids[0]]), gate.dim, gate.per_batch
+        return self._gates.setdefault(key, gate)
 
 
 def _has_heads(traced: Traced, node: fx.Node) -> bool:
@@ -101,7 +131,7 @@ def _is_plain(traced: Traced, node: fx.Node) -> bool:
     masks = can_mask(traced, given.get("attn_mask"), 2, 3) and can_mask(traced, given.get("key_padding_mask"), 2)
     reads = all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
     ranks = {traced.rank(given[name]) for name in GIVEN[:3]}
-    return masks and reads and ranks == {3} and str(node.target) not in traced.fixed
+    return masks and reads and ranks == {3} and traced.fixed.get(str(node.target)) in (None, TWICE)
 
 
 def _given(node: fx.Node) -> dict[str, Any]:

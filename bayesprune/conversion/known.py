@@ -54,6 +54,7 @@ class Known(Value):
         if found is None or callable(found):
             return super().__getattr__(name)
         if isinstance(found, SETTINGS) or name == "ndim":
+            self.tracer.formats.note(self, found)  # type: ignore[attr-defined]
             return found
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 

@@ -90,7 +90,7 @@ def convert(
     source = followed(model, example_input, allowed)
     lift(source)
     forget_zeros(source)
-    found = [[place] for place in unit_places(source, allowed)] if units else []
+    found = unit_places(source, allowed) if units else []
     found += [[place] for place in input_places(source)] if inputs else []
     found += stream_places(source, allowed) if streams else []
     while True:
@@ -133,8 +133,9 @@ def _put_gates(
         if layer in refused:
             continue
         gate = Gate(places[0].size, dim=places[0].dim, theta=theta)
+        names: dict[str, str] = {}
         for place in places:
-            put_behind(traced, place.node, f"{place.layer}_gate", gate)
+            names[place.layer] = put_behind(traced, place.node, names.get(place.layer, f"{place.layer}_gate"), gate)
         gates[gate] = layer
     return gates
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,18 +33,19 @@ class Place:
     reason: str = ""
 
 
-def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[Place]:
-    """A place for every group of entries that layers write, but for streams, to which several layers add.
+def unit_places(traced: Traced, allowed: Callable[[str], bool]) -> list[list[Place]]:
+    """The places of a gate for every group of entries that layers write, but for streams, to which several layers add.
 
     Where entries of several layers are multiplied with each other, the first of them is gated: what reads it, a
     squeeze-and-excitation say, then sees the zeros. Where what layers write is added up, and only then read, in one
-    place, it is gated there.
+    place, it is gated there. Those of a layer that is called more than once are gated wherever they are read.
 
     Args:
         traced: The network, without gates.
         allowed: Whether the outputs of the layer of this name may get a gate.
     """
-    return [places[0] for places, is_stream in _written(traced) if not is_stream and allowed(places[0].layer)]
+    found = [places for places, is_stream in _written(traced) if not is_stream]
+    return [places for places in found if all(allowed(place.layer) for place in places)]
 
 
 def stream_places(traced: Traced, allowed: Callable[[str], bool]) -> list[list[Place]]:
@@ -90,13 +91,17 @@ def _written(traced: Traced) -> list[tuple[list[Place], bool]]:
             continue
         place = Place(str(node.target), last, len(ended), ended.axis, max(stays[entry] for entry in ended.ids.tolist()))
         found.setdefault(int(one[features.ids[0]]), []).append(place)
+    repeated = _several_times(traced, plan)
+    groups: list[tuple[list[Place], bool]] = []
     for key, places in found.items():
-        end = _only_exit(traced, plan, places[0].node, one) if key in sums else None
-        ended = None if end is None else plan.known[end]
-        if end is not None and ended is not None and end in examples:
-            reason = max(place.reason for place in places)
-            found[key] = [replace(places[0], node=end, dim=ended.axis, reason=reason)]
-    return [(places, len(places) > 1 and key in sums) for key, places in found.items()]
+        again, adds = key in repeated, key in sums
+        exits = _exits(traced, plan, repeated.get(key, places[0].node), again) if again or adds else []
+        if len(exits) > 1 and (not again or (adds and _adds_to(plan, exits))):
+            exits = []
+        behind = _behind(places, plan, exits) if examples.issuperset(exits) else []
+        is_stream = adds and len(places) > 1 and not behind
+        groups.append((behind or (places if again or adds else places[:1]), is_stream))
+    return groups
 
 
 def input_places(traced: Traced) -> list[Place]:
@@ -135,19 +140,53 @@ def mixes(module: nn.Module) -> bool:
     return parts is not None and "out" in parts(module).sizes.values() and weight is not None and weight.dim() > 1
 
 
-def _only_exit(traced: Traced, plan: Analysis, node: fx.Node, one: Tensor) -> fx.Node | None:
-    """The one tensor through which everything else reads the entries of some, all of which lie in the same order.
+def _several_times(traced: Traced, plan: Analysis) -> dict[int, fx.Node]:
+    """By the first of the entries that layers which are called more than once read or give, a tensor with each once.
+
+    What such a layer gives may hold several of them, for inner gates say, and what is read may be a stack of them.
+
+    Args:
+        traced: The network.
+        plan: Its analysis.
+    """
+    met: set[int] = set()
+    found: dict[int, fx.Node] = {}
+    read = [(each.node, False) for step in plan.steps.values() for each in step.reads]
+    for source, again in [*read, *_of_repeated(traced, plan)]:
+        features = plan.known[source]
+        if features is not None:
+            ids = plan.one[features.ids]
+            met |= {int(ids[0])} if again else set()
+            if len(ids.unique()) == len(ids):
+                found.setdefault(int(ids[0]), source)
+    return {key: node for key, node in found.items() if key in met}
+
+
+def _of_repeated(traced: Traced, plan: Analysis) -> Iterator[tuple[fx.Node, bool]]:
+    """What layers that are called more than once read and give, each with *True*.
+
+    Args:
+        traced: The network.
+        plan: Its analysis.
+    """
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and str(node.target) in traced.repeated:
+            yield from [(source, True) for source in (*(read.node for read in plan.steps[node].reads), node)]
+
+
+def _exits(traced: Traced, plan: Analysis, node: fx.Node, apart: bool) -> list[fx.Node]:
+    """The tensors but for zeros through which everything else reads the entries of one, all in the same order.
 
     Args:
         traced: The network.
         plan: Its analysis.
         node: One of the tensors with these entries.
-        one: By entry, the first of those that go with it.
+        apart: Whether to give, instead of one that holds several of them, as a stack does, these.
     """
 
     def entries(node: fx.Node) -> Tensor | None:
         features = plan.known[node]
-        return None if features is None else one[features.ids]
+        return None if features is None else plan.one[features.ids]
 
     own = entries(node)
     assert own is not None
@@ -158,8 +197,44 @@ def _only_exit(traced: Traced, plan: Analysis, node: fx.Node, one: Tensor) -> fx
     def leaves(each: fx.Node, user: fx.Node) -> bool:
         return user not in inside or any(read.node is each for read in plan.steps[user].reads)
 
-    exits = [each for each in inside if any(leaves(each, user) and not is_shape(user) for user in each.users)]
-    return exits[0] if len(exits) == 1 else None
+    varying = [each for each in plain if each in inside and bool(plan.known[each].unknown.any())]  # type: ignore[union-attr]
+    exits = {each for each in varying if any(leaves(each, user) and not is_shape(user) for user in each.users)}
+    for each in reversed(varying) if apart else ():
+        sources = {flow.node for flow in plan.steps[each].flows}
+        if each in exits and operation_of(each, traced.module(each)).moves and inside.issuperset(sources):
+            exits = exits - {each} | sources
+    return [each for each in varying if each in exits]
+
+
+def _adds_to(plan: Analysis, exits: Sequence[fx.Node]) -> bool:
+    """Whether one of some tensors is a term of a sum with the same entries: then they are a stream.
+
+    Args:
+        plan: The analysis of the network.
+        exits: The tensors.
+    """
+    sums = [user for each in exits for user in each.users if operation_of(user).adds]
+    ends = [(plan.known[node], plan.known[exits[0]]) for node in sums]
+    return any(a is not None and b is not None and torch.equal(plan.one[a.ids], plan.one[b.ids]) for a, b in ends)
+
+
+def _behind(places: Sequence[Place], plan: Analysis, exits: Sequence[fx.Node]) -> list[Place]:
+    """Places behind some tensors, in the stead of others; none if they do not lie along one dimension.
+
+    Args:
+        places: The others, of the same entries.
+        plan: The analysis of the network.
+        exits: The tensors.
+    """
+    known = [features for each in exits if (features := plan.known[each]) is not None]
+    if not known:
+        return []
+    last = all(x.rank is not None and x.axis % x.rank == x.rank - 1 for x in known)
+    dims = {-1 if last and len(known) > 1 else x.axis for x in known}
+    if len(dims) != 1:
+        return []
+    reason = max(place.reason for place in places)
+    return [replace(places[0], node=each, size=len(known[0]), dim=dims.copy().pop(), reason=reason) for each in exits]
 
 
 def _chain_end(traced: Traced, node: fx.Node) -> fx.Node:

@@ -51,7 +51,7 @@ def put_units(
     for node in list(traced.graph.nodes):
         module: Any = traced.module(node)
         name = str(node.target)
-        if type(module) not in GATED or name in traced.fixed or not allowed(name):
+        if type(module) not in GATED or name in {*traced.fixed, *traced.repeated} or not allowed(name):
             continue
         wanted = [place for place in _places(name, module) if place not in refused]
         if wanted and _is_plain(traced, node, module):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from bayesprune.conversion.cells import write_cells
 from bayesprune.conversion.following import Follower
 from bayesprune.conversion.frozen import write_frozen
 from bayesprune.conversion.inplace import work_out_of_place
@@ -55,6 +56,7 @@ def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool
     net = copy.deepcopy(model, {id(held): held for held in model.parameters()}).eval()
     kept = kept_in_eval(net)
     write_windows(net)
+    write_cells(net)
     write_out(net, allowed)
     _keep_buffers(net)
     traced = _traced(net, example_input, kept)
@@ -214,20 +216,24 @@ def _free(traced: Traced, name: str) -> str:
     return f"{path}.{free}" if path else free
 
 
-def put_behind(traced: Traced, node: fx.Node, name: str, gate: Gate) -> None:
-    """Let a gate multiply what a call gives.
+def put_behind(traced: Traced, node: fx.Node, name: str, gate: Gate) -> str:
+    """Let a gate multiply what a call gives; gives what the gate is called.
 
     Args:
         traced: The network.
         node: The call.
-        name: What the gate is called.
+        name: What it is to be called; a number is added if something else is there.
         gate: The gate.
     """
+    path, _, last = name.rpartition(".")
+    there = getattr(traced.net.get_submodule(path), last, None) is gate
+    found = name if there else put(traced, name, gate)
     with traced.graph.inserting_after(node):
-        call = traced.graph.call_module(put(traced, name, gate), (node,))
+        call = traced.graph.call_module(found, (node,))
     node.replace_all_uses_with(call, lambda user: user is not call)
     if node in traced.shapes:
         traced.shapes[call] = traced.shapes[node]
+    return found
 
 
 def owner_of(node: fx.Node) -> str:

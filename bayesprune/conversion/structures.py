@@ -16,6 +16,7 @@ from bayesprune.data.inputs import as_inputs
 from bayesprune.graph import Traced, trace
 from bayesprune.graph.coupling import NO_GATE, coupled
 from bayesprune.graph.group import Group
+from bayesprune.graph.tracing import TWICE
 from bayesprune.layers import Gate, Whole, gates_of, holders_of
 from bayesprune.markup import html_table
 from bayesprune.pruning.meter import count_macs, eval_mode
@@ -148,7 +149,7 @@ def _not_followed(traced: Traced, written: Collection[str], macs: Mapping[str, i
     for name, count in calls.items():
         layer = traced.net.get_submodule(name)
         if name in macs and name not in written and not isinstance(layer, Whole):
-            why = "is called more than once" if count > 1 else "gives what no gate can stand behind"
+            why = TWICE if count > 1 else "gives what no gate can stand behind"
             rows.append(Structure("none", name, _outputs(layer), macs[name] / total, why))
     return rows
 

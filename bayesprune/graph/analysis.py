@@ -55,9 +55,13 @@ class Analysis:
         rules = Rules(traced, off, only)
         self.known: dict[fx.Node, Features | None] = {}
         self.steps: dict[fx.Node, Step] = {}
+        self._made: set[fx.Node] = set()  # of zeros, whatever gates do
         for node in traced.graph.nodes:
             step = self.steps[node] = rules.step(node, self.known)
             self.known[node] = step.out
+            if step.out is not None and self._made.issuperset(flow.node for flow in step.flows):
+                zero = node.op == "call_function" and not bool(step.out.unknown.any())
+                self._made |= {node} if step.flows or zero else set()
         self.put_off = rules.following.put_off
         self.shared, self.num_ids = rules.shared, rules.following.num_ids
         self.ties = [tie for step in self.steps.values() for tie in step.ties]
@@ -128,7 +132,12 @@ class Analysis:
             for read in step.reads:
                 source = self.known[read.node]
                 live = node not in self._live or bool(self._live[node].any())
-                if source is not None and live and not bool(self.stay(source.ids).any()):
+                if (
+                    source is not None
+                    and read.node not in self._made
+                    and live
+                    and not bool(self.stay(source.ids).any())
+                ):
                     emptied.append(str(node.target))
         return emptied
 

@@ -142,6 +142,7 @@ class _Axis:
     def _lying(self) -> Iterator[Lying]:
         """Every dimension of a tensor that structures lie along."""
         places = {module: name for name, module in self.traced.net.named_modules()}
+        met: set[tuple[str, int]] = set()  # of layers that are called more than once
         attributes: set[str] = set()
         for node in self.traced.graph.nodes:
             module, step = self.traced.module(node), self.plan.steps[node]
@@ -152,7 +153,10 @@ class _Axis:
                 tensor = getattr(self.traced.net.get_submodule(owner), name)
                 yield owner, None, target, tensor.dim() + step.out.axis, step.out.ids
             if module is not None and not isinstance(module, Gate) and target not in self.traced.fixed:
-                yield from self._of_module(node, module, places[module])
+                for part in self._of_module(node, module, places[module]):
+                    if part[2:4] not in met:
+                        met.add(part[2:4])
+                        yield part
 
     def _of_module(self, node: fx.Node, module: nn.Module, place: str) -> Iterator[Lying]:
         """Those of the tensors of a module.

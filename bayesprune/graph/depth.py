@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from bayesprune.graph.tracing import Traced
+from bayesprune.layers import Gate
 
 
 def gates_in_a_row(traced: Traced) -> int:
@@ -12,7 +13,7 @@ def gates_in_a_row(traced: Traced) -> int:
 
     Each of them makes noise of a signal: with the share θ of its units it keeps, in layers whose units are much alike,
     θ of what the signal says, and 1 − θ becomes noise that all behind it see. Gates on whole branches do not count: a
-    by-pass carries on what they switch off.
+    by-pass carries on what they switch off. One that a signal passes several times, with one draw, counts once.
 
     Args:
         traced: The network.
@@ -25,9 +26,9 @@ def gates_in_a_row(traced: Traced) -> int:
         >>> gates_in_a_row(trace(net))
         3
     """
-    passed: dict[fx.Node, int] = {}
+    passed: dict[fx.Node, frozenset[Gate]] = {}
     for node in traced.graph.nodes:
         gate = traced.gate(node)
-        drawn = gate is not None and not gate.per_batch
-        passed[node] = drawn + max((passed[source] for source in node.all_input_nodes), default=0)
-    return max(passed.values())
+        drawn = frozenset([gate]) if gate is not None and not gate.per_batch else frozenset()
+        passed[node] = max((passed[source] for source in node.all_input_nodes), key=len, default=drawn) | drawn
+    return max(map(len, passed.values()))

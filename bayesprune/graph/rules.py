@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.graph.memory import overwritten
+from bayesprune.graph.repeated import Repeated
 from bayesprune.graph.tables import dimension_of
 from bayesprune.graph.tracing import Traced
 from bayesprune.layers import Gate
@@ -46,6 +47,7 @@ class Rules:
         self.traced = traced
         found = ((node, traced.module(node)) for node in traced.graph.nodes)
         self._modules = {node: module for node, module in found if module is not None}
+        self._several = {traced.net.get_submodule(name) for name in traced.repeated}
         several = [gate for gate, uses in traced.uses.items() if len(uses) > 1 and gate.size > 1 and only is None]
         self._shared_at = {node: gate for gate in several for node in traced.uses[gate]}
         moved, waiting = traced.moved.setdefault(None if only is None else frozenset(only.items()), ({}, set()))
@@ -57,6 +59,7 @@ class Rules:
         self.shared = {gate: following.fresh(gate.size) for gate in dict.fromkeys(self._shared_at.values())}
         self._attributes: dict[str, Tensor] = {}
         self._ways: dict[Gate, str] = {}
+        self._repeated = Repeated()
 
     def with_off(self, off: Mapping[Gate, Tensor]) -> Rules:
         """The same rules with other gates switched off; what was found out by running calls is used again."""
@@ -78,6 +81,8 @@ class Rules:
         step = self._step(node, known)
         if node in self._shared_at:
             step = self._share(node, self._shared_at[node], step, known)
+        if self._modules.get(node) in self._several:
+            self._repeated.join(node, self._modules[node], step, known)
         self.following.ties += step.ties
         out = step.out
         if out is not None and out.layout == "plain" and node.op != "get_attr":

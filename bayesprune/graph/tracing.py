@@ -20,7 +20,12 @@ from bayesprune.graph.constants import constants_of
 from bayesprune.graph.origins import written
 from bayesprune.graph.shapes import check_goes, first_line, shapes_of
 from bayesprune.graph.tracer import GateTracer
-from bayesprune.layers import Gate, GatedLayer, Residual, Whole
+from bayesprune.layers import Gate, GatedLayer, RecurrentLayer, Residual, Whole
+from bayesprune.ops import operation_of
+
+
+TWICE = "is called more than once"
+"""Why a module stays that is no layer of which one call can be cut as another."""
 
 
 @dataclass
@@ -30,8 +35,8 @@ class Traced:
     Attributes:
         net: The network.
         graph: Its forward pass; module nodes are named as in ``net``.
-        fixed: Modules that must stay as they are, with the reason: shared ones and those whose parameters are used
-            elsewhere.
+        fixed: Modules that must stay as they are, with the reason: those that share parameters, or are used in a way
+            that nothing is known of.
         shapes: The shapes of tensors, with one example, as far as they are known from an example input.
         example: That example, if there is one.
         macs: Multiply-adds of operations with one example, if they were counted, see `pruning.meter.count_macs`.
@@ -86,6 +91,13 @@ class Traced:
         """The ids of parameters that have several names."""
         names = Counter(id(p) for _, p in self.net.named_parameters(remove_duplicate=False))
         return {each for each, count in names.items() if count > 1}
+
+    @cached_property
+    def repeated(self) -> set[str]:
+        """Layers that are called more than once, and so are cut for all of their calls alike."""
+        calls = Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
+        several = {name: self.net.get_submodule(name) for name, count in calls.items() if count > 1}
+        return {name for name, module in several.items() if name not in self.fixed and _is_cut_alike(module)}
 
     @cached_property
     def constants(self) -> dict[fx.Node, Tensor]:
@@ -185,7 +197,7 @@ def _advice(error: Exception) -> str:
 
 
 def fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
-    """Modules with parameters that are called more than once, or whose parameters are used elsewhere too.
+    """Modules whose parameters are used elsewhere too, and those called more than once that are no layers to be cut.
 
     Args:
         net: The network.
@@ -203,8 +215,8 @@ def fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
     fixed = {}
     for name, count in calls.items():
         module = called[name]
-        if count > 1 and _has_state(module) and not isinstance(module, Gate):
-            fixed[name] = "is called more than once"
+        if count > 1 and _has_state(module) and not isinstance(module, Gate) and not _is_cut_alike(module):
+            fixed[name] = TWICE
         elif module in inside:
             fixed[name] = "is used in a module that stays whole"
         elif name in tied:
@@ -212,6 +224,12 @@ def fixed_modules(net: nn.Module, graph: fx.Graph) -> dict[str, str]:
         elif name in direct or hasattr(module, "parametrizations"):
             fixed[name] = "has parameters that are used directly, not through the module"
     return fixed
+
+
+def _is_cut_alike(module: nn.Module) -> bool:
+    """Whether a module is a layer that can be cut for several calls at once."""
+    operation = operation_of(module)
+    return operation.parts is not None and not isinstance(module, (Gate, RecurrentLayer))
 
 
 def _has_state(module: nn.Module) -> bool:

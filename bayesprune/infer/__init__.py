@@ -9,13 +9,19 @@ from bayesprune.infer.likelihoods import (
     Bernoulli,
     Categorical,
     Gaussian,
+    Heteroscedastic,
     LearnedGaussian,
     Likelihood,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
 )
 from bayesprune.infer.net import BayesianNet
 from bayesprune.infer.prediction import ClassPrediction, Prediction, RealPrediction
 from bayesprune.infer.random_state import RandomState
 from bayesprune.infer.sampler import GateSample, GateSampler
+from bayesprune.infer.table_units import standardised
 
 __all__ = [
     "BatchObjective",
@@ -28,12 +34,18 @@ __all__ = [
     "GateSample",
     "GateSampler",
     "Gaussian",
+    "Heteroscedastic",
     "LearnedGaussian",
     "Likelihood",
+    "NegativeBinomial",
+    "Ordinal",
+    "Poisson",
     "Prediction",
     "RandomState",
     "RealPrediction",
+    "StudentT",
     "get_estimator",
     "paired_differences",
     "shared_differences",
+    "standardised",
 ]

@@ -89,8 +89,10 @@ class ClassPrediction(Prediction):
 class RealPrediction(Prediction):
     """Posterior predictive of real targets: an equal-weight mixture of normal distributions, one a posterior sample.
 
+    Noise of another law, symmetric around 0, is a subclass.
+
     Attributes:
-        noise_scale: Standard deviation of the noise, broadcastable to ``samples``.
+        noise_scale: Scale of the noise, here its standard deviation, broadcastable to ``samples``.
 
     Example:
         >>> samples = torch.tensor([[1.0], [3.0]])
@@ -109,7 +111,7 @@ class RealPrediction(Prediction):
     @property
     def aleatoric(self) -> Tensor:
         """Variance of the noise, averaged over samples, in the shape of ``mean``."""
-        return self.noise_scale.square().expand(self.samples.shape).mean(0)
+        return (self._variance() * self.noise_scale.square()).expand(self.samples.shape).mean(0)
 
     @property
     def variance(self) -> Tensor:
@@ -130,8 +132,8 @@ class RealPrediction(Prediction):
         """
         level = real("interval: level", level, 0, 1)
         deviations, tail = self.samples - self.mean, (1 - level) / 2
-        low = _lower_quantile(deviations, self.noise_scale, tail)
-        high = -_lower_quantile(-deviations, self.noise_scale, tail)  # in the lower tail small numbers are exact
+        low = self._lower_quantile(deviations, tail)
+        high = -self._lower_quantile(-deviations, tail)  # in the lower tail small numbers are exact
         return self.mean + low, self.mean + high
 
     def log_prob(self, y: Tensor) -> Tensor:
@@ -145,8 +147,36 @@ class RealPrediction(Prediction):
         """
         _check_targets(y, self.mean.shape)
         standardised = (y - self.samples) / self.noise_scale
-        per_entry = -0.5 * standardised.square() - self.noise_scale.log() - 0.5 * math.log(2 * math.pi)
+        per_entry = self._log_density(standardised) - self.noise_scale.log()
         return _log_mean_exp(per_entry.flatten(2).sum(2) if per_entry.dim() > 2 else per_entry)
+
+    # the law of noise of scale 1 -----------------------------------------------------------------------------------
+
+    def _variance(self) -> Tensor | float:
+        """Its variance."""
+        return 1.0
+
+    def _log_density(self, z: Tensor) -> Tensor:
+        """Its log density."""
+        return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+
+    def _below(self, z: Tensor) -> Tensor:
+        """Its distribution function."""
+        return torch.special.ndtr(z)
+
+    def _quantile(self, p: Tensor) -> Tensor:
+        """The inverse of its distribution function."""
+        return torch.special.ndtri(p)
+
+    def _lower_quantile(self, means: Tensor, p: float) -> Tensor:
+        """The p-quantile of mixtures of the noise around ``means`` over the first dimension, by bisection."""
+        quantiles = means + self.noise_scale * self._quantile(torch.as_tensor(p, dtype=means.dtype)).to(means)
+        low, high = quantiles.amin(0), quantiles.amax(0)  # the mixture's quantile is between those of its components
+        for _ in range(torch.finfo(means.dtype).bits):
+            middle = 0.5 * (low + high)
+            below = self._below((middle - means) / self.noise_scale).mean(0) < p
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return 0.5 * (low + high)
 
 
 def per_example(per_entry: Tensor) -> Tensor:
@@ -167,14 +197,3 @@ def _entropy(log_probs: Tensor) -> Tensor:
 def _check_targets(y: Tensor, shape: torch.Size) -> None:
     if y.shape != shape:
         raise DataError(f"log_prob: expected targets of shape {tuple(shape)}, got {tuple(y.shape)}")
-
-
-def _lower_quantile(means: Tensor, scale: Tensor, p: float) -> Tensor:
-    """The p-quantile of equal-weight mixtures of normal distributions over the first dimension, by bisection."""
-    quantiles = means + scale * torch.special.ndtri(torch.as_tensor(p, dtype=means.dtype, device=means.device))
-    low, high = quantiles.amin(0), quantiles.amax(0)  # the mixture's quantile is between those of its components
-    for _ in range(torch.finfo(means.dtype).bits):
-        middle = 0.5 * (low + high)
-        below = torch.special.ndtr((middle - means) / scale).mean(0) < p
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return 0.5 * (low + high)

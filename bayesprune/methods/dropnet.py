@@ -1,4 +1,4 @@
-"""DropNet: units that are little active go, cycle by cycle, and what is left starts anew (Tan & Motani 2020)."""
+"""dropnet: units that are little active go, cycle by cycle, and what is left starts anew (Tan & Motani 2020)."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class DropNet(Method):
     @checked_arguments
     def __init__(self, share: float = 0.2, cycles: int = 12):
         super().__init__()
-        self.share = real("DropNet: share", share, 0, 1)
-        self.cycles = whole("DropNet: cycles", cycles)
+        self.share = real("dropnet: share", share, 0, 1)
+        self.cycles = whole("dropnet: cycles", cycles)
 
     def setup(self, run: Run) -> Needs:
         """One phase a cycle.
@@ -52,7 +52,7 @@ class DropNet(Method):
             ConfigError: if there are no units to drop.
         """
         if not self._gates(run):
-            raise ConfigError("DropNet: no gate holds several units; put gates on layers, or let bp.convert put them")
+            raise ConfigError("dropnet: no gate holds several units; put gates on layers, or let bp.convert put them")
         phases = cycles_of("DropNet", self.cycles, run.epochs)
         self.last = phases[-1].name
         return Needs(phases, stats=("mean_abs",))

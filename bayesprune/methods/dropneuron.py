@@ -1,4 +1,4 @@
-"""DropNeuron: units whose incoming or outgoing weights were driven to 0 go (Pan, Dong & Guo 2016)."""
+"""dropneuron: units whose incoming or outgoing weights were driven to 0 go (Pan, Dong & Guo 2016)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Method, Needs, Phase, Run
-from bayesprune.methods.protocol.structures import SumsAlong, nothing_ranked, ranked_groups
+from bayesprune.methods.protocol.along import SumsAlong
+from bayesprune.methods.protocol.structures import nothing_ranked, ranked_groups
 
 SCALE = 0.1
 """What the code of the paper multiplies all penalties by."""
@@ -41,7 +42,7 @@ class DropNeuron(Method):
         {'l1': 0.0001, 'groups': 0.0005, 'threshold': 0.01, 'until': 0.5}
 
     Sources:
-        Pan, Dong & Guo 2016, "DropNeuron: Simplifying the Structure of Deep Neural Networks", equations 3 and 4, with
+        Pan, Dong & Guo 2016, "dropneuron: Simplifying the Structure of Deep Neural Networks", equations 3 and 4, with
         the factor of 0.1 and the defaults for LeNet-300-100 of its code. There weights are cut once after the run, and
         a unit counts as left by the smaller number of rows and columns that are not 0.
     """
@@ -51,10 +52,10 @@ class DropNeuron(Method):
     @checked_arguments
     def __init__(self, l1: float = 1e-4, groups: float = 5e-4, threshold: float = 1e-2, until: float = 0.5):
         super().__init__()
-        self.l1 = real("DropNeuron: l1", l1, 0, ends="[)")
-        self.groups = real("DropNeuron: groups", groups, 0, ends="[)")
-        self.threshold = real("DropNeuron: threshold", threshold, 0, ends="[)")
-        self.until = real("DropNeuron: until", until, 0, 1)
+        self.l1 = real("dropneuron: l1", l1, 0, ends="[)")
+        self.groups = real("dropneuron: groups", groups, 0, ends="[)")
+        self.threshold = real("dropneuron: threshold", threshold, 0, ends="[)")
+        self.until = real("dropneuron: until", until, 0, 1)
         self._units: list[tuple[Group, SumsAlong, SumsAlong]] = []
 
     def setup(self, run: Run) -> Needs:
@@ -66,11 +67,11 @@ class DropNeuron(Method):
         net = run.net.net
         found = ranked_groups(net, run.example)
         if not found:
-            raise ConfigError(f"DropNeuron: {nothing_ranked(net, run.example)}")
+            raise ConfigError(f"dropneuron: {nothing_ranked(net, run.example)}")
         scaled = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm)]
         if scaled:
             raise ConfigError(
-                f"DropNeuron: {scaled[0]!r} normalises batches, so that the size of weights before it changes nothing; "
+                f"dropneuron: {scaled[0]!r} normalises batches, so that the size of weights before it changes nothing; "
                 "take the method 'slimming' for this network"
             )
         self._units = [(g, SumsAlong(net, g, g.written), SumsAlong(net, g, g.read)) for g in found]

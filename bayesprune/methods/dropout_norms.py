@@ -62,13 +62,13 @@ class DropoutNorms(Method):
         sparsity: float = 0.0,
     ):
         super().__init__()
-        self.units = real("DropoutNorms: units", units, 0, 1, "[)")
-        self.filters = real("DropoutNorms: filters", filters, 0, 1, "[)")
-        self.inputs = real("DropoutNorms: inputs", inputs, 0, 1, "[)")
-        self.l1 = real("DropoutNorms: l1", l1, 0, ends="[)")
-        self.l2 = real("DropoutNorms: l2", l2, 0, ends="[)")
-        self.max_norm = None if max_norm is None else real("DropoutNorms: max_norm", max_norm, 0)
-        self.sparsity = real("DropoutNorms: sparsity", sparsity, 0, 1, "[)")
+        self.units = real("dropout_norms: units", units, 0, 1, "[)")
+        self.filters = real("dropout_norms: filters", filters, 0, 1, "[)")
+        self.inputs = real("dropout_norms: inputs", inputs, 0, 1, "[)")
+        self.l1 = real("dropout_norms: l1", l1, 0, ends="[)")
+        self.l2 = real("dropout_norms: l2", l2, 0, ends="[)")
+        self.max_norm = None if max_norm is None else real("dropout_norms: max_norm", max_norm, 0)
+        self.sparsity = real("dropout_norms: sparsity", sparsity, 0, 1, "[)")
         self.rates: dict[str, float] = {}
 
     def setup(self, run: Run) -> Needs:
@@ -81,7 +81,7 @@ class DropoutNorms(Method):
         scaled = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm)]
         if scaled and (self.l1 or self.l2 or self.max_norm):
             raise ConfigError(
-                f"DropoutNorms: {scaled[0]!r} normalises batches, so that the size of weights before it changes "
+                f"dropout_norms: {scaled[0]!r} normalises batches, so that the size of weights before it changes "
                 "nothing; let l1, l2 and max_norm be 0 or None, or take the method 'slimming'"
             )
         if not (self.units or self.filters or self.inputs):
@@ -93,7 +93,7 @@ class DropoutNorms(Method):
             self.rates |= dict.fromkeys(group.gates if group.size > 1 else (), rate)
         if not any(self.rates.values()):
             raise ConfigError(
-                "DropoutNorms: what is to be dropped has no gates; put gates on layers, let bp.convert put them, or "
+                "dropout_norms: what is to be dropped has no gates; put gates on layers, let bp.convert put them, or "
                 "let units, filters and inputs be 0"
             )
         return Needs(views=frozenset({"output"}))

@@ -37,7 +37,7 @@ class DenseSparseDense(Method):
     @checked_arguments
     def __init__(self, sparsity: float = 0.3):
         super().__init__()
-        self.sparsity = real("DenseSparseDense: sparsity", sparsity, 0, 1)
+        self.sparsity = real("dsd: sparsity", sparsity, 0, 1)
 
     def setup(self, run: Run) -> Needs:
         """Three phases, each with an optimiser of its own."""

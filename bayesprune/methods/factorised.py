@@ -61,13 +61,13 @@ class QuantisedFactors(Method):
     ):
         super().__init__()
         if form not in ("matrix", "cp"):
-            raise ConfigError(f"QuantisedFactors: form must be 'matrix' or 'cp', got {form!r}")
-        self.share = real("QuantisedFactors: share", share, 0, 1)
-        self.bits = whole("QuantisedFactors: bits", bits, 2)
+            raise ConfigError(f"factorised: form must be 'matrix' or 'cp', got {form!r}")
+        self.share = real("factorised: share", share, 0, 1)
+        self.bits = whole("factorised: bits", bits, 2)
         if self.bits > 16:
-            raise ConfigError(f"QuantisedFactors: bits must be at most 16, got {bits}")
+            raise ConfigError(f"factorised: bits must be at most 16, got {bits}")
         self.form = form
-        self.until = real("QuantisedFactors: until", until, 0, 1)
+        self.until = real("factorised: until", until, 0, 1)
         self._rows: list[str] = []
 
     def setup(self, run: Run) -> Needs:
@@ -82,7 +82,7 @@ class QuantisedFactors(Method):
         found = {name: row for name, layer in alone.items() if (row := self.row_of(layer))}
         if not found:
             raise ConfigError(
-                "QuantisedFactors: no linear layer or convolution without gate and groups, whose parameters are no "
+                "factorised: no linear layer or convolution without gate and groups, whose parameters are no "
                 "other's, is so large that factors have fewer weights; take a wider network"
             )
         for name, row in found.items():

@@ -12,7 +12,8 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Needs, Run
-from bayesprune.methods.protocol.structures import Ranked, SumsAlong
+from bayesprune.methods.protocol.along import SumsAlong
+from bayesprune.methods.protocol.structures import Ranked
 
 
 class GroupLasso(Ranked):
@@ -43,7 +44,7 @@ class GroupLasso(Ranked):
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5, penalty: float = 1e-3):
         super().__init__(macs, layerwise, until)
-        self.penalty = real("GroupLasso: penalty", penalty, 0, ends="[)")
+        self.penalty = real("group_lasso: penalty", penalty, 0, ends="[)")
         self._written: list[SumsAlong] = []
 
     def setup(self, run: Run) -> Needs:

@@ -29,7 +29,7 @@ class HRank(Ranked):
         ('rank',)
 
     Sources:
-        Lin, Ji, Wang, Zhang, Zhang, Tian & Shao 2020, "HRank: Filter Pruning using High-Rank Feature Map". Its shares
+        Lin, Ji, Wang, Zhang, Zhang, Tian & Shao 2020, "hrank: Filter Pruning using High-Rank Feature Map". Its shares
         of each layer are chosen by hand; here one target serves all.
     """
 

@@ -38,9 +38,9 @@ class IterativeSoftShrinkage(Method):
     @checked_arguments
     def __init__(self, sparsity: float = 0.9, factor: float = 0.95, until: float = 0.5):
         super().__init__()
-        self.sparsity = real("IterativeSoftShrinkage: sparsity", sparsity, 0, 1)
-        self.factor = real("IterativeSoftShrinkage: factor", factor, 0, 1, "[)")
-        self.until = real("IterativeSoftShrinkage: until", until, 0, 1)
+        self.sparsity = real("iss: sparsity", sparsity, 0, 1)
+        self.factor = real("iss: factor", factor, 0, 1, "[)")
+        self.until = real("iss: until", until, 0, 1)
 
     def setup(self, run: Run) -> Needs:
         """Shrink, then train what is left."""

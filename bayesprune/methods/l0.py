@@ -66,9 +66,9 @@ class HardConcrete(Ranked):
         rate: float = 10.0,
     ):
         super().__init__(macs, layerwise, until)
-        self.penalty = real("HardConcrete: penalty", penalty, 0, ends="[)")
-        self.drop = real("HardConcrete: drop", drop, 0, 1)
-        self.rate = real("HardConcrete: rate", rate, 0)
+        self.penalty = real("l0: penalty", penalty, 0, ends="[)")
+        self.drop = real("l0: drop", drop, 0, 1)
+        self.rate = real("l0: rate", rate, 0)
         self._along: Along | None = None
 
     def may_go(self, net: nn.Module, group: Group) -> bool:

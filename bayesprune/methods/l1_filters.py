@@ -11,7 +11,8 @@ from torch import Tensor
 from bayesprune.arguments import checked_arguments
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Run
-from bayesprune.methods.protocol.structures import Ranked, SumsAlong
+from bayesprune.methods.protocol.along import SumsAlong
+from bayesprune.methods.protocol.structures import Ranked
 
 
 class L1Filters(Ranked):

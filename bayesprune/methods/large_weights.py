@@ -42,9 +42,9 @@ class LargeWeights(Method):
     @checked_arguments
     def __init__(self, sparsity: float = 0.85, events: int = 5, until: float = 0.5):
         super().__init__()
-        self.sparsity = real("LargeWeights: sparsity", sparsity, 0, 1)
-        self.events = whole("LargeWeights: events", events)
-        self.until = real("LargeWeights: until", until, 0, 1)
+        self.sparsity = real("large_weights: sparsity", sparsity, 0, 1)
+        self.events = whole("large_weights: events", events)
+        self.until = real("large_weights: until", until, 0, 1)
 
     def left(self, weights: int, event: int) -> int:
         """How many of a layer's weights are left after an event.

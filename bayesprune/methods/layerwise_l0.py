@@ -65,7 +65,7 @@ class LayerwiseL0(LayerByLayer):
         relu: bool = False,
     ):
         super().__init__(cascade, examples, until)
-        self.sparsity = real("LayerwiseL0: sparsity", sparsity, 0, 1)
+        self.sparsity = real("layerwise_l0: sparsity", sparsity, 0, 1)
         self.relu = relu
         self._places: dict[str, int] = {}
 
@@ -74,7 +74,7 @@ class LayerwiseL0(LayerByLayer):
         large = next((layer for layer in layers if layer.rectified and layer.inputs > EXACT), None)
         if self.relu and large is not None:
             raise ConfigError(
-                f"LayerwiseL0: {large.name.removesuffix('.weight')!r} has {large.inputs} inputs, and with relu=True "
+                f"layerwise_l0: {large.name.removesuffix('.weight')!r} has {large.inputs} inputs, and with relu=True "
                 f"the best of more than {EXACT} cannot be found in time; take relu=False"
             )
         self._places = {layer.name: number for number, layer in enumerate(layers)}

@@ -49,8 +49,8 @@ class LearnAndDrop(Method):
     @checked_arguments
     def __init__(self, least: float = 0.1, epochs: int = 2):
         super().__init__()
-        self.least = real("LearnAndDrop: least", least, 0, 1)
-        self.epochs = whole("LearnAndDrop: epochs", epochs)
+        self.least = real("learn_drop: least", least, 0, 1)
+        self.epochs = whole("learn_drop: epochs", epochs)
 
     def setup(self, run: Run) -> Needs:
         """One phase, looked at after every epoch."""

@@ -39,8 +39,8 @@ class LotteryTicket(Method):
     @checked_arguments
     def __init__(self, share: float = 0.2, cycles: int = 10):
         super().__init__()
-        self.share = real("LotteryTicket: share", share, 0, 1)
-        self.cycles = whole("LotteryTicket: cycles", cycles)
+        self.share = real("lottery: share", share, 0, 1)
+        self.cycles = whole("lottery: cycles", cycles)
 
     def setup(self, run: Run) -> Needs:
         """One phase a cycle."""

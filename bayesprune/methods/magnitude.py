@@ -39,8 +39,8 @@ class Magnitude(Method):
     @checked_arguments
     def __init__(self, sparsity: float = 0.9, until: float = 0.5, layerwise: bool = False, gradual: bool = True):
         super().__init__()
-        self.sparsity = real("Magnitude: sparsity", sparsity, 0, 1)
-        self.until = real("Magnitude: until", until, 0, 1, "(]")
+        self.sparsity = real("magnitude: sparsity", sparsity, 0, 1)
+        self.until = real("magnitude: until", until, 0, 1, "(]")
         self.layerwise, self.gradual = layerwise, gradual
 
     def share(self, progress: float) -> float:

@@ -43,8 +43,8 @@ class Movement(Method):
     @checked_arguments
     def __init__(self, sparsity: float = 0.9, until: float = 0.5):
         super().__init__()
-        self.sparsity = real("Movement: sparsity", sparsity, 0, 1)
-        self.until = real("Movement: until", until, 0, 1)
+        self.sparsity = real("movement: sparsity", sparsity, 0, 1)
+        self.until = real("movement: until", until, 0, 1)
 
     def setup(self, run: Run) -> Needs:
         """Score, with views of weights, then train what is left."""

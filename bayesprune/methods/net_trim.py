@@ -63,7 +63,7 @@ class NetTrim(LayerByLayer):
         relu: bool = True,
     ):
         super().__init__(cascade, examples, until)
-        self.epsilon = real("NetTrim: epsilon", epsilon, 0, 1)
+        self.epsilon = real("net_trim: epsilon", epsilon, 0, 1)
         self.relu = relu
         self._first = ""
 
@@ -73,8 +73,8 @@ class NetTrim(LayerByLayer):
         other = next((layer.name for layer in layers[:-1] if not layer.rectified), None)
         if self.relu and other:
             raise ConfigError(
-                f"NetTrim: what follows {other.removesuffix('.weight')!r} is no ReLU; take relu=False, by which layers "
-                "have to give all their outputs again, or fold a batch normalisation between the two beforehand"
+                f"net_trim: what follows {other.removesuffix('.weight')!r} is no ReLU; take relu=False, by which "
+                "layers have to give all their outputs again, or fold a batch normalisation between the two beforehand"
             )
 
     def solve(self, layer: LinearMap, x: Tensor, outputs: Tensor) -> tuple[Tensor, float]:
@@ -88,6 +88,6 @@ class NetTrim(LayerByLayer):
             ceiling, radius = now, ROOM * float(((now - y) * active).norm())
         if radius >= float((y * active).norm()) and bool(active.any()):
             warnings.warn(
-                f"NetTrim: all that {layer.name!r} gave may be missed, so it is left without weights", stacklevel=2
+                f"net_trim: all that {layer.name!r} gave may be missed, so it is left without weights", stacklevel=2
             )
         return least_weights(x, y, active, ceiling, radius)

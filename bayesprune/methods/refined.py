@@ -13,8 +13,9 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import trace
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Needs, Run
+from bayesprune.methods.protocol.along import SumsAlong
 from bayesprune.methods.protocol.stats import Statistic
-from bayesprune.methods.protocol.structures import Ranked, SumsAlong
+from bayesprune.methods.protocol.structures import Ranked
 from bayesprune.ops import operation_of
 
 ZEROING = ("relu", "relu6")
@@ -59,7 +60,7 @@ class RefinedLayerwise(Ranked):
         traced = trace(net, run.example)
         if not any(operation_of(node, traced.module(node)).name in ZEROING for node in traced.graph.nodes):
             raise ConfigError(
-                "RefinedLayerwise: the network has no ReLU, so nothing in it is exactly 0; take a method that goes by "
+                "refined: the network has no ReLU, so nothing in it is exactly 0; take a method that goes by "
                 "the weights alone, l1_filters say"
             )
         return super().setup(run)

@@ -13,7 +13,8 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Needs, Run
-from bayesprune.methods.protocol.structures import Ranked, SumsAlong
+from bayesprune.methods.protocol.along import SumsAlong
+from bayesprune.methods.protocol.structures import Ranked
 
 
 class Slimming(Ranked):
@@ -48,7 +49,7 @@ class Slimming(Ranked):
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5, penalty: float = 1e-4):
         super().__init__(macs, layerwise, until)
-        self.penalty = real("Slimming: penalty", penalty, 0, ends="[)")
+        self.penalty = real("slimming: penalty", penalty, 0, ends="[)")
 
         self._scaled: list[_BatchNorm] = []
 

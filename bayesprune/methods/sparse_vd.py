@@ -69,7 +69,7 @@ class SparseVariationalDropout(Method):
         rate: float = 10.0,
     ):
         super().__init__()
-        kind = "SparseVariationalDropout"
+        kind = self.name
         self.sparsity = None if sparsity is None else real(f"{kind}: sparsity", sparsity, 0, 1)
         self.threshold = real(f"{kind}: threshold", threshold, -BOUND, BOUND)
         self.until = real(f"{kind}: until", until, 0, 1)
@@ -88,7 +88,7 @@ class SparseVariationalDropout(Method):
         self._sites = [site for site in weights if all(_linear_map(layer) for layer in site.holders(net))]
         if not self._sites:
             raise ConfigError(
-                "SparseVariationalDropout: the network has no linear or convolution layer, which alone get noise; take "
+                "sparse_vd: the network has no linear or convolution layer, which alone get noise; take "
                 "'magnitude' for others"
             )
         self.slow = nn.ParameterList([torch.full_like(site.weight, self.start / self.rate) for site in self._sites])

@@ -54,7 +54,7 @@ class SpectralRegulariser(Method):
         self.wide = {name for name, size in sizes.items() if size > 1}
         if not self.wide:
             raise ConfigError(
-                "SpectralRegulariser: no gate holds several units or filters; put gates on layers, let bp.convert put "
+                "spectral_dropout: no gate holds several units or filters; put gates on layers, let bp.convert put "
                 "them, or put layers.SpectralDropout into the network"
             )
         return Needs(views=frozenset({"output"}))

@@ -31,9 +31,8 @@ class TargetedDropout(Method):
         ConfigError: for shares outside (0, 1), and at the start of a run for a network in which none is targeted.
 
     Example:
-        >>> method = TargetedDropout(gamma=0.5, alpha=0.9)
-        >>> [round(share, 3) for share in method.shares(0.1)]
-        [0.237, 0.225]
+        >>> TargetedDropout(gamma=0.5).options()
+        {'gamma': 0.5, 'alpha': 0.66}
 
     Sources:
         Gomez, Zhang, Kamalakara, Madaan, Swersky, Gal & Hinton 2019, "Learning Sparse Networks Using Targeted Dropout":
@@ -45,13 +44,8 @@ class TargetedDropout(Method):
     @checked_arguments
     def __init__(self, gamma: float = 0.75, alpha: float = 0.66):
         super().__init__()
-        self.gamma = real("TargetedDropout: gamma", gamma, 0, 1)
-        self.alpha = real("TargetedDropout: alpha", alpha, 0, 1, "(]")
-
-    def shares(self, progress: float) -> tuple[float, float]:
-        """γ and α after this share of a run."""
-        first, second = min(1.0, progress / RISE), min(1.0, max(0.0, progress / RISE - 1))
-        return self.gamma * (ALMOST * first + (1 - ALMOST) * second), self.alpha * min(1.0, progress / (2 * RISE))
+        self.gamma = real("targeted_dropout: gamma", gamma, 0, 1)
+        self.alpha = real("targeted_dropout: alpha", alpha, 0, 1, "(]")
 
     def setup(self, run: Run) -> Needs:
         """One phase, with views of weights.
@@ -63,7 +57,7 @@ class TargetedDropout(Method):
         self.last = weights[-1].name if weights else ""
         if not any(whole_part(self.gamma, site.weight[0].numel()) for site in weights[:-1]):
             raise ConfigError(
-                f"TargetedDropout: gamma={self.gamma} of an output's weights is less than one in every layer but the "
+                f"targeted_dropout: gamma={self.gamma} of an output's weights is less than one in every layer but the "
                 "last; raise it, or take a wider network"
             )
         return Needs((Phase("train"),), views=frozenset({"weight"}))
@@ -72,7 +66,7 @@ class TargetedDropout(Method):
         """The weight, of which targeted entries are 0 at random while training."""
         if site.name == self.last or not site.layer.training:
             return value
-        gamma, alpha = self.shares(run.progress)
+        gamma, alpha = risen(self.gamma, self.alpha, run.progress)
         drop = torch.rand(value.shape, generator=run.generator).to(value.device) < alpha
         return value.masked_fill(drop & targeted(value, gamma), 0.0)
 
@@ -80,6 +74,22 @@ class TargetedDropout(Method):
         """Mask what is targeted."""
         weights = [site for site in run.sites if site.kind == "weight" and site.name != self.last]
         return Decision(masks={site.name: ~targeted(site.weight, self.gamma) for site in weights})
+
+
+def risen(gamma: float, alpha: float, progress: float) -> tuple[float, float]:
+    """γ and α as far as they have risen.
+
+    Args:
+        gamma: γ, which share is targeted in the end.
+        alpha: α, with what probability what is targeted is 0 in a step, in the end.
+        progress: Which share of the time is over.
+
+    Example:
+        >>> [round(share, 3) for share in risen(0.5, 0.9, progress=0.1)]
+        [0.237, 0.225]
+    """
+    first, second = min(1.0, progress / RISE), min(1.0, max(0.0, progress / RISE - 1))
+    return gamma * (ALMOST * first + (1 - ALMOST) * second), alpha * min(1.0, progress / (2 * RISE))
 
 
 def targeted(weight: Tensor, gamma: float) -> Tensor:

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Decision, Needs, Run, Site, Value
-from bayesprune.methods.protocol.along import Along, all_along
+from bayesprune.methods.protocol.along import Along, SumsAlong, all_along
 from bayesprune.methods.protocol.ranking import smallest, whole_part
-from bayesprune.methods.protocol.structures import Ranked, SumsAlong
-from bayesprune.methods.targeted_dropout import TargetedDropout
+from bayesprune.methods.protocol.structures import Ranked
+from bayesprune.methods.targeted_dropout import risen
 
 
 class TargetedUnits(Ranked):
     """Lets the units and filters of the smallest weights be 0 at random in each step; the smallest go.
 
     Of each layer's n units the ⌊γ n⌋ of the least ‖w‖₂ are *targeted*: the weights that write each of them are all 0
-    with probability α in a step, and nothing else is changed by it. Both rise as `TargetedDropout` has it, over the
+    with probability α in a step, and nothing else is changed by it. Both rise as those of `targeted_dropout`, over the
     first 0.4 of the time until units go.
 
     Args:
@@ -62,9 +63,9 @@ class TargetedUnits(Ranked):
         per_weight: bool = False,
     ):
         super().__init__(macs, layerwise, until)
-        weights = TargetedDropout(gamma, alpha)
-        self.gamma, self.alpha, self.per_weight = weights.gamma, weights.alpha, per_weight
-        self._rising = weights.shares
+        self.gamma = real("targeted_units: gamma", gamma, 0, 1)
+        self.alpha = real("targeted_units: alpha", alpha, 0, 1, "(]")
+        self.per_weight = per_weight
         self._along: Along | None = None
 
     def may_go(self, net: nn.Module, group: Group) -> bool:
@@ -73,7 +74,7 @@ class TargetedUnits(Ranked):
 
     def shares(self, progress: float) -> tuple[float, float]:
         """γ and α after this share of a run."""
-        return self._rising(progress / self.until)
+        return risen(self.gamma, self.alpha, progress / self.until)
 
     def setup(self, run: Run) -> Needs:
         """As `Ranked`, with views of weights.
@@ -85,7 +86,7 @@ class TargetedUnits(Ranked):
         found = self.ranked(net, run.example)
         if not any(whole_part(self.gamma, group.size) for group in found):
             raise ConfigError(
-                f"TargetedUnits: gamma={self.gamma} of a layer's units is less than one in every layer; raise it, or "
+                f"targeted_units: gamma={self.gamma} of a layer's units is less than one in every layer; raise it, or "
                 "take a wider network"
             )
         self._along = Along(net, found, "out")

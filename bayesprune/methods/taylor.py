@@ -52,7 +52,7 @@ class Taylor(Ranked):
     ):
         super().__init__(macs, layerwise, until)
         if size not in ("example", "all"):
-            raise ConfigError(f"Taylor: size must be 'example' or 'all', got {size!r}")
+            raise ConfigError(f"taylor: size must be 'example' or 'all', got {size!r}")
         self.size = size
 
     def scores(self, run: Run, found: Sequence[Group]) -> list[Tensor]:

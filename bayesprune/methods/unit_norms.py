@@ -10,7 +10,8 @@ from torch import Tensor
 from bayesprune.arguments import checked_arguments
 from bayesprune.graph.group import Group
 from bayesprune.methods.protocol import Run
-from bayesprune.methods.protocol.structures import Ranked, SumsAlong
+from bayesprune.methods.protocol.along import SumsAlong
+from bayesprune.methods.protocol.structures import Ranked
 
 
 class UnitNorms(Ranked):

@@ -77,7 +77,8 @@ def _reshape(call: Call) -> Step:
         sizes = tuple(sizes[0])
     if len(sizes) == 2 and is_batch_size(sizes[0]) and sizes[1:] == (-1,):
         return _merge(call, 1, -1)
-    return call.wall(f"reaches {call.name} with sizes that are written out or computed in forward, not flattened")
+    reason = f"reaches {call.name} with sizes that are written out or computed in forward, not flattened"
+    return call.wall(reason if call.shapes else f"{reason}; {NEEDS_SHAPES}")
 
 
 def _transpose(call: Call) -> Step | None:

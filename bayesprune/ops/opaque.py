@@ -106,8 +106,7 @@ _calls(
 )
 _calls("log_softmax", F, torch, Tensor)
 _calls(
-    "addcdiv addcmul arange atan2 cdist dot fmod full full_like isinf isnan logical_xor mv ones "
-    "ones_like zeros zeros_like",
+    "addcdiv addcmul arange atan2 cdist dot fmod full full_like isinf isnan logical_xor mv ones ones_like",
     torch,
 )
 _calls(

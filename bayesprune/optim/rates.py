@@ -35,3 +35,29 @@ def second_rate(step: int, steps: int, warmup: int) -> float:
         warmup: Over how many of them it rises, see `warmup_steps`.
     """
     return min(1.0, (step + 1) / warmup, (steps - step) / (FALL * steps))
+
+
+def reach(rate: float, steps: int) -> float:
+    """How far Adam, whose steps are as long as the learning rate at most, can move a weight in a run.
+
+    Args:
+        rate: The peak learning rate.
+        steps: Length of the run, with one rise and fall of the rate, see `learning_rate`.
+    """
+    return rate * sum(learning_rate(step, steps, warmup_steps(steps)) for step in range(steps))
+
+
+def arrival(distance: float, rate: float, steps: int) -> int | None:
+    """The first step before which Adam can have moved a weight so far; ``None`` if the run is too short.
+
+    Args:
+        distance: How far.
+        rate: As for `reach`.
+        steps: As there.
+    """
+    gone = 0.0
+    for step in range(steps):
+        if gone >= distance:
+            return step
+        gone += rate * learning_rate(step, steps, warmup_steps(steps))
+    return None

@@ -42,13 +42,15 @@ class Cutter:
         self._names = {module: name for name, module in traced.net.named_modules()}
         self._done = set()
         self._shared = analysis.shared
+        met: set[nn.Module] = set()  # what one call of a layer lets go, all do
         for node in traced.graph.nodes:
             module, step = traced.module(node), self.analysis.steps[node]
             if node.op == "get_attr" and step.out is not None:
                 self._attribute(node, step.out)
             if module is None or str(node.target) in traced.fixed or (step.out is None and not step.reads):
                 continue
-            parts = operation_of(module).parts
+            parts = None if module in met else operation_of(module).parts
+            met.add(module)
             if parts is not None and (not isinstance(module, Gate) or (step.selects and module not in self._shared)):
                 self._module(node, module, parts(module))
         for gate, ids in self._shared.items():

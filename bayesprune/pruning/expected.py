@@ -234,7 +234,10 @@ class ExpectedCost:
             self._add_work(node, "latency", whole - overhead)
 
     def _add_parameters(self) -> None:
-        """Attribute parameters to the one operation that uses them; those of several, or of none, are fixed."""
+        """Attribute parameters to the operation that uses them, the last call of a layer that is called more than once.
+
+        Those of several operations, or of none, are fixed.
+        """
         if "params" not in self.measures:
             return
         users: dict[nn.Parameter, list[fx.Node]] = {p: [] for p in plain_parameters(self.traced.net).values()}
@@ -243,8 +246,8 @@ class ExpectedCost:
             for p in () if module is None else plain_parameters(module).values():
                 users[p].append(node)
         for p, nodes in users.items():
-            if len(nodes) == 1:
-                self._add(nodes[0], self._parameter_kind(nodes[0], p), "params", p.numel())
+            if len(nodes) == 1 or (nodes and {str(node.target) for node in nodes} <= self.traced.repeated):
+                self._add(nodes[-1], self._parameter_kind(nodes[-1], p), "params", p.numel())
             else:
                 self._fixed[self.measures.index("params")] += p.numel()
 

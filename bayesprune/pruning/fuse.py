@@ -51,7 +51,7 @@ def fold_batch_norms(traced: Traced) -> None:
     for node in list(traced.graph.nodes):
         norm: Any = traced.module(node)
         source = sole_input(traced, node)
-        if type(norm) not in NORMS.values() or source is None or str(node.target) in traced.fixed:
+        if type(norm) not in NORMS.values() or source is None or _serves_others(traced, node):
             continue
         layer = _layer(traced, source)
         fits = layer is not None and len(source.users) == 1 and NORMS[type(layer)] is type(norm)
@@ -65,6 +65,11 @@ def fold_batch_norms(traced: Traced) -> None:
         traced.graph.erase_node(node)
 
 
+def _serves_others(traced: Traced, node: fx.Node) -> bool:
+    """Whether what a call calls is called elsewhere as well, or its parameters are used there."""
+    return str(node.target) in traced.fixed or str(node.target) in traced.repeated
+
+
 def _layer(traced: Traced, node: Any) -> Any:
     """The ``Linear`` or convolution that ``node`` calls, if that may be replaced by another one.
 
@@ -72,7 +77,7 @@ def _layer(traced: Traced, node: Any) -> Any:
         traced: The network.
         node: A call, or what else an argument may be.
     """
-    if not isinstance(node, fx.Node) or sole_input(traced, node) is None or str(node.target) in traced.fixed:
+    if not isinstance(node, fx.Node) or sole_input(traced, node) is None or _serves_others(traced, node):
         return None
     layer: Any = traced.module(node)
     return layer if type(layer) in NORMS else None

@@ -65,7 +65,8 @@ def _writer(traced: Traced, node: fx.Node, size: int) -> fx.Node | None:
         size: How many structures the gate has.
     """
     writer: Any = node.args[0]
-    while isinstance(writer, fx.Node) and len(writer.users) == 1 and str(writer.target) not in traced.fixed:
+    stays = {*traced.fixed, *traced.repeated}
+    while isinstance(writer, fx.Node) and len(writer.users) == 1 and str(writer.target) not in stays:
         module = traced.module(writer)
         operation = operation_of(writer, module)
         if operation.parts is not None:

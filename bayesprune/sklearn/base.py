@@ -11,7 +11,6 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -20,13 +19,16 @@ from bayesprune.checked import real, shown, whole
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.infer.posterior import asked_for
-from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network
+from bayesprune.layers import moments
+from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network, set_units
 from bayesprune.sklearn.table import check_inputs
-from bayesprune.sklearn.training import Training, chosen_batch_size, one_thread, own_random_state
+from bayesprune.sklearn.training import Training, chosen_batch_size, chosen_epochs, one_thread, own_random_state
 from bayesprune.training import History
 
 ROWS = 4096
 """How many rows are predicted at once."""
+MOST_RESTARTS = 1000
+"""More starts than anybody waits for."""
 
 
 class BayesPruneEstimator(BaseEstimator):
@@ -43,15 +45,16 @@ class BayesPruneEstimator(BaseEstimator):
         num_samples: As there.
         random_state: As there.
         slab: As there.
+        restarts: As there.
     """
 
     network_: BayesianNet
     compact_: nn.Module
     history_: History
     inclusion_probabilities_: NDArray[np.float64]
+    evidence_bounds_: NDArray[np.float64]
     n_iter_: int
     n_features_in_: int
-    _inputs: StandardScaler
     _seed: int
 
     def __init__(
@@ -61,12 +64,13 @@ class BayesPruneEstimator(BaseEstimator):
         weights: str | None = None,
         temperature: float = 0.1,
         prior_inclusion: float = 0.5,
-        epochs: int = 150,
+        epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float = 0.01,
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        restarts: int = 1,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.weights = weights
@@ -78,6 +82,7 @@ class BayesPruneEstimator(BaseEstimator):
         self.num_samples = num_samples
         self.random_state = random_state
         self.slab = slab
+        self.restarts = restarts
 
     def get_support(self, indices: bool = False) -> NDArray:
         """Which inputs the posterior keeps: those whose inclusion probability is above ½.
@@ -99,22 +104,22 @@ class BayesPruneEstimator(BaseEstimator):
         weights: NDArray,
         likelihood: Likelihood,
         outputs: int,
-        targets: StandardScaler | None,
+        targets: Tensor,
     ) -> None:
         """Build and train the network; all attributes of a fitted estimator but the classes are set here.
 
         Args:
             X: Inputs, shape ``(n, d)``.
-            y: Targets, as ``likelihood`` takes them.
+            y: Targets, as ``likelihood`` takes them, standardised if they are reals.
             weights: Weights of the rows, shape ``(n,)``, of mean 1.
             likelihood: What the network's outputs say about the targets.
             outputs: Number of outputs.
-            targets: How ``y`` was standardised; ``None`` if it was not.
+            targets: The targets in their own units.
         """
-        training = self._training(len(X))
-        inputs = StandardScaler().fit(X, sample_weight=weights)
-        x = inputs.transform(X)
-        constant = np.ptp(x, axis=0) < 0.5  # all others have standard deviation 1
+        training, table, counts = self._training(len(X)), torch.from_numpy(X), torch.from_numpy(weights)
+        inputs = moments(table, counts)
+        x = (table - inputs[0]) / inputs[1]
+        constant = np.ptp(x.numpy(), axis=0) < 0.5  # all others have standard deviation 1
         absent = constant & ~constant.all()
         try:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -124,28 +129,33 @@ class BayesPruneEstimator(BaseEstimator):
                 f"{shown(self.random_state)}"
             ) from error
         with own_random_state(seed), one_thread():
-            net = gated_mlp(len(x), self._hidden(), outputs, absent)
-            bnn, history = training.train(net, likelihood, _float(x), y, _float(weights))
-            self.compact_ = plain_network(bnn.net, inputs, targets)
+            hidden, units = self._hidden(), likelihood.take_units(y, counts)
+            found = training.train(
+                lambda: gated_mlp(len(x), hidden, outputs, absent, units), likelihood, x.float(), y, counts.float()
+            )
+        bnn = found.net.eval().double()  # so that a row's prediction does not depend on the rows beside it
+        set_units(bnn.net, inputs, likelihood.take_units(targets, counts))
         inclusion = np.zeros(len(constant))
         inclusion[~absent] = bnn.gate_probs()[INPUTS].numpy()
         inclusion[constant] = 0.0
-        self._inputs, self._seed = inputs, seed
-        self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, history, len(history.rows)
-        self.network_ = bnn.eval().double()  # so that a row's prediction does not depend on the rows beside it
+        self.network_, self.compact_, self._seed = bnn, plain_network(bnn.net), seed
+        self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, found.history, len(found.history.rows)
+        self.evidence_bounds_ = np.array([bound.nats for bound in found.bounds])
 
     def _training(self, rows: int) -> Training:
         """How to train on so many rows."""
         automatic = isinstance(self.batch_size, str) and self.batch_size == "auto"
         batch = chosen_batch_size(rows) if automatic else whole("batch_size", self.batch_size, hint="or give 'auto'")
         whole("num_samples", self.num_samples, 0)
+        itself = isinstance(self.epochs, str) and self.epochs == "auto"
         return Training(
             asked_for(self.weights, self.slab, "normal"),
             real("temperature", self.temperature, 0),
             real("prior_inclusion", self.prior_inclusion, 0, 1),
-            whole("epochs", self.epochs),
+            chosen_epochs(rows, batch) if itself else whole("epochs", self.epochs, hint="or give 'auto'"),
             batch,
             real("learning_rate", self.learning_rate, 0),
+            whole("restarts", self.restarts, 1, MOST_RESTARTS),
         )
 
     def _hidden(self) -> tuple[int, ...]:
@@ -160,9 +170,9 @@ class BayesPruneEstimator(BaseEstimator):
         return tuple(int(size) for size in sizes)
 
     def _predictions(self, X: Any) -> Iterator[Prediction]:
-        """The posterior predictive of standardised targets, some rows at a time, each with the same draws."""
+        """The posterior predictive, some rows at a time, each with the same draws."""
         check_is_fitted(self)
-        x = torch.from_numpy(self._inputs.transform(check_inputs(self, X)))
+        x = torch.from_numpy(check_inputs(self, X))
         for rows in x.split(ROWS):
             with own_random_state(self._seed):
                 prediction = self.network_.predict(rows, self.num_samples)
@@ -181,7 +191,3 @@ def gathered(predictions: Iterator[Prediction], part: Callable[[Any], Tensor]) -
         part: What to take of each.
     """
     return torch.cat([part(prediction) for prediction in predictions]).numpy()
-
-
-def _float(values: NDArray) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32)

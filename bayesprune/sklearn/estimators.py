@@ -10,20 +10,31 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 
-from bayesprune.errors import DataError
-from bayesprune.infer import Categorical, LearnedGaussian
+from bayesprune.checked import shown
+from bayesprune.errors import ConfigError, DataError
+from bayesprune.infer import (
+    Categorical,
+    Heteroscedastic,
+    LearnedGaussian,
+    Likelihood,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
+)
+from bayesprune.infer.likelihoods.counts import Counts
+from bayesprune.layers import moments
 from bayesprune.sklearn.base import BayesPruneEstimator, gathered
 from bayesprune.sklearn.table import check_examples, counted, weights_of_classes
 
 
 class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
-    """A Bayesian multilayer perceptron that prunes its inputs and hidden units while it trains, for real targets.
+    """A Bayesian multilayer perceptron that prunes its inputs and hidden units while it trains, for reals and counts.
 
-    Inputs and targets are standardised within. The noise is Gaussian, its scale learned. Every input and every hidden
+    Inputs and real targets are standardised within. The scale of the noise is learned. Every input and every hidden
     unit has a gate, whose posterior inclusion probability says whether the data need it; columns that are constant have
     probability 0. It works in a ``Pipeline``, in ``GridSearchCV``, and as ``SelectFromModel(BayesPruneRegressor(),
     importance_getter="inclusion_probabilities_", threshold=0.5)``.
@@ -36,21 +47,30 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             a search by log-likelihood on held-out data. Points have no such divergence, and do not look at it.
         prior_inclusion: Prior inclusion probability of an input, in (0, 1): the number of inputs that are expected to
             matter, divided by that of all. A hidden unit has ½.
-        epochs: Passes over the data.
+        epochs: Passes over the data; ``"auto"`` for 150, or as many as make 2,000 steps of a small table.
         batch_size: Rows a batch; ``"auto"`` for a twentieth of the rows, between 16 and 512.
         learning_rate: Peak learning rate of Adam.
         num_samples: Posterior samples that a prediction averages; 0 for one at the posterior mode.
         random_state: Seed; with an int, `fit` gives the same estimator each time. The session's random state is left
             as it is.
         slab: Another name of ``weights``.
+        restarts: How many networks are trained from different weights; the one with the highest evidence bound is kept.
+            At temperature 1 hidden units are left out on trial as well, and stay out where the bound prefers it.
+        likelihood: Of real targets ``"learned_gaussian"``, ``"student_t"`` (heavy tails) or ``"heteroscedastic"``
+            (noise that depends on the inputs), of counts ``"poisson"`` or ``"negative_binomial"``, see
+            `bayesprune.infer`.
 
     Attributes:
         inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
-            temperature 1 are probabilities under the model; at a lower one they are too high.
+            temperature 1 approximate probabilities under the model, in the mean field of one mode; at a lower one they
+            are too high, and say by ½ which inputs the fit uses.
+        evidence_bounds_: The evidence lower bound of each start, nats, at the temperature of training, shape
+            ``(restarts,)``; empty where there was one start and no trial of fewer units.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,
             float32, shape ``(B, n_features_in_)``, to predictions in those of the targets, shape ``(B, 1)`` or
             ``(B, k)``. It can be saved with `bayesprune.save`.
-        network_: The `BayesianNet`, of standardised inputs and targets, float64.
+        network_: The `BayesianNet`, of inputs and targets in their own units, float64; ``network_.likelihood`` has the
+            noise.
         history_: Record of the run: one row an epoch, and the path of every gate.
         n_iter_: Number of epochs done.
         n_features_in_: Number of inputs d.
@@ -64,8 +84,38 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         ((10,), (2,))
     """
 
-    _targets: StandardScaler
     _shape: tuple[int, ...]
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] = (50,),
+        *,
+        weights: str | None = None,
+        temperature: float = 0.1,
+        prior_inclusion: float = 0.5,
+        epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 0.01,
+        num_samples: int = 32,
+        random_state: int | RandomState | None = None,
+        slab: str | None = None,
+        restarts: int = 1,
+        likelihood: str = "learned_gaussian",
+    ):
+        super().__init__(
+            hidden_layer_sizes,
+            weights=weights,
+            temperature=temperature,
+            prior_inclusion=prior_inclusion,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            num_samples=num_samples,
+            random_state=random_state,
+            slab=slab,
+            restarts=restarts,
+        )
+        self.likelihood = likelihood
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> BayesPruneRegressor:
         """Train and prune.
@@ -81,12 +131,24 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
                 negative or all zero (`DataError`), or parameters that cannot work (`ConfigError`).
         """
         X, y, weights = check_examples(self, X, y, sample_weight)
-        rows = y.reshape(len(y), -1)
-        self._targets, self._shape = StandardScaler().fit(rows, sample_weight=weights), y.shape[1:]
-        standardised = torch.tensor(self._targets.transform(rows), dtype=torch.float32)
-        likelihood = LearnedGaussian(shape=self._shape)
-        self._train(X, standardised, weights, likelihood, rows.shape[1], self._targets)
+        rows, self._shape = torch.tensor(y.reshape(len(y), -1), dtype=torch.float64), y.shape[1:]
+        likelihood, targets = self._likelihood(), rows
+        if not isinstance(likelihood, Counts):
+            location, scale = moments(rows, torch.from_numpy(weights))
+            targets = (rows - location) / scale
+        outputs = rows.shape[1] * (2 if isinstance(likelihood, Heteroscedastic) else 1)
+        self._train(X, targets.float(), weights, likelihood, outputs, rows)
         return self
+
+    def _likelihood(self) -> Likelihood:
+        """What the network's outputs say about the targets, float32."""
+        of_scales = {"learned_gaussian": LearnedGaussian, "student_t": StudentT}
+        others = {"heteroscedastic": Heteroscedastic, "poisson": Poisson, "negative_binomial": NegativeBinomial}
+        if self.likelihood in of_scales:
+            return of_scales[self.likelihood](shape=self._shape).float()
+        if self.likelihood in others:
+            return others[self.likelihood]().float()
+        raise ConfigError(f"likelihood must be one of {', '.join([*of_scales, *others])}, got {shown(self.likelihood)}")
 
     def __sklearn_tags__(self) -> Tags:
         """What scikit-learn is told of the estimator: several targets are welcome."""
@@ -107,9 +169,8 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             ValueError: for another number or other names of columns than in `fit`, NaN or infinite values.
         """
         found = gathered(self._predictions(X), lambda p: torch.cat((p.mean, p.variance.sqrt()), 1))
-        mean, deviation = np.split(found, 2, axis=1)
-        mean = self._targets.inverse_transform(mean).reshape(-1, *self._shape)
-        return (mean, (deviation * self._targets.scale_).reshape(mean.shape)) if return_std else mean
+        mean, deviation = (part.reshape(-1, *self._shape) for part in np.split(found, 2, axis=1))
+        return (mean, deviation) if return_std else mean
 
     def predict_interval(self, X: Any, level: float = 0.95) -> NDArray[np.float64]:
         """Central intervals in which a new target lies with probability ``level``, shape ``(n, 2)``.
@@ -125,8 +186,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             ValueError: as for `predict`, or for a level outside (0, 1).
         """
         found = gathered(self._predictions(X), lambda p: torch.stack(p.interval(level), 2))
-        bounds = found * self._targets.scale_[:, None] + self._targets.mean_[:, None]
-        return bounds.reshape(-1, *self._shape, 2)
+        return found.reshape(-1, *self._shape, 2)
 
 
 class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
@@ -137,10 +197,13 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
     Args:
         class_weight: How much rows of each class count: ``"balanced"`` for all classes alike, whatever their numbers of
             rows, a dict from labels to weights, or ``None``. It multiplies ``sample_weight``, and only ratios matter.
+        ordered: Whether the sorted labels are in an order, such as grades or stages: the network then gives one number,
+            which cut points that are learned make probabilities (`bayesprune.infer.Ordinal`).
 
     Attributes:
         classes_: The labels, sorted, shape ``(K,)``.
-        compact_: The plain small network; its outputs are logits, shape ``(B, K)``.
+        compact_: The plain small network; its outputs are logits, shape ``(B, K)``, or of ordered labels that one
+            number, shape ``(B, 1)``.
 
     Example:
         >>> from sklearn.datasets import load_wine
@@ -159,13 +222,15 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
         weights: str | None = None,
         temperature: float = 0.1,
         prior_inclusion: float = 0.5,
-        epochs: int = 150,
+        epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float = 0.01,
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        restarts: int = 1,
         class_weight: Mapping[Any, float] | str | None = None,
+        ordered: bool = False,
     ):
         super().__init__(
             hidden_layer_sizes,
@@ -178,8 +243,9 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             num_samples=num_samples,
             random_state=random_state,
             slab=slab,
+            restarts=restarts,
         )
-        self.class_weight = class_weight
+        self.class_weight, self.ordered = class_weight, ordered
 
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> BayesPruneClassifier:
         """Train and prune.
@@ -193,6 +259,8 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             ValueError: as for `BayesPruneRegressor.fit`, and for labels of one class only or a ``class_weight``
                 that cannot be (`DataError`).
         """
+        if not isinstance(self.ordered, bool):
+            raise ConfigError(f"ordered must be True or False, got {shown(self.ordered)}")
         X, y, weights = check_examples(self, X, y, sample_weight)
         if self.class_weight is not None:
             X, y, weights = counted(X, y, weights * weights_of_classes(self.class_weight, y))
@@ -204,7 +272,9 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
                 f"{len(y)} rows of positive weight"
             )
         self.classes_ = classes
-        self._train(X, torch.from_numpy(labels), weights, Categorical(), len(classes), None)
+        likelihood = Ordinal(len(classes)).float() if self.ordered else Categorical()
+        numbers = torch.from_numpy(labels)
+        self._train(X, numbers, weights, likelihood, 1 if self.ordered else len(classes), numbers)
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:

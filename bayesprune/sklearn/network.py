@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from bayesprune import layers
@@ -18,9 +17,13 @@ from bayesprune.pruning import compact, shrink
 
 INPUTS = "inputs"
 """Name of the gate on the inputs."""
+Moments = tuple[Tensor, Tensor]
+"""Location and scale of columns."""
 
 
-def gated_mlp(rows: int, hidden: Sequence[int], outputs: int, absent: NDArray[np.bool_]) -> nn.Module:
+def gated_mlp(
+    rows: int, hidden: Sequence[int], outputs: int, absent: NDArray[np.bool_], units: Moments | None = None
+) -> nn.Module:
     """A multilayer perceptron with a gate on every input that is present and on every hidden unit.
 
     At the start no more inputs are on than half as many as there are rows: more of them fit all rows, noise and all,
@@ -31,42 +34,41 @@ def gated_mlp(rows: int, hidden: Sequence[int], outputs: int, absent: NDArray[np
         hidden: Widths of the hidden layers; none for a linear model.
         outputs: Number of outputs.
         absent: Inputs to leave out, shape ``(d,)``, not all of them.
+        units: Location and scale of the outputs, where they have any.
 
     Shape:
-        input ``(B, d)``, output ``(B, outputs)``.
+        input ``(B, d)``, standardised, output ``(B, outputs)``.
     """
-    theta = min(INITIAL_THETA, rows / (2 * len(absent)))
-    parts: OrderedDict[str, nn.Module] = OrderedDict({INPUTS: layers.Gate(len(absent), theta=theta)})
     width = len(absent)
-    for number, units in enumerate(hidden, 1):
-        parts[f"hidden{number}"] = layers.Linear(width, units, gate="unit", dtype=torch.float32)
+    theta = min(INITIAL_THETA, rows / (2 * width))
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        standardise=layers.Standardise(torch.zeros(width), torch.ones(width))
+    )
+    parts[INPUTS] = layers.Gate(width, theta=theta)
+    for number, size in enumerate(hidden, 1):
+        parts[f"hidden{number}"] = layers.Linear(width, size, gate="unit", dtype=torch.float32)
         parts[f"relu{number}"] = nn.ReLU()
-        width = units
+        width = size
     parts["outputs"] = nn.Linear(width, outputs, dtype=torch.float32)
+    if units is not None:
+        parts["units"] = layers.Units(*units)
     net = nn.Sequential(parts).float()
     return shrink(net, {INPUTS: torch.from_numpy(absent)})[0] if absent.any() else net
 
 
-def plain_network(net: nn.Module, inputs: StandardScaler, targets: StandardScaler | None) -> nn.Module:
-    """What `compact` leaves of a trained network, with the scaling of inputs and targets as part of it.
+def set_units(net: nn.Module, inputs: Moments, outputs: Moments | None) -> None:
+    """Let a network that was trained on standardised numbers take and give those of the table, in place.
 
     Args:
-        net: The gated network, of standardised inputs and targets.
-        inputs: How inputs are standardised.
-        targets: How targets are; ``None`` where outputs are not to be scaled back.
-
-    Returns:
-        A plain network, float32, in eval mode: input ``(B, d)`` as in the table, output ``(B, outputs)``.
+        net: What `gated_mlp` makes, float64.
+        inputs: Location and scale of the inputs.
+        outputs: Those of the outputs; ``None`` where they have no units.
     """
-    scaling = nn.BatchNorm1d(len(inputs.scale_), eps=0.0, affine=False)
-    scaling.running_mean, scaling.running_var = _tensor(inputs.mean_), _tensor(inputs.scale_).square()
-    parts = OrderedDict(scaling=scaling, network=copy.deepcopy(net).float())
-    if targets is not None:
-        back = nn.Linear(len(targets.scale_), len(targets.scale_))
-        back.weight.data, back.bias.data = _tensor(targets.scale_).diag(), _tensor(targets.mean_)
-        parts["units"] = back
-    return compact(nn.Sequential(parts).eval())
+    net.standardise = layers.Standardise(*inputs).to(torch.float64)
+    if outputs is not None:
+        net.units = layers.Units(*outputs).to(torch.float64)
 
 
-def _tensor(values: NDArray) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32)
+def plain_network(net: nn.Module) -> nn.Module:
+    """What `compact` leaves of a network in the units of the table, float32, in eval mode."""
+    return compact(copy.deepcopy(net).float().eval())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,12 +20,14 @@ from bayesprune.distributions import FixedInclusion
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.layers import gates_of
 from bayesprune.sklearn.network import INPUTS
-from bayesprune.training import History, Settings, fit
+from bayesprune.training import BestFit, Settings, fit_best
 
 BATCHES = 20
 """How many batches an epoch has, if their size is to be chosen and stays within its bounds."""
 SMALLEST, LARGEST = 16, 512
 """Bounds of a batch size that is chosen."""
+PASSES, STEPS = 150, 2000
+"""How many epochs there are at least where their number is to be chosen, and steps in all of them."""
 SLAB_SCALE = 1.0
 """Standard deviation of the prior of all weights, for standardised inputs and targets."""
 PHASES = {"slab_by": 0.5, "checks_per_epoch": 1}
@@ -46,6 +49,7 @@ class Training:
         epochs: Length of the run.
         batch_size: Rows a batch.
         learning_rate: Peak learning rate of the weights.
+        restarts: How many starts are made, of which the one with the highest evidence bound is taken.
     """
 
     posterior: str
@@ -54,36 +58,51 @@ class Training:
     epochs: int
     batch_size: int
     learning_rate: float
+    restarts: int = 1
 
     def train(
-        self, net: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor, weights: Tensor
-    ) -> tuple[BayesianNet, History]:
+        self, make: Callable[[], nn.Module], likelihood: Likelihood, x: Tensor, y: Tensor, weights: Tensor
+    ) -> BestFit:
         """Train on all rows, random numbers from torch's generator as it is.
 
+        At temperature 1 hidden units are left out on trial, see `training.fewer`.
+
         Args:
-            net: The network, with a gate ``inputs``.
+            make: Makes the network, with a gate ``inputs`` and weights of its own each time.
             likelihood: What its outputs say about the targets.
             x: Inputs, shape ``(n, d)``.
             y: Targets, as ``likelihood`` takes them.
             weights: Weights of the rows, shape ``(n,)``, of mean 1.
         """
         normal = self.posterior == "normal"
-        bnn = BayesianNet(
-            net,
-            likelihood,
-            num_data=len(x),
-            prior=self.prior(net, len(x)),
-            weight_precision=SLAB_SCALE**-2,
-            weights=self.posterior,
-            slab_scale=SLAB_SCALE if normal else None,
-        )
+        nets = [self._model(make(), copy.deepcopy(likelihood), len(x)) for _ in range(self.restarts)]
         batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))
         data = TensorDataset(x, y, weights) if bool((weights != 1).any()) else TensorDataset(x, y)
         loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
         temperature = self.temperature if normal else 1.0
         settings = Settings(lr=self.learning_rate, temperature=temperature, schedule=PHASES)
-        # Under a fixed prior gates end between 0 and 1: all of them stay, and predictions are averages over them.
-        return bnn, fit(bnn, loader, epochs=self.epochs, prune=False, settings=settings, progress=False)
+        fewer = normal and temperature >= 1 and len(nets[0].gate_names) > 1
+        # Under a fixed prior gates end between 0 and 1: they stay, but for units, and predictions average over them.
+        return fit_best(nets, loader, epochs=self.epochs, settings=settings, fewer=fewer)
+
+    def _model(self, net: nn.Module, likelihood: Likelihood, rows: int) -> BayesianNet:
+        """The model of a start.
+
+        Args:
+            net: Its network.
+            likelihood: What its outputs say about the targets.
+            rows: Number of examples.
+        """
+        normal = self.posterior == "normal"
+        return BayesianNet(
+            net,
+            likelihood,
+            num_data=rows,
+            prior=self.prior(net, rows),
+            weight_precision=SLAB_SCALE**-2,
+            weights=self.posterior,
+            slab_scale=SLAB_SCALE if normal else None,
+        )
 
     def prior(self, net: nn.Module, rows: int) -> FixedInclusion:
         """λ of every gate.
@@ -106,6 +125,16 @@ class Training:
 def chosen_batch_size(rows: int) -> int:
     """A twentieth of the rows, between 16 and 512."""
     return min(LARGEST, max(SMALLEST, -(-rows // BATCHES)))
+
+
+def chosen_epochs(rows: int, batch_size: int) -> int:
+    """150, or as many more as give a small table 2,000 steps: weights take steps to arrive, however few the rows.
+
+    Args:
+        rows: Number of examples.
+        batch_size: Rows a batch.
+    """
+    return max(PASSES, -(-STEPS // -(-rows // batch_size)))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bayesprune.atomic import write_atomically
 from bayesprune.markup import html_table
+from bayesprune.schema import dataclass_record, items, number, record, table, tensor
 from bayesprune.types import Removal
 
 SHOWN = 12
@@ -80,6 +81,8 @@ class History:
             passes of the network as it was then, in which a branch counts with its θ, as often as it is on; one that a
             method had looked at besides counts one, and what a solver of its own took is added. Of variational
             inference the passes of steps alone are in it.
+        evidence: By gate name, of all starting gates what was last known, shape ``(gates, 3)``: price, net cost and its
+            standard error, see `Evidence`; NaN where nothing is. Of a removed one it is what it was removed by.
 
     Example:
         >>> History()
@@ -91,6 +94,7 @@ class History:
     thetas: dict[str, list[Tensor]] = field(default_factory=dict)
     branches_computed: float = math.nan
     charged: float = 0.0
+    evidence: dict[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Epochs, the last loss, the accuracy if there is one, what is left, and what is masked, in one line."""
@@ -128,6 +132,7 @@ class History:
             "branches_computed": self.branches_computed,
             "charged": self.charged,
             "thetas": {name: torch.stack(path) for name, path in self.thetas.items()},
+            "evidence": {name: known.clone() for name, known in self.evidence.items()},
         }
 
     @classmethod
@@ -137,9 +142,24 @@ class History:
             rows=[EpochRow(**{name: _one_nan(value) for name, value in row.items()}) for row in state["rows"]],
             removals=[Removal(**removal) for removal in state["removals"]],
             thetas={name: list(path) for name, path in state["thetas"].items()},
+            evidence={name: known.clone() for name, known in state.get("evidence", {}).items()},
             branches_computed=state["branches_computed"],
             charged=state["charged"],
         )
+
+
+_of_gates = table(tensor((torch.float32,), 2))
+STATE = record(
+    {
+        "rows": items(dataclass_record(EpochRow)),
+        "removals": items(dataclass_record(Removal)),
+        "branches_computed": number(finite=False),
+        "charged": number(0),
+        "thetas": _of_gates,
+    },
+    {"evidence": _of_gates},
+)
+"""What `History.state` looks like in a file."""
 
 
 def _cells(row: EpochRow) -> tuple[str, ...]:

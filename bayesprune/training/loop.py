@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from bayesprune.training.choices import model_of, settings_of
 from bayesprune.training.engine import Engine
 from bayesprune.training.history import EpochRow, History
 from bayesprune.training.lock import only_process
+from bayesprune.training.loggers import EpochLog, Logger
 from bayesprune.training.progress import EpochBar, on_terminal
 from bayesprune.training.state import Checkpoint
 from bayesprune.training.trainer import Trainer
@@ -43,6 +44,7 @@ def fit(
     engine: Engine | None = None,
     out: str | Path | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
+    loggers: Iterable[Logger] = (),
     progress: bool = True,
     run: str | None = None,
 ) -> History:
@@ -78,6 +80,8 @@ def fit(
         out: Folder for ``checkpoint.pt`` and ``history.csv``, written after every epoch. If it holds a checkpoint of
             the same network and run, training goes on from there and ends with the same numbers as an unbroken run.
         on_epoch: Called with every finished row.
+        loggers: Loggers of Lightning or Lightning Fabric, for example for TensorBoard or Weights & Biases: they get the
+            settings, every row, and where they take histograms how θ lies. The main process alone logs.
         progress: Whether to show a bar of the epochs on standard error, if that is a terminal.
         run: What tells this run from every other, for example its seed and settings or a name. It is kept in the
             checkpoint, and one that holds another is refused.
@@ -115,6 +119,7 @@ def fit(
         shown = None
         if progress and engine.is_main and on_terminal():
             shown = held.enter_context(EpochBar(epochs))
+        log = held.enter_context(EpochLog(loggers if engine.is_main else (), trainer))
         trainer.views.install()
         held.callback(trainer.views.remove)
         while trainer.epoch < trainer.epochs:
@@ -125,7 +130,7 @@ def fit(
                 if engine.is_main:
                     trainer.history.write_csv(path.parent / "history.csv")
                     write_checkpoint(path, state)
-            for show in (shown, on_epoch):
+            for show in (shown, log, on_epoch):
                 if show is not None:
                     show(row)
         trainer.views.bake()

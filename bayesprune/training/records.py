@@ -16,7 +16,7 @@ from bayesprune.methods.protocol import Model
 from bayesprune.pruning import ExpectedCost, cost, gates_left
 from bayesprune.pruning.meter import eval_mode
 from bayesprune.training.history import EpochRow, History
-from bayesprune.types import Cost, Score
+from bayesprune.types import Cost, Evidence, Score
 
 TRAINING = 3
 """What an example of a training step is charged: a forward pass counts one, a backward pass two."""
@@ -43,18 +43,37 @@ class Records:
         self._counted: tuple[tuple[int, list[bool]], Cost] | None = None
         self._expected: tuple[int, ExpectedCost] | None = None
 
-    def remember(self, origin: Mapping[str, Tensor]) -> None:
-        """Append θ of all starting gates, 0 where removed, to the history.
+    def remember(self, origin: Mapping[str, Tensor], evidence: Evidence | None) -> None:
+        """Append θ of all starting gates, 0 where removed, to the history, and note what is known of those left.
 
         Args:
             origin: By gate name, the indices that the structures left had at the start.
+            evidence: What the method knows of them, if anything.
         """
+        self._note(origin, evidence)
         present = self.net.gate_probs()
         for name, size in self.start_gates.items():
             full = torch.zeros(size, dtype=torch.float32)
             if name in present:
                 full[origin[name]] = present[name].cpu().float()
             self.history.thetas.setdefault(name, []).append(full)
+
+    def before_removal(self, origin: Mapping[str, Tensor], evidence: Evidence | None) -> None:
+        """Charge what is open, and note by what structures are removed; to be called before they are.
+
+        Args:
+            origin: By gate name, the indices that the structures left had at the start.
+            evidence: What the method knows of them, if anything.
+        """
+        self.charge_open()
+        self._note(origin, evidence)
+
+    def _note(self, origin: Mapping[str, Tensor], evidence: Evidence | None) -> None:
+        if evidence is None:
+            return
+        for name, known in self.net.by_gate(evidence.stacked()).items():
+            nothing = torch.full((self.start_gates[name], 3), torch.nan, dtype=torch.float32)
+            self.history.evidence.setdefault(name, nothing)[origin[name]] = known
 
     def charge(self, examples: int) -> None:
         """Charge the run for passes without gradient."""

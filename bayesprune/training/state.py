@@ -21,7 +21,6 @@ from bayesprune.schema import (
     dataclass_record,
     generator_state,
     items,
-    number,
     optional,
     record,
     require,
@@ -32,10 +31,9 @@ from bayesprune.schema import (
     whole,
 )
 from bayesprune.training.checkpoint import read_checkpoint
-from bayesprune.training.history import EpochRow, History
+from bayesprune.training.history import STATE, History
 from bayesprune.training.optimizer import check_state
 from bayesprune.training.trainer import Trainer
-from bayesprune.types import Removal
 
 
 def _versions() -> dict[str, str]:
@@ -48,15 +46,6 @@ def _anything(value: object, where: str) -> None:
 
 
 _bytes = tensor((torch.uint8,), 1)
-_history = record(
-    {
-        "rows": items(dataclass_record(EpochRow)),
-        "removals": items(dataclass_record(Removal)),
-        "branches_computed": number(finite=False),
-        "charged": number(0),
-        "thetas": table(tensor((torch.float32,), 2)),
-    }
-)
 
 
 @dataclass(kw_only=True)
@@ -111,7 +100,7 @@ class Checkpoint:
     tensors: Annotated[dict[str, Tensor], table(tensor(finite=True))]
     likelihood: Annotated[dict[str, Tensor], table(tensor())]
     optimizer: Annotated[dict[str, Any], record({"state": _anything, "param_groups": items(table(_anything))})]
-    history: Annotated[dict[str, Any], _history]
+    history: Annotated[dict[str, Any], STATE]
     own: Annotated[dict[str, Any], table(_anything)]
     generator: Annotated[Tensor, _bytes]
     rng: Annotated[list[list[Tensor]], items(items(_bytes, 1, 2), 1)]
@@ -170,6 +159,9 @@ class Checkpoint:
             where = f"history.thetas.{name}"
             require(len(theta) == self.epoch + 1, where, f"{self.epoch + 1} rows", theta)
             _check_probabilities(theta, where)
+        sizes = {name: (theta.shape[1], 3) for name, theta in thetas.items()}
+        for name, known in self.history.get("evidence", {}).items():
+            require(tuple(known.shape) == sizes.get(name), f"history.evidence.{name}", "three numbers a gate", known)
         for name, origin in self.origin.items():
             where = f"origin.{name}"
             require(name in thetas, where, "the name of a gate", name)

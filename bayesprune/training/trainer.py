@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -95,7 +96,7 @@ class Trainer:
         self._new_optimizer()
         self.module, self.gates = engine.wrap(net), mode_of(self.net)
         self.records = Records(net, self.example, History(removals=self.cuts.removals))
-        self.records.remember(self.cuts.origin)
+        self.records.remember(self.cuts.origin, method.evidence())
 
     # what the method sees ------------------------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ class Trainer:
             off: By gate name, which of its structures go, bool.
             net_cost: For the record, the evidence for each, shape ``(S,)``.
         """
-        self.records.charge_open()
+        self.records.before_removal(self.cuts.origin, self.method.evidence())
         self.views.remove()
         try:
             kept = self.cuts.remove(self.step, off, net_cost)
@@ -172,19 +173,39 @@ class Trainer:
     def run_epoch(self, checkpoint: Path | None = None) -> EpochRow:
         """Train for one epoch, decide, score, and append a row; ``checkpoint`` is where one would be, for messages."""
         began = time.perf_counter()
+        with self.steps_of_an_epoch():
+            total, count, more = self._steps()
+        return self.end_epoch(total, count, more, began, checkpoint)
+
+    @contextmanager
+    def steps_of_an_epoch(self) -> Iterator[None]:
+        """The context in which the steps of the next epoch are taken."""
         self._begin_phase()
         self.net.train()
         self.frozen.rest()
         order(self.loader, self.epoch)
         with self.method.epoch(self), flush_denormals(), self.engine.sharded(self.net, self.optimizer):
-            total, count, more = self._steps()
+            yield
+
+    def end_epoch(
+        self, total: Tensor, count: int, more: bool, began: float, checkpoint: Path | None = None
+    ) -> EpochRow:
+        """Decide, score, and append a row, when the steps of an epoch are done.
+
+        Args:
+            total: Sum of the data terms of all examples.
+            count: Their number, in all processes.
+            more: Whether there were more batches than an epoch has.
+            began: When the epoch began, by `time.perf_counter`.
+            checkpoint: Where one would be, for messages.
+        """
         self.reader.end_epoch(self.steps_per_epoch, count, more)
         self.engine.average_statistics(self.net)
         nll = float(self.engine.mean(total)) * self.engine.world_size / count
         self.epoch += 1
         note = self._decide()
         score = Score(float("nan"), float("nan")) if self.val_loader is None else evaluate(self.net, self.val_loader)
-        self.records.remember(self.cuts.origin)
+        self.records.remember(self.cuts.origin, self.method.evidence())
         with torch.no_grad():
             prior = 0.0 if self.method.posterior else self.net.likelihood.penalty() / self.net.num_data
             loss, masked = nll + float(self.method.loss(self)) + float(prior), self.masks_held.count

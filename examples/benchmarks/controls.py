@@ -16,6 +16,7 @@ from bayesprune.methods import Method, Needs, Phase
 from bayesprune.methods import Run as TrainingRun
 from bayesprune.methods.none import Plain
 from bayesprune.methods.svi.schedule import make_schedule
+from bayesprune.training import Settings
 
 
 def scratch(run: Run) -> Row:
@@ -49,7 +50,7 @@ class SecondRise(Plain):
 def scratch_rise(run: Run) -> Row:
     """Train the network that the gated one became from fresh weights, by the gated one's learning rates."""
     net = run.experiment.bayesian(run.splits)
-    after = make_schedule(net, run.experiment.epochs, steps_per_epoch=1, chosen={}).fine_tune_from
+    after = make_schedule(net, run.experiment.epochs, steps_per_epoch=1, settings=Settings()).fine_tune_from
     return _anew(run, "scratch-rise", run.experiment.epochs, SecondRise(after))
 
 

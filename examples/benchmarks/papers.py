@@ -37,6 +37,12 @@ def relus(*widths: int, gates: bool = False) -> nn.Sequential:
     return net.append(nn.Linear(widths[-2], widths[-1]))
 
 
+def lenet5() -> nn.Sequential:
+    """LeNet-5 as Caffe has it: 20 and 50 filters of 5x5, 500 units."""
+    filters = [nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*filters, *relus(800, 500, 10))
+
+
 def trained(net: nn.Module, method: str, epochs: int, lr: float = 1e-3, **options: object) -> str:
     """What is left, and the test accuracy, in a line.
 
@@ -57,7 +63,7 @@ def trained(net: nn.Module, method: str, epochs: int, lr: float = 1e-3, **option
     history = bp.fit(net, train, epochs=epochs, method=get_method(method, **options), settings=settings)
     seconds = time.process_time() - began
     score = bp.training.evaluate(net, test)
-    weights = [layer.weight for layer in net.modules() if isinstance(layer, nn.Linear)]
+    weights = [parameter.flatten(1) for parameter in net.parameters() if parameter.dim() > 1]
     left, units = sum(int((w != 0).sum()) for w in weights), [int((w != 0).any(0).sum()) for w in weights]
     work = history.charged / (3 * epochs * len(splits.train) * start)
     return (
@@ -74,6 +80,10 @@ ROWS: dict[str, tuple[str, Callable[[], str]]] = {
     "dropneuron": (
         "LeNet-300-100 in its code, 100 epochs: 26,386 weights, units 542-83-61, 98.17 %",
         lambda: trained(relus(784, 300, 100, 10, gates=True), "dropneuron", 100, until=0.9),
+    ),
+    "dropneuron, l1": (
+        "LeNet-300-100 in its code, single weights penalised alone: 31,909 weights, units 572-140-89, 97.98 %",
+        lambda: trained(relus(784, 300, 100, 10, gates=True), "dropneuron", 100, groups=0.0, until=0.9),
     ),
     "dropnet": (
         "784-40-40-10 in the paper: 60 % of the units may go without a significant loss",
@@ -94,6 +104,10 @@ ROWS: dict[str, tuple[str, Callable[[], str]]] = {
     "sparse_vd, as small": (
         "the same",
         lambda: trained(relus(784, 300, 100, 10), "sparse_vd", 25, until=0.8, sparsity=1 - 1 / 68),
+    ),
+    "sparse_vd, lenet5": (
+        "LeNet-5 in its code: 280 times fewer weights, 99.25 %",
+        lambda: trained(lenet5(), "sparse_vd", 25, until=0.8, sparsity=1 - 1 / 280),
     ),
     "l0": (
         "784-300-100-10: no number; a tenth of the multiply-adds",

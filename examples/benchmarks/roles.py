@@ -18,6 +18,7 @@ import bayesprune as bp
 from bayesprune.comparison.material import fresh
 from bayesprune.layers import gates_of
 from bayesprune.methods.svi.schedule import make_schedule
+from bayesprune.training import Settings
 
 FORWARD_AND_BACKWARD = 3
 """What `History.charged` counts for an example of a step: a forward pass one, a backward pass two."""
@@ -137,7 +138,7 @@ def scratch_equal(run: Run) -> Outcome:
 def scratch_rise(run: Run) -> Outcome:
     """As scratch, by the learning rates of the self-pruned run, which rise a second time."""
     epochs = run.setting.case.epochs
-    after = make_schedule(run.setting.bayesian(), epochs, steps_per_epoch=1, chosen={}).fine_tune_from
+    after = make_schedule(run.setting.bayesian(), epochs, steps_per_epoch=1, settings=Settings()).fine_tune_from
     return _trained(run, "scratch, second rise", lambda: fresh(run.pruned()[1]), epochs, after)
 
 

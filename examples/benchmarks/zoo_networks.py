@@ -45,6 +45,8 @@ SHALLOW: tuple[dict[str, Any], ...] = (
     {},
 )
 """How the depth of one of timm's networks is cut, by the first of these that its constructor takes."""
+WHOLE = ("gemma4_vit_167m_enc",)
+"""Those of timm's whose depth is not cut: its table of positions, read as a product, would outweigh two blocks."""
 SIDES = {"inception_v3": 128, "maxvit_t": 224}
 SIDE = 64
 SIDES_TRIED = 64, 96, 128, 160, 192, 224, 256
@@ -127,7 +129,7 @@ def _timm(name: str) -> tuple[nn.Module, int]:
 
 def _tried(name: str) -> Iterator[tuple[dict[str, Any], int]]:
     """What a network of timm may be built with, and the side of images; its test networks are shallow as they are."""
-    for depth in SHALLOW[-1:] if name.startswith("test_") else SHALLOW:
+    for depth in SHALLOW[-1:] if name.startswith("test_") or name in WHOLE else SHALLOW:
         for sized in (True, False):
             for side in SIDES_TRIED:
                 yield {**depth, **({"img_size": side} if sized else {})}, side

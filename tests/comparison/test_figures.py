@@ -72,7 +72,7 @@ def test_trials_begin_with_the_defaults_and_fill_the_ranges() -> None:
     drawn = trials({"a": Range(0.0, 1.0), "b": Choice(("x", "y"))}, 9, seed=4)
     assert drawn[0] == {} and drawn == trials({"a": Range(0.0, 1.0), "b": Choice(("x", "y"))}, 9, seed=4)
     assert sorted(int(8 * one["a"]) for one in drawn[1:]) == list(range(8))  # one in each eighth: a Sobol sequence
-    assert trials({}, 3, seed=4) == [{}, {}, {}]
+    assert trials({}, 3, seed=4) == [{}]  # three times the same would tell no more
 
 
 @pytest.mark.parametrize("share", [0.1, 0.05, 0.02])

@@ -20,14 +20,15 @@ from torch import nn
 
 from bayesprune import layers
 from bayesprune.comparison import Row, compare
+from bayesprune.comparison.crew import _end_with_parent
 from bayesprune.comparison.measuring import Clock
 from bayesprune.comparison.running import _unfair
-from bayesprune.comparison.stages import _end_with_parent
 from bayesprune.errors import CheckpointError, ConfigError, FileError, NonFiniteLossError
 from bayesprune.training import EpochRow
 from tests.comparison.toys import PIXELS, compared, read_csv, settings, settled, splits
 
 PLAN = settings(methods={"l1_filters": {}})
+FROZEN = "frozen/planted-planted/l1_filters/x1.json"
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,9 @@ def test_after_an_interrupt_within_a_run_the_rows_are_the_same(
 
 
 def test_options_that_were_changed_after_they_were_frozen_are_refused(copied: Path) -> None:
-    path = copied / "frozen.json"
+    path = copied / FROZEN
     said = json.loads(path.read_text())
-    said["chosen"]["planted-planted"]["l1_filters"]["options"] = {"lr": 2.0}
+    said["chosen"]["options"] = {"lr": 2.0}
     path.write_text(json.dumps(said))
     with pytest.raises(CheckpointError, match="was changed after the options were chosen"):
         compared(copied, PLAN)
@@ -124,7 +125,7 @@ def test_other_data_and_networks_of_the_same_names_are_refused(copied: Path) -> 
     with pytest.raises(ConfigError, match="where the network of planted-planted was another"):
         compare(PLAN, out=copied, networks={"planted": wider}, data={"planted": splits()})
     (copied / "material.json").unlink()
-    with pytest.raises(ConfigError, match=r"frozen\.json is that of other settings, data or networks"):
+    with pytest.raises(ConfigError, match=r"x1\.json is that of other settings, data or networks"):
         compared(copied, PLAN, data=other)
     (copied / "material.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"material\.json is damaged"):

@@ -12,11 +12,15 @@ from bayesprune.errors import BayesPruneError, ConfigError
 from bayesprune.methods import NAMES
 from tests.comparison.toys import settings
 
+REDUCED = Path(__file__).parents[2] / "examples" / "benchmarks"
+
 
 def test_the_full_settings_name_every_method() -> None:
     full, quick = Plan.read("full"), Plan.read("quick")
     assert set(full.methods) == {*NAMES, "small"}
     assert set(quick.methods) < set(full.methods) and full.digest != quick.digest
+    for name in ("reduced", "reduced_cifar"):
+        assert set(Plan.read(REDUCED / f"{name}.toml").methods) < set(full.methods)
 
 
 def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
@@ -48,15 +52,28 @@ def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
         ({"methods": {"taylor": {"until": 0.5}}}, "methods.taylor.until: expected"),
         ({"methods": {"taylor": {"until": {"low": 1, "high": 0}}}}, "low < high"),
         ({"methods": {"taylor": {"macs": [0.5]}}}, "the goal says"),
-        ({"tasks": [{"net": "a"}]}, "missing"),
+        (
+            {"tasks": [{"net": "a"}]},
+            "task 1 must have data, epochs; known are net, data, epochs, limit, side, width, convert",
+        ),
+        (
+            {"tasks": [{"net": "a", "data": "b", "epochs": 1, "with": 8}]},
+            "task 1 has no key 'with'; known are net, data",
+        ),
+        ({"tasks": {"net": "a"}}, "tasks must be a list of tables, [[tasks]]"),
+        ({"tasks": [{"net": "a", "data": "b", "epochs": 1, "convert": 1}]}, "convert must be True or False"),
         ({"tasks": [{"net": "a", "data": "b", "epochs": 0}]}, "epochs of a-b"),
         ({"tasks": [{"net": "a", "data": "b", "epochs": 1}] * 2}, "each pair may be there once"),
         ({"tuning": {"trials": 0, "seed": 7}}, "tuning.trials"),
         ({"tuning": {"trials": 1, "seed": 7, "macs": 2}}, "tuning.macs"),
-        ({"tuning": []}, "cannot be read"),
-        ({"retrained": ["svi"]}, "methods does not"),
+        ({"tuning": []}, "tuning must be a table"),
+        ({"tuning": {"trails": 3, "seed": 7}}, "tuning has no key 'trails'; known are trials, seed, held_out"),
+        ({"methods": {"taylor": 3}}, "methods.taylor must be a table"),
+        ({"retrained": ["svi"]}, "retrained names svi, but methods does not"),
         ({"retrained": ["none"]}, "has no 'small'"),
-        ({"colour": 1}, "unexpected keyword argument 'colour'"),
+        ({"untuned": ["none", "svi"]}, "untuned names svi, but methods does not"),
+        ({"untuned": ["none", "none"]}, "untuned has 'none' twice"),
+        ({"colour": 1}, "a settings file has no key 'colour'; known are title, tasks, methods, seeds"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_line(change: dict[str, Any], said: str) -> None:

@@ -236,7 +236,7 @@ def test_what_is_added_up_and_read_once_is_gated_there() -> None:
 
 
 class Followed(nn.Module):
-    """A layer that is called twice, a recurrent one whose cell is read, and one with units."""
+    """A layer that is called twice, once with what stays, a recurrent one whose cell is read, and one with units."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,7 +254,7 @@ def test_layers_that_are_not_followed_have_rows() -> None:
     left = {row.gate: (row.size, row.rules) for row in table if row.kind == "none"}
     assert left == {
         "recurrent": (4, "gives what no gate can stand behind"),
-        "twice": (4, "is called more than once"),
+        "twice": (4, "is read by twice, which elsewhere is called with what stays"),
         "last": (2, "is an output of the network"),
     }
     assert [row.gate for row in table if row.kind == "unit"] == ["units_gate"]

@@ -11,7 +11,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, reports, selection
 from bayesprune.data.images import Raw
-from bayesprune.training import Budget, Engine, Schedule, Settings, evaluate
+from bayesprune.training import Budget, Engine, Schedule, Settings, evaluate, evidence_bound, fit_best
 from bayesprune.types import IndexMap
 from tests.fuzz.made import batch, bayesian, half, images, loader, made, network, remap_arguments, splits, table, thetas
 
@@ -52,6 +52,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             "engine": Engine(),
             "out": "run",
             "on_epoch": print,
+            "loggers": (),
             "progress": True,
             "run": None,
         },
@@ -128,6 +129,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         {"data": images(), "batch_size": 4, "seed": 0, "augment": data.Augment(1), "device": "cpu", "shard": (0, 1)},
     ),
     "set_epoch": lambda: (data.EpochLoader(images(), 4, 0).set_epoch, {"epoch": 1}),
+    "load_state_dict": lambda: (data.EpochLoader(images(), 4, 0).load_state_dict, {"state": {"epoch": 1}}),
     "Images": lambda: (
         data.Images,
         {"raw": Raw(*images()[:]), "mean": torch.tensor([1.0]), "std": torch.tensor([2.0])},
@@ -158,6 +160,15 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Categorical": lambda: (infer.Categorical, {"label_smoothing": 0.1, "class_weight": [1.0, 2.0]}),
     "Gaussian": lambda: (infer.Gaussian, {"scale": 0.1}),
     "LearnedGaussian": lambda: (infer.LearnedGaussian, {"scale": 1.0, "shape": (2,), "prior_count": 1.0}),
+    "NegativeBinomial": lambda: (infer.NegativeBinomial, {"concentration": 2.0}),
+    "Ordinal": lambda: (infer.Ordinal, {"num_classes": 3}),
+    "StudentT": lambda: (infer.StudentT, {"scale": 1.0, "degrees": 4.0, "shape": (2,), "prior_count": 1.0}),
+    "standardised": lambda: (
+        bp.standardised,
+        {"net": network(), "likelihood": "categorical", **dict(zip("xy", batch(), strict=True))},
+    ),
+    "Standardise": lambda: (layers.Standardise, {"location": half(3), "scale": half(3)}),
+    "Units": lambda: (layers.Units, {"location": half(3), "scale": half(3)}),
     "GateELBO": lambda: (infer.GateELBO, {"estimator": "auto", "num_particles": 1}),
     "GateSampler": lambda: (infer.GateSampler, {"net": bayesian(), "seed": 0}),
     "get_estimator": lambda: (infer.get_estimator, {"estimator": "auto"}),
@@ -259,6 +270,22 @@ CALLS: dict[str, Callable[[], Call]] = {
         selection.power_and_fdr,
         {"selected": torch.tensor([True, False]), "support": torch.tensor([True, False])},
     ),
+    "knockoffs": lambda: (selection.knockoffs, {"x": table()[0], "groups": [[0], [1, 2]], "seed": 0}),
+    "knockoff_filter": lambda: (
+        selection.knockoff_filter,
+        {
+            **dict(zip("xy", table(), strict=True)),
+            "importance": lambda x, y: x.abs().sum(0),
+            "fdr": 0.2,
+            "groups": [[0], [1, 2]],
+            "seed": 0,
+        },
+    ),
+    "interactions": lambda: (
+        selection.interactions,
+        {"predict": lambda x: x.sum(1), "x": table()[0], "inputs": [0, 2], "num_rows": 8, "seed": 0},
+    ),
+    "stability": lambda: (selection.stability, {"probabilities": half(3, 2), "threshold": 0.4, "level": 0.9}),
     "select": lambda: (selection.select, {"probabilities": half(3), "fdr": 0.1}),
     "Budget": lambda: (Budget, {"measure": "macs", "fraction": 0.5}),
     "Budget.parse": lambda: (Budget.parse, {"text": "macs=0.5"}),
@@ -305,6 +332,14 @@ CALLS: dict[str, Callable[[], Call]] = {
         evaluate,
         {"model": network(), "loader": loader(), "likelihood": infer.Categorical(), "loss_on": None},
     ),
+    "evidence_bound": lambda: (
+        evidence_bound,
+        {"net": bayesian(), "loader": loader(), "num_samples": 2, "temperature": 1.0},
+    ),
+    "fit_best": lambda: (
+        fit_best,
+        {"nets": [bayesian()], "train_loader": loader(), "epochs": 1, "settings": Settings(), "fewer": False},
+    ),
     "draw_gates": lambda: (reports.draw_gates, {"thetas": {"a": [half(3)] * 2}, "path": "a.png", "title": "t"}),
     "draw_inclusion": lambda: (
         reports.draw_inclusion,
@@ -327,7 +362,8 @@ CALLS: dict[str, Callable[[], Call]] = {
         lambda **given: made("BayesPruneClassifier", **given),
         {
             **{"hidden_layer_sizes": (4,), "slab": "normal", "temperature": 0.1, "prior_inclusion": 0.5},
-            **{"batch_size": "auto", "learning_rate": 0.01, "num_samples": 4, "random_state": 0},
+            **{"batch_size": "auto", "learning_rate": 0.01, "num_samples": 4, "random_state": 0, "ordered": True},
+            **{"restarts": 1},
         },
     ),
 }

@@ -3,18 +3,21 @@
 UNCHECKED = {
     "what every step of training calls": (
         *("BatchObjective", "GateDraws", "bernoulli_kl", "normal_kl", "relative_cost"),
-        *("marginal_cost", "summarize", "eval_mode"),
+        *("moments", "marginal_cost", "summarize", "eval_mode"),
     ),
     "records of results, which hold what they are given": (
         *("Splits", "Bin", "Calibration", "RegressionScores", "ExactPosterior", "MeanField", "Recovery", "EpochRow"),
+        *("Filtered", "Stability"),
         *("SelectionProblem", "ClassPrediction", "Prediction", "RealPrediction", "GateSample", "RandomState", "Score"),
-        *("History", "GateSummary", "Recipe", "Row", "ComparisonResult"),
+        *("History", "GateSummary", "Recipe", "Row", "ComparisonResult", "EvidenceBound", "BestFit"),
     ),
     "classes that others derive from, or that layers become": (
         *(
             "GatePrior",
             "Likelihood",
             "Bernoulli",
+            "Heteroscedastic",
+            "Poisson",
             "GatedLayer",
             "RecurrentLayer",
             "NormalLayer",
@@ -36,5 +39,7 @@ RUN = {
     "paired_differences": ("y", "on"),
     "shared_differences": ("y", "on"),
     "compare": ("on_row", "networks"),
+    "interactions": ("predict",),
+    "knockoff_filter": ("importance",),
 }
 """What goes to the likelihood or to a function of the user as it is; what these raise is theirs."""

@@ -107,7 +107,10 @@ def test_modules_that_must_stay() -> None:
     net = nn.Sequential(Gate(2), nn.Linear(2, 2), nn.ReLU())
     assert trace(net).fixed == {} and [str(node.target) for node in trace(net).graph.nodes][1:4] == ["0", "1", "2"]
     assert trace(nn.Sequential(net[2], net[2])).fixed == {}
-    assert trace(nn.Sequential(net[1], net[1])).fixed == {"0": "is called more than once"}
+    twice = trace(nn.Sequential(net[1], net[1]))
+    assert twice.fixed == {} and twice.repeated == {"0"}
+    norm = nn.LayerNorm(2)
+    assert trace(nn.Sequential(norm, norm)).fixed == {"0": "is called more than once"}
     tied = nn.Sequential(net[1], nn.Linear(2, 2))
     tied[1].weight = net[1].weight
     assert trace(tied).fixed == dict.fromkeys(["0", "1"], "shares its parameters with another module")

@@ -96,7 +96,7 @@ def test_more_that_is_accepted(net: nn.Module) -> None:
         (Forward(lambda x: x.mean(1)), "does not run over the space of maps alone"),
         (Forward(lambda x: x + x.mean()), "reaches mean"),
         (Forward(lambda x: x), "along another dimension than out reads"),
-        (Shared(), "gate 'fc': what it gates reaches fc, which is called more than once"),
+        (Shared(), "gate 'fc': what it gates is read by fc, which elsewhere is called with what stays"),
         (nn.Sequential(nn.Linear(3, 4), Gate(5), nn.Linear(5, 2)), "gate '1' has 5 entries, .* has 4 features"),
         (maps(nn.Flatten(), Gate(10), nn.Linear(10, 2)), "gate '2' has 10 .* 4 features .times the size of the map"),
         (maps(Gate(4, dim=-1)), "gate '0': what it gates is an output of the network"),

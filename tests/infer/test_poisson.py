@@ -17,7 +17,8 @@ from bayesprune.distributions import FlatteningPrior
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import BayesianNet
 from bayesprune.infer.likelihoods import get_likelihood
-from bayesprune.infer.likelihoods.poisson import CountPrediction, Poisson
+from bayesprune.infer.likelihoods.counts import CountPrediction
+from bayesprune.infer.likelihoods.poisson import Poisson
 
 RATES = torch.tensor([[[0.3, 2.0], [9.0, 400.0]], [[0.8, 2.0], [14.0, 350.0]], [[0.1, 3.0], [11.0, 1e-30]]])
 COUNTS = torch.tensor([[0, 3], [12, 377]])
@@ -102,7 +103,7 @@ def test_targets_that_are_no_counts_are_refused(y: list, found: str) -> None:
     assert likelihood.possible(outputs, torch.tensor([math.nan, math.inf, 0.0])).tolist() == [False, False, True]
     with pytest.raises(DataError, match=r"y\[:, None\]"):
         likelihood.check(torch.zeros(2, 1), torch.zeros(2))
-    with pytest.raises(DataError, match="poisson likelihood: targets have shape"):
+    with pytest.raises(DataError, match="count likelihood: targets have shape"):
         predicted().log_prob(COUNTS[0])
 
 

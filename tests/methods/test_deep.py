@@ -37,9 +37,9 @@ def bayesian(net: nn.Module, num_data: int = 480) -> bp.BayesianNet:
 def test_phases_and_beginning_of_a_deep_network() -> None:
     """From six gates in a row on; of points that learn, under a prior that decides."""
     deep, shallow = bayesian(bp.convert(plain(6))), bayesian(bp.convert(plain(5)))
-    assert make_schedule(deep, 10, 20, {}) == Schedule(10, 20, **DEFAULTS["deep"])  # type: ignore[arg-type]
-    assert not make_schedule(deep, 10, 20, {}).samples
-    assert make_schedule(shallow, 10, 20, {}) == Schedule(10, 20)
+    assert make_schedule(deep, 10, 20, Settings()) == Schedule(10, 20, **DEFAULTS["deep"])  # type: ignore[arg-type]
+    assert not make_schedule(deep, 10, 20, Settings()).samples
+    assert make_schedule(shallow, 10, 20, Settings()) == Schedule(10, 20)
     fixed = bp.BayesianNet(bp.convert(plain(6)), num_data=480, prior=bp.distributions.FixedInclusion(0.1))
     chosen = bayesian(bp.convert(plain(6), theta=0.7))
     for net, theta in ((deep, 1.0), (shallow, 0.9), (fixed, 0.9), (chosen, 0.7)):

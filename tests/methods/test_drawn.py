@@ -197,7 +197,7 @@ def test_structures_whose_readers_have_no_weight_along_them_are_refused() -> Non
     lstm = nn.LSTM(6, 3, batch_first=True)  # its weights have other names
     net = nn.Sequential(layers.Linear(8, 6, gate="unit"), nn.ReLU(), lstm, Last(), nn.Linear(3, 2))
     x = torch.randn(40, 5, 8)
-    with pytest.raises(ConfigError, match="HardConcrete: what reads the units or filters that have gates has no weigh"):
+    with pytest.raises(ConfigError, match="l0: what reads the units or filters that have gates has no weigh"):
         fit(net, Batches(x, torch.arange(40) % 2, 20), epochs=2, method="l0")
 
 

@@ -1,4 +1,4 @@
-"""DropNet: which units go, when, and with what the rest goes on."""
+"""dropnet: which units go, when, and with what the rest goes on."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_branches_stay() -> None:
 
 
 def test_a_run_in_which_nothing_could_go_is_refused() -> None:
-    with pytest.raises(ConfigError, match="DropNet: no gate holds several units"):
+    with pytest.raises(ConfigError, match="dropnet: no gate holds several units"):
         fit(branches(), batches(), epochs=2, method="dropnet")
     for method in ("dropnet", "lottery"):
         with pytest.raises(ConfigError, match=r"with cycles=1[02] and epochs=1 there is one cycle"):
@@ -70,5 +70,5 @@ def test_a_run_in_which_nothing_could_go_is_refused() -> None:
 
 @pytest.mark.parametrize("how", [{"share": 1.0}, {"cycles": 0}])
 def test_bad_settings(how: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="DropNet: "):
+    with pytest.raises(ConfigError, match="dropnet: "):
         DropNet(**how)  # type: ignore[arg-type]

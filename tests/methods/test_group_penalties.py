@@ -11,7 +11,8 @@ from bayesprune.errors import ConfigError
 from bayesprune.methods import get_method
 from bayesprune.methods.dropneuron import DropNeuron
 from bayesprune.methods.group_lasso import GroupLasso
-from bayesprune.methods.protocol.structures import SumsAlong, ranked_groups
+from bayesprune.methods.protocol.along import SumsAlong
+from bayesprune.methods.protocol.structures import ranked_groups
 from bayesprune.training import Settings, fit
 from tests.methods.toys import batches, normalised
 from tests.training.problems import branches

@@ -17,7 +17,7 @@ from bayesprune.methods.iss import IterativeSoftShrinkage
 from bayesprune.methods.large_weights import LargeWeights
 from bayesprune.methods.lottery import LotteryTicket
 from bayesprune.methods.protocol.ranking import smallest, smallest_weights, whole_part
-from bayesprune.methods.targeted_dropout import TargetedDropout, targeted
+from bayesprune.methods.targeted_dropout import TargetedDropout, risen, targeted
 from bayesprune.training import Settings, fit
 from bayesprune.training.trainer import Trainer
 from tests.methods.toys import batches
@@ -162,7 +162,7 @@ def test_a_ticket_loses_a_share_of_each_layer_at_a_time_and_starts_anew() -> Non
 def test_targets_are_the_smallest_weights_of_each_output_and_get_no_gradient() -> None:
     assert targeted(torch.tensor([[0.1, -0.2, 0.3, -0.4], [0.0] * 4]), 0.5).tolist() == [[True, True, False, False]] * 2
     method = TargetedDropout(gamma=0.5, alpha=1.0)
-    assert [method.shares(t) for t in (0.0, 0.2, 0.3, 0.4)] == [
+    assert [risen(0.5, 1.0, t) for t in (0.0, 0.2, 0.3, 0.4)] == [
         (0.0, 0.0), (0.475, 0.5), (pytest.approx(0.4875), pytest.approx(0.75)), (0.5, 1.0),
     ]  # fmt: skip
     net = network()

@@ -221,7 +221,7 @@ def test_scales_shrink_by_the_penalty_at_every_step_and_the_smallest_go() -> Non
     torch.testing.assert_close(moved, torch.full((6,), 0.1 * 0.1), rtol=1e-5, atol=0)
     assert [gate.size for gate in layers.gates_of(net).values()] == [4, 5]  # 0.05 and -0.2 are gone
     assert net[1].weight.shape == (4,) and float(net[1].weight.detach().abs().min()) > 0.4
-    with pytest.raises(ConfigError, match="Slimming: no batch normalisation scales the units"):
+    with pytest.raises(ConfigError, match="slimming: no batch normalisation scales the units"):
         fit(network(), batches(), epochs=2, method="slimming")
 
 

@@ -14,8 +14,9 @@ from bayesprune.distributions import FixedInclusion, FlatteningPrior
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi import SVI
+from bayesprune.methods.svi.normal_weights import divergence_share
 from bayesprune.methods.svi.penalties.by_cost import CostPenalty
-from bayesprune.methods.svi.schedule import DEFAULTS, make_schedule
+from bayesprune.methods.svi.schedule import DEFAULTS, TEMPERED, make_schedule
 from bayesprune.networks import resmlp
 from bayesprune.optim.rates import learning_rate, second_rate
 from bayesprune.pruning import CostPrice, cost
@@ -142,9 +143,40 @@ def test_phases_suit_prior_and_posterior_where_nothing_else_is_chosen(
     prior: FlatteningPrior | FixedInclusion, weights: str, kind: str
 ) -> None:
     net = BayesianNet(units(), num_data=10, prior=prior, weights=weights)
-    assert make_schedule(net, 10, 20, {}) == Schedule(10, 20, **DEFAULTS[kind])  # type: ignore[arg-type]
+    cold = Settings(lr=0.1, temperature=0.1) if weights == "normal" else Settings()
+    assert make_schedule(net, 10, 20, cold) == Schedule(10, 20, **DEFAULTS[kind])  # type: ignore[arg-type]
     chosen = {"settle_from": 0.35, "slab_by": 0.1}
-    assert make_schedule(net, 10, 20, chosen) == Schedule(10, 20, **(DEFAULTS[kind] | chosen))  # type: ignore[arg-type]
+    expected = DEFAULTS[kind] | chosen | ({"sample_from": 0.35} if kind == "fixed" else {})  # it never samples unasked
+    assert make_schedule(net, 10, 20, Settings(schedule=chosen)) == Schedule(10, 20, **expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("prior", "kind"), [(FlatteningPrior(4.0), "normal"), (FixedInclusion(0.1), "fixed")])
+def test_at_temperature_one_the_data_are_fitted_before_the_divergence_counts(
+    prior: FlatteningPrior | FixedInclusion, kind: str
+) -> None:
+    """No gate of a fixed prior is judged first when all of it counts already; recipes with other temperatures stay."""
+    net = BayesianNet(units(), num_data=10, prior=prior, weights="normal")
+    schedule = make_schedule(net, 10, 20, Settings(lr=0.1))
+    assert schedule == Schedule(10, 20, **(DEFAULTS[kind] | TEMPERED))  # type: ignore[arg-type]
+    assert 0.3 < divergence_share(schedule, schedule.sample_start) < 0.7
+    assert make_schedule(net, 10, 20, Settings(lr=0.1, schedule={"slab_by": 0.2})).slab_by == 0.2
+
+
+@pytest.mark.parametrize("slab_scale", [None, 0.5])
+def test_gates_of_a_fixed_prior_wait_until_their_weights_can_have_arrived(slab_scale: float | None) -> None:
+    """Adam moves a weight by the learning rate at most in a step; where it cannot arrive, a line says what to do."""
+    net = BayesianNet(units(), num_data=10, prior=FixedInclusion(0.1), weights="normal", slab_scale=slab_scale)
+    distance = slab_scale or 1.0
+    schedule = make_schedule(net, 10, 20, Settings(lr=distance / 50))
+    rates = [distance / 50 * learning_rate(step, 200, 20) for step in range(200)]
+    assert sum(rates[: schedule.settle_start]) >= distance > sum(rates[: schedule.settle_start - 1])
+    assert schedule.settle_start > 40 and not schedule.samples
+    with pytest.warns(UserWarning, match=r"fit: 200 steps at lr=0\.001 move a weight by 0\.09\d at most.*lr=0\.0\d"):
+        assert make_schedule(net, 10, 20, Settings(lr=1e-3)).settle_start == 200
+    assert make_schedule(net, 10, 20, Settings(lr=1e-3, schedule={"settle_from": 0.1})).settle_start == 20
+    assert make_schedule(net, 10, 20, Settings(optimizer=torch.optim.SGD)).settle_start == 40
+    net.net.requires_grad_(False)
+    assert make_schedule(net, 10, 20, Settings(lr=1e-3)).settle_start == 40
 
 
 @pytest.mark.parametrize(
@@ -162,7 +194,7 @@ def test_gates_are_decided_later_where_there_are_branches_or_weights_rest(
     module = make()
     for name in resting:
         module.get_submodule(name).requires_grad_(False)
-    schedule = make_schedule(BayesianNet(module, num_data=10), 10, 20, {})
+    schedule = make_schedule(BayesianNet(module, num_data=10), 10, 20, Settings())
     assert schedule == Schedule(10, 20, **DEFAULTS[kind])  # type: ignore[arg-type]
     assert (schedule.settle_start, schedule.settle_end) == settling > (Schedule(10, 20).settle_start, 80)
 
@@ -203,11 +235,11 @@ def test_prices_are_relative_to_all_branches_though_a_run_begins_with_few() -> N
 )
 def test_phases_that_were_not_chosen_make_way(chosen: dict[str, float], begins: tuple[float, ...]) -> None:
     net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
-    schedule = make_schedule(net, 10, 10, chosen)
+    schedule = make_schedule(net, 10, 10, Settings(schedule=chosen))
     assert (schedule.sample_from, schedule.settle_from, schedule.fine_tune_from) == pytest.approx(begins)
 
 
 def test_phases_that_were_all_chosen_have_to_be_in_order() -> None:
     net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)
     with pytest.raises(ConfigError, match=r"got 0\.4, 0\.3, 0\."):
-        make_schedule(net, 10, 10, {"sample_from": 0.4, "settle_from": 0.3})
+        make_schedule(net, 10, 10, Settings(schedule={"sample_from": 0.4, "settle_from": 0.3}))

@@ -29,6 +29,7 @@ CHECKS = [
     for pair in estimator_checks_generator(estimator, expected_failed_checks=FAILS, mark="xfail")
 ]
 
+pytestmark = pytest.mark.filterwarnings("ignore:fit. .* so gates rest")  # of what so short runs do it is true
 TRAINS_LONG = {"check_classifiers_train", "check_regressors_train", "check_estimators_dtypes"}
 
 

@@ -64,10 +64,12 @@ def test_a_weight_of_a_class_is_one_of_its_rows(class_weight: Any, weights: Any)
     rows = compute_sample_weight(class_weight, labels if weights is None else labels[weights > 0])
     full = np.zeros(90)
     full[slice(None) if weights is None else weights > 0] = rows
-    by_class = classifier(epochs=3, class_weight=class_weight).fit(X, labels, sample_weight=weights)
-    by_row = classifier(epochs=3).fit(X, labels, sample_weight=full if weights is None else full * weights)
+    by_class = classifier(epochs=3, learning_rate=0.3, class_weight=class_weight).fit(X, labels, sample_weight=weights)
+    by_row = classifier(epochs=3, learning_rate=0.3).fit(
+        X, labels, sample_weight=full if weights is None else full * weights
+    )
     np.testing.assert_allclose(by_class.predict_proba(X), by_row.predict_proba(X), rtol=1e-5)  # weights are rounded
-    plain = classifier(epochs=3).fit(X, labels, sample_weight=weights)
+    plain = classifier(epochs=3, learning_rate=0.3).fit(X, labels, sample_weight=weights)
     assert np.abs(plain.predict_proba(X) - by_class.predict_proba(X)).max() > 1e-3
 
 

@@ -148,7 +148,7 @@ def test_targets_of_two_dimensions() -> None:
 )
 def test_parameters_that_cannot_work(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        regressor(**{"epochs": 3, **changes}).fit(X, Y)
+        regressor(**{"epochs": 3, "learning_rate": 0.3, **changes}).fit(X, Y)
 
 
 def test_levels_and_samples_that_cannot_be() -> None:
@@ -162,6 +162,6 @@ def test_levels_and_samples_that_cannot_be() -> None:
 def test_warnings_are_errors_here() -> None:
     """Constant columns, more inputs than rows and strings as labels give no warning."""
     with warnings.catch_warnings(record=True) as caught:
-        classifier(epochs=2).fit(np.ones((60, 3)), three_classes(60)[1])
+        classifier(epochs=2, learning_rate=0.3).fit(np.ones((60, 3)), three_classes(60)[1])
         brief().fit(X[:8], Y[:8])
     assert not caught

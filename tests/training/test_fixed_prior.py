@@ -74,7 +74,7 @@ def test_no_input_is_taken_for_certain_where_none_tells_anything() -> None:
         nn.Sequential(Gate(5), nn.Linear(5, 1)), Gaussian(1.0), num_data=200, prior=FixedInclusion(0.1), slab="normal",
         slab_scale=1.0,
     )  # fmt: skip
-    fit(net, Batches(x, y), epochs=20, settings=Settings(lr=0.02, every=1))
+    fit(net, Batches(x, y), epochs=20, settings=Settings(lr=0.05, every=1))
     assert net.num_gates == 5 and float(net.theta.detach().max()) < 0.1
     assert float(compact(net.eval())(x).detach().std()) < 1e-6
 

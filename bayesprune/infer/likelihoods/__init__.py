@@ -10,9 +10,27 @@ from bayesprune.infer.likelihoods.base import Likelihood
 from bayesprune.infer.likelihoods.bernoulli import Bernoulli
 from bayesprune.infer.likelihoods.categorical import Categorical
 from bayesprune.infer.likelihoods.gaussian import Gaussian
+from bayesprune.infer.likelihoods.heteroscedastic import Heteroscedastic
 from bayesprune.infer.likelihoods.learned_gaussian import LearnedGaussian
+from bayesprune.infer.likelihoods.negative_binomial import NegativeBinomial
+from bayesprune.infer.likelihoods.ordinal import Ordinal
+from bayesprune.infer.likelihoods.poisson import Poisson
+from bayesprune.infer.likelihoods.student_t import StudentT
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "Categorical", "Gaussian", "LearnedGaussian", "Likelihood", "get_likelihood"]
+__all__ = [
+    "LIKELIHOODS",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "Heteroscedastic",
+    "LearnedGaussian",
+    "Likelihood",
+    "NegativeBinomial",
+    "Ordinal",
+    "Poisson",
+    "StudentT",
+    "get_likelihood",
+]
 
 
 def _named() -> dict[str, type[Likelihood]]:

@@ -92,6 +92,19 @@ class Likelihood(nn.Module, ABC):
     def set_fitted_parameters(self, count: float) -> None:
         """Let ``count`` residuals say nothing of noise that is learned, see `BayesianNet.uncounted_parameters`."""
 
+    def take_units(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """From now on targets come in the units of ``y``, those of a data set; own scales follow, in place.
+
+        Args:
+            y: Targets, first dimension N.
+            weights: How much each of them counts, shape ``(N,)``; ``None`` for all alike.
+
+        Returns:
+            Location and scale of each entry of an output, from a network that gives standardised ones (`layers.Units`);
+            ``None`` where outputs have no units, as logits have none. By default that.
+        """
+        return None
+
     def settings(self) -> dict[str, Any]:
         """The plain values that tell this likelihood from another of its class; by default its public attributes."""
         return {name: value for name, value in vars(self).items() if name != "training" and not name.startswith("_")}

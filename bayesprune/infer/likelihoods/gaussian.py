@@ -11,6 +11,7 @@ from torch import Tensor
 from bayesprune.checked import real
 from bayesprune.infer.likelihoods.base import Likelihood, check_same_shape
 from bayesprune.infer.prediction import RealPrediction, per_example
+from bayesprune.layers import moments
 
 
 class Gaussian(Likelihood):
@@ -53,6 +54,15 @@ class Gaussian(Likelihood):
         samples = self.means(outputs)
         scale = torch.as_tensor(self.noise_scale, dtype=samples.dtype, device=samples.device)
         return RealPrediction(samples.mean(0), samples, scale)
+
+    def take_units(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of the targets; noise that is known is known in their units.
+
+        Args:
+            y: Targets, first dimension N.
+            weights: How much each of them counts; ``None`` for all alike.
+        """
+        return moments(y, weights)
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Targets must have the outputs' shape (no silent broadcasting)."""

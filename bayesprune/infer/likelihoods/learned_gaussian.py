@@ -13,6 +13,7 @@ from bayesprune.checked import real, whole
 from bayesprune.errors import DataError
 from bayesprune.infer.likelihoods.gaussian import Gaussian
 from bayesprune.infer.prediction import per_example
+from bayesprune.layers import moments
 
 
 class LearnedGaussian(Gaussian):
@@ -30,7 +31,8 @@ class LearnedGaussian(Gaussian):
         prior_count: ν, how many residuals the guess counts for.
 
     Attributes:
-        log_scale: log σ, a parameter of shape ``shape``.
+        log_scale: log σ in units of ``unit``, a parameter of shape ``shape``.
+        unit: What the scale is measured in: 1, or the targets' standard deviation, see `take_units`.
         fitted_parameters: How many residuals say nothing of the noise, because a fit has taken as many parameters.
 
     Raises:
@@ -42,6 +44,8 @@ class LearnedGaussian(Gaussian):
         (tensor(True), True)
     """
 
+    name = "learned_gaussian"
+
     @checked_arguments
     def __init__(self, scale: float = 1.0, shape: Sequence[int] = (), prior_count: float = 1.0):
         super().__init__(scale)
@@ -50,13 +54,15 @@ class LearnedGaussian(Gaussian):
         self.prior_count = real("gaussian likelihood: prior_count", prior_count, 0, hint=hint)
         self.log_scale = nn.Parameter(torch.full(self.shape, math.log(self.scale)))
         self.register_buffer("fitted_parameters", torch.zeros(()))
+        self.register_buffer("unit", torch.ones(()))
 
     fitted_parameters: Tensor
+    unit: Tensor
 
     @property
     def noise_scale(self) -> Tensor:
-        """σ as it is now, shape ``shape``; with gradient in log σ."""
-        return self.log_scale.exp()
+        """σ as it is now, broadcastable to one target; with gradient in log σ."""
+        return self.unit * self.log_scale.exp()
 
     @property
     def learned_noise(self) -> Tensor:
@@ -65,8 +71,20 @@ class LearnedGaussian(Gaussian):
 
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
         """½((y − outputs)/σ)² + log(σ √(2π)), summed over the dimensions of a target; with gradient in log σ."""
-        standardised = (y - outputs) * (-self.log_scale).exp()
-        return per_example(0.5 * standardised.square() + self.log_scale + 0.5 * math.log(2 * math.pi))
+        standardised = (y - outputs) * ((-self.log_scale).exp() / self.unit)
+        log_scale = self.log_scale + self.unit.log()
+        return per_example(0.5 * standardised.square() + log_scale + 0.5 * math.log(2 * math.pi))
+
+    def take_units(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of the targets; the latter is the unit of the scale and of its prior.
+
+        Args:
+            y: Targets, first dimension N.
+            weights: How much each of them counts; ``None`` for all alike.
+        """
+        location, scale = moments(y, weights)
+        self.unit = scale.to(self.log_scale)
+        return location, scale
 
     def set_fitted_parameters(self, count: float) -> None:
         """With one scale σ² becomes (R + ν s²)/(n + ν − count), with several each is told of its part."""
@@ -75,8 +93,8 @@ class LearnedGaussian(Gaussian):
     def penalty(self) -> Tensor:
         """Minus the prior log density of log σ, summed over scales, nats for the whole data set.
 
-        With a = ν/2 and d = log(σ/s): a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each scale, less
-        ``fitted_parameters`` times the mean of log σ.
+        With a = ν/2 and d = log(σ/s), σ in units of ``unit``: a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each
+        scale, less ``fitted_parameters`` times the mean of log σ.
         """
         a = self.prior_count / 2
         d = self.log_scale - math.log(self.scale)

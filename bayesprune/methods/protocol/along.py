@@ -1,15 +1,48 @@
-"""Factors on weights, one for each structure: what methods that draw structures while training have in common."""
+"""Weights along the structures of groups: where they lie, factors on them, one for each structure, and sums of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.graph.group import Group
 from bayesprune.ops import operation_of
+
+
+class Lying(NamedTuple):
+    """That the structures of a group lie along a dimension of a weight.
+
+    Attributes:
+        name: Of the weight.
+        dim: The dimension.
+        place: For each of its indices the structure that it belongs to; the number of structures for none.
+
+    Example:
+        >>> Lying("0.weight", 0, torch.tensor([0, 1, 2])).dim
+        0
+    """
+
+    name: str
+    dim: int
+    place: Tensor
+
+
+def weights_along(net: nn.Module, group: Group, layers: Collection[str]) -> Iterator[Lying]:
+    """Where the structures of a group lie along weights.
+
+    Args:
+        net: The network.
+        group: The group.
+        layers: Names of the modules whose weights count.
+    """
+    for part in group.slices:
+        owner, _, kind = part.tensor.rpartition(".")
+        if owner in layers and kind.startswith("weight"):  # of recurrent layers weight_ih_l0, say
+            place = part.structure.where(part.structure >= 0, group.size)
+            yield Lying(part.tensor, part.dim, place.to(net.get_parameter(part.tensor).device))
 
 
 class Along:
@@ -44,25 +77,23 @@ class Along:
             for name in group.read if role == "in" else group.written:
                 parts = operation_of(net.get_submodule(name)).parts
                 roles = () if parts is None else parts(net.get_submodule(name)).tensors.get("weight", ())
-                for part in group.slices:
-                    if part.tensor == f"{name}.weight" and role in roles[part.dim : part.dim + 1]:
-                        self._add(net.get_parameter(part.tensor), part.tensor, part.dim, part.structure, start)
+                for lying in weights_along(net, group, [name]):
+                    if lying.name == f"{name}.weight" and role in roles[lying.dim : lying.dim + 1]:
+                        self._add(lying, net.get_parameter(lying.name), slice(start, start + group.size))
             start += group.size
 
-    def _add(self, weight: Tensor, name: str, dim: int, structure: Tensor, start: int) -> None:
+    def _add(self, lying: Lying, weight: Tensor, own: slice) -> None:
         """Note that structures lie along a dimension of a weight.
 
         Args:
+            lying: Where.
             weight: The weight.
-            name: Its name.
-            dim: The dimension.
-            structure: For each index which structure of its group it belongs to, -1 for none.
-            start: The number of the group's first structure.
+            own: The numbers of the group's structures.
         """
-        place = torch.where(structure < 0, len(self.weights), structure + start)  # behind them is the place of none
-        counts = torch.full(place.shape, weight.numel() / weight.shape[dim])
-        self.weights += counts.new_zeros(len(self.weights) + 1).index_add(0, place, counts)[:-1]
-        self._places.setdefault(name, []).append((dim, place.to(weight.device)))
+        count = weight.numel() / weight.shape[lying.dim]
+        self.weights[own] += count * torch.bincount(lying.place.cpu(), minlength=own.stop - own.start + 1)[:-1]
+        place = torch.where(lying.place == own.stop - own.start, len(self.weights), lying.place + own.start)
+        self._places.setdefault(lying.name, []).append((lying.dim, place))
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -92,3 +123,45 @@ def all_along(net: nn.Module, group: Group, role: Literal["in", "out"]) -> bool:
     """
     along, names = Along(net, [group], role), group.read if role == "in" else group.written
     return bool(names) and all(f"{name}.weight" in along for name in names)
+
+
+class SumsAlong:
+    """Sums over the entries of some parameters that belong to each structure of a group.
+
+    Where these lie is found once, so that a sum in every step takes a few operations for each parameter.
+
+    Args:
+        net: The network.
+        group: The group.
+        layers: Names of the modules whose weights count.
+
+    Example:
+        >>> import bayesprune as bp
+        >>> net = nn.Sequential(bp.layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
+        >>> (units,) = (group for group in bp.groups(net) if group.gates)
+        >>> bool((SumsAlong(net, units, units.written)(net, torch.abs) == net[0].weight.abs().sum(1)).all())
+        True
+    """
+
+    def __init__(self, net: nn.Module, group: Group, layers: Collection[str]):
+        self.size = group.size
+        self._parts = list(weights_along(net, group, layers))
+
+    def __call__(self, net: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sums of a function of the entries, differentiable, shape ``(size,)``.
+
+        Args:
+            net: The network, as it was.
+            function: Of every entry.
+        """
+        total = torch.zeros(())
+        for name, dim, place in self._parts:
+            along = function(net.get_parameter(name)).movedim(dim, 0)
+            sums = along.reshape(len(along), -1).sum(1)
+            total = sums.new_zeros(self.size + 1).index_add(0, place, sums) + total.to(sums)
+        return total[: self.size] if self._parts else torch.zeros(self.size)
+
+    def norms(self, net: nn.Module) -> Tensor:
+        """The Euclidean norms of the entries, differentiable also where they are 0, shape ``(size,)``."""
+        squares = self(net, torch.square)
+        return (squares + torch.finfo(squares.dtype).tiny).sqrt()

@@ -46,7 +46,7 @@ class LayerByLayer(Method):
     @checked_arguments
     def __init__(self, cascade: bool = False, examples: int = 1000, until: float = 0.5):
         super().__init__()
-        kind = type(self).__name__
+        kind = self.name
         self.cascade = cascade
         self.examples = whole(f"{kind}: examples", examples)
         self.until = real(f"{kind}: until", until, 0, 1)
@@ -67,7 +67,7 @@ class LayerByLayer(Method):
         Raises:
             ConfigError: see the class.
         """
-        kind, layers = type(self).__name__, linear_maps(run.net.net, run.example)
+        kind, layers = self.name, linear_maps(run.net.net, run.example)
         if not layers:
             raise ConfigError(f"{kind}: the network has no linear layer or convolution that is called once")
         widest = max(layers, key=lambda layer: layer.inputs)

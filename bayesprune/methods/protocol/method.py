@@ -13,6 +13,7 @@ from bayesprune.infer.targets import losses
 from bayesprune.methods.protocol.records import Decision, Needs, Site, Value
 from bayesprune.methods.protocol.run import Run
 from bayesprune.schema import shaped
+from bayesprune.types import Evidence
 
 
 class Method(nn.Module):
@@ -81,6 +82,10 @@ class Method(nn.Module):
     def epoch(self, run: Run) -> AbstractContextManager[None]:
         """The context of the steps of an epoch, left also if one of them fails."""
         return nullcontext()
+
+    def evidence(self) -> Evidence | None:
+        """What is known of every gate that is left, for the record; asked for as epochs end and before removals."""
+        return None
 
     # checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -55,7 +55,7 @@ class Ranked(Method):
     @checked_arguments
     def __init__(self, macs: float = 0.5, layerwise: bool = False, until: float = 0.5):
         super().__init__()
-        kind = type(self).__name__
+        kind = self.name
         self.macs = real(f"{kind}: macs", macs, 0, 1)
         self.layerwise = layerwise
         self.until = real(f"{kind}: until", until, 0, 1)
@@ -87,7 +87,7 @@ class Ranked(Method):
         net = run.net.net
         found = self.ranked(net, run.example)
         if not found:
-            raise ConfigError(f"{type(self).__name__}: {nothing_ranked(net, run.example, self.lacks)}")
+            raise ConfigError(f"{self.name}: {nothing_ranked(net, run.example, self.lacks)}")
         _fewest(
             _by_score([torch.zeros(group.size) for group in found]), found, share_without(net, run.example), self.macs
         )
@@ -144,53 +144,6 @@ def nothing_ranked(net: nn.Module, example: Inputs, lacks: str = "") -> str:
     if stays:
         return f"no unit or filter that has a gate can go: what {stays[0].gates[0]!r} gates {stays[0].reason}"
     return "no gate holds several units or filters that can go; put gates on layers, or let bp.convert put them"
-
-
-class SumsAlong:
-    """Sums over the entries of some parameters that belong to each structure of a group.
-
-    Where these lie is found once, so that a sum in every step takes a few operations for each parameter.
-
-    Args:
-        net: The network.
-        group: The group.
-        layers: Names of the modules whose weights count.
-
-    Example:
-        >>> from bayesprune import layers
-        >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
-        >>> (units,) = (group for group in groups(net) if group.gates)
-        >>> bool((SumsAlong(net, units, units.written)(net, torch.abs) == net[0].weight.abs().sum(1)).all())
-        True
-    """
-
-    def __init__(self, net: nn.Module, group: Group, layers: Collection[str]):
-        self.size = group.size
-        self._parts: list[tuple[str, int, Tensor]] = []
-        for part in group.slices:
-            owner, _, kind = part.tensor.rpartition(".")
-            if owner in layers and kind.startswith("weight"):  # of recurrent layers weight_ih_l0, say
-                place = part.structure.where(part.structure >= 0, group.size)  # what is of none has a place behind them
-                self._parts.append((part.tensor, part.dim, place.to(net.get_parameter(part.tensor).device)))
-
-    def __call__(self, net: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """The sums of a function of the entries, differentiable, shape ``(size,)``.
-
-        Args:
-            net: The network, as it was.
-            function: Of every entry.
-        """
-        total = torch.zeros(())
-        for name, dim, place in self._parts:
-            along = function(net.get_parameter(name)).movedim(dim, 0)
-            sums = along.reshape(len(along), -1).sum(1)
-            total = sums.new_zeros(self.size + 1).index_add(0, place, sums) + total.to(sums)
-        return total[: self.size] if self._parts else torch.zeros(self.size)
-
-    def norms(self, net: nn.Module) -> Tensor:
-        """The Euclidean norms of the entries, differentiable also where they are 0, shape ``(size,)``."""
-        squares = self(net, torch.square)
-        return (squares + torch.finfo(squares.dtype).tiny).sqrt()
 
 
 def _by_score(scores: Sequence[Tensor]) -> list[tuple[int, int]]:

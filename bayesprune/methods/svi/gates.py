@@ -14,30 +14,37 @@ from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.sampled import SampledSteps
 from bayesprune.methods.svi.schedule import is_deep
 from bayesprune.schema import Check, record
+from bayesprune.types import Evidence
 
 
 @torch.no_grad()
 def begin(net: BayesianNet) -> None:
-    """Take θ of the gates that inference begins with another θ than they were built with there, see `Gate.begin`."""
-    for gate, theta in _as_built(net):
+    """Take θ of the gates that inference begins with another θ than they were built with there, see `Gate.begin`.
+
+    Of the others, those of which a fixed prior is surer that they are on begin with its probability.
+    """
+    for gate, theta, prior in _as_built(net):
         if gate.begin is not None:
             theta.fill_(gate.begin)
+        else:
+            theta.clamp_(min=prior)
 
 
 @torch.no_grad()
 def begin_whole(net: BayesianNet) -> None:
     """In a deep network, let all gates whose θ are as they were built, and that have no other beginning, begin at 1."""
     if is_deep(net):
-        for gate, theta in _as_built(net):
+        for gate, theta, _ in _as_built(net):
             if gate.begin is None:
                 theta.fill_(1.0)
 
 
-def _as_built(net: BayesianNet) -> Iterator[tuple[Gate, Tensor]]:
-    """The gates whose θ nobody chose, with these."""
-    for gate, theta in zip(net.gates(), net.by_gate(net.theta).values(), strict=True):
+def _as_built(net: BayesianNet) -> Iterator[tuple[Gate, Tensor, Tensor]]:
+    """The gates whose θ nobody chose, with these and their prior means."""
+    parts = net.by_gate(net.theta).values(), net.by_gate(net.prior().mean).values()
+    for gate, theta, prior in zip(net.gates(), *parts, strict=True):
         if bool(torch.isclose(theta, torch.full_like(theta, INITIAL_THETA)).all()):
-            yield gate, theta
+            yield gate, theta, prior
 
 
 class GateUpdates:
@@ -70,6 +77,13 @@ class GateUpdates:
         """Latest estimate of ∂L/∂θ for every gate, nats per example, shape ``(S,)``: the evidence for a removal."""
         exact, sampled = self.exact, self.sampled.net_cost
         return torch.where(exact.error.isinf(), sampled, exact.net_cost) if exact.evaluations else sampled
+
+    @property
+    def evidence(self) -> Evidence:
+        """Price and net cost of every gate; the error of those that exact differences tell of, otherwise NaN."""
+        error = self.exact.estimate()[1]
+        known = error.isfinite() if self.exact.evaluations else torch.zeros_like(error, dtype=torch.bool)
+        return Evidence(self.net.price, self.net_cost, torch.where(known, error, torch.nan))
 
     @property
     def differences(self) -> Tensor:

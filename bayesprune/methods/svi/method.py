@@ -24,6 +24,7 @@ from bayesprune.methods.svi.settings import Settings
 from bayesprune.methods.svi.settling import Settling
 from bayesprune.methods.svi.shrinkage import shrink_weights
 from bayesprune.schema import generator_state, record, require, tensor
+from bayesprune.types import Evidence
 
 RARELY = 4
 """At the first of so many evaluations gates that a batch shares are judged under a budget, if none were sampled."""
@@ -66,7 +67,7 @@ class SVI(Method):
         """
         settings, net = self.settings, _bayesian(run)
         net.theta.requires_grad_()
-        self.schedule = make_schedule(net, run.epochs, run.steps_per_epoch, settings.schedule)
+        self.schedule = make_schedule(net, run.epochs, run.steps_per_epoch, settings)
         self.estimator = get_estimator(settings.estimator)
         if net.weights_posterior.name == "point" and settings.temperature != 1:
             raise ConfigError(
@@ -238,6 +239,10 @@ class SVI(Method):
         x, y = joined([batch.x for batch in alike]), joined_targets([batch.y for batch in alike])
         count = net.uncounted_parameters(x, y, self.settings.temperature)
         net.likelihood.set_fitted_parameters(float(run.engine.mean(torch.tensor(count, device=net.theta.device))))
+
+    def evidence(self) -> Evidence:
+        """Prices, net costs and their errors."""
+        return self.updates.evidence
 
     # checkpoints ---------------------------------------------------------------------------------------------------
 

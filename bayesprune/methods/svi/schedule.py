@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -9,13 +10,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError
 from bayesprune.graph import gates_in_a_row
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import eval_mode
-from bayesprune.optim.rates import warmup_steps
+from bayesprune.methods.svi.settings import Settings
+from bayesprune.optim.rates import arrival, reach, warmup_steps
 
 FRACTIONS = "sample_from", "settle_from", "fine_tune_from", "slab_by"
 """The fields of `Schedule` that are fractions of a run."""
@@ -26,6 +29,8 @@ LEAST_STEPS, LEAST_CHECKS = 8, 20
 as long as a step of a small network."""
 DEEP = 6
 """From how many gates in a row on a network is deep. LeNet-5 with gates on all that it computes has 4."""
+UNIT = 1.0
+"""How far weights have to go whose slab's scale is learned: that of standardised inputs and targets."""
 DEFAULTS: dict[str, dict[str, float]] = {
     "point": {},
     "branches": {"settle_from": 0.25, "fine_tune_from": 0.5, "exact_share": 0.1},
@@ -33,7 +38,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "frozen": {"settle_from": 0.35, "fine_tune_from": 0.7},
     "normal": {"sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
     "fixed": {
-        **{"sample_from": 0.3, "settle_from": 0.5, "fine_tune_from": 1.0},
+        **{"sample_from": 0.2, "settle_from": 0.2, "fine_tune_from": 1.0},
         **{"checks_per_epoch": 1, "exact_share": 1.0},
     },
 }
@@ -46,8 +51,13 @@ is judged by a flip, which costs half a forward pass, where derivatives tell of 
 when more is learnt; half of the run is left for the weights to find their place. Where
 weights rest, they gain nothing by fine-tuning, and gates have to be the surer. With Normal weights gates are judged by
 the evidence, which tells nothing before their variances have found their place. Under a fixed prior θ are
-probabilities: they follow the weights to the end, and evaluations see all
-examples of a small data set and several draws, as an error of half a nat moves a probability by 0.1."""
+probabilities: they follow the weights to the end, by exact differences alone, which begin while the divergence still
+rises, so that what is of no use goes before the divergence is dear and what is left can make up for it. Evaluations
+see all examples of a small data set and several draws, as an error of half a nat moves a probability by 0.1."""
+TEMPERED = {"slab_by": 0.5}
+"""What is different at temperature 1, that of the evidence lower bound: the data are fitted first, and the divergence
+takes half of the run to count in full. If it counts before the data are fitted, explaining nothing is a local optimum,
+whatever the data say."""
 
 
 @dataclass(frozen=True)
@@ -183,18 +193,19 @@ def is_deep(net: BayesianNet) -> bool:
         return gates_in_a_row(net.traced) >= DEEP
 
 
-def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: Mapping[str, Any]) -> Schedule:
+def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, settings: Settings) -> Schedule:
     """The phases that suit a network, where nothing else was chosen.
 
     Args:
         net: The network.
         epochs: Length of the run.
         steps_per_epoch: Optimisation steps of an epoch.
-        chosen: Fields of `Schedule` that `Settings` set.
+        settings: How it is trained, with the fields of `Schedule` that were chosen.
 
     Raises:
         ConfigError: for a field that is none, and as `Schedule`.
     """
+    chosen = settings.schedule
     unknown = chosen.keys() - ({field.name for field in fields(Schedule)} - {"epochs", "steps_per_epoch"})
     if unknown:
         raise ConfigError(f"fit: Settings.schedule has no field {sorted(unknown)[0]!r}; see training.Schedule")
@@ -207,7 +218,42 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, chosen: M
     elif kind == "point" and not learning:
         kind = "frozen"
     defaults = {field.name: field.default for field in fields(Schedule) if field.name in FRACTIONS} | DEFAULTS[kind]
-    return Schedule(epochs, steps_per_epoch, **{**defaults, **_in_order(defaults, chosen), **chosen})
+    if net.weights_posterior.name == "normal" and settings.temperature >= 1:
+        defaults |= TEMPERED
+    if kind == "fixed" and not {"sample_from", "settle_from"} & chosen.keys():
+        start = _arrival(net, epochs * steps_per_epoch, settings)
+        defaults["settle_from"] = min(max(start, defaults["settle_from"]), chosen.get("fine_tune_from", 1.0))
+    phases = {**defaults, **_in_order(defaults, chosen), **chosen}
+    if kind == "fixed" and "sample_from" not in chosen:
+        phases["sample_from"] = phases["settle_from"]  # sampled gradients would take probabilities to corners
+    return Schedule(epochs, steps_per_epoch, **phases)
+
+
+def _arrival(net: BayesianNet, steps: int, settings: Settings) -> float:
+    """After which fraction of a run Normal weights can have come where data want them, at a distance of σ0.
+
+    Adam moves a weight by the learning rate in a step, at most. A gate that is judged before is judged by what its
+    weights happened to be, and once it is off they learn no more.
+
+    Args:
+        net: The network.
+        steps: Length of the run.
+        settings: How it is trained.
+    """
+    learning = any(mean.requires_grad for mean in net.weights_posterior.means())
+    if not learning or settings.optimizer is not torch.optim.Adam:
+        return 0.0
+    distance = net.slab_scale or UNIT
+    step = arrival(distance, settings.lr, steps)
+    if step is None:
+        rate = settings.lr * distance / reach(settings.lr, steps)
+        warnings.warn(
+            f"fit: {steps} steps at lr={settings.lr:g} move a weight by {reach(settings.lr, steps):.2g} at most, less "
+            f"than the slab's scale {distance:g}, so gates rest; train longer, or with lr={1.5 * rate:.1g} or more",
+            stacklevel=2,
+        )
+        return 1.0
+    return step / steps
 
 
 def _in_order(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,236 @@
+"""Pruning while Lightning trains: a `LightningModule` whose training steps are those of `fit`.
+
+Needs ``lightning`` (``pip install 'bayesprune[lightning]'``). What `bayesprune.fit` does around its steps (phases,
+gates, removals, the record) is done at the ends of Lightning's epochs, so that its `Trainer`, its callbacks and its
+loggers are used as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import nn
+
+from bayesprune.errors import ConfigError
+from bayesprune.infer import Likelihood
+from bayesprune.infer.likelihoods import get_likelihood
+from bayesprune.infer.outputs import LossOn
+from bayesprune.methods import Method, get_method
+from bayesprune.methods.protocol import Batch
+from bayesprune.training import Engine, EpochRow, History, Settings, evaluate
+from bayesprune.training.choices import model_of, settings_of
+from bayesprune.training.loggers import figures
+from bayesprune.training.state import Checkpoint
+from bayesprune.training.trainer import Trainer
+
+__all__ = ["PruningModule"]
+
+_STATE = "bayesprune"
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class _Steps(torch.optim.Optimizer):
+    """Counts the steps of a run, of which each is taken by a function that is passed to `step`."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        super().__init__(parameters, {})
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step."""
+        return None if closure is None else closure()
+
+
+def _epochs(trainer: lightning.Trainer) -> int:
+    """The length of a run, after what would change its steps has been refused.
+
+    Raises:
+        ConfigError: for it.
+    """
+    if trainer.world_size > 1:
+        raise ConfigError("PruningModule trains in one process; for several use bayesprune.fit with an Engine")
+    if trainer.precision not in PRECISIONS:
+        raise ConfigError(f"PruningModule: precision {trainer.precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if trainer.max_epochs is None or trainer.max_epochs < 1 or trainer.max_steps != -1:
+        raise ConfigError("PruningModule needs max_epochs, and no max_steps: phases are shares of the whole run")
+    return trainer.max_epochs
+
+
+class PruningModule(lightning.LightningModule):
+    """A network that Lightning trains and a method of bayesprune prunes meanwhile.
+
+    ``trainer.fit(module, train_loader, val_loader)`` takes the steps of `bayesprune.fit`: one optimiser, that of the
+    settings, which is made anew where a phase asks for it, and no other. Every figure of `EpochRow` is logged at the
+    end of an epoch (``nll``, ``params``, ``macs``, ``gates_left``, ...), and ``val_loss`` (nats per example) and, for
+    classes, ``val_accuracy`` of the validation batches. A checkpoint of Lightning goes on exactly, except for the
+    order of batches that a sampler without seed draws. One process only; several train by `bayesprune.fit` with an
+    `Engine`.
+
+    Args:
+        model: A `BayesianNet`, or for other methods than variational inference any network.
+        method: As for `bayesprune.fit`.
+        likelihood: As for `bayesprune.fit`.
+        loss_on: As for `bayesprune.fit`.
+        prune: Whether structures are removed while training.
+        settings: As for `bayesprune.fit`.
+
+    Attributes:
+        history: The record of the run, of the same form as that of `bayesprune.fit`; empty before the first epoch.
+
+    Raises:
+        ConfigError: when training starts, for settings that cannot work, several processes, gradients that Lightning is
+            to accumulate or clip, or batches that it is to leave out.
+
+    Example:
+        >>> import torch, lightning, bayesprune as bp
+        >>> net = bp.networks.lenet300((1, 4, 4), 3)
+        >>> module = PruningModule(bp.BayesianNet(net, num_data=40))
+        >>> loader = torch.utils.data.DataLoader([(torch.randn(1, 4, 4), 0)] * 40, batch_size=20)
+        >>> lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True).fit(module, loader)
+        >>> len(module.history.rows)
+        1
+    """
+
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        method: str | Method | None = None,
+        likelihood: str | Likelihood | None = None,
+        loss_on: LossOn = None,
+        prune: bool = True,
+        settings: Settings | None = None,
+    ):
+        super().__init__()
+        self.model, self.method = model, method if isinstance(method, Method) else get_method(method or "svi")
+        self.likelihood = (
+            likelihood if likelihood is None or isinstance(likelihood, Likelihood) else get_likelihood(likelihood)
+        )
+        self.loss_on, self.prune, self.settings = loss_on, prune, settings
+        self.history = History()
+        self._run: Trainer | None = None
+        self._held, self._epoch = ExitStack(), ExitStack()
+        self._left: dict[str, Any] | None = None
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the network gives."""
+        return self.model(*inputs, **named)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """What counts the run's steps for Lightning; the weights have an optimiser of their own."""
+        return _Steps(self.model.parameters())
+
+    # a run ----------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Make the run, or take it up from Lightning's checkpoint."""
+        lit = self.trainer
+        loader, epochs = lit.train_dataloader, _epochs(lit)
+        assert loader is not None
+        net = model_of(self.model, self.method, self.likelihood, self.loss_on, loader, 1)
+        settings = settings_of(self.model, self.method, self.settings)
+        self._run = run = Trainer(net, loader, epochs, self.prune, settings, Engine(self.device), self.method)
+        if lit.num_training_batches != run.steps_per_epoch:
+            raise ConfigError(
+                f"PruningModule: Lightning takes {lit.num_training_batches} of the {run.steps_per_epoch} batches of an "
+                "epoch; leave limit_train_batches and overfit_batches at their defaults"
+            )
+        if self._left is not None:
+            Checkpoint(**self._left).take_up(run, Path(str(lit.ckpt_path)))
+            self._left = None
+        self.history = run.history
+        self._held.callback(run.frozen.thaw)
+        run.views.install()
+        self._held.callback(run.views.remove)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin an epoch."""
+        assert self._run is not None
+        self._began, self._total, self._count = time.perf_counter(), torch.zeros((), device=self.device), 0
+        self._epoch.enter_context(self._run.steps_of_an_epoch())
+
+    def training_step(self, batch: Any, number: int) -> None:
+        """One step; after the last of an epoch decide, and log its figures.
+
+        Args:
+            batch: ``(inputs, targets)`` or ``(inputs, targets, weights)``.
+            number: Its place in the epoch.
+        """
+        run = self._run
+        assert run is not None
+        x, y = run.reader(batch, number)
+        part = run.part(number, len(y))
+        steps: Any = self.optimizers()
+        nll = steps.step(lambda: run.train_step(Batch(x, y, part)))
+        self._total += nll * len(y)
+        self._count += part.size
+        if number + 1 == run.steps_per_epoch:
+            self._epoch.close()
+            self._log(run.end_epoch(self._total, self._count, False, self._began))
+
+    def _log(self, row: EpochRow) -> None:
+        shown = figures(row)
+        self.log_dict({name: shown[name] for name in shown if name not in ("epoch", "val_nll", "val_accuracy")})
+        self.history = self._run.history if self._run is not None else self.history
+
+    def on_train_end(self) -> None:
+        """Leave the network as `bayesprune.fit` does."""
+        if self._run is not None:
+            self._run.views.bake()
+        self._held.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Take away what the run has put on the network."""
+        self._epoch.close()
+        self._held.close()
+
+    # scores ---------------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Any, number: int) -> None:
+        """Score a batch.
+
+        Args:
+            batch: As for training.
+            number: Its place.
+        """
+        net = self.model if self._run is None else self._run.net
+        score = evaluate(net, [batch], self.likelihood, loss_on=self.loss_on)
+        self.log("val_loss", score.nll, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
+        if not math.isnan(score.accuracy):
+            self.log("val_accuracy", score.accuracy, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
+
+    # checkpoints ----------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the state of the run into Lightning's checkpoint.
+
+        Args:
+            checkpoint: Edited in place.
+
+        Raises:
+            ConfigError: in the middle of an epoch.
+        """
+        if self._run is None:
+            return
+        if self._run.step != self._run.epoch * self._run.steps_per_epoch:
+            raise ConfigError(
+                "PruningModule: checkpoints can be written between epochs alone; leave every_n_train_steps"
+            )
+        checkpoint[_STATE] = vars(Checkpoint.of(self._run))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of the run until training goes on.
+
+        Args:
+            checkpoint: That of Lightning; its weights may be those of a smaller network, and are put in then.
+        """
+        self._left = checkpoint.get(_STATE)
+        checkpoint["state_dict"] = self.state_dict()

@@ -1,0 +1,97 @@
+"""Which inputs act together: mixed differences of a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.arguments import checked_arguments
+from bayesprune.checked import whole
+from bayesprune.errors import ConfigError, DataError
+from bayesprune.selection.problems import LARGEST_SEED
+
+
+@checked_arguments
+def interactions(
+    predict: Callable[[Tensor], Any],
+    x: Tensor,
+    *,
+    inputs: Sequence[int] | None = None,
+    num_rows: int = 512,
+    seed: int = 0,
+) -> Tensor:
+    """How much of a prediction's variance goes through pairs of inputs, and through each input at all.
+
+    Off the diagonal ¼ E[(f(x) − f(x with x_j of another row) − f(x with x_k of it) + f(x with both))²], which is the
+    variance of all that no sum of a function without x_j and one without x_k can say (the superset importance of Liu &
+    Owen 2006), and 0 where the two only add up. On the diagonal ½ E[(f(x) − f(x with x_j of another row))²] (Jansen
+    1999). All in units of the variance of f(x). They are about the inputs as if these were independent: of columns that
+    say the same, rows are mixed that do not occur.
+
+    Args:
+        predict: The mean prediction of a table, shape ``(n, d)`` to ``(n,)`` or ``(n, 1)``: an estimator's ``predict``,
+            for instance; a tensor or an array.
+        x: Rows from which values are taken, shape ``(N, d)``.
+        inputs: Which columns to look at, k of them: those that were selected, say; ``None`` for all. It takes
+            1 + k(k + 1)/2 predictions.
+        num_rows: How many pairs of rows are compared; the standard error falls with its root.
+        seed: Seeds their choice.
+
+    Returns:
+        Symmetric, float64, shape ``(k, k)``, in the order of ``inputs``.
+
+    Raises:
+        ConfigError: for columns that do not exist.
+        DataError: for tables of another shape, and predictions that are not one finite number a row or all the same.
+
+    Example:
+        >>> x = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))
+        >>> found = interactions(lambda x: x[:, 0] * x[:, 1] + x[:, 2], x)
+        >>> found[0, 1] > 0.03, found[0, 2] < 1e-9
+        (tensor(True), tensor(True))
+    """
+    if x.dim() != 2 or len(x) < 2:
+        raise DataError(f"interactions: expected a table of 2 rows or more, got shape {tuple(x.shape)}")
+    num_rows = whole("interactions: num_rows", num_rows, 2)
+    seed = whole("interactions: seed", seed, 0, LARGEST_SEED)
+    last = x.shape[1] - 1
+    columns = [whole("interactions: an input", c, 0, last) for c in (range(last + 1) if inputs is None else inputs)]
+    if not columns or len(set(columns)) < len(columns):
+        raise ConfigError("interactions: inputs must name one column or more, each once")
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (x[torch.randint(len(x), (num_rows,), generator=generator)] for _ in range(2))
+
+    def changed(*which: int) -> Tensor:
+        mixed = first.clone()
+        mixed[:, list(which)] = second[:, list(which)]
+        return _numbers(predict(mixed), num_rows)
+
+    base, single = changed(), {column: changed(column) for column in columns}
+    variance = float(base.var())
+    if not variance > 0:
+        raise DataError("interactions: all predictions are the same, so that no input has a share of their variance")
+    found = torch.diag(torch.stack([0.5 * (base - single[column]).square().mean() for column in columns]))
+    for (a, j), (b, k) in combinations(enumerate(columns), 2):
+        mixed = base - single[j] - single[k] + changed(j, k)
+        found[a, b] = found[b, a] = 0.25 * mixed.square().mean()
+    return found / variance
+
+
+def _numbers(predicted: Any, rows: int) -> Tensor:
+    """Predictions as float64, shape ``(rows,)``.
+
+    Args:
+        predicted: What a user's function gave.
+        rows: For how many rows.
+    """
+    values = torch.as_tensor(predicted).detach().to("cpu", torch.float64)
+    if values.numel() != rows or len(values) != rows or not bool(values.isfinite().all()):
+        raise DataError(
+            f"interactions: predict must give one finite number for each of {rows} rows, got shape "
+            f"{tuple(values.shape)}; of several outputs choose one"
+        )
+    return values.reshape(rows)

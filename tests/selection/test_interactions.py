@@ -1,0 +1,64 @@
+"""Interactions against closed forms; what several runs agree on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from bayesprune.errors import ConfigError, DataError
+from bayesprune.selection import interactions, stability
+
+X = torch.randn(5000, 4, generator=torch.Generator().manual_seed(0))
+
+
+def curved(x: Tensor) -> Tensor:
+    """Of independent normal inputs: variance 4 + 9 + 1 + 2 = 16, of which 9 by the product, 2 by the square."""
+    return 2 * x[:, 0] + 3 * x[:, 0] * x[:, 1] + x[:, 2] + x[:, 3].square()
+
+
+@pytest.mark.statistical
+def test_shares_of_the_variance() -> None:
+    """Within 5 standard errors of about 4 % of each, from 20,000 pairs of rows."""
+    found = interactions(curved, X, num_rows=20_000)
+    expected = torch.tensor([[13, 9, 0, 0], [9, 9, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2]]).double() / 16
+    torch.testing.assert_close(found, expected, rtol=0.2, atol=1e-9)
+    torch.testing.assert_close(found, found.T)
+
+
+def test_some_columns_in_their_order() -> None:
+    whole, part = interactions(curved, X), interactions(lambda x: curved(x)[:, None].numpy(), X, inputs=[1, 0])
+    torch.testing.assert_close(part, whole[:2, :2].flip(0, 1))
+    assert torch.equal(interactions(curved, X), whole)
+
+
+REFUSED = {
+    "a column that is none": ({"inputs": [4]}, ConfigError, "an input must be a whole number, from 0 to 3"),
+    "a column twice": ({"inputs": [1, 1]}, ConfigError, "each once"),
+    "two outputs": ({"predict": lambda x: x[:, :2]}, DataError, "one finite number for each of 512 rows"),
+    "a constant": ({"predict": lambda x: torch.ones(len(x))}, DataError, "all predictions are the same"),
+    "one row": ({"x": X[:1]}, DataError, "2 rows or more"),
+    "one pair": ({"num_rows": 1}, ConfigError, "num_rows"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused(name: str) -> None:
+    changes, error, says = REFUSED[name]
+    with pytest.raises(error, match=says):
+        interactions(**{"predict": curved, "x": X, **changes})
+
+
+def test_what_several_runs_agree_on() -> None:
+    runs = torch.tensor([[1.0, 0.4, 0.6], [0.9, 0.0, 0.2], [0.8, 0.1, 0.7], [0.9, 0.5, 0.3], [1.0, 0.2, 0.51]])
+    found = stability(runs, level=0.9)
+    assert found.frequency.tolist() == [1, 0, pytest.approx(0.6)]
+    for k, hits in enumerate((5, 0, 3)):
+        interval = stats.binomtest(hits, 5).proportion_ci(0.9, "wilson")
+        assert (float(found.low[k]), float(found.high[k])) == pytest.approx(tuple(interval), abs=1e-9)
+    torch.testing.assert_close(found.mean, runs.double().mean(0))
+    torch.testing.assert_close(found.error, runs.double().std(0) / 5**0.5)
+    for wrong in (runs[:1], runs[0], 2 * runs, runs / 0):
+        with pytest.raises(ConfigError, match="two runs or more"):
+            stability(wrong)
