@@ -44,10 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
-TRAINS_LONG = {
-    *("README.md", "comparison.md", "quickstart.md", "flow.md", "how_sure.md", "report.md", "tables.md"),
-    "which_inputs.md",
-}
+TRAINS_LONG = {"README.md", *(f"{name}.md" for name in ("comparison", "quickstart", "flow", "report", "tables"))}
 
 
 @pytest.mark.parametrize(
