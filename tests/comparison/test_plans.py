@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from bayesprune.comparison import Plan
+from bayesprune.comparison.material import Material, example
 from bayesprune.errors import BayesPruneError, ConfigError
+from bayesprune.layers import gates_of
 from bayesprune.methods import NAMES
+from bayesprune.methods.protocol.structures import ranked_groups
 from tests.comparison.toys import settings
 
 REDUCED = Path(__file__).parents[2] / "examples" / "benchmarks"
@@ -22,6 +25,16 @@ def test_the_full_settings_name_every_method() -> None:
     assert set(quick.methods) < set(full.methods) and full.digest != quick.digest
     for name in ("reduced", "reduced_cifar"):
         assert set(Plan.read(REDUCED / f"{name}.toml").methods) < set(full.methods)
+
+
+def test_what_ours_can_take_away_in_quick_can_be_ranked_too() -> None:
+    """Gates on inputs, which only ours can take away, would be an advantage that is not of the method."""
+    task, other = Plan.read("quick").tasks
+    assert (other.net, other.convert) == (task.net, task.convert)
+    splits = Material().splits(task)
+    net = Material().network(task, splits)
+    ranked = {name for group in ranked_groups(net, example(splits)) for name in group.gates}
+    assert ranked == {*gates_of(net)} and len(ranked) == 2
 
 
 def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
