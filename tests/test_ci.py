@@ -72,7 +72,8 @@ def run(tmp_path: Path, failing: str = "") -> tuple[subprocess.CompletedProcess[
     python.parent.mkdir(parents=True)
     python.write_text(STAND_IN)
     python.chmod(0o755)
-    settings = {"PYTHON": str(python), "LOG": str(log), "FAILING": failing, "PIP_CONSTRAINT": "capped.txt", "CHROMIUM": "there"}
+    settings = {"PYTHON": str(python), "LOG": str(log), "FAILING": failing}
+    settings |= {"PIP_CONSTRAINT": "capped.txt", "CHROMIUM": "there"}
     done = subprocess.run([ROOT / ".ci" / "run"], env={**os.environ, **settings}, capture_output=True, text=True)
     return done, log.read_text().splitlines()
 
