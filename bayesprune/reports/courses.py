@@ -129,6 +129,7 @@ def theta(epochs: int) -> Chart:
     """
     x = epoch() | {"scale": {"domain": [0, epochs], "nice": False}}
     y = quantity("theta", "θ", form=".2~f") | {"scale": {"domain": [0, 1]}}
+    y["axis"]["values"] = [0, 0.5, 1]
     line = {"mark": {"type": "line", "color": BLUE, "strokeWidth": 2}, "encoding": {"x": x, "y": y}}
     spec = layered([], line, height=110)
     spec["data"]["name"] = "theta"
