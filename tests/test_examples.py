@@ -15,8 +15,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = [
-    *("area_under_curve", "digits_quickstart", "find_the_depth", "fuse_layers", "hessian_norms", "own_network"),
-    *("plain_pyro", "sparse_regression", "which_inputs_matter"),
+    *("area_under_curve", "digits_quickstart", "find_the_depth", "front_page", "fuse_layers", "hessian_norms"),
+    *("own_network", "plain_pyro", "sparse_regression", "which_inputs_matter"),
 ]
 SECONDS = 300
 """Each takes less than a minute on an idle core; this is for busy machines."""

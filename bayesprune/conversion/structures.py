@@ -18,6 +18,7 @@ from bayesprune.graph.coupling import NO_GATE, coupled
 from bayesprune.graph.group import Group
 from bayesprune.graph.tracing import TWICE
 from bayesprune.layers import Gate, Whole, gates_of, holders_of
+from bayesprune.markup import html_table
 from bayesprune.pruning.meter import count_macs, eval_mode
 
 HEAD = "kind", "gate", "size", "multiply-adds", "rules"
@@ -57,11 +58,22 @@ class Structures(list[Structure]):
         self.share, self.within = share, within
 
     def __str__(self) -> str:
-        cells = [HEAD, *((s.kind, s.gate, str(s.size), f"{s.share:.1%}", s.rules) for s in self)]
+        cells = [HEAD, *self._cells()]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-        ruled = f"gates rule {self.share:.1%} of the multiply-adds, those of heads and units {self.within:.1%}"
-        return "\n".join([*(line.rstrip() for line in lines), ruled])
+        return "\n".join([*(line.rstrip() for line in lines), self._ruled()])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the same as a table."""
+        return html_table(self._ruled(), HEAD, self._cells())
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """A line for each structure."""
+        return [(s.kind, s.gate, str(s.size), f"{s.share:.1%}", s.rules) for s in self]
+
+    def _ruled(self) -> str:
+        """What gates rule of the network."""
+        return f"gates rule {self.share:.1%} of the multiply-adds, those of heads and units {self.within:.1%}"
 
 
 @checked_arguments

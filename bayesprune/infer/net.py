@@ -26,6 +26,7 @@ from bayesprune.infer.posterior import asked_for
 from bayesprune.infer.prediction import Prediction
 from bayesprune.infer.targets import Targets
 from bayesprune.layers import eval_mode, plain_parameters
+from bayesprune.markup import html_table
 
 
 class BayesianNet(GatedModel):
@@ -115,6 +116,15 @@ class BayesianNet(GatedModel):
             loss_on=loss_on,
         )
         self.prior_given = given
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how many gates each module has, how many are expected to be on, and between what θ lie."""
+        header = ("module", "gates", "expected on", "lowest θ", "highest θ")
+        rows = [
+            (name, str(len(theta)), f"{theta.sum():.1f}", f"{theta.min():.2f}", f"{theta.max():.2f}")
+            for name, theta in self.gate_probs().items()
+        ]
+        return html_table(f"BayesianNet with {self.num_gates} gates", header, rows)
 
     # training ------------------------------------------------------------------------------------------------------
 

@@ -95,4 +95,6 @@ def set_units(net: nn.Module, inputs: Moments, outputs: Moments | None) -> None:
 
 def plain_network(net: nn.Module) -> nn.Module:
     """What `compact` leaves of a network in the units of the table, float32, in eval mode."""
-    return compact(copy.deepcopy(net).float().eval(), example_input=torch.zeros(1, len(net.standardise.scale)))
+    standardise = net.get_submodule("standardise")
+    assert isinstance(standardise, layers.Standardise)
+    return compact(copy.deepcopy(net).float().eval(), example_input=torch.zeros(1, len(standardise.scale)))

@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from bayesprune.atomic import write_atomically
+from bayesprune.markup import html_table
 from bayesprune.schema import dataclass_record, items, number, record, table, tensor
 from bayesprune.types import Removal
+
+SHOWN = 12
+"""Epochs of a history that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,12 @@ class History:
             f"params {last.params:,}{masked})"
         )
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the line of `repr`, and up to `SHOWN` epochs, the last one among them."""
+        header = ("epoch", "phase", "loss", "accuracy", "gates left", "parameters", "multiply-adds")
+        step = math.ceil(len(self.rows) / SHOWN) or 1
+        return html_table(repr(self), header, map(_cells, self.rows[::-step][::-1]))
+
     def write_csv(self, path: Path) -> None:
         """Write the rows as CSV, atomically."""
         text = io.StringIO()
@@ -150,6 +160,13 @@ STATE = record(
     {"evidence": _of_gates},
 )
 """What `History.state` looks like in a file."""
+
+
+def _cells(row: EpochRow) -> tuple[str, ...]:
+    """What a notebook shows of an epoch."""
+    accuracy = "–" if math.isnan(row.val_accuracy) else f"{100 * row.val_accuracy:.2f} %"
+    sizes = (f"{number:,}" for number in (row.gates_left, row.params, row.macs))
+    return (str(row.epoch), row.phase, f"{row.loss:.4f}", accuracy, *sizes)
 
 
 def _one_nan(value: object) -> Any:

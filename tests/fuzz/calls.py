@@ -11,7 +11,17 @@ from torch import nn
 import bayesprune as bp
 from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, reports, selection
 from bayesprune.data.images import Raw
-from bayesprune.training import Budget, Engine, Schedule, Settings, evaluate, evidence_bound, fit_best
+from bayesprune.training import (
+    Budget,
+    Engine,
+    EpochRow,
+    History,
+    Schedule,
+    Settings,
+    evaluate,
+    evidence_bound,
+    fit_best,
+)
 from bayesprune.types import IndexMap
 from tests.fuzz.made import batch, bayesian, half, images, loader, made, network, remap_arguments, splits, table, thetas
 
@@ -357,6 +367,13 @@ CALLS: dict[str, Callable[[], Call]] = {
     "gate_table": lambda: (
         reports.gate_table,
         {"summaries": reports.summarize({"a": half(3)}, {"a": torch.arange(3)}), "title": "t"},
+    ),
+    "write_report": lambda: (
+        reports.write_report,
+        {
+            "runs": [reports.RunReport(name="a", history=History([EpochRow(1, "a", *[1.0] * 4, 1, 1.0, 1, 1, 1.0)]))],
+            "path": "a.html",
+        },
     ),
     "reports.summarize": lambda: (reports.summarize, {"thetas": {"a": half(3)}, "survivors": {"a": torch.arange(3)}}),
     "BayesPruneClassifier": lambda: (
