@@ -24,6 +24,12 @@ class Filtered(NamedTuple):
         selected: Columns that were chosen, bool, shape ``(d,)``.
         statistics: By how much each group of columns, in the order of the groups, matters more than its knock-offs.
         threshold: The least statistic that was chosen; infinite if none was.
+
+    Example:
+        >>> x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> found = knockoff_filter(x, x[:, 0], lambda both, y: torch.zeros(4))
+        >>> found.selected, found.threshold
+        (tensor([False, False]), inf)
     """
 
     selected: Tensor
@@ -108,6 +114,7 @@ def knockoff_filter(
         DataError: for tables that are not finite or that do not fit the targets.
 
     Example:
+        >>> from bayesprune.selection import sparse_regression
         >>> problem = sparse_regression(300, 20, 10, seed=1)
         >>> found = knockoff_filter(problem.x, problem.y, lambda x, y: (x.T @ y).abs(), fdr=0.2)
         >>> bool(found.selected[problem.support].float().mean() > 0.5)

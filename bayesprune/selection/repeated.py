@@ -21,6 +21,10 @@ class Stability(NamedTuple):
         frequency: In which share of the runs the input was selected.
         low: Lower end of that share's interval.
         high: Upper end.
+
+    Example:
+        >>> stability(torch.tensor([[1.0, 0.2], [1.0, 0.4]])).frequency
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     mean: Tensor

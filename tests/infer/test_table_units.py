@@ -34,7 +34,7 @@ def fitted(likelihood: str | Likelihood, x: Tensor, y: Tensor, outputs: int = 1)
     parts = bp.standardised(network(outputs), likelihood, x, y)
     bnn = BayesianNet(*parts, num_data=60, prior=FixedInclusion(0.5), weights="normal")
     data = DataLoader(TensorDataset(x, y), batch_size=20)
-    bp.fit(bnn, data, epochs=3, prune=False, settings=bp.training.Settings(lr=0.02, temperature=0.3), progress=False)
+    bp.fit(bnn, data, epochs=8, prune=False, settings=bp.training.Settings(lr=0.1, temperature=0.3), progress=False)
     return bnn
 
 

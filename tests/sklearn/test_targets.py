@@ -120,9 +120,9 @@ def test_columns_of_a_group_have_one_inclusion_probability() -> None:
 def test_every_likelihood_predicts_in_the_units_of_its_targets(likelihood: str) -> None:
     X, y = linear_table(60)
     y = np.round(np.exp(3 + 0.2 * y)) if likelihood in ("poisson", "negative_binomial") else 1000 + 100 * y
-    found = brief(likelihood=likelihood).fit(X, y)
+    found = brief(likelihood=likelihood, epochs=15, learning_rate=0.06).fit(X, y)
     low, high = found.predict_interval(X, 0.9).T
-    assert (low < y.mean()).mean() > 0.9 and (y.mean() < high).mean() > 0.9
+    assert ((low <= y) & (y <= high)).mean() > 0.75
     assert (found.predict(X, return_std=True)[1] > 0).all()
     assert 0.6 * y.mean() < np.median(found.set_params(num_samples=0).predict(X)) < 1.6 * y.mean()
     with pytest.raises(ConfigError, match=r"likelihood must be one of learned_gaussian, student_t, .*, got 'cauchy'"):
