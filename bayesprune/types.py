@@ -54,8 +54,8 @@ class Evidence:
 
     Attributes:
         price: ρ, what keeping the structure costs.
-        net_cost: The latest estimate of E[C | ξ=1] − E[C | ξ=0] + ρ, positive where the structure should go; ρ − net_cost
-            is what it is worth to the data.
+        net_cost: The latest estimate of E[C | ξ=1] − E[C | ξ=0] + ρ, positive where the structure should go;
+            ρ − net_cost is what it is worth to the data.
         error: The standard error of ``net_cost``; NaN where none is known.
 
     Example:

@@ -46,7 +46,7 @@ def test_blocks_are_counted_and_a_missing_one_is_an_error(tmp_path: Path) -> Non
 
 
 @needs_bash
-@pytest.mark.parametrize("name", ["run", "block", "oldest"])
+@pytest.mark.parametrize("name", ["run", "block", "chromium", "oldest"])
 def test_scripts_are_whole_and_can_be_executed(name: str) -> None:
     script = ROOT / ".ci" / name
     assert subprocess.run(["bash", "-n", script]).returncode == 0
@@ -72,7 +72,8 @@ def run(tmp_path: Path, failing: str = "") -> tuple[subprocess.CompletedProcess[
     python.parent.mkdir(parents=True)
     python.write_text(STAND_IN)
     python.chmod(0o755)
-    settings = {"PYTHON": str(python), "LOG": str(log), "FAILING": failing, "PIP_CONSTRAINT": "capped.txt"}
+    settings = {"PYTHON": str(python), "LOG": str(log), "FAILING": failing}
+    settings |= {"PIP_CONSTRAINT": "capped.txt", "CHROMIUM": "there"}
     done = subprocess.run([ROOT / ".ci" / "run"], env={**os.environ, **settings}, capture_output=True, text=True)
     return done, log.read_text().splitlines()
 
@@ -121,10 +122,10 @@ def test_the_oldest_release_is_the_one_that_the_project_states(tmp_path: Path) -
 def test_ci_takes_the_test_command_from_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert ".ci/block 2 README.md" in script and "--cov-fail-under=90" in script
-    for stage in ("ruff check", "ruff format --check", "mypy", "-m slow", "-m examples"):
+    for stage in ("ruff check", "ruff format --check", "mypy", "-m slow", "-m examples", "-m browser"):
         assert stage in script
 
 
-def test_everything_but_examples_gpu_and_slow_runs_by_default() -> None:
+def test_everything_but_browser_examples_gpu_and_slow_runs_by_default() -> None:
     settings = (ROOT / "pyproject.toml").read_text()
-    assert "-m 'not examples and not gpu and not slow'" in settings
+    assert "-m 'not browser and not examples and not gpu and not slow'" in settings

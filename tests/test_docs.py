@@ -44,7 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
-TRAINS_LONG = {"README.md", "comparison.md", "quickstart.md", "flow.md", "tables.md", "which_inputs.md"}
+TRAINS_LONG = {"README.md", *(f"{name}.md" for name in ("comparison", "quickstart", "flow", "report", "tables"))}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def section(page: str, heading: str) -> str:
     return text.split(f"\n{heading}", 1)[1].split(f"\n{level} ", 1)[0]
 
 
-@pytest.mark.parametrize("command", ["train", "inspect", "evaluate", "export", "compare"])
+@pytest.mark.parametrize("command", ["train", "inspect", "report", "evaluate", "export", "compare"])
 def test_every_option_is_documented_and_nothing_else(command: str) -> None:
     text = section("cli.md", f"## `bayesprune {command}")
     documented = set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE))
@@ -142,7 +142,7 @@ def test_every_file_and_key_of_a_run_is_documented(tmp_path: Path, monkeypatch: 
     assert result.exit_code == 0, result.output
     left = {path.name for path in (tmp_path / "run").iterdir()}
     text = section("cli.md", "## `bayesprune train")
-    assert set(re.findall(r"^\| `([\w.]+\.\w+)` \|", text, re.MULTILINE)) == left | {"inspect.png"}
+    assert set(re.findall(r"^\| `([\w.]+\.\w+)` \|", text, re.MULTILINE)) == left | {"inspect.png", "report.html"}
     readme = (ROOT / "README.md").read_text()
     assert [name for name in left if f"| `{name}` |" not in readme] == []
     keys = json.loads((tmp_path / "run" / "result.json").read_text())

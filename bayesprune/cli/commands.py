@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from bayesprune.cli.comparing import compare_and_show, planned, say_estimate
+from bayesprune.cli.comparing import compare_and_show, planned, say_estimate, say_so_far
 from bayesprune.cli.config import RunConfig, resolve
 from bayesprune.cli.encoding import write
 from bayesprune.cli.errors import Commands, first, interrupted
@@ -38,6 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a run, as 'bayesprune train' left it.", show_default=False)]
 
 
@@ -87,12 +89,13 @@ def train(
 
 
 @app.command()
-def inspect(folder: Folder) -> None:
+def inspect(folder: Folder, as_json: Json = False) -> None:
     """Show the posterior gate probabilities of a run, finished or not: a table, and a picture in its folder."""
     found = inspect_gates(folder)
-    _console().print(gate_table(found.summaries, f"gates after epoch {found.epoch}"))
+    _show(gate_table(found.summaries, f"gates after epoch {found.epoch}"), found.record, as_json)
     draw_inspected(found)
-    write(f"picture: {found.picture}")
+    if not as_json:
+        write(f"picture: {found.picture}")
 
 
 @app.command()
@@ -111,14 +114,11 @@ def evaluate(
     num_samples: Annotated[
         int | None, typer.Option(help="Networks to draw from the posterior of --slab normal.", show_default="32")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Score the compacted network of a run on a test split, and draw how far its probabilities can be believed."""
     scored = score(folder, data, data_dir, against, num_samples)
-    if as_json:
-        write(json.dumps(scored.record))
-    else:
-        _console().print(score_table(scored.record))
+    _show(score_table(scored.record), scored.record, as_json)
     draw_score(scored)
     if not as_json:
         _say_smoothing(scored.config)
@@ -162,10 +162,14 @@ def compare(
         str | None, typer.Option(help="Only these of the settings' methods, as a,b,c.", show_default="all")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes and what refuses.")] = False,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Only print the table of what is done in --out.")] = False,
     data_dir: Annotated[str, typer.Option(help="Folder of torchvision's data sets.")] = "data",
 ) -> None:
     """Compare methods of pruning on the same networks, data, batches, compute and number of trials."""
+    if so_far:
+        say_so_far(out)
+        return
     plan = planned(settings, quick, methods)
     if dry_run:
         say_estimate(plan, data_dir)
@@ -244,6 +248,20 @@ def _say_smoothing(config: RunConfig) -> None:
 def _was_given(ctx: typer.Context, name: str) -> bool:
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _show(table: Table, record: Mapping[str, Any], as_json: bool) -> None:
+    """Print a table, or what it is made of as JSON.
+
+    Args:
+        table: The table.
+        record: Plain values.
+        as_json: Whether as JSON.
+    """
+    if as_json:
+        write(json.dumps(record))
+    else:
+        _console().print(table)
 
 
 def _console() -> Console:

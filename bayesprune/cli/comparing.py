@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bayesprune.cli.encoding import write
 from bayesprune.cli.folder import check_new
-from bayesprune.comparison import Plan, Row, compare
+from bayesprune.comparison import ComparisonResult, Plan, Row, compare
 from bayesprune.comparison.compare import PAGE
 from bayesprune.comparison.estimate import estimate
 from bayesprune.comparison.material import Material
@@ -52,6 +52,16 @@ def say_estimate(plan: Plan, data_dir: str) -> None:
     write(f"about {found.macs:.2g} multiply-adds, {_long(found.seconds)} of one processor")
     for task, method, why in refusals(plan, material):
         write(f"refused: {task}, {method}: {why}")
+
+
+def say_so_far(out: Path) -> None:
+    """Write the table of what is done of a comparison, which may go on meanwhile.
+
+    Args:
+        out: Its folder.
+    """
+    result = ComparisonResult.read(out)
+    write(result.table() if result.rows else "no run that is compared is done yet; trials come first")
 
 
 def _long(seconds: float) -> str:

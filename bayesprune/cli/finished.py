@@ -80,6 +80,14 @@ class Inspected:
     inputs: tuple[str, tuple[int, ...]] | None
     picture: Path
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``inspect --json`` prints: ``epoch``, ``epochs`` and the ``gates``; null where no gate is left."""
+        rows = [
+            {name: None if value != value else value for name, value in vars(row).items()} for row in self.summaries
+        ]
+        return {"epoch": self.epoch, "epochs": self.epochs, "gates": rows}
+
 
 def inspect_gates(folder: Path) -> Inspected:
     """Read the gates from the last checkpoint of a run.

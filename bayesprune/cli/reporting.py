@@ -36,7 +36,10 @@ RESULTS = record(
         **{"params": _count, "macs": _count, "dense_params": whole(1), "dense_macs": whole(1), "gates_left": _count},
         "budget_met": optional(truth),
     },
-    {"run": optional(text), "reliability": items(_bin)},
+    {
+        **{"run": optional(text), "reliability": items(_bin)},
+        **{"posterior_accuracy": _share, "posterior_nll": number(0), "posterior_ece": _share},
+    },
 )
 """What of ``result.json`` a page shows."""
 
@@ -138,7 +141,9 @@ def saved_alone(net: nn.Module, example: Tensor) -> dict[str, Tensor]:
 def _latency(before: nn.Module, after: nn.Module, example: Tensor) -> tuple[float, float]:
     """Seconds that an example takes in both, in batches of `BATCH` but for large networks, measured here and now."""
     size = max(1, min(BATCH, WORK // max(1, cost(before, example).macs or 0)))
-    first, last = (sum(each) / size for each in compare_latencies([before, after], example.expand(size, *example.shape[1:])))
+    first, last = (
+        sum(each) / size for each in compare_latencies([before, after], example.expand(size, *example.shape[1:]))
+    )
     return first, last
 
 

@@ -40,7 +40,7 @@ class Place:
         return frozen(self._path(method), self.settings)
 
     def lane(self, method: str) -> Lane:
-        """All runs of a method, those first on whose rows others depend; by its defaults if its name ends in `UNTUNED`."""
+        """All runs of a method, those first that others need; by its defaults if its name ends in `UNTUNED`."""
         if not self._path(method).exists():
             yield from self._tuned(method)
         yield test_runs(self.plan, self.task, method, self.compute, *self.frozen(method))

@@ -142,6 +142,14 @@ class Plan:
         plan.check()
         return plan
 
+    @classmethod
+    def of_text(cls, text: str) -> Plan:
+        """The plan whose `text` that is."""
+        given = json.loads(text)
+        for ranges in given["methods"].values():
+            ranges |= {option: its.get("values", its) for option, its in ranges.items()}
+        return cls.read(given)
+
     def check(self) -> None:
         """Refuse what cannot work.
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.atomic import file_errors
 from bayesprune.comparison.curves import as_svg, draw_curves
 from bayesprune.comparison.goals import FREE
 from bayesprune.comparison.plan import Plan
-from bayesprune.comparison.rows import Row, failures
-from bayesprune.comparison.runs import labels
+from bayesprune.comparison.rows import PLAN, ROW, Row, failures, read_row
+from bayesprune.comparison.runs import TEST, labels
 from bayesprune.comparison.statistics import Interval, Line, lines
+from bayesprune.errors import CheckpointError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +51,27 @@ class ComparisonResult:
     rows: list[Row]
     chosen: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    @checked_arguments
+    def read(cls, folder: str | Path) -> ComparisonResult:
+        """What is done so far of a comparison, also while it goes on.
+
+        Args:
+            folder: That of the comparison.
+
+        Raises:
+            FileError: if no comparison is there.
+            CheckpointError: if a file in it is damaged.
+        """
+        path = Path(folder) / PLAN
+        with file_errors("read", path):
+            text = path.read_text()
+        try:
+            plan = Plan.of_text(text)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is damaged ({error})") from error
+        return cls(plan, [read_row(row) for row in sorted(Path(folder, TEST).rglob(ROW))])
 
     def __repr__(self) -> str:
         """How many runs, and how many came to nothing."""

@@ -12,7 +12,7 @@ from bayesprune.atomic import file_errors
 from bayesprune.comparison.goals import MACS, WEIGHTS
 from bayesprune.comparison.material import Material, example
 from bayesprune.comparison.measuring import Clock, forget_peak, latencies, nonzero, peak_mib, scores
-from bayesprune.comparison.rows import Row, read_row, write_row
+from bayesprune.comparison.rows import ROW, Row, read_row, write_row
 from bayesprune.comparison.runs import TEST, Run
 from bayesprune.comparison.training import Begun, train
 from bayesprune.data import Splits
@@ -20,7 +20,7 @@ from bayesprune.errors import BayesPruneError, CheckpointError, ConfigError, Non
 from bayesprune.pruning import compact, cost, save
 from bayesprune.training.lock import only_process
 
-ROW, MODEL, CLOCK = "row.json", "model.safetensors", "clock.json"
+MODEL, CLOCK = "model.safetensors", "clock.json"
 SLACK = 1.05
 """How much more than it is allowed a run may take to compute: what it takes differs from seed to seed."""
 

@@ -18,12 +18,12 @@ from bayesprune.comparison.lanes import Lane, Place
 from bayesprune.comparison.machine import facts
 from bayesprune.comparison.material import Material
 from bayesprune.comparison.plan import Plan
-from bayesprune.comparison.rows import Row, write_csv
+from bayesprune.comparison.rows import PLAN, Row, write_csv
 from bayesprune.comparison.runs import PACING, TEST, TUNING, UNTUNED, Run, all_runs, names_of
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.training.lock import only_process
 
-PLAN, MATERIAL, MACHINE = "plan.json", "material.json", "machine.json"
+MATERIAL, MACHINE = "material.json", "machine.json"
 FILES = {TUNING: "tuning.csv", PACING: "pacing.csv", TEST: "rows.csv"}
 """Where the rows of each stage are."""
 MEASURES = MACS, WEIGHTS, FREE

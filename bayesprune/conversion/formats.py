@@ -63,8 +63,10 @@ class Formats:
             self._read.setdefault(found, tensor)
 
     def read_again(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """What a call is given, with settings that are read in every pass: of the first input that has them, or else
-        of the tensor that they were read of. What is moved to another device stays where it is.
+        """What a call is given, with settings that are read in every pass.
+
+        They are read of the first input that has them, or else of the tensor that they were read of. What is moved to
+        another device stays where it is.
 
         Args:
             target: What is called.

@@ -18,7 +18,7 @@ SETTINGS = torch.device, torch.dtype, torch.layout, bool
 
 
 SIZED_BY_VALUES = {
-    *("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "one_hot", "bincount"),
+    *("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"),
 }
 """Functions and methods whose results have sizes that go by what tensors hold."""
 
@@ -106,6 +106,8 @@ def sized_by_values(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         return any(isinstance(place, Tensor) and place.dtype in (torch.bool, torch.uint8) for place in places)
     if name in ("arange", "repeat_interleave"):
         return any(isinstance(size, Tensor) for size in (*args[name == "repeat_interleave" :], *kwargs.values()))
+    if name == "one_hot":
+        return bool((args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1)  # as many as values tell
     return name in SIZED_BY_VALUES or (name == "where" and len(args) + len(kwargs) == 1)
 
 

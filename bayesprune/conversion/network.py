@@ -15,6 +15,7 @@ from bayesprune.conversion.branches import RESIDUAL, carve_branches
 from bayesprune.conversion.heads import put_heads
 from bayesprune.conversion.lifting import lift
 from bayesprune.conversion.places import Place, input_places, stream_places, unit_places
+from bayesprune.conversion.rates import follow_rates
 from bayesprune.conversion.recurrent import forget_zeros, put_units
 from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.conversion.verifying import check_same
@@ -88,6 +89,7 @@ def convert(
     allowed = _allowed(model, only, skip)
     refused: dict[str, str] = {}
     source = followed(model, example_input, allowed)
+    follow_rates(source)
     lift(source)
     forget_zeros(source)
     found = unit_places(source, allowed) if units else []

@@ -151,6 +151,8 @@ def _several_times(traced: Traced, plan: Analysis) -> dict[int, fx.Node]:
     """
     met: set[int] = set()
     found: dict[int, fx.Node] = {}
+    if not traced.repeated:
+        return found
     read = [(each.node, False) for step in plan.steps.values() for each in step.reads]
     for source, again in [*read, *_of_repeated(traced, plan)]:
         features = plan.known[source]
@@ -233,8 +235,8 @@ def _behind(places: Sequence[Place], plan: Analysis, exits: Sequence[fx.Node]) -
     dims = {-1 if last and len(known) > 1 else x.axis for x in known}
     if len(dims) != 1:
         return []
-    reason = max(place.reason for place in places)
-    return [replace(places[0], node=each, size=len(known[0]), dim=dims.copy().pop(), reason=reason) for each in exits]
+    (dim,), reason = dims, max(place.reason for place in places)
+    return [replace(places[0], node=each, size=len(known[0]), dim=dim, reason=reason) for each in exits]
 
 
 def _chain_end(traced: Traced, node: fx.Node) -> fx.Node:

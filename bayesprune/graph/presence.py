@@ -54,12 +54,21 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class _Link:
-    """A flow into a tensor; whether it takes every entry to the same one, reaches all, and starts from all."""
+    """Flows of one tensor into another, as one; an entry that several of them reach is there if one of its sources is.
+
+    Attributes:
+        flow: Where entries get to.
+        same: Whether each gets to the same entry.
+        into_all: Whether every entry is reached.
+        from_all: Whether every entry gets anywhere.
+        several: Whether entries are reached more than once.
+    """
 
     flow: Flow
     same: bool
     into_all: bool
     from_all: bool
+    several: bool = False
 
 
 class Presence:
@@ -97,7 +106,7 @@ class Presence:
                 self.gates[node] = names[gate]
                 split |= {node} if gate.size > 1 else set()
         self._sizes = {node: len(step.out) for node, step in self.steps.items() if step.out is not None}
-        self._links = {node: [self._link(node, flow) for flow in self.steps[node].flows] for node in self._sizes}
+        self._links = {node: self._links_into(node) for node in self._sizes}
         self._reached = {node for node in self._sizes if self._all_reached(node)}
         self._whole = {node: self._read_whole(node) for node in self.steps}
         self._apart = self._find_apart(split)
@@ -178,6 +187,9 @@ class Presence:
             return p
         flow = link.flow
         given = _full(p.own, self._sizes[flow.node])[flow.src]
+        if link.several:
+            none = torch.ones(self._sizes[node], dtype=given.dtype)
+            return Event(p.gates, 1 - none.scatter_reduce(0, flow.dst, 1 - given, "prod"))
         return Event(p.gates, torch.zeros(self._sizes[node], dtype=given.dtype).index_put((flow.dst,), given))
 
     def _backward(self, node: fx.Node, link: _Link, p: Event) -> Event:
@@ -191,12 +203,29 @@ class Presence:
 
     # found once ----------------------------------------------------------------------------------------------------
 
-    def _link(self, node: fx.Node, flow: Flow) -> _Link:
+    def _links_into(self, node: fx.Node) -> list[_Link]:
+        """What gets into a tensor: a link a source, but for operations whose terms or factors count one by one."""
+        flows = self.steps[node].flows
+        operation = operation_of(node)
+        if operation.adds or operation.kind == "product":
+            return [self._link(node, [flow]) for flow in flows]
+        sources = dict.fromkeys(flow.node for flow in flows)
+        return [self._link(node, [flow for flow in flows if flow.node is source]) for source in sources]
+
+    def _link(self, node: fx.Node, flows: Sequence[Flow]) -> _Link:
+        """Flows from one source into a tensor.
+
+        Args:
+            node: The tensor.
+            flows: The flows; a view that puts the features of a head into one has as many as these.
+        """
+        flow = Flow(flows[0].node, torch.cat([one.src for one in flows]), torch.cat([one.dst for one in flows]))
         size, source = self._sizes[node], self._sizes[flow.node]
         every = torch.arange(size)
         if source == size and torch.equal(flow.src, every) and torch.equal(flow.dst, every):
             return _Link(flow, True, True, True)
-        return _Link(flow, False, len(flow.dst.unique()) == size, len(flow.src.unique()) == source)
+        reached = len(flow.dst.unique())
+        return _Link(flow, False, reached == size, len(flow.src.unique()) == source, reached < len(flow.dst))
 
     def _all_reached(self, node: fx.Node) -> bool:
         """Whether flows reach every entry of a tensor, or there are none."""

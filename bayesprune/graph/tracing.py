@@ -23,7 +23,6 @@ from bayesprune.graph.tracer import GateTracer
 from bayesprune.layers import Gate, GatedLayer, RecurrentLayer, Residual, Whole
 from bayesprune.ops import operation_of
 
-
 TWICE = "is called more than once"
 """Why a module stays that is no layer of which one call can be cut as another."""
 
@@ -63,7 +62,9 @@ class Traced:
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, nodes))
         shapes = {nodes[node]: shape for node, shape in self.shapes.items() if node in nodes}
-        return Traced(copy.deepcopy(self.net), graph, self.fixed, shapes, self.example), nodes
+        copied = Traced(copy.deepcopy(self.net), graph, self.fixed, shapes, self.example)
+        copied.written = {nodes[node]: nodes[place] for node, place in self.written.items() if node in nodes}
+        return copied, nodes
 
     def learn_shapes(self, example: Inputs) -> None:
         """Note the shapes of all tensors for the first of these examples.

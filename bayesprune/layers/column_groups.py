@@ -61,13 +61,11 @@ class ColumnGroups(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The columns, each times the gate of its group."""
         parts = []
-        for size, members, gate in zip(self.sizes, self.members, self.gates, strict=True):
-            part = torch.index_select(x, 1, getattr(self, f"columns_{size}"))
+        for size, members, gate, columns in zip(self.sizes, self.members, self.gates, self.columns(), strict=True):
+            part = torch.index_select(x, 1, columns)
             parts.append(gate(part.view(-1, len(members), size)).flatten(1))
         return torch.cat(parts, 1)
 
-    def by_group(self, probabilities: Sequence[Tensor]) -> Tensor:
-        """Numbers of the gates, one tensor a gate, as one number a group in the order of the groups."""
-        order = torch.tensor([k for members in self.members for k in members])
-        together = torch.cat(list(probabilities))
-        return torch.empty_like(together).index_copy_(0, order.to(together.device), together)
+    def columns(self) -> list[Tensor]:
+        """For each size, the columns of its groups, one group after the other."""
+        return [self.get_buffer(f"columns_{size}") for size in self.sizes]

@@ -76,7 +76,8 @@ def _with_unknown(call: Call, source: fx.Node, other: fx.Node) -> Step:
         return same(source, x, value)
     rank = call.rank(source) if source.op == "get_attr" else x.rank
     if rank is None or other not in shapes:
-        return call.wall(f"is combined by {call.name} with a tensor of which less is known; {NEEDS_SHAPES}")
+        reason = f"is combined by {call.name} with a tensor of which less is known"
+        return call.wall(reason if shapes else f"{reason}; {NEEDS_SHAPES}")
     axis, shape = x.axis % rank - rank, shapes[other]
     grows = len(shape) > rank and source.op != "get_attr"
     if grows or (len(shape) >= -axis and shape[axis] != 1):

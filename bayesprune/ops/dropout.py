@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bayesprune.layers import SpectralDropout
+from bayesprune.layers.rate import DropoutRate
 from bayesprune.ops.call import Call
 from bayesprune.ops.entrywise import same, zeros_alone
 from bayesprune.ops.features import Step
@@ -23,7 +24,7 @@ def _dropout(call: Call) -> Step:
     return same(call.source, call.x, call.x.value if off else zeros_alone(call.x.value))
 
 
-def _draws(dropout: nn.Dropout) -> bool:
+def _draws(dropout: Any) -> bool:
     return dropout.p > 0
 
 
@@ -45,6 +46,16 @@ register(
         entries=_dropout,
         memory="view",
         files=True,
+    )
+)
+register(
+    Operation(
+        name="rate of dropout",
+        modules=(DropoutRate,),
+        entries=lambda call: Step(),
+        takes="anything",
+        random=_draws,
+        gives="number",
     )
 )
 register(

@@ -109,9 +109,10 @@ def summed(call: Call, given: dict[fx.Node, Features]) -> Step:
 
 def _attention(call: Call) -> Step:
     """Heads of queries, keys and values go together; features of values stand alone."""
-    if any(node not in call.shapes for node in (call.node, *call.node.all_input_nodes)):
-        return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
     given = [call.option(name, place) for place, name in enumerate(("query", "key", "value"))]
+    tensors = [call.node, *given, call.option("attn_mask", 3)]
+    if any(node not in call.shapes for node in tensors if isinstance(node, fx.Node)):
+        return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
     if not all(isinstance(node, fx.Node) for node in given) or len(set(given)) < 3:
         return call.wall()
     query, key, value = given

@@ -13,8 +13,9 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.memory import leaves_traces
 from bayesprune.layers import Gate, GatedLayer, RecurrentLayer
+from bayesprune.layers.rate import DropoutRate
 from bayesprune.pruning.fuse import fold_batch_norms, fuse_linear_maps
-from bayesprune.pruning.lowering import lower_gate, lower_recurrent, plain_layer
+from bayesprune.pruning.lowering import lower_gate, lower_rate, lower_recurrent, plain_layer
 from bayesprune.pruning.redundant import drop_redundant
 from bayesprune.pruning.shrinking import kept_gates, shrink
 from bayesprune.pruning.zeros import write_zeros
@@ -86,6 +87,8 @@ def compact(
             smaller.set_submodule(str(node.target), plain_layer(module))
         elif isinstance(module, RecurrentLayer):
             lower_recurrent(traced, node, module)
+        elif isinstance(module, DropoutRate):
+            lower_rate(traced, node)
     plain = fx.GraphModule(smaller, traced.graph, class_name="CompactNet")
     rest = Traced(plain, plain.graph, traced.fixed)
     plain.graph.eliminate_dead_code(lambda node: leaves_traces(rest, node))

@@ -13,7 +13,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.graph import Traced, trace
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.graph.presence import Event, Presence, both, probability
-from bayesprune.layers import RecurrentLayer, plain_parameters
+from bayesprune.layers import RecurrentLayer, gates_of, plain_parameters
 from bayesprune.ops import Parts, operation_of
 from bayesprune.pruning.meter import count_macs, eval_mode, measure_latency
 
@@ -234,9 +234,9 @@ class ExpectedCost:
             self._add_work(node, "latency", whole - overhead)
 
     def _add_parameters(self) -> None:
-        """Attribute parameters to the operation that uses them, the last call of a layer that is called more than once.
+        """Attribute parameters to the operation that uses them; those of several, or of none, are fixed.
 
-        Those of several operations, or of none, are fixed.
+        Of a layer that is called more than once it is the last call, if the same gates decide about all of them.
         """
         if "params" not in self.measures:
             return
@@ -245,11 +245,18 @@ class ExpectedCost:
             module = self.traced.module(node)
             for p in () if module is None else plain_parameters(module).values():
                 users[p].append(node)
+        deciding = self._deciding() if self.traced.repeated else {}
         for p, nodes in users.items():
-            if len(nodes) == 1 or (nodes and {str(node.target) for node in nodes} <= self.traced.repeated):
+            repeated = bool(nodes) and {str(node.target) for node in nodes} <= self.traced.repeated
+            if len(nodes) == 1 or (repeated and len({deciding[node] for node in nodes}) == 1):
                 self._add(nodes[-1], self._parameter_kind(nodes[-1], p), "params", p.numel())
             else:
                 self._fixed[self.measures.index("params")] += p.numel()
+
+    def _deciding(self) -> dict[fx.Node, frozenset[str]]:
+        """By operation the names of gates of one structure, or in several places, that let what it gives be read."""
+        on = {name: torch.ones(gate.size, dtype=torch.float64) for name, gate in gates_of(self.traced.net).items()}
+        return {node: event.gates for node, event in self.presence.needed(on)[0].items()}
 
     def _parameter_kind(self, node: fx.Node, p: nn.Parameter) -> str:
         """What the size of a parameter goes with."""

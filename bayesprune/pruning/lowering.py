@@ -130,3 +130,15 @@ def _buffer(traced: Traced, node: fx.Node, kind: str, value: Tensor) -> fx.Node:
         traced.net.set_submodule(place, nn.Module())
     traced.net.get_submodule(place).register_buffer(kind, value.clone())
     return traced.graph.get_attr(f"{place}.{kind}")
+
+
+def lower_rate(traced: Traced, node: fx.Node) -> None:
+    """Let attention be told that nothing is dropped, as in eval mode.
+
+    Args:
+        traced: The network.
+        node: The call that gives the rate.
+    """
+    for user in list(node.users):
+        user.kwargs = {name: 0.0 if value is node else value for name, value in user.kwargs.items()}
+    traced.graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""Pictures and tables from plain records."""
+"""Pictures, tables and pages from plain records."""
 
 from bayesprune.reports.inclusion import draw_inclusion
 from bayesprune.reports.picture import draw_gates

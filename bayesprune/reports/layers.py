@@ -14,7 +14,7 @@ from bayesprune.reports.picture import label
 from bayesprune.training.history import History
 from bayesprune.types import Removal
 
-MOST, FRAMES = 200_000, 101
+MOST, FRAMES = 100_000, 101
 """How many θ of a run a page holds at most, and of how many moments."""
 DOUBT = 1.645
 """Beyond how many standard errors the sign of a net cost is called clear."""
@@ -94,23 +94,22 @@ class Layer:
         )
 
     def data(self, frames: Sequence[int]) -> dict[str, Any]:
-        """What the script of the page is given.
+        """What the script of the page is given: once what all structures share, and no names that are numbers.
 
         Args:
             frames: Of which moments.
         """
+        saved, numbered = self.saved, list(self.names) == [str(k) for k in range(len(self.names))]
+        alike = saved is not None and bool((saved == saved[:1]).all())
         return {
             "title": self.title,
             "kind": self.kind,
-            "names": list(self.names),
+            "names": None if numbered else list(self.names),
             "shape": self.shape,
             "theta": _rows(self.theta[list(frames)]),
             "evidence": _rows(self.evidence),
-            "saved": None if self.saved is None else _rows(self.saved),
-            "removals": {
-                place: {"step": removal.step, "net_cost": plain(removal.net_cost), "norm": plain(removal.weight_norm)}
-                for place, removal in self.removals.items()
-            },
+            "saved": None if saved is None else _rows(saved[:1] if alike else saved),
+            "removals": {place: [gone.step, plain(gone.weight_norm)] for place, gone in self.removals.items()},
         }
 
 
@@ -146,11 +145,12 @@ def layers_of(
             branches.append(name)
             continue
         shape = inputs[1] if on_inputs and inputs is not None and len(inputs[1]) == 3 else None
+        column = "x" if on_inputs and shape is None else ""
         found.append(
             Layer(
                 title="inputs" if on_inputs else label(name),
                 kind=INPUTS if on_inputs else STRUCTURES,
-                names=names if on_inputs and names is not None else [str(k) for k in range(size)],
+                names=names if on_inputs and names is not None else [f"{column}{k}" for k in range(size)],
                 theta=torch.stack(list(path)),
                 evidence=_evidence(history, name, size),
                 saved=saved.get(name),
@@ -186,10 +186,10 @@ def _median(values: Tensor) -> float:
 
 
 def plain(value: float) -> float | int | None:
-    """A number in six digits at most; ``None`` if it is not finite."""
+    """A number in five digits; ``None`` if it is not finite."""
     if not math.isfinite(value):
         return None
-    return int(value) if value == int(value) else float(f"{value:.6g}")
+    return int(value) if value == int(value) else float(f"{value:.5g}")
 
 
 def _rows(values: Tensor) -> list[list[float | int | None]]:

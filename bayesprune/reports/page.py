@@ -14,6 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from bayesprune.atomic import write_atomically
 
+
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Fill in a template, and write it atomically.
 
@@ -33,7 +34,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 @cache
 def vega() -> str:
-    """The script of Vega, which makes ``vegaEmbed`` known to a page; put together offline of what `vl_convert` holds."""
+    """The script of Vega, by which a page has ``vegaEmbed``; put together offline of what `vl_convert` holds."""
     from vl_convert import javascript_bundle  # slow to import
 
     return str(javascript_bundle("window.vegaEmbed = vegaEmbed;"))
@@ -59,7 +60,13 @@ def as_json(value: Any) -> str:
 
 def share(value: float | None) -> str:
     """A share in percent, to four digits at most."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.2f} %" if value < 0.9995 else f"{100 * value:.1f} %"
+    return (
+        "–"
+        if value is None or math.isnan(value)
+        else f"{100 * value:.2f} %"
+        if value < 0.9995
+        else f"{100 * value:.1f} %"
+    )
 
 
 def count(value: float | None) -> str:
@@ -82,11 +89,15 @@ def seconds(value: float) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, loader=FunctionLoader(_template)
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(_template),
     )
     environment.filters |= {"share": share, "count": count, "nats": nats, "seconds": seconds, "as_json": as_json}
     return environment
 
 
 def _template(name: str) -> str:
-    return resources.files("bayesprune.reports").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("bayesprune.reports").joinpath("templates").joinpath(name).read_text(encoding="utf-8")

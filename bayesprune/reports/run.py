@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.errors import ConfigError
-from bayesprune.reports import charts
-from bayesprune.reports.charts import Chart
+from bayesprune.reports import courses, judgements
+from bayesprune.reports.chart import CONFIG, Chart
 from bayesprune.reports.layers import INPUTS, Layer, frames, layers_of, plain
 from bayesprune.reports.page import as_json, compiled, vega, write_page
 from bayesprune.training.history import History
@@ -62,7 +62,9 @@ class RunReport:
 
     def __post_init__(self) -> None:
         if not self.history.rows:
-            raise ConfigError(f"report: the run {self.name!r} has no finished epoch, so there is nothing to tell of it yet")
+            raise ConfigError(
+                f"report: the run {self.name!r} has no finished epoch, so there is nothing to tell of it yet"
+            )
 
     def __repr__(self) -> str:
         """The name, and how far it is."""
@@ -114,25 +116,25 @@ class RunReport:
     def curves(self) -> list[Chart]:
         """How it went over the epochs."""
         rows = self.history.rows
-        found = charts.learning(rows), charts.shrinking(self.history, self.start, self.budget)
-        return [chart for chart in (*found, charts.pricing(rows, self.budget is not None)) if chart is not None]
+        found = courses.learning(rows), courses.shrinking(self.history, self.start, self.budget)
+        return [chart for chart in (*found, courses.pricing(rows, self.budget is not None)) if chart is not None]
 
     def evidence(self) -> list[Chart]:
         """What structures are worth beyond their price, layer by layer."""
-        drawn = (charts.evidence(layer, number) for number, layer in enumerate(self.layers[:MOST_LAYERS]))
+        drawn = (judgements.evidence(layer, number) for number, layer in enumerate(self.layers[:MOST_LAYERS]))
         return [chart for chart in drawn if chart is not None]
 
     def inclusion(self) -> Chart | None:
         """Which inputs matter, where these are no image."""
         for layer in self.layers:
             if layer.kind == INPUTS and layer.shape is None:
-                return charts.inclusion(layer, self.num_data)
+                return judgements.inclusion(layer, self.num_data)
         return None
 
     def reliability(self) -> Chart | None:
         """Confidence against accuracy, where it was measured."""
         bins = (self.result or {}).get("reliability")
-        return charts.reliability(bins) if bins else None
+        return judgements.reliability(bins) if bins else None
 
     def data(self) -> dict[str, Any]:
         """What the script of the page is given: frames, layers, filters."""
@@ -162,14 +164,18 @@ def write_report(runs: Sequence[RunReport], path: str | Path) -> None:
     if not runs or len(set(names)) < len(names):
         raise ConfigError(f"report: expected one or several runs, each with a name of its own, got {names or 'none'}")
     compared = None
-    if len(runs) > 1 and all(run.start["multiply-adds"] for run in runs) and all(run.accuracy is not None for run in runs):
+    if (
+        len(runs) > 1
+        and all(run.start["multiply-adds"] for run in runs)
+        and all(run.accuracy is not None for run in runs)
+    ):
         start = {run.name: run.start["multiply-adds"] for run in runs}
-        compared = charts.trajectories({run.name: run.history for run in runs}, start)
+        compared = courses.trajectories({run.name: run.history for run in runs}, start)
     told = [_Told(run, number) for number, run in enumerate(runs)]
     drawn = {compared.key: compared} if compared else {}
     for each in told:
         drawn |= each.drawn
-    specs = {key: compiled(chart.spec, charts.CONFIG) for key, chart in drawn.items()}
+    specs = {key: compiled(chart.spec, CONFIG) for key, chart in drawn.items()}
     data = {"runs": [run.data() for run in runs], "charts": specs}
     settings = list(dict.fromkeys(name for run in runs for name in run.settings))
     differ = [name for name in settings if len({str(run.settings.get(name)) for run in runs}) > 1]
@@ -195,7 +201,7 @@ class _Told:
     @property
     def drawn(self) -> dict[str, Chart]:
         """All charts, by their addresses on the page."""
-        theta = charts.theta(len(self.run.history.rows)) if self.rows else None
+        theta = courses.theta(len(self.run.history.rows)) if self.rows else None
         found = [*self.curves, *self.evidence, self.inclusion, self.reliability, theta]
         return {f"{self.number}-{chart.key}": chart for chart in found if chart is not None}
 

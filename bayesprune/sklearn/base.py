@@ -20,8 +20,8 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.infer.posterior import asked_for
 from bayesprune.layers import moments
-from bayesprune.sklearn.network import INPUTS, gated_mlp, plain_network, set_units
-from bayesprune.sklearn.table import check_inputs
+from bayesprune.sklearn.network import gated_mlp, inclusion, plain_network, set_units
+from bayesprune.sklearn.table import check_inputs, groups_of
 from bayesprune.sklearn.training import Training, chosen_batch_size, chosen_epochs, one_thread, own_random_state
 from bayesprune.training import History
 
@@ -45,6 +45,7 @@ class BayesPruneEstimator(BaseEstimator):
         num_samples: As there.
         random_state: As there.
         slab: As there.
+        groups: As there.
         restarts: As there.
     """
 
@@ -70,6 +71,7 @@ class BayesPruneEstimator(BaseEstimator):
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        groups: Sequence[Sequence[int | str]] | None = None,
         restarts: int = 1,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -82,6 +84,7 @@ class BayesPruneEstimator(BaseEstimator):
         self.num_samples = num_samples
         self.random_state = random_state
         self.slab = slab
+        self.groups = groups
         self.restarts = restarts
 
     def get_support(self, indices: bool = False) -> NDArray:
@@ -121,6 +124,7 @@ class BayesPruneEstimator(BaseEstimator):
         x = (table - inputs[0]) / inputs[1]
         constant = np.ptp(x.numpy(), axis=0) < 0.5  # all others have standard deviation 1
         absent = constant & ~constant.all()
+        groups = groups_of(self, self.groups, X.shape[1])
         try:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         except ValueError as error:
@@ -131,15 +135,17 @@ class BayesPruneEstimator(BaseEstimator):
         with own_random_state(seed), one_thread():
             hidden, units = self._hidden(), likelihood.take_units(y, counts)
             found = training.train(
-                lambda: gated_mlp(len(x), hidden, outputs, absent, units), likelihood, x.float(), y, counts.float()
+                lambda: gated_mlp(len(x), hidden, outputs, absent, units, groups),
+                likelihood,
+                x.float(),
+                y,
+                counts.float(),
             )
         bnn = found.net.eval().double()  # so that a row's prediction does not depend on the rows beside it
-        set_units(bnn.net, inputs, likelihood.take_units(targets, counts))
-        inclusion = np.zeros(len(constant))
-        inclusion[~absent] = bnn.gate_probs()[INPUTS].numpy()
-        inclusion[constant] = 0.0
+        set_units(bnn.net, inputs, bnn.likelihood.take_units(targets, counts))
+        self.inclusion_probabilities_ = np.where(constant, 0.0, inclusion(bnn.net, bnn.gate_probs(), absent))
         self.network_, self.compact_, self._seed = bnn, plain_network(bnn.net), seed
-        self.inclusion_probabilities_, self.history_, self.n_iter_ = inclusion, found.history, len(found.history.rows)
+        self.history_, self.n_iter_ = found.history, len(found.history.rows)
         self.evidence_bounds_ = np.array([bound.nats for bound in found.bounds])
 
     def _training(self, rows: int) -> Training:

@@ -54,6 +54,8 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         random_state: Seed; with an int, `fit` gives the same estimator each time. The session's random state is left
             as it is.
         slab: Another name of ``weights``.
+        groups: Columns that go together, by name or index: ``[["red", "green", "blue"]]`` for the one-hot columns of a
+            category. They have one gate and one inclusion probability; other columns have each their own.
         restarts: How many networks are trained from different weights; the one with the highest evidence bound is kept.
             At temperature 1 hidden units are left out on trial as well, and stay out where the bound prefers it.
         likelihood: Of real targets ``"learned_gaussian"``, ``"student_t"`` (heavy tails) or ``"heteroscedastic"``
@@ -99,6 +101,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        groups: Sequence[Sequence[int | str]] | None = None,
         restarts: int = 1,
         likelihood: str = "learned_gaussian",
     ):
@@ -113,6 +116,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             num_samples=num_samples,
             random_state=random_state,
             slab=slab,
+            groups=groups,
             restarts=restarts,
         )
         self.likelihood = likelihood
@@ -228,6 +232,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
         num_samples: int = 32,
         random_state: int | RandomState | None = None,
         slab: str | None = None,
+        groups: Sequence[Sequence[int | str]] | None = None,
         restarts: int = 1,
         class_weight: Mapping[Any, float] | str | None = None,
         ordered: bool = False,
@@ -243,6 +248,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
             num_samples=num_samples,
             random_state=random_state,
             slab=slab,
+            groups=groups,
             restarts=restarts,
         )
         self.class_weight, self.ordered = class_weight, ordered

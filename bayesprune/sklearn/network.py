@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,12 @@ Moments = tuple[Tensor, Tensor]
 
 
 def gated_mlp(
-    rows: int, hidden: Sequence[int], outputs: int, absent: NDArray[np.bool_], units: Moments | None = None
+    rows: int,
+    hidden: Sequence[int],
+    outputs: int,
+    absent: NDArray[np.bool_],
+    units: Moments | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> nn.Module:
     """A multilayer perceptron with a gate on every input that is present and on every hidden unit.
 
@@ -35,6 +40,7 @@ def gated_mlp(
         outputs: Number of outputs.
         absent: Inputs to leave out, shape ``(d,)``, not all of them.
         units: Location and scale of the outputs, where they have any.
+        groups: Columns that share a gate; all inputs are then present.
 
     Shape:
         input ``(B, d)``, standardised, output ``(B, outputs)``.
@@ -44,7 +50,7 @@ def gated_mlp(
     parts: OrderedDict[str, nn.Module] = OrderedDict(
         standardise=layers.Standardise(torch.zeros(width), torch.ones(width))
     )
-    parts[INPUTS] = layers.Gate(width, theta=theta)
+    parts[INPUTS] = layers.Gate(width, theta=theta) if groups is None else layers.ColumnGroups(groups, theta=theta)
     for number, size in enumerate(hidden, 1):
         parts[f"hidden{number}"] = layers.Linear(width, size, gate="unit", dtype=torch.float32)
         parts[f"relu{number}"] = nn.ReLU()
@@ -53,7 +59,25 @@ def gated_mlp(
     if units is not None:
         parts["units"] = layers.Units(*units)
     net = nn.Sequential(parts).float()
-    return shrink(net, {INPUTS: torch.from_numpy(absent)})[0] if absent.any() else net
+    return shrink(net, {INPUTS: torch.from_numpy(absent)})[0] if absent.any() and groups is None else net
+
+
+def inclusion(net: nn.Module, gates: Mapping[str, Tensor], absent: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The inclusion probability of every column, shape ``(d,)``, of those that share a gate the same.
+
+    Args:
+        net: What `gated_mlp` made.
+        gates: Probabilities by name of the gated module.
+        absent: Inputs that were left out, shape ``(d,)``.
+    """
+    found = np.zeros(len(absent))
+    if isinstance(net.inputs, layers.ColumnGroups):
+        parts = [gates[f"{INPUTS}.gates.{place}"] for place in range(len(net.inputs.sizes))]
+        for members, part, columns in zip(net.inputs.members, parts, net.inputs.columns(), strict=True):
+            found[columns.numpy()] = part.repeat_interleave(len(columns) // len(members)).numpy()
+    else:
+        found[~absent] = gates[INPUTS].numpy()
+    return found
 
 
 def set_units(net: nn.Module, inputs: Moments, outputs: Moments | None) -> None:
@@ -71,4 +95,6 @@ def set_units(net: nn.Module, inputs: Moments, outputs: Moments | None) -> None:
 
 def plain_network(net: nn.Module) -> nn.Module:
     """What `compact` leaves of a network in the units of the table, float32, in eval mode."""
-    return compact(copy.deepcopy(net).float().eval())
+    standardise = net.get_submodule("standardise")
+    assert isinstance(standardise, layers.Standardise)
+    return compact(copy.deepcopy(net).float().eval(), example_input=torch.zeros(1, len(standardise.scale)))

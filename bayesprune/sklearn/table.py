@@ -58,6 +58,33 @@ def check_examples(
     return counted(X, y, _check_weights(sample_weight, len(X)))
 
 
+def groups_of(estimator: BaseEstimator, groups: Any, columns: int) -> list[list[int]] | None:
+    """Groups of columns by their indices, every column that was not named in one of its own; ``None`` for no groups.
+
+    Args:
+        estimator: Which has seen the names of the columns.
+        groups: What the user gave: sequences of names or indices.
+        columns: How many there are.
+
+    Raises:
+        DataError: for columns that are not there, or in two groups.
+    """
+    if groups is None:
+        return None
+    names = {name: place for place, name in enumerate(getattr(estimator, "feature_names_in_", ()))}
+    try:
+        found = [[names[c] if isinstance(c, str) else range(columns)[c] for c in group] for group in groups]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(
+            f"fit: groups must hold names or indices of columns, as [['red', 'green'], [4, 5]], got {shown(groups)} "
+            f"({error})"
+        ) from error
+    named = [column for group in found for column in group]
+    if len(set(named)) < len(named) or not all(found):
+        raise DataError(f"fit: a column can be in one group only, and no group be empty, got {shown(groups)}")
+    return found + [[column] for column in range(columns) if column not in named]
+
+
 def counted(X: NDArray, y: NDArray, weights: NDArray) -> tuple[NDArray[np.float64], NDArray, NDArray[np.float64]]:
     """Rows of positive weight, and their weights with mean 1; shapes as in `check_examples`.
 

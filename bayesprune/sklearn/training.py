@@ -75,7 +75,7 @@ class Training:
             weights: Weights of the rows, shape ``(n,)``, of mean 1.
         """
         normal = self.posterior == "normal"
-        nets = [self._model(make(), copy.deepcopy(likelihood), len(x)) for _ in range(self.restarts)]
+        nets = [self._model(make(), copy.deepcopy(likelihood), x) for _ in range(self.restarts)]
         batches = ShuffledBatches(len(x), cut_epoch(len(x), self.batch_size), int(torch.randint(2**31, ())))
         data = TensorDataset(x, y, weights) if bool((weights != 1).any()) else TensorDataset(x, y)
         loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
@@ -85,23 +85,24 @@ class Training:
         # Under a fixed prior gates end between 0 and 1: they stay, but for units, and predictions average over them.
         return fit_best(nets, loader, epochs=self.epochs, settings=settings, fewer=fewer)
 
-    def _model(self, net: nn.Module, likelihood: Likelihood, rows: int) -> BayesianNet:
+    def _model(self, net: nn.Module, likelihood: Likelihood, x: Tensor) -> BayesianNet:
         """The model of a start.
 
         Args:
             net: Its network.
             likelihood: What its outputs say about the targets.
-            rows: Number of examples.
+            x: Inputs, shape ``(n, d)``.
         """
         normal = self.posterior == "normal"
         return BayesianNet(
             net,
             likelihood,
-            num_data=rows,
-            prior=self.prior(net, rows),
+            num_data=len(x),
+            prior=self.prior(net, len(x)),
             weight_precision=SLAB_SCALE**-2,
             weights=self.posterior,
             slab_scale=SLAB_SCALE if normal else None,
+            example_input=x[:1],
         )
 
     def prior(self, net: nn.Module, rows: int) -> FixedInclusion:
@@ -117,7 +118,8 @@ class Training:
         price = 0.0 if self.posterior == "normal" else math.log(rows) / 2
         odds = float(FixedInclusion(self.prior_inclusion).log_gamma)
         each = [
-            torch.full((gate.size,), price + (odds if name == INPUTS else 0.0)) for name, gate in gates_of(net).items()
+            torch.full((gate.size,), price + (odds if name.partition(".")[0] == INPUTS else 0.0))
+            for name, gate in gates_of(net).items()
         ]
         return FixedInclusion(log_gamma=torch.cat(each))
 

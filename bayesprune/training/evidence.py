@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
-from bayesprune.data.inputs import each
+from bayesprune.data.inputs import Inputs, each
 from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet
 from bayesprune.infer.objective import total
-from bayesprune.infer.targets import each_target, losses
+from bayesprune.infer.targets import Targets, each_target, losses
 from bayesprune.layers import eval_mode
 from bayesprune.training.batches import Loader, dtype_of, read_batch
 
@@ -59,13 +60,10 @@ def evidence_bound(
     """
     num_samples = whole("evidence_bound: num_samples", num_samples, 2)
     temperature = real("evidence_bound: temperature", temperature, 0)
-    device, dtype = net.theta.device, dtype_of(net)
     found, count = torch.zeros(num_samples, 2, dtype=torch.float64), 0
     net.refresh()
     with eval_mode(net):
-        for number, batch in enumerate(loader):
-            x, y = read_batch(batch, dtype, f"evidence_bound: batch {number}")
-            x, y = each(x, lambda t: t.to(device)), each_target(y, lambda t: t.to(device))
+        for x, y in batches_of(net, loader, "evidence_bound"):
             sums = []
             for _ in range(num_samples):
                 with net.drawn_weights():
@@ -82,3 +80,17 @@ def evidence_bound(
     weights = float(net.weights_posterior.divergence(net.by_gate(net.theta)))
     rest = float(total(net)) * net.num_data - (1 - temperature) * weights
     return EvidenceBound(-float(found[:, 0].mean()) * scale - rest, error)
+
+
+def batches_of(net: BayesianNet, loader: Loader, where: str) -> Iterator[tuple[Inputs, Targets]]:
+    """Inputs and targets of all batches, where the network is.
+
+    Args:
+        net: The network.
+        loader: Batches, such as `fit` takes.
+        where: Who asks, for messages.
+    """
+    device, dtype = net.theta.device, dtype_of(net)
+    for number, batch in enumerate(loader):
+        x, y = read_batch(batch, dtype, f"{where}: batch {number}")
+        yield each(x, lambda t: t.to(device)), each_target(y, lambda t: t.to(device))

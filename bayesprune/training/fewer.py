@@ -12,8 +12,8 @@ from bayesprune.infer.differences import paired_differences
 from bayesprune.layers import Gate, eval_mode
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.pruning import kept_gates, shrink
-from bayesprune.training.batches import Loader, dtype_of, read_batch
-from bayesprune.training.evidence import evidence_bound
+from bayesprune.training.batches import Loader
+from bayesprune.training.evidence import batches_of, evidence_bound
 from bayesprune.training.loop import fit
 
 FIRST = 0.5
@@ -41,46 +41,53 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
         Of each trial how many units were left, and by how many nats the bound was better.
     """
     again = replace(settings, schedule=settings.schedule | REFIT)
-    bound, share, trials = evidence_bound(net, loader, temperature=settings.temperature), FIRST, []
+    trials: list[tuple[int, float]] = []
+    bound, share = evidence_bound(net, loader, temperature=settings.temperature), FIRST
     while True:
-        off, left = _least_useful(net, loader, share)
-        if not off:
+        on = sum(int(part.sum()) for part in _on(net).values())
+        number = max(1, round(share * on))
+        off = _least_useful(net, loader, number)
+        if not any(bool(part.any()) for part in off.values()):
             return trials
         back = net.snapshot()
         smaller, index = shrink(net.net, off, example_input=net.example_input)
         net.replace(smaller, kept_gates(net.net, index))
         fit(net, loader, epochs=epochs, prune=False, settings=again, progress=False)
         found = evidence_bound(net, loader, temperature=settings.temperature)
-        trials.append((left, found.nats - bound.nats))
+        trials.append((sum(int((~part).sum()) for part in off.values()), found.nats - bound.nats))
         if found.nats > bound.nats:
             bound = found
             continue
         back()
-        if sum(int(part.sum()) for part in off.values()) == 1:
+        if number == 1:
             return trials
         share /= 2
 
 
-def _least_useful(net: BayesianNet, loader: Loader, share: float) -> tuple[dict[str, Tensor], int]:
-    """By gate, which units to leave out, and how many are left; at least one unit of each layer stays.
+def _on(net: BayesianNet) -> dict[str, Tensor]:
+    """By gate on what a layer writes, whose structures may be left out, which of them are more on than off."""
+    thetas = net.by_gate(net.theta.detach().cpu())
+    return {name: part > 0.5 for name, part in thetas.items() if not isinstance(net.net.get_submodule(name), Gate)}
+
+
+def _least_useful(net: BayesianNet, loader: Loader, number: int) -> dict[str, Tensor]:
+    """By gate, which units to leave out, bool; at least one unit of each layer stays.
 
     Args:
         net: The network.
         loader: Its training batches.
-        share: How many of those whose gates are more on than off, at least one; those that are off go with them.
+        number: How many of those that are on; those that are off go with them.
     """
-    thetas, worth = net.by_gate(net.theta.detach().cpu()), net.by_gate(_worth(net, loader).cpu())
-    names = [name for name in thetas if not isinstance(net.net.get_submodule(name), Gate)]
-    on = {name: thetas[name] > 0.5 for name in names}
-    number = max(1, round(share * sum(int(part.sum()) for part in on.values())))
-    ranked = torch.cat([torch.where(on[name], worth[name], -torch.inf) for name in names]) if names else torch.zeros(0)
-    idle = int(ranked.isinf().sum())
-    limit = ranked.sort().values[min(idle + number, len(ranked)) - 1] if len(ranked) else torch.inf
-    off = {name: torch.where(on[name], worth[name] <= limit, True) for name in names}
-    for name, part in off.items():
-        part[int(torch.where(on[name], worth[name], -torch.inf).argmax())] = False
-    left = sum(int((~part).sum()) for part in off.values())
-    return ({} if left == len(ranked) else off), left
+    worth = net.by_gate(_worth(net, loader).cpu())
+    ranked = {name: torch.where(on, worth[name], -torch.inf) for name, on in _on(net).items()}
+    if not ranked:
+        return {}
+    order = torch.cat(list(ranked.values())).sort().values
+    limit = order[min(int(order.isinf().sum()) + number, len(order)) - 1]
+    off = {name: values <= limit for name, values in ranked.items()}
+    for name, values in ranked.items():
+        off[name][int(values.argmax())] = False
+    return off
 
 
 def _worth(net: BayesianNet, loader: Loader) -> Tensor:
@@ -89,8 +96,7 @@ def _worth(net: BayesianNet, loader: Loader) -> Tensor:
     net.refresh()
     with eval_mode(net), torch.no_grad():
         xi = (net.theta.detach() > 0.5).to(net.theta.dtype)[None]
-        for number, batch in enumerate(loader):
-            x, y = read_batch(batch, dtype_of(net), f"fewer_units: batch {number}")
+        for x, y in batches_of(net, loader, "fewer_units"):
             found += paired_differences(net, x, y, xi.expand(net.rows(x), -1))[0] * len(y)
             count += len(y)
     return -(found / count + net.price) * net.num_data

@@ -25,6 +25,6 @@ def test_events_are_refused_before_anything_is_written_where_the_package_is_miss
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "find_spec", lambda name: None)
-
-    verify_refused("train", *TINY, "--out", tmp_path / "run", "--tensorboard", says=("pip install 'bayesprune[tensorboard]'",))
+    says = ("pip install 'bayesprune[tensorboard]'",)
+    verify_refused("train", *TINY, "--out", tmp_path / "run", "--tensorboard", says=says)
     assert not (tmp_path / "run").exists()

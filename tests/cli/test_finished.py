@@ -26,6 +26,16 @@ def test_inspect_prints_the_gates_and_draws_them(finished: Path):
     assert (finished / "inspect.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_inspect_prints_json(finished: Path):
+    record, result = (
+        json.loads(verify_done("inspect", finished, "--json")),
+        json.loads((finished / "result.json").read_text()),
+    )
+    assert (record["epoch"], record["epochs"]) == (6, 6)
+    assert [(row["name"], row["start"]) for row in record["gates"]] == [("1", 64), ("2", 300), ("4", 100)]
+    assert sum(row["left"] for row in record["gates"]) == result["gates_left"]
+
+
 def test_inspect_needs_no_more_than_a_checkpoint(finished: Path):
     for path in finished.iterdir():
         if path.name != "checkpoint.pt":

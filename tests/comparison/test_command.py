@@ -54,6 +54,8 @@ def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str)
     assert done.exit_code == 0, done.output
     assert "test 1/1  lenet300-digits none x1 seed 1: accuracy" in done.output and "| dense |" in done.output
     assert [row.method for row in read_csv(Path("out/rows.csv"))] == ["none"]
+    table = run("--out", "out", "--so-far")
+    assert table.exit_code == 0 and table.output.strip() in done.output and "| dense |" in table.output
     again = run(settings, "--methods", "none", "--out", "out")
     assert again.exit_code == 2 and "exists and is not empty" in again.output
     assert "with the same command and --resume" in " ".join(again.output.split())
@@ -68,6 +70,7 @@ def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str)
         (["a.toml", "--quick"], "leave out --quick or a.toml"),
         (["b.toml"], "cannot read the settings b.toml"),
         (["a.toml", "--methods", "lottery"], "have no method 'lottery'"),
+        (["--so-far"], "cannot read comparison/plan.json"),
         (["a.toml", "--workers", "0"], "workers must be a whole number"),
     ],
 )

@@ -18,6 +18,7 @@ REDUCED = Path(__file__).parents[2] / "examples" / "benchmarks"
 def test_the_full_settings_name_every_method() -> None:
     full, quick = Plan.read("full"), Plan.read("quick")
     assert set(full.methods) == {*NAMES, "small"}
+    assert [Plan.of_text(plan.text()) for plan in (full, quick)] == [full, quick]
     assert set(quick.methods) < set(full.methods) and full.digest != quick.digest
     for name in ("reduced", "reduced_cifar"):
         assert set(Plan.read(REDUCED / f"{name}.toml").methods) < set(full.methods)

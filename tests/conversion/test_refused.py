@@ -84,6 +84,17 @@ def nine_features() -> nn.Module:
     return Attention()
 
 
+class Scaled(nn.Module):
+    """A layer whose outputs are multiplied by a number that tensors hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)) * x.max().item())
+
+
 def vision() -> nn.Module:
     """A transformer for images of one size."""
     return VisionTransformer(16, 8, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=4, num_classes=2)
@@ -106,6 +117,7 @@ def vision() -> nn.Module:
         (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2).net, {}, ConfigError, "has gates already"),
         (quantised, {}, TraceError, "quantised"),
         (nine_features, {"example_input": torch.zeros(2, 5, 9)}, TraceError, "shape '[1, 5, 3, 4, 2]' is invalid for"),
+        (Scaled, {"example_input": torch.ones(2, 2)}, GateError, "a tensor of which less is known. Put gates by hand"),
         (vision, {"example_input": images(24)}, TraceError, "Wrong image height! Expected 16 but got 24!"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), {}, TraceError, "parametrisation"),
         (Small, {"example_input": torch.zeros(1, 2, 8, 8)}, TraceError, "does not go through Small"),
@@ -121,3 +133,21 @@ def test_what_cannot_be_converted_is_refused_in_one_line(model: Any, options: An
     with pytest.raises(error) as raised:
         bp.convert(model(), **options)
     assert says in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_heads_without_an_example_are_refused_with_the_way_out() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map, self.out = nn.Linear(4, 12), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.map(x).view(x.shape[0], x.shape[1], 3, 2, 2).permute(2, 0, 3, 1, 4).unbind(0)
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            return self.out(mixed.reshape(x.shape[0], x.shape[1], 4))
+
+    x = torch.randn(2, 5, 4)
+    net = bp.convert(Attention(), example_input=x)
+    with pytest.raises(GateError, match=r"reaches reshape .*; pass example_input= \(to BayesianNet, compact"):
+        bp.BayesianNet(net, num_data=2)
+    assert bp.BayesianNet(net, num_data=2, example_input=x).num_gates == 2

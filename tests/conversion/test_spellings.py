@@ -152,7 +152,7 @@ def test_an_encoder_and_a_decoder() -> None:
     model = Sequence().double().eval()
     given = torch.randint(9, (3, 5)), torch.randint(9, (3, 4))
     net = bp.convert(model, example_input=given)
-    assert sorted(gate.size for gate in gates_of(net).values()) == [4, 12, 12]
+    assert sorted(gate.size for gate in gates_of(net).values()) == [4, 8, 12, 12]
     switch_off(net)
     small = bp.compact(net, example_input=given)
     assert all(distance(a, b) < 1e-12 for a, b in zip(small(*given), net(*given), strict=True))

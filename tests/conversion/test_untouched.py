@@ -91,3 +91,14 @@ def test_the_model_stays_as_it_was(between: Callable[[Any, Tensor], Tensor], ref
 def test_what_values_tell_is_no_size(between: Callable[[Any, Tensor], Tensor]) -> None:
     with pytest.raises(TraceError, match=r"follows from what tensors hold.*test_untouched.py, line .*lambda net, h: h"):
         bp.convert(net_of(between), example_input=torch.zeros(2, 4).double())
+
+
+def test_marks_of_so_many_classes_have_a_size() -> None:
+    def marked(net: Any, h: Tensor) -> Tensor:
+        marks = F.one_hot((h.sum(1) > 0).long(), num_classes=2)
+        _, classes = marks.shape[:2]
+        return torch.relu(net.second(h)) * marks[:, :1] * classes
+
+    model = net_of(marked)
+    net = all_on(bp.convert(model, example_input=rows(3)))
+    assert distance(net(rows(5)), model(rows(5))) < 1e-12

@@ -11,7 +11,17 @@ from torch import nn
 import bayesprune as bp
 from bayesprune import data, distributions, infer, layers, metrics, networks, optim, pruning, reports, selection
 from bayesprune.data.images import Raw
-from bayesprune.training import Budget, Engine, Schedule, Settings, evaluate, evidence_bound, fit_best
+from bayesprune.training import (
+    Budget,
+    Engine,
+    EpochRow,
+    History,
+    Schedule,
+    Settings,
+    evaluate,
+    evidence_bound,
+    fit_best,
+)
 from bayesprune.types import IndexMap
 from tests.fuzz.made import batch, bayesian, half, images, loader, made, network, remap_arguments, splits, table, thetas
 
@@ -63,6 +73,7 @@ CALLS: dict[str, Callable[[], Call]] = {
         layers.Linear,
         {"in_features": 4, "out_features": 3, "bias": True, "gate": "unit", "theta": 0.5},
     ),
+    "ColumnGroups": lambda: (layers.ColumnGroups, {"groups": [[0, 2], [1]], "theta": 0.5}),
     "Conv1d": lambda: (
         layers.Conv1d,
         {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "gate": "unit", "theta": 0.5},
@@ -357,12 +368,20 @@ CALLS: dict[str, Callable[[], Call]] = {
         reports.gate_table,
         {"summaries": reports.summarize({"a": half(3)}, {"a": torch.arange(3)}), "title": "t"},
     ),
+    "write_report": lambda: (
+        reports.write_report,
+        {
+            "runs": [reports.RunReport(name="a", history=History([EpochRow(1, "a", *[1.0] * 4, 1, 1.0, 1, 1, 1.0)]))],
+            "path": "a.html",
+        },
+    ),
     "reports.summarize": lambda: (reports.summarize, {"thetas": {"a": half(3)}, "survivors": {"a": torch.arange(3)}}),
     "BayesPruneClassifier": lambda: (
         lambda **given: made("BayesPruneClassifier", **given),
         {
             **{"hidden_layer_sizes": (4,), "slab": "normal", "temperature": 0.1, "prior_inclusion": 0.5},
             **{"batch_size": "auto", "learning_rate": 0.01, "num_samples": 4, "random_state": 0, "ordered": True},
+            **{"groups": [[0, 1]]},
             **{"restarts": 1},
         },
     ),

@@ -10,6 +10,7 @@ UNCHECKED = {
         *("Filtered", "Stability"),
         *("SelectionProblem", "ClassPrediction", "Prediction", "RealPrediction", "GateSample", "RandomState", "Score"),
         *("History", "GateSummary", "Recipe", "Row", "ComparisonResult", "EvidenceBound", "BestFit"),
+        "RunReport",
     ),
     "classes that others derive from, or that layers become": (
         *(

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bayesprune import layers
+from bayesprune import compact, convert, layers
 from bayesprune.errors import ConfigError
 from bayesprune.graph import trace
 from bayesprune.layers import Residual, gates_of
@@ -180,3 +181,45 @@ def test_nothing_is_run_in_training_mode_and_no_random_number_is_used() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     assert [module.training for module in net] == [True, True, False, True, True] and net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+class Heads(nn.Module):
+    """Attention that is written out, two heads of so many features."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.shape = (2, length)
+        self.qkv, self.out = nn.Linear(4, 6 * length), nn.Linear(2 * length, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, *self.shape).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations of torch."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_features_that_a_view_puts_into_heads_count_once_and_together() -> None:
+    calls, x = [], torch.randn(1, 5, 4)
+    for length in (2, 9):
+        net = convert(Heads(length), example_input=x)
+        ((name, gate),) = gates_of(net).items()
+        expected = ExpectedCost(net, x, traced=trace(net, x))
+        with Counted() as mode:
+            found = expected({name: torch.tensor([1.0, 0.3], dtype=torch.float64)})
+        calls.append(mode.calls)
+        sizes = []
+        for value in (1.0, 0.0):
+            gate.theta.data[1] = value
+            sizes.append(cost(compact(net, example_input=x), x))
+        for measure in ("params", "macs"):
+            both, one = (getattr(size, measure) for size in sizes)
+            assert float(found[measure]) == pytest.approx(0.3 * both + 0.7 * one, rel=1e-12)
+    assert calls[0] == calls[1]

@@ -22,7 +22,8 @@ import bayesprune as bp
 from bayesprune.selection import enumerate_models
 from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, base
 from bayesprune.sklearn.network import gated_mlp
-from bayesprune.sklearn.training import SLAB_SCALE
+from bayesprune.sklearn.training import SLAB_SCALE, chosen_batch_size, chosen_epochs
+from bayesprune.training import evidence_bound
 from tests.sklearn.problems import NOISE, RELEVANT, brief, classifier, linear_table, regressor, three_classes
 
 TABLE, NEW = linear_table(120, seed=1), linear_table(2000, seed=9)
@@ -136,6 +137,24 @@ def test_constant_targets_and_inputs_are_predicted() -> None:
     nothing = brief(epochs=60).fit(np.ones((40, 2)), X[:, 0])
     assert nothing.inclusion_probabilities_.tolist() == [0, 0]
     np.testing.assert_allclose(nothing.predict(np.ones((2, 2))), X[:, 0].mean(), atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "epochs"), [(20, 16, 1000), (50, 16, 500), (150, 16, 200), (500, 25, 150), (10**5, 512, 150)]
+)
+def test_small_tables_get_two_thousand_steps(rows: int, batch: int, epochs: int) -> None:
+    assert chosen_batch_size(rows) == batch and chosen_epochs(rows, batch) == epochs
+
+
+def test_of_several_starts_the_one_with_the_highest_bound_is_kept(fitted: BayesPruneRegressor) -> None:
+    X, y = linear_table(60)
+    found = brief(restarts=3).fit(X, y)
+    bounds = found.evidence_bounds_
+    assert bounds.shape == (3,) and len(set(bounds)) == 3
+    kept = evidence_bound(found.network_, [(X, y[:, None])], 256, temperature=found.temperature)
+    nats = kept.nats + len(y) * np.log(y.std())  # of standardised targets
+    assert abs(nats - bounds.max()) < 5 * kept.error + 1 < bounds.max() - bounds.min()
+    assert fitted.evidence_bounds_.shape == (0,)  # nothing was compared
 
 
 # classes -------------------------------------------------------------------------------------------------------------

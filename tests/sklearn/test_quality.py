@@ -35,3 +35,14 @@ def test_the_inputs_of_a_curved_function_are_found() -> None:
     np.testing.assert_array_equal(found.get_support(), problem.support.numpy())
     again = friedman_regression(500, 12, noise_scale=1.0, seed=1)
     assert found.score(again.x.numpy(), again.y.numpy()) > 0.8
+
+
+def test_at_temperature_one_a_curve_is_fitted_and_its_only_input_kept() -> None:
+    """y = sin 2x with noise of 0.1, 150 rows and 50 units, of which few stay."""
+    generator = np.random.default_rng(0)
+    X, new = generator.uniform(-2, 2, (150, 1)), np.linspace(-2, 2, 400)[:, None]
+    y = np.sin(2 * X[:, 0]) + 0.1 * generator.standard_normal(150)
+    found = BayesPruneRegressor(temperature=1.0, random_state=0).fit(X, y)
+    assert found.inclusion_probabilities_[0] >= 0.99
+    assert found.score(new, np.sin(2 * new[:, 0])) >= 0.9
+    assert found.network_.num_gates <= 1 + 15

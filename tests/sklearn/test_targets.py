@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
+from bayesprune.errors import ConfigError, DataError
 from bayesprune.sklearn import BayesPruneRegressor
 from tests.sklearn.problems import RELEVANT, brief, classifier, linear_table, regressor, three_classes
 
@@ -95,3 +97,46 @@ def test_balanced_classes_of_unequal_numbers_are_equally_probable() -> None:
 def test_weights_of_classes_that_cannot_be(class_weight: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         classifier(class_weight=class_weight).fit(*three_classes(60))
+
+
+# columns that go together, and other likelihoods ---------------------------------------------------------------------
+
+
+def test_columns_of_a_group_have_one_inclusion_probability() -> None:
+    X, y = linear_table(60)
+    frame = pd.DataFrame(X, columns=list("abcdefghij")).assign(k=1.0)
+    found = brief(groups=[["b", "e"], [0, 9]]).fit(frame, y)
+    p = found.inclusion_probabilities_
+    assert p[1] == p[4] and p[0] == p[9] and p[10] == 0 and len(set(p.tolist())) == 9
+    small = found.compact_(torch.tensor(frame.to_numpy(), dtype=torch.float32)).detach().double().numpy()[:, 0]
+    np.testing.assert_allclose(small, found.set_params(num_samples=0).predict(frame), atol=1e-4)
+    refused = {"'z'": [["b", "z"]], "out of range": [[0, 11]], "one group only": [[0], [0, 1]], "got 3": 3}
+    for says, wrong in refused.items():
+        with pytest.raises(DataError, match=says):
+            brief(groups=wrong).fit(frame, y)
+
+
+@pytest.mark.parametrize("likelihood", ["student_t", "heteroscedastic", "poisson", "negative_binomial"])
+def test_every_likelihood_predicts_in_the_units_of_its_targets(likelihood: str) -> None:
+    X, y = linear_table(60)
+    y = np.round(np.exp(3 + 0.2 * y)) if likelihood in ("poisson", "negative_binomial") else 1000 + 100 * y
+    found = brief(likelihood=likelihood).fit(X, y)
+    low, high = found.predict_interval(X, 0.9).T
+    assert (low < y.mean()).mean() > 0.9 and (y.mean() < high).mean() > 0.9
+    assert (found.predict(X, return_std=True)[1] > 0).all()
+    assert 0.6 * y.mean() < np.median(found.set_params(num_samples=0).predict(X)) < 1.6 * y.mean()
+    with pytest.raises(ConfigError, match=r"likelihood must be one of learned_gaussian, student_t, .*, got 'cauchy'"):
+        brief(likelihood="cauchy").fit(X, y)
+
+
+def test_labels_in_an_order() -> None:
+    X, y = linear_table(120)
+    grades = np.array(["a", "b", "c"])[np.digitize(y, [-0.7, 0.7])]
+    found = classifier(hidden_layer_sizes=(), epochs=25, ordered=True).fit(X, grades)
+    probabilities = found.predict_proba(X)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-9)
+    assert found.score(X, grades) > 0.6
+    order = probabilities.argsort(1)[:, 0]
+    assert (order[probabilities.argmax(1) == 0] == 2).mean() > 0.9
+    with pytest.raises(ConfigError, match="ordered must be True or False"):
+        classifier(ordered="yes").fit(X, grades)

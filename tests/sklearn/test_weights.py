@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from bayesprune.errors import BayesPruneError, ConfigError, DataError
 from tests.sklearn.problems import brief, classifier, linear_table, regressor, three_classes
@@ -163,5 +165,20 @@ def test_warnings_are_errors_here() -> None:
     """Constant columns, more inputs than rows and strings as labels give no warning."""
     with warnings.catch_warnings(record=True) as caught:
         classifier(epochs=2, learning_rate=0.3).fit(np.ones((60, 3)), three_classes(60)[1])
-        brief().fit(X[:8], Y[:8])
+        brief(epochs=12).fit(X[:8], Y[:8])
     assert not caught
+
+
+def test_columns_that_are_the_same_and_more_of_them_than_rows() -> None:
+    wide = np.concatenate([X[:20]] * 4, axis=1)
+    found = brief(groups=[[k, k + 10, k + 20, k + 30] for k in range(10)]).fit(wide, Y[:20])
+    assert np.isfinite(found.predict(wide)).all() and len(set(found.inclusion_probabilities_)) <= 10
+    apart = brief().fit(wide, Y[:20])
+    assert np.isfinite(apart.predict(wide)).all() and np.isfinite(apart.inclusion_probabilities_).all()
+
+
+def test_a_category_that_training_had_not_seen_is_no_category() -> None:
+    pipeline = make_pipeline(OneHotEncoder(handle_unknown="ignore", sparse_output=False), brief())
+    pipeline.fit(np.array([["red"], ["blue"]] * 30), Y)
+    unseen = pipeline.predict(np.array([["green"]]))
+    np.testing.assert_array_equal(unseen, pipeline[-1].predict(np.zeros((1, 2))))

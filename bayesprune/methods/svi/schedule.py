@@ -222,7 +222,7 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, settings:
         defaults |= TEMPERED
     if kind == "fixed" and not {"sample_from", "settle_from"} & chosen.keys():
         start = _arrival(net, epochs * steps_per_epoch, settings)
-        defaults["settle_from"] = min(max(start, defaults["settle_from"]), chosen.get("fine_tune_from", 1.0))
+        defaults["settle_from"] = min(max(start, DEFAULTS[kind]["settle_from"]), chosen.get("fine_tune_from", 1.0))
     phases = {**defaults, **_in_order(defaults, chosen), **chosen}
     if kind == "fixed" and "sample_from" not in chosen:
         phases["sample_from"] = phases["settle_from"]  # sampled gradients would take probabilities to corners

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
+  for (const run of page.runs) for (const layer of run.layers) layer.names ??= layer.theta[0].map((_, k) => String(k));
   const GAP = 1, LARGEST = 16, SMALLEST = 3;
   const ON = [61, 133, 198], UNDECIDED = [208, 122, 16], OFF = [128, 128, 128];
 
@@ -35,7 +36,7 @@
       };
       return { size, at, columns, across, down: rows };
     }
-    const size = n <= 40 ? LARGEST : n <= 700 ? 11 : n <= 4000 ? 6 : SMALLEST;
+    const size = n <= 12 ? 2 * LARGEST : n <= 40 ? LARGEST : n <= 700 ? 11 : n <= 4000 ? 6 : SMALLEST;
     const columns = Math.max(1, Math.min(n, Math.floor(width / size)));
     return { size, at: (k) => [k % columns, Math.floor(k / columns)], columns, across: columns, down: Math.ceil(n / columns) };
   }
@@ -91,7 +92,7 @@
     state(k) {
       const gone = this.layer.removals[k];
       const theta = this.layer.theta[this.run.epochs.length - 1][k];
-      if (gone) return `removed after step ${whole(gone.step)}`;
+      if (gone) return `removed after step ${whole(gone[0])}`;
       return theta > 0.5 ? "stays" : "off at the end";
     }
 
@@ -150,7 +151,7 @@
       const frame = Number(this.moment.value), { epochs } = this.run;
       this.layers.forEach((layer) => layer.show(frame, layer === this.at));
       const on = this.layers.reduce((sum, { layer }) => sum + layer.theta[frame].filter((value) => value > 0.5).length, 0);
-      const said = `${epochs[frame]} of ${epochs.at(-1)}, ${whole(on)} structures on`;
+      const said = `${epochs[frame]} of ${epochs.at(-1)}, ${whole(on)} structure${on === 1 ? "" : "s"} on`;
       this.moment.nextElementSibling.textContent = said;
       this.moment.setAttribute("aria-valuetext", said);
     }
@@ -164,12 +165,12 @@
       const rows = [["decision", where.state(k)], ["θ at the end", nats(path.at(-1).theta)]];
       if (price !== null) rows.push(["price, nats", nats(price)], ["worth, nats", nats(price - net) + (error === null ? "" : ` ± ${Number((1.96 * error).toPrecision(2))}`)]);
       if (layer.saved) {
-        const [params, macs] = layer.saved[k];
+        const [params, macs] = layer.saved[layer.saved.length > 1 ? k : 0];
         rows.push(["parameters alone", whole(params)], ["multiply-adds alone", whole(macs)]);
       }
-      if (gone && gone.norm) rows.push(["norm of its weights", nats(gone.norm)]);
+      if (gone && gone[1]) rows.push(["norm of its weights", nats(gone[1])]);
       const kind = { inputs: "input", branches: "branch" }[layer.kind] || `${layer.title}, structure`;
-      this.pointed.querySelector("h4").textContent = `${kind} ${this.name(layer, k)}`;
+      this.pointed.querySelector(".title").textContent = `${kind} ${this.name(layer, k)}`;
       this.pointed.querySelector("dl").replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
       if (this.view) this.view.data("theta", path).run();
     }
