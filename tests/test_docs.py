@@ -44,7 +44,10 @@ def anchors(page: Path) -> set[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
-TRAINS_LONG = {"README.md", *(f"{name}.md" for name in ("comparison", "quickstart", "flow", "report", "tables"))}
+TRAINS_LONG = {
+    "README.md",
+    *(f"{name}.md" for name in ("comparison", "quickstart", "flow", "report", "tables", "which_inputs")),
+}
 
 
 @pytest.mark.parametrize(
