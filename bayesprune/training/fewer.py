@@ -43,25 +43,26 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
     again = replace(settings, schedule=settings.schedule | REFIT)
     trials: list[tuple[int, float]] = []
     bound, share = evidence_bound(net, loader, temperature=settings.temperature), FIRST
+    number = 0  # at first those alone that are off already
     while True:
-        on = sum(int(part.sum()) for part in _on(net).values())
-        number = max(1, round(share * on))
         off = _least_useful(net, loader, number)
-        if not any(bool(part.any()) for part in off.values()):
+        if any(bool(part.any()) for part in off.values()):
+            back = net.snapshot()
+            smaller, index = shrink(net.net, off, example_input=net.example_input)
+            net.replace(smaller, kept_gates(net.net, index))
+            fit(net, loader, epochs=epochs, prune=False, settings=again, progress=False)
+            found = evidence_bound(net, loader, temperature=settings.temperature)
+            trials.append((sum(int((~part).sum()) for part in off.values()), found.nats - bound.nats))
+            if found.nats > bound.nats:
+                bound = found
+            else:
+                back()
+                if number == 1:
+                    return trials
+                share = share / 2 if number else share
+        elif number:
             return trials
-        back = net.snapshot()
-        smaller, index = shrink(net.net, off, example_input=net.example_input)
-        net.replace(smaller, kept_gates(net.net, index))
-        fit(net, loader, epochs=epochs, prune=False, settings=again, progress=False)
-        found = evidence_bound(net, loader, temperature=settings.temperature)
-        trials.append((sum(int((~part).sum()) for part in off.values()), found.nats - bound.nats))
-        if found.nats > bound.nats:
-            bound = found
-            continue
-        back()
-        if number == 1:
-            return trials
-        share /= 2
+        number = max(1, round(share * sum(int(part.sum()) for part in _on(net).values())))
 
 
 def _on(net: BayesianNet) -> dict[str, Tensor]:
@@ -83,7 +84,8 @@ def _least_useful(net: BayesianNet, loader: Loader, number: int) -> dict[str, Te
     if not ranked:
         return {}
     order = torch.cat(list(ranked.values())).sort().values
-    limit = order[min(int(order.isinf().sum()) + number, len(order)) - 1]
+    wanted = min(int(order.isinf().sum()) + number, len(order))
+    limit = order[wanted - 1] if wanted else -torch.inf
     off = {name: values <= limit for name, values in ranked.items()}
     for name, values in ranked.items():
         off[name][int(values.argmax())] = False
