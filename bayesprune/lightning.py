@@ -87,14 +87,13 @@ class PruningModule(lightning.LightningModule):
         ConfigError: when training starts, for settings that cannot work, several processes, gradients that Lightning is
             to accumulate or clip, or batches that it is to leave out.
 
-    Example:
-        >>> import torch, lightning, bayesprune as bp
+    Examples:
+        >>> import bayesprune as bp
         >>> net = bp.networks.lenet300((1, 4, 4), 3)
         >>> module = PruningModule(bp.BayesianNet(net, num_data=40))
-        >>> loader = torch.utils.data.DataLoader([(torch.randn(1, 4, 4), 0)] * 40, batch_size=20)
-        >>> lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True).fit(module, loader)
-        >>> len(module.history.rows)
-        1
+        >>> lightning.Trainer(max_epochs=20).fit(module, train_loader, val_loader)  # doctest: +SKIP
+        >>> module.history
+        History(no epoch yet)
     """
 
     automatic_optimization = False

@@ -14,7 +14,7 @@ def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]
         header: Names of the columns.
         rows: Texts of the cells, which are escaped.
 
-    Example:
+    Examples:
         >>> html_table("Sizes", ["layer", "units"], [["a<b", "3"]])[-62:]
         '<tr><th scope="row">a&lt;b</th><td>3</td></tr></tbody></table>'
     """

@@ -58,7 +58,7 @@ class Evidence:
             ρ − net_cost is what it is worth to the data.
         error: The standard error of ``net_cost``; NaN where none is known.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Evidence(torch.tensor([0.2]), torch.tensor([-0.1]), torch.tensor([0.02])).stacked()
         tensor([[ 0.2000, -0.1000,  0.0200]])
@@ -111,7 +111,7 @@ class Score:
         accuracy: Fraction of examples classified right, and of targets with several entries the fraction of these;
             each counted by its weight. NaN where targets are not classes.
 
-    Example:
+    Examples:
         >>> Score(nll=0.3, accuracy=0.9).accuracy
         0.9
     """

@@ -27,7 +27,7 @@ class Estimate:
         macs: Multiply-adds of all.
         seconds: Of one processor, by what a few dense steps take now.
 
-    Example:
+    Examples:
         >>> Estimate(tuning=8, test=12, macs=2.5e12, seconds=90.0)
         Estimate(tuning=8, test=12, macs=2500000000000.0, seconds=90.0)
     """

@@ -36,7 +36,7 @@ class Goal:
         measure: ``"macs"``, ``"weights"`` or ``"free"``.
         share: Of what the dense network has; 1 for a free goal.
 
-    Example:
+    Examples:
         >>> Goal("macs", 0.1).missed(0.06), Goal("macs", 0.1).missed(0.102)
         (False, True)
     """

@@ -37,7 +37,7 @@ class Material:
             the task has them put by `bayesprune.convert`.
         data: By name, data sets which it has not.
 
-    Example:
+    Examples:
         >>> digits = Material().splits(Task("lenet300", "digits", epochs=2, limit=200))
         >>> len(digits.train), len(held_out(digits, 20).train)
         (200, 180)

@@ -49,7 +49,7 @@ def next_length(taken: Mapping[int, float], epochs: int, compute: float) -> int 
         epochs: Length of a dense run.
         compute: What a run may take.
 
-    Example:
+    Examples:
         >>> next_length({}, epochs=20, compute=1.0), next_length({20: 0.5}, 20, 1.0), next_length({20: 0.98}, 20, 1.0)
         (20, 40, None)
     """

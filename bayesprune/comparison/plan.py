@@ -40,7 +40,7 @@ class Task:
         convert: Whether gates are where `bayesprune.convert` puts them, on units, filters, heads and branches, rather
             than where the network has them.
 
-    Example:
+    Examples:
         >>> Task("lenet300", "digits", epochs=20).name
         'lenet300-digits'
     """
@@ -71,7 +71,7 @@ class Tuning:
         macs: The goal that structured methods have meanwhile.
         weights: That of methods that mask weights.
 
-    Example:
+    Examples:
         >>> Tuning(trials=8, seed=1000).held_out
         0.1
     """
@@ -99,7 +99,7 @@ class Plan:
         retrained: Methods whose last networks are trained anew from fresh weights, as a control.
         untuned: Methods that are also run by their defaults, whatever the trials spoke for.
 
-    Example:
+    Examples:
         >>> plan = Plan.read("quick")
         >>> [str(goal) for goal in plan.goals("magnitude")]
         ['weights=0.1', 'weights=0.02']

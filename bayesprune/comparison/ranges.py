@@ -19,7 +19,7 @@ class Range:
         high: The largest.
         log: Whether their logarithms are drawn evenly.
 
-    Example:
+    Examples:
         >>> Range(1e-4, 1e-2, log=True).at(0.5)
         0.001
     """
@@ -42,7 +42,7 @@ class Choice:
     Attributes:
         values: The values.
 
-    Example:
+    Examples:
         >>> Choice(("example", "all")).at(0.7)
         'all'
     """
@@ -88,7 +88,7 @@ def trials(ranges: Ranges, count: int, seed: int) -> list[dict[str, Any]]:
         count: How many trials there are.
         seed: Of the sequence.
 
-    Example:
+    Examples:
         >>> trials({"share": Range(0.0, 1.0)}, count=2, seed=0)[0]
         {}
     """

@@ -40,7 +40,7 @@ class ComparisonResult:
         chosen: By task and method, what the trials spoke for.
         machine: Processor and versions.
 
-    Example:
+    Examples:
         >>> from bayesprune.comparison import Plan, Row
         >>> row = Row("test", "lenet300-digits", "magnitude", "weights", 0.1, 1.0, seed=0, accuracy=0.97)
         >>> ComparisonResult(Plan.read("quick"), [row], {}, {})

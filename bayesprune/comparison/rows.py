@@ -57,7 +57,7 @@ class Row:
         warnings: What was said meanwhile.
         error: Why it came to nothing; empty if it did not.
 
-    Example:
+    Examples:
         >>> row = Row("test", "lenet300-digits", "magnitude", "weights", 0.1, 1.0, seed=0, accuracy=0.97)
         >>> row.error, row.accuracy
         ('', 0.97)

@@ -38,7 +38,7 @@ class Run:
         epochs: Its length; ``None`` for that of a dense run which computes as much, or for as long as a network may be
             trained that is small from the start on.
 
-    Example:
+    Examples:
         >>> run = Run("test", Task("lenet300", "digits", 20), "magnitude", Goal("weights", 0.1), 1.0, seed=3)
         >>> run.folder.as_posix()
         'test/lenet300-digits/magnitude/weights=0.1/x1/seed3'

@@ -23,7 +23,7 @@ class Interval:
         half: Half the width of the interval; infinite for one value, NaN for none.
         count: Of how many values.
 
-    Example:
+    Examples:
         >>> Interval(0.5, 0.25, 3).low
         0.25
     """

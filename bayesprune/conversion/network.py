@@ -73,7 +73,7 @@ def convert(
         theta: Initial inclusion probability. Where it is 0.9, variational inference of a network with many gates in a
             row begins at 1 all the same (method page, "Deep networks").
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = convert(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
         >>> list(gates_of(net))

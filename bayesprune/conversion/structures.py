@@ -84,7 +84,7 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
         net: A gated network, or a `BayesianNet`.
         example_input: Inputs, shape ``(B, ...)``; the first example's multiply-adds are counted.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayesprune.layers import Gate
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), Gate(3), nn.Linear(3, 1))

@@ -34,7 +34,7 @@ class Augment:
     Raises:
         ConfigError: if ``pad`` is negative.
 
-    Example:
+    Examples:
         >>> Augment(pad=2, flip=False).draw(count=3, seed=0, epoch=0).shape
         (3, 3)
     """

@@ -92,7 +92,7 @@ class EpochLoader(DataLoader):
         ConfigError: if the shard is none, a batch would leave a process without examples, or the augmentation does not
             fit the images.
 
-    Example:
+    Examples:
         >>> from bayesprune.data import load
         >>> loader = EpochLoader(load("digits", limit=100).train, batch_size=32, seed=0)
         >>> [len(y) for _, y in loader]

@@ -39,7 +39,7 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
     Raises:
         ConfigError: for statistics that are no floats.
 
-    Example:
+    Examples:
         >>> import torch
         >>> raw = Raw(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), torch.tensor([7]))
         >>> Images(raw, mean=torch.tensor([127.5]), std=torch.tensor([127.5]))[:1]
@@ -119,7 +119,7 @@ class Splits:
         num_classes: Number of classes; labels are 0 to ``num_classes - 1``.
         input_shape: Shape ``(C, H, W)`` of one example.
 
-    Example:
+    Examples:
         >>> from bayesprune.data import load
         >>> digits = load("digits", limit=100)
         >>> len(digits.train), len(digits.test), digits.num_classes, digits.input_shape

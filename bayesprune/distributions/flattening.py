@@ -118,7 +118,7 @@ class FlatteningPrior(GatePrior):
     Raises:
         ConfigError: if ``log_gamma`` is not positive, NaN or infinite.
 
-    Example:
+    Examples:
         >>> prior = FlatteningPrior(4.0)
         >>> prior.optimum(torch.tensor([-0.1, 0.1]), num_data=100)  # keep the first gate, remove the second
         tensor([1., 0.])

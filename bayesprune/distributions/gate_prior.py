@@ -27,7 +27,7 @@ class GatePrior(TorchDistribution):
         decides: Whether training decides about every gate, θ ending at 0 or 1; otherwise θ ends at the probability that
             prior and data say.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayesprune.distributions import FixedInclusion, FlatteningPrior
         >>> [prior.decides for prior in (FlatteningPrior(4.0), FixedInclusion(0.5))]

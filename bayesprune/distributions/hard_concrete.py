@@ -18,7 +18,7 @@ def hard_concrete(log_alpha: Tensor, u: Tensor | None = None) -> Tensor:
         log_alpha: log α.
         u: Uniform numbers; ``None`` for what stands for z where nothing is drawn, s = σ(log α), their equation 13.
 
-    Example:
+    Examples:
         >>> hard_concrete(torch.tensor([-3.0, 0.0, 3.0]))
         tensor([0.0000, 0.5000, 1.0000])
     """
@@ -32,7 +32,7 @@ def not_zero(log_alpha: Tensor) -> Tensor:
     Args:
         log_alpha: log α.
 
-    Example:
+    Examples:
         >>> round(float(not_zero(torch.tensor(0.0))), 3)
         0.832
     """

@@ -34,7 +34,7 @@ class FixedInclusion(GatePrior):
     Raises:
         ConfigError: if not exactly one is given, or a value is out of range.
 
-    Example:
+    Examples:
         >>> prior = FixedInclusion(0.5)
         >>> prior.optimum(torch.tensor([-0.01, 0.0, 0.01]), num_data=100)  # the data speak of one nat in all
         tensor([0.7311, 0.5000, 0.2689])

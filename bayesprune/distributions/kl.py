@@ -54,7 +54,7 @@ def log_uniform_kl(log_alpha: Tensor) -> Tensor:
     Args:
         log_alpha: log α.
 
-    Example:
+    Examples:
         >>> bool(log_uniform_kl(torch.tensor(3.0)) < 0.05)
         True
     """

@@ -55,7 +55,7 @@ class SpikeAndSlab(TorchDistribution):
     Raises:
         ConfigError: if ``probs`` is outside [0, 1], ``scale`` is not positive and finite, or either is NaN.
 
-    Example:
+    Examples:
         >>> law = SpikeAndSlab(torch.tensor(0.25), torch.tensor(2.0))
         >>> law.log_prob(torch.tensor(0.0)).exp(), law.variance
         (tensor(0.7500), tensor(1.))

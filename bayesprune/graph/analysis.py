@@ -37,7 +37,7 @@ class Analysis:
         emptied: Layers that would be left without a single input, although something depends on them; one entry is
             kept for each.
 
-    Example:
+    Examples:
         >>> from bayesprune.graph import trace
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), Gate(3), torch.nn.Linear(3, 1))
         >>> plan = Analysis(trace(net), {net[1]: torch.tensor([False, True, False])})

@@ -18,7 +18,7 @@ def gates_in_a_row(traced: Traced) -> int:
     Args:
         traced: The network.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayesprune.graph import trace
         >>> from bayesprune.layers import Linear

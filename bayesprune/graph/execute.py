@@ -24,7 +24,7 @@ class Execution:
     Attributes:
         nodes: The operations, in the order in which they are computed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayesprune.graph import trace
         >>> traced = trace(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Tanh()))

@@ -35,7 +35,7 @@ class Group:
         reason: Why a structure cannot go when its gates are off, in words that complete "it ..."; empty if it can.
         share: Which share of the network's parameters lies in them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import bayesprune as bp
         >>> from bayesprune import layers

@@ -84,7 +84,7 @@ class Presence:
         put_off: Gates along other axes, of which nothing is known here.
         shared: Names of gates of several structures that are used in several places.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from bayesprune import graph, layers
         >>> net = nn.Sequential(layers.Linear(2, 2, gate="unit"), nn.ReLU(), nn.Linear(2, 1))

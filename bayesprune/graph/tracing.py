@@ -42,7 +42,7 @@ class Traced:
         moved: By the gates that are followed, what running calls gave, by call and by what it depends on, and which
             are made with those that read them, see `ops.call.Following`; as long as the graph stays as it is.
 
-    Example:
+    Examples:
         >>> traced = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))
         >>> [tuple(shape) for shape in traced.shapes.values()]
         [(1, 2), (1, 3), (1, 3), (1, 3)]

@@ -70,7 +70,7 @@ class GateDraws(TorchDistribution):
         rows: Rows of a draw: the batch size, or 1 for one draw a batch.
         shared: How many leading gates share one draw among the rows.
 
-    Example:
+    Examples:
         >>> gates = GateDraws(torch.tensor([0.0, 0.5, 1.0]), rows=4)
         >>> gates.sample()[:, [0, 2]].mean(0)
         tensor([0., 1.])

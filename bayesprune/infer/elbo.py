@@ -44,7 +44,7 @@ class GateELBO(ELBO):
         ConfigError: for an unknown estimator, fewer than one particle, or when used with a model that is not a
             `BayesianNet`'s.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from pyro.infer import SVI
         >>> from bayesprune import layers, optim

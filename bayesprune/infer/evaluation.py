@@ -125,7 +125,7 @@ class BatchObjective(ReplayedObjective):
         module: What to call instead of ``net`` in the first pass (a wrapper of it).
         generator: Where estimators draw their own choices; ``None`` for torch's global one.
 
-    Example:
+    Examples:
         >>> from bayesprune import BayesianNet, layers
         >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
         >>> bnn = BayesianNet(net, "gaussian", num_data=8)

@@ -70,7 +70,7 @@ class BayesianNet(GatedModel):
         GateError: for a network without a gate, or with a gate in a place where switching it off is not removal.
         TraceError: for a network whose forward pass cannot be followed.
 
-    Example:
+    Examples:
         >>> from bayesprune import layers
         >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
         >>> bnn = BayesianNet(net, "gaussian", num_data=100, prior=FlatteningPrior(4.0))

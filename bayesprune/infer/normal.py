@@ -39,7 +39,7 @@ class Normal(WeightPosterior):
         net: The network, with at least one layer of Normal weights.
         prior_scale: σ0; ``None`` for one a layer at its optimum, σ0² = Σ Θ(μ² + σ²) / Σ Θ (empirical Bayes).
 
-    Example:
+    Examples:
         >>> from bayesprune import BayesianNet, layers
         >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
         >>> weights = BayesianNet(net, "gaussian", num_data=10, weights="normal").weights_posterior

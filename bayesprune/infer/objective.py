@@ -23,7 +23,7 @@ from bayesprune.infer.model import GatedModel
 class Term(ABC):
     """A summand of the objective that does not depend on data.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from bayesprune import BayesianNet, layers
         >>> from bayesprune.distributions import FlatteningPrior

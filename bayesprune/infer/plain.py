@@ -25,7 +25,7 @@ class PlainNet(TrainableNet):
     Attributes:
         run: Called in place of ``net`` in training, if that takes one tensor and has no gates: a compiled form of it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayesprune.infer import Categorical
         >>> plain = PlainNet(torch.nn.Linear(4, 2), Categorical(), num_data=100)

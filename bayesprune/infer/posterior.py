@@ -123,7 +123,7 @@ class WeightPosterior(ABC):
 class Point(WeightPosterior):
     """A point mass: every weight is what it is. The prior is the optimiser's weight decay, and here is nothing to do.
 
-    Example:
+    Examples:
         >>> Point().effective_parameters({})
         0.0
     """

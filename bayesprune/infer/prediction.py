@@ -21,7 +21,7 @@ class Prediction:
             outputs.
         samples: The same for each posterior sample, shape ``(num_samples, ...)``.
 
-    Example:
+    Examples:
         >>> samples = torch.tensor([[0.0], [1.0]])
         >>> Prediction(samples.mean(0), samples).mean
         tensor([0.5000])
@@ -39,7 +39,7 @@ class ClassPrediction(Prediction):
         log_probs: Log probabilities of the values 0 to K − 1 of each target entry under each posterior sample, shape
             ``(num_samples, B, ..., K)``; for binary targets ``(num_samples, B, 2)`` or ``(num_samples, B, D, 2)``.
 
-    Example:
+    Examples:
         Two samples, each sure of another class: all uncertainty is what more data could resolve, log 2 nats.
 
         >>> probs = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
@@ -94,7 +94,7 @@ class RealPrediction(Prediction):
     Attributes:
         noise_scale: Scale of the noise, here its standard deviation, broadcastable to ``samples``.
 
-    Example:
+    Examples:
         >>> samples = torch.tensor([[1.0], [3.0]])
         >>> prediction = RealPrediction(samples.mean(0), samples, torch.tensor(0.5))
         >>> prediction.epistemic, prediction.aleatoric

@@ -20,7 +20,7 @@ class RandomState:
         host: State of the host's generator.
         accelerator: State of the device's, if that is no CPU.
 
-    Example:
+    Examples:
         >>> state = RandomState.now(torch.device("cpu"))
         >>> first = torch.rand(3)
         >>> state.restore()

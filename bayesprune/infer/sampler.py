@@ -25,7 +25,7 @@ class GateSample(NamedTuple):
         xi: Gate values, shape ``(rows, S)``, ordered as `BayesianNet.theta`.
         on: Which of the branch gates are on.
 
-    Example:
+    Examples:
         >>> GateSample(torch.ones(1, 2), [True, True]).on
         [True, True]
     """
@@ -54,7 +54,7 @@ class GateSampler:
     Attributes:
         generator: Host generator, also for further choices that processes must make alike.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from bayesprune import layers
         >>> net = nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))

@@ -42,7 +42,7 @@ def standardised(
     Raises:
         DataError: for inputs or targets that are empty, do not fit together or are not finite.
 
-    Example:
+    Examples:
         >>> from bayesprune import BayesianNet, layers
         >>> x = 100 * torch.rand(50, 3)
         >>> y = 1e6 * x[:, :1]

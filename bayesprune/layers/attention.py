@@ -29,7 +29,7 @@ class MultiheadAttention(nn.Module):
         batch_first: Whether examples are the first dimension, not the second.
         theta: Initial inclusion probability of every head.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayesprune.layers import MultiheadAttention
         >>> attention = MultiheadAttention(8, 2).eval()

@@ -34,7 +34,7 @@ class ColumnGroups(nn.Module):
     Raises:
         ConfigError: for groups that leave columns out or share them.
 
-    Example:
+    Examples:
         >>> gates = ColumnGroups([[0, 3], [1], [2]])
         >>> gates.gates[1].theta.data.zero_()  # the pair goes
         tensor([0.])

@@ -40,7 +40,7 @@ class Draw(threading.local):
     Attributes:
         noise: Of how many examples layers with Normal weights draw their outputs in this pass; 0 if they do not.
 
-    Example:
+    Examples:
         >>> gate, draw = Gate(2), Draw([2])
         >>> gate.connect(draw, 0)
         >>> with draw.use(torch.tensor([1.0, 0.0])):
@@ -112,7 +112,7 @@ class Gate(nn.Module):
         label: The name it keeps when surgery takes away the module that it was called after, while others go on with
             it; ``None`` otherwise.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayesprune.layers import Gate, Linear
         >>> stream = Gate(2, dim=-1)  # two layers write to one stream: an entry of it is there or not

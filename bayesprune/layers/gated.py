@@ -58,7 +58,7 @@ class GatedLayer(nn.Module):
         gate: The gate, or ``None``.
         gate_dim: The dimension of the outputs that it runs along.
 
-    Example:
+    Examples:
         >>> isinstance(Linear(3, 2, gate="unit"), GatedLayer)
         True
     """
@@ -92,7 +92,7 @@ class Linear(GatedLayer, nn.Linear):
     Shape:
         input ``(B, ..., in_features)``, output ``(B, ..., out_features)``.
 
-    Example:
+    Examples:
         >>> layer = Linear(3, 2, gate="unit")
         >>> layer.gate.size
         2
@@ -133,7 +133,7 @@ class Conv1d(GatedLayer, nn.Conv1d):
     Shape:
         input ``(B, in_channels, L)``, output ``(B, out_channels, L')``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Conv1d(2, 4, 3, gate="unit")(torch.zeros(1, 2, 8)).shape
         torch.Size([1, 4, 6])
@@ -163,7 +163,7 @@ class Conv2d(GatedLayer, nn.Conv2d):
     Shape:
         input ``(B, in_channels, H, W)``, output ``(B, out_channels, H', W')``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Conv2d(2, 4, 3, gate="layer")(torch.zeros(1, 2, 8, 8)).shape
         torch.Size([1, 4, 6, 6])

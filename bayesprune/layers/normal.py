@@ -55,7 +55,7 @@ class NormalLayer(nn.Module):
         handed: σ² of weights and bias as of log σ now, with or without derivative, for passes that add noise; ``None``
             to compute them in each. The outputs' variances are computed in their format, which may be a shorter one.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
         >>> give_normal_slabs(net, 0.5)
         >>> [name for name, _ in normal_layers(net)["0"].named_parameters()]
@@ -143,7 +143,7 @@ class NormalLayer(nn.Module):
 class NormalLinear(NormalLayer, Linear):
     """`layers.Linear` with Normal weights; see `NormalLayer`.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(2, 1))
         >>> give_normal_slabs(net, 0.5)
         >>> isinstance(net[0], NormalLinear)
@@ -166,7 +166,7 @@ class _NormalConv(NormalLayer):
 class NormalConv1d(_NormalConv, Conv1d):
     """`layers.Conv1d` with Normal weights; see `NormalLayer`.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Conv1d(2, 1, 3))
         >>> give_normal_slabs(net, 0.5)
         >>> isinstance(net[0], NormalConv1d)
@@ -181,7 +181,7 @@ class NormalConv1d(_NormalConv, Conv1d):
 class NormalConv2d(_NormalConv, Conv2d):
     """`layers.Conv2d` with Normal weights; see `NormalLayer`.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Conv2d(2, 1, 3))
         >>> give_normal_slabs(net, 0.5)
         >>> isinstance(net[0], NormalConv2d)

@@ -11,7 +11,7 @@ class DropoutRate(nn.Module):
     Args:
         p: The probability.
 
-    Example:
+    Examples:
         >>> rate = DropoutRate(0.1)
         >>> rate(), rate.eval()()
         (0.1, 0.0)

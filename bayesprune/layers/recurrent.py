@@ -24,7 +24,7 @@ class RecurrentLayer(nn.Module):
     Attributes:
         gate: The gate.
 
-    Example:
+    Examples:
         >>> gate = Gate(2, dim=-1, per_batch=True)
         >>> isinstance(LSTM(3, 2, gate=gate), RecurrentLayer)
         True
@@ -87,7 +87,7 @@ class LSTM(RecurrentLayer, nn.LSTM):  # type: ignore[misc]
         bias: Whether there are biases.
         batch_first: Whether examples are the first dimension, not the second.
 
-    Example:
+    Examples:
         >>> gate = Gate(4, dim=-1, per_batch=True)
         >>> net = nn.Sequential(LSTM(6, 4, gate=gate), gate, nn.Linear(4, 2))
         >>> net(torch.zeros(5, 1, 6)).shape
@@ -108,7 +108,7 @@ class GRU(RecurrentLayer, nn.GRU):  # type: ignore[misc]
         bias: Whether there are biases.
         batch_first: Whether examples are the first dimension, not the second.
 
-    Example:
+    Examples:
         >>> gate = Gate(4, dim=-1, per_batch=True)
         >>> nn.Sequential(GRU(6, 4, gate=gate), gate)(torch.zeros(5, 1, 6)).shape
         torch.Size([5, 1, 4])
@@ -129,7 +129,7 @@ class RNN(RecurrentLayer, nn.RNN):  # type: ignore[misc]
         bias: Whether there are biases.
         batch_first: Whether examples are the first dimension, not the second.
 
-    Example:
+    Examples:
         >>> gate = Gate(4, dim=-1, per_batch=True)
         >>> nn.Sequential(RNN(6, 4, gate=gate), gate)(torch.zeros(5, 1, 6)).shape
         torch.Size([5, 1, 4])

@@ -34,7 +34,7 @@ class Residual(nn.Module):
         input ``(B, ...)``, and what else the branch is given; output that of ``body`` and of ``shortcut``, which must
         be equal.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bayesprune.layers import Gate, Residual
         >>> both = Gate(1, per_batch=True, theta=0.2)  # off: its mode is 0
@@ -97,7 +97,7 @@ class Bypass(nn.Sequential):
     Args:
         shortcut: The by-pass.
 
-    Example:
+    Examples:
         >>> Bypass(torch.nn.Identity())(torch.ones(1), torch.zeros(1))
         tensor([1.])
     """

@@ -38,7 +38,7 @@ class SpectralDropout(nn.Module):
     Raises:
         ConfigError: for a threshold that is negative, a probability outside [0, 1], or another axis or rule.
 
-    Example:
+    Examples:
         >>> import torch
         >>> wave = torch.tensor([[[1.0, 1.0, 1.0, 1.001]]])
         >>> SpectralDropout().eval()(wave)

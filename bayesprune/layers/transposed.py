@@ -26,7 +26,7 @@ class ConvTranspose2d(GatedLayer, nn.ConvTranspose2d):  # type: ignore[misc]
     Shape:
         input ``(B, in_channels, H, W)``, output ``(B, out_channels, H', W')``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ConvTranspose2d(4, 2, 2, stride=2, gate="unit")(torch.zeros(1, 4, 8, 8)).shape
         torch.Size([1, 2, 16, 16])

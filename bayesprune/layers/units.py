@@ -42,7 +42,7 @@ class Standardise(nn.Module):
     Raises:
         ConfigError: for numbers that are not finite, a scale that is not positive, or two of different shapes.
 
-    Example:
+    Examples:
         >>> Standardise(torch.tensor([10.0]), torch.tensor([2.0]))(torch.tensor([[14.0]]))
         tensor([[2.]])
     """
@@ -80,7 +80,7 @@ class Units(Standardise):
     Raises:
         ConfigError: as for `Standardise`.
 
-    Example:
+    Examples:
         >>> Units(torch.tensor([10.0]), torch.tensor([2.0]))(torch.tensor([[2.0]]))
         tensor([[14.]])
     """

@@ -18,7 +18,7 @@ class Whole(nn.Module):
     Attributes:
         reason: Why it stays so, if something stopped `convert` from following it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Whole(torch.nn.ReLU())(torch.tensor([-1.0, 2.0])).tolist()
         [0.0, 2.0]

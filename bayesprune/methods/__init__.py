@@ -40,7 +40,7 @@ def get_method(name: str, **options: Any) -> Method:
     Raises:
         ConfigError: for an unknown name, and for an option that the method does not have.
 
-    Example:
+    Examples:
         >>> get_method("magnitude", sparsity=0.5).sparsity
         0.5
     """

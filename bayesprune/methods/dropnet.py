@@ -31,7 +31,7 @@ class DropNet(Method):
         ConfigError: for a share outside (0, 1), or a number of cycles that is not whole and positive; and before
             training, if there is no second cycle, or no gate of several units.
 
-    Example:
+    Examples:
         >>> method = DropNet(share=0.5)
         >>> method.quiet(torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.tensor([True, True, True, False])).tolist()
         [False, True, False, False]

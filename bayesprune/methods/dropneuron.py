@@ -37,7 +37,7 @@ class DropNeuron(Method):
         ConfigError: for negative penalties or thresholds, a share outside (0, 1), and before training, if no gate holds
             several units or filters that can go, or batch normalisations scale them: penalties change nothing there.
 
-    Example:
+    Examples:
         >>> DropNeuron().options()
         {'l1': 0.0001, 'groups': 0.0005, 'threshold': 0.01, 'until': 0.5}
 

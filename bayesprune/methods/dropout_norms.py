@@ -38,7 +38,7 @@ class DropoutNorms(Method):
         ConfigError: for rates and shares outside [0, 1), negative penalties, a norm that is not positive; and before
             training, for dropout of what no gate is on, and for penalties where batch normalisations scale weights.
 
-    Example:
+    Examples:
         >>> DropoutNorms(units=0.5, max_norm=3.0).options()["units"]
         0.5
 

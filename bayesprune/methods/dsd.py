@@ -23,7 +23,7 @@ class DenseSparseDense(Method):
     Raises:
         ConfigError: for a share outside (0, 1).
 
-    Example:
+    Examples:
         >>> DenseSparseDense(sparsity=0.5).options()
         {'sparsity': 0.5}
 

@@ -39,7 +39,7 @@ class QuantisedFactors(Method):
         ConfigError: for shares outside (0, 1), fewer than 2 or more than 16 bits, another form, and before training,
             for a network without a plain layer that factors make smaller and whose parameters are no other's.
 
-    Example:
+    Examples:
         >>> QuantisedFactors(bits=4).options()
         {'share': 0.25, 'bits': 4, 'form': 'matrix', 'until': 0.5}
 

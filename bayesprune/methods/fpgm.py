@@ -24,7 +24,7 @@ class GeometricMedian(Ranked):
         layerwise: As for `Ranked`; the paper takes the same share of every layer.
         until: As for `Ranked`.
 
-    Example:
+    Examples:
         >>> GeometricMedian(macs=0.25).layerwise
         True
 

@@ -30,7 +30,7 @@ class GroupLasso(Ranked):
     Raises:
         ConfigError: as `Ranked`, and for a negative penalty.
 
-    Example:
+    Examples:
         >>> GroupLasso(penalty=1e-2).penalty
         0.01
 

@@ -24,7 +24,7 @@ class HRank(Ranked):
         layerwise: As for `Ranked`.
         until: As for `Ranked`.
 
-    Example:
+    Examples:
         >>> HRank.statistics
         ('rank',)
 

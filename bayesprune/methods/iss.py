@@ -24,7 +24,7 @@ class IterativeSoftShrinkage(Method):
     Raises:
         ConfigError: for a sparsity or an ``until`` outside (0, 1), or a factor outside [0, 1).
 
-    Example:
+    Examples:
         >>> IterativeSoftShrinkage(factor=0.0).options()
         {'sparsity': 0.9, 'factor': 0.0, 'until': 0.5}
 

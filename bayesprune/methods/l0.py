@@ -41,7 +41,7 @@ class HardConcrete(Ranked):
         ConfigError: as `Ranked`, for a negative penalty, or a ``drop`` outside (0, 1); and before training, if what
             reads the structures that can go has no weights along them.
 
-    Example:
+    Examples:
         >>> HardConcrete(drop=0.3).options()["penalty"]
         0.1
 

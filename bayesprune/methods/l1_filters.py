@@ -24,7 +24,7 @@ class L1Filters(Ranked):
             paper shares are chosen layer by layer.
         until: As for `Ranked`.
 
-    Example:
+    Examples:
         >>> L1Filters(macs=0.25).macs
         0.25
 

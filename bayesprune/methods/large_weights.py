@@ -27,7 +27,7 @@ class LargeWeights(Method):
     Raises:
         ConfigError: for shares outside (0, 1), or a number of events that is not whole and positive.
 
-    Example:
+    Examples:
         >>> [LargeWeights(sparsity=0.9, events=3).left(10, event) for event in (1, 2, 3)]
         [7, 4, 1]
 

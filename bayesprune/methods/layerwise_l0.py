@@ -41,7 +41,7 @@ class LayerwiseL0(LayerByLayer):
         ConfigError: as `LayerByLayer`, for a sparsity outside (0, 1), and before training, with ``relu``, for more
             than 30 inputs before a ReLU.
 
-    Example:
+    Examples:
         >>> LayerwiseL0(sparsity=0.8).options()
         {'sparsity': 0.8, 'cascade': False, 'examples': 1000, 'until': 0.5, 'relu': False}
 

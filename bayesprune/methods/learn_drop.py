@@ -31,7 +31,7 @@ class LearnAndDrop(Method):
     Raises:
         ConfigError: for a score outside (0, 1), or a number of epochs that is not whole and positive.
 
-    Example:
+    Examples:
         >>> LearnAndDrop(least=0.2).options()
         {'least': 0.2, 'epochs': 2}
 

@@ -25,7 +25,7 @@ class LotteryTicket(Method):
         ConfigError: for a share outside (0, 1), or a number of cycles that is not whole and positive; and before
             training, if there is no second cycle.
 
-    Example:
+    Examples:
         >>> LotteryTicket(cycles=3).options()
         {'share': 0.2, 'cycles': 3}
 

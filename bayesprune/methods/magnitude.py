@@ -25,7 +25,7 @@ class Magnitude(Method):
     Raises:
         ConfigError: for shares outside (0, 1), or an ``until`` outside (0, 1].
 
-    Example:
+    Examples:
         >>> round(Magnitude(sparsity=0.8).share(0.25), 6)  # half of the way to T
         0.7
 

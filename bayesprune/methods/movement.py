@@ -28,7 +28,7 @@ class Movement(Method):
     Raises:
         ConfigError: for shares outside (0, 1).
 
-    Example:
+    Examples:
         >>> Movement(sparsity=0.95).options()
         {'sparsity': 0.95, 'until': 0.5}
 

@@ -41,7 +41,7 @@ class NetTrim(LayerByLayer):
         ConfigError: as `LayerByLayer`, for an ε outside (0, 1), and before training, if something else than a ReLU
             follows a layer but the last.
 
-    Example:
+    Examples:
         >>> NetTrim(epsilon=0.05).options()
         {'epsilon': 0.05, 'cascade': False, 'examples': 1000, 'until': 0.5, 'relu': True}
 

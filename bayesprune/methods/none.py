@@ -10,7 +10,7 @@ from bayesprune.methods.protocol import Method
 class Plain(Method):
     """Training as a loop of plain PyTorch does it, to the bit.
 
-    Example:
+    Examples:
         >>> Plain().options()
         {}
     """

@@ -35,7 +35,7 @@ class ImportanceInProjection(Ranked):
     Raises:
         ConfigError: as `Ranked`, and while training, for targets that are no classes, or of one class.
 
-    Example:
+    Examples:
         >>> ImportanceInProjection.statistics
         ('pooled',)
 

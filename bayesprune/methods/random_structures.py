@@ -21,7 +21,7 @@ class RandomStructures(Ranked):
         layerwise: As for `Ranked`.
         until: As for `Ranked`.
 
-    Example:
+    Examples:
         >>> RandomStructures().options()
         {'macs': 0.5, 'layerwise': False, 'until': 0.5}
 

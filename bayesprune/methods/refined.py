@@ -37,7 +37,7 @@ class RefinedLayerwise(Ranked):
     Raises:
         ConfigError: as `Ranked`, and before training, for a network without ReLUs, in which nothing is exactly 0.
 
-    Example:
+    Examples:
         >>> RefinedLayerwise.statistics
         ('zeros_in',)
 

@@ -31,7 +31,7 @@ class Slimming(Ranked):
     Raises:
         ConfigError: as `Ranked`, for a negative penalty, and before training, if no channel that can go has a scale.
 
-    Example:
+    Examples:
         >>> Slimming(penalty=1e-3).penalty
         0.001
 

@@ -45,7 +45,7 @@ class SparseVariationalDropout(Method):
         ConfigError: for shares or rates out of their ranges, and before training for a network without linear and
             convolution layers.
 
-    Example:
+    Examples:
         >>> SparseVariationalDropout(sparsity=0.9).threshold
         3.0
 

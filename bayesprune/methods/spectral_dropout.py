@@ -28,7 +28,7 @@ class SpectralRegulariser(Method):
         ConfigError: as `layers.SpectralDropout`, and before training for a network without gates on several units or
             filters.
 
-    Example:
+    Examples:
         >>> SpectralRegulariser(axis="flat").options()
         {'axis': 'flat', 'threshold': 0.1, 'p': 0.2, 'rule': 'or'}
 

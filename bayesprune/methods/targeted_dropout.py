@@ -30,7 +30,7 @@ class TargetedDropout(Method):
     Raises:
         ConfigError: for shares outside (0, 1), and at the start of a run for a network in which none is targeted.
 
-    Example:
+    Examples:
         >>> TargetedDropout(gamma=0.5).options()
         {'gamma': 0.5, 'alpha': 0.66}
 
@@ -84,7 +84,7 @@ def risen(gamma: float, alpha: float, progress: float) -> tuple[float, float]:
         alpha: α, with what probability what is targeted is 0 in a step, in the end.
         progress: Which share of the time is over.
 
-    Example:
+    Examples:
         >>> [round(share, 3) for share in risen(0.5, 0.9, progress=0.1)]
         [0.237, 0.225]
     """
@@ -99,7 +99,7 @@ def targeted(weight: Tensor, gamma: float) -> Tensor:
         weight: The weight, shape ``(outputs, ...)``.
         gamma: γ.
 
-    Example:
+    Examples:
         >>> targeted(torch.tensor([[0.1, -0.2, 0.3, -0.4]]), 0.5)
         tensor([[ True,  True, False, False]])
     """

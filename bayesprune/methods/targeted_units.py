@@ -38,7 +38,7 @@ class TargetedUnits(Ranked):
         ConfigError: as `Ranked`, for shares outside (0, 1), and at the start of a run for a network in which none is
             targeted.
 
-    Example:
+    Examples:
         >>> [round(share, 3) for share in TargetedUnits(gamma=0.5, alpha=0.9, until=0.5).shares(0.05)]
         [0.237, 0.225]
 

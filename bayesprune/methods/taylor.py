@@ -30,7 +30,7 @@ class Taylor(Ranked):
     Raises:
         ConfigError: as `Ranked`, and for another ``size``.
 
-    Example:
+    Examples:
         >>> Taylor(size="all").size
         'all'
 

@@ -22,7 +22,7 @@ class UnitNorms(Ranked):
         layerwise: As for `Ranked`; norms of layers with other numbers of weights do not compare.
         until: As for `Ranked`.
 
-    Example:
+    Examples:
         >>> UnitNorms(macs=0.25).layerwise
         True
 

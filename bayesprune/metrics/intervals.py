@@ -20,7 +20,7 @@ class RegressionScores:
         log_likelihood: Mean log predictive density, nats per example, for targets in their own units; higher is
             better.
 
-    Example:
+    Examples:
         >>> import torch
         >>> regression_scores(torch.tensor([-1.0, -3.0]), torch.tensor([1.0, 2.0]), torch.tensor([4.0, 5.0]))
         RegressionScores(rmse=3.0, log_likelihood=-2.0)

@@ -24,7 +24,7 @@ class Bin:
         confidence: Mean probability of the class that is taken; NaN without examples.
         accuracy: Fraction classified right; NaN without examples.
 
-    Example:
+    Examples:
         >>> import torch
         >>> found = calibration(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]), bins=2)
         >>> found.bins[1]
@@ -50,7 +50,7 @@ class Calibration:
         accuracy: Fraction classified right.
         bins: The bins of ``ece`` from low to high confidence, which a reliability diagram shows.
 
-    Example:
+    Examples:
         >>> import torch
         >>> found = calibration(torch.tensor([[0.75, 0.25], [0.25, 0.75]]), torch.tensor([0, 1]))
         >>> found.accuracy, found.ece, found.brier

@@ -34,7 +34,7 @@ class Following:
         moved: What running calls that move entries gave, see `ops.moving`; it is the same whatever is off.
         waiting: Calls that are made with those that read them, see `ops.moving`; they are the same whatever is off.
 
-    Example:
+    Examples:
         >>> following = Following(off={})
         >>> following.fresh(2).tolist(), following.fresh(1).tolist()
         ([0, 1], [2])
@@ -81,7 +81,7 @@ class Call:
         written: The calls of the network whose numbers are data of a ``torch.fx.GraphModule``, and may be rewritten.
         constants: Tensors of whole numbers, and single numbers, that are the same in every pass.
 
-    Example:
+    Examples:
         >>> graph = fx.Graph()
         >>> relu = graph.call_function(torch.relu, (graph.placeholder("x"),))
         >>> call = Call(relu, {}, {}, {}, Following(off={}))

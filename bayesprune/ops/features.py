@@ -27,7 +27,7 @@ class Features:
         layout: ``"plain"``; or, flattened, with each of the n entries standing for r consecutive entries of the tensor
             (``"blocks"``) or for every n-th one (``"tiles"``), r being known once a layer of known size reads it.
 
-    Example:
+    Examples:
         >>> x = Features(torch.arange(3), torch.tensor([0.0, torch.nan, torch.nan]), axis=1, layout="blocks")
         >>> x.unknown.tolist(), x.entries(6, "a linear layer").tolist()
         ([False, True, True], [0, 0, 1, 1, 2, 2])
@@ -88,7 +88,7 @@ class Flow:
         src: Its entries.
         dst: Those of the output, as many.
 
-    Example:
+    Examples:
         >>> x = fx.Graph().placeholder("x")
         >>> flow = Flow(x, src=torch.tensor([2, 0]), dst=torch.arange(2))  # of three entries the last and the first
         >>> flow.node.name
@@ -109,7 +109,7 @@ class Read:
         must: Which of its entries stay even if they are constant, shape ``(n,)``, bool.
         reason: Why, in words that complete "it leaves a constant, and ...".
 
-    Example:
+    Examples:
         >>> x = fx.Graph().placeholder("x")
         >>> bool(Read(x, must=torch.zeros(3, dtype=torch.bool)).must.any())  # a linear layer with a bias
         False
@@ -136,7 +136,7 @@ class Step:
         whole: Given which ids stay, those that have to stay with them, so that what is left is such an operation.
         refit: Given which ids stay, the numbers that calls have to be written with, by call.
 
-    Example:
+    Examples:
         >>> x = fx.Graph().placeholder("x")
         >>> barrier(x, "is the first") == Step(reason="is the first")
         True

@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 def by_name(functions: Iterable[Function]) -> dict[str, Function]:
     """Functions by all public names that they have; of the names of one, the first is the one to write.
 
-    Example:
+    Examples:
         >>> import torch
         >>> list(by_name([torch.conv1d]))
         ['functional.conv1d', 'torch.conv1d']

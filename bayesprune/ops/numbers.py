@@ -27,7 +27,7 @@ class Numbers(Numbered):
         call: The call.
         shapes: The shapes of all tensors for a few examples, so that none is taken for an axis of length 1.
 
-    Example:
+    Examples:
         >>> from bayesprune.graph import Analysis, trace
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 1), torch.nn.ChannelShuffle(2))
         >>> steps = Analysis(trace(net, torch.zeros(1, 2, 3, 3)), {}).steps.values()

@@ -44,7 +44,7 @@ class Parts:
             something else. A dimension may hold all of them several times, one after another.
         sizes: Attributes that hold the number of inputs or outputs, by name.
 
-    Example:
+    Examples:
         >>> Parts({"weight": ("out", "in"), "bias": ("out",)}, {"in_features": "in", "out_features": "out"}).dense
         True
     """
@@ -97,7 +97,7 @@ class Operation:
         files: Whether model files may hold its functions and methods: only what computes tensors from its arguments,
             and neither reads nor writes anything else.
 
-    Example:
+    Examples:
         >>> from bayesprune.ops import operation_of
         >>> operation_of(nn.ReLU()).name
         'relu'

@@ -15,7 +15,7 @@ def joined(size: int, ties: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         size: How many ids there are.
         ties: Pairs of equally long ids that are one physical entry each.
 
-    Example:
+    Examples:
         >>> joined(5, [(torch.tensor([0, 3]), torch.tensor([2, 2]))])
         tensor([0, 1, 0, 0, 4])
     """

@@ -25,7 +25,7 @@ class ProjectedGateSGD(torch.optim.Optimizer):
     Raises:
         ConfigError: for a step size that is negative or not finite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> theta = torch.tensor([0.5, 0.01])
         >>> theta.grad = torch.tensor([-1.0, 1.0])
@@ -67,7 +67,7 @@ class ProjectedSGD(PyroOptim):
         weights: Constructor of the torch optimiser for all other parameters.
         weights_args: Its arguments.
 
-    Example:
+    Examples:
         >>> from pyro.infer import SVI
         >>> from bayesprune.infer import BayesianNet, GateELBO
         >>> from bayesprune.networks import resmlp

@@ -54,7 +54,7 @@ class Decoder:
         nodes: The operations so far, by the names that the file has for them.
         largest: The largest integer that an argument may be.
 
-    Example:
+    Examples:
         >>> Decoder({}, largest=2**24)(encode((1, None, 2.5), "pad"))
         (1, None, 2.5)
     """

@@ -56,7 +56,7 @@ class ExpectedCost:
     Attributes:
         total: By measure, the cost with all gates on.
 
-    Example:
+    Examples:
         >>> from bayesprune import layers
         >>> net = nn.Sequential(layers.Linear(2, 4, gate="unit"), nn.ReLU(), nn.Linear(4, 1))
         >>> expected = ExpectedCost(net, torch.zeros(1, 2), ("params",))

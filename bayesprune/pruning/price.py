@@ -78,7 +78,7 @@ class CostPrice:
         params: w, the weight of parameters against multiply-adds.
         reference: What cost counts as 1; ``None`` for that of the network at the start.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from bayesprune import layers
         >>> net = nn.Sequential(layers.Linear(2, 3, bias=False, gate="unit"), nn.Linear(3, 1, bias=False))

@@ -21,7 +21,7 @@ class RemovalMonitor:
         patience: How many consecutive checks must agree.
         device: Where θ lies.
 
-    Example:
+    Examples:
         >>> monitor = RemovalMonitor(num_gates=2, patience=2)
         >>> for _ in range(2):
         ...     found = monitor.check(theta=torch.tensor([0.0, 0.0]), net_cost=torch.tensor([0.1, -0.1]))

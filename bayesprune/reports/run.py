@@ -40,7 +40,7 @@ class RunReport:
         latency: Seconds an example takes, at the start and of the compacted network.
         filters: Those of a first convolution that stayed, shape ``(n, C, H, W)``.
 
-    Example:
+    Examples:
         >>> from bayesprune.training import EpochRow, History
         >>> row = EpochRow(1, "train", 0.5, 0.4, 0.6, 0.9, 7, 1.0, 100, 200, 1.5)
         >>> RunReport(name="mine", history=History(rows=[row]))

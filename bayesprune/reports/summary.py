@@ -28,7 +28,7 @@ class GateSummary:
         low: Lowest θ of the gates that were not removed; NaN if there is none.
         high: Highest θ of these.
 
-    Example:
+    Examples:
         >>> import torch
         >>> summarize({"layer": torch.tensor([1.0, 0.75, 0.0])}, {"layer": torch.tensor([0, 1])})[0].left
         2

@@ -29,7 +29,7 @@ class ExactPosterior:
         variance: Posterior variance of each coefficient, within and between models, shape ``(d,)``.
         log_evidence: log p(y), nats.
 
-    Example:
+    Examples:
         >>> from bayesprune.selection import sparse_regression
         >>> problem = sparse_regression(50, 4, 2, seed=0)
         >>> posterior = enumerate_models(problem.x, problem.y, inclusion=0.5)

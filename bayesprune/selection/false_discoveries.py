@@ -25,7 +25,7 @@ class Filtered(NamedTuple):
         statistics: By how much each group of columns, in the order of the groups, matters more than its knock-offs.
         threshold: The least statistic that was chosen; infinite if none was.
 
-    Example:
+    Examples:
         >>> x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
         >>> found = knockoff_filter(x, x[:, 0], lambda both, y: torch.zeros(4))
         >>> found.selected, found.threshold
@@ -113,7 +113,7 @@ def knockoff_filter(
         ConfigError: for a level outside (0, 1), groups that leave columns out, or an importance of other shape.
         DataError: for tables that are not finite or that do not fit the targets.
 
-    Example:
+    Examples:
         >>> from bayesprune.selection import sparse_regression
         >>> problem = sparse_regression(300, 20, 10, seed=1)
         >>> found = knockoff_filter(problem.x, problem.y, lambda x, y: (x.T @ y).abs(), fdr=0.2)

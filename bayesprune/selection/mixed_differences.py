@@ -48,7 +48,7 @@ def interactions(
         ConfigError: for columns that do not exist.
         DataError: for tables of another shape, and predictions that are not one finite number a row or all the same.
 
-    Example:
+    Examples:
         >>> x = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))
         >>> found = interactions(lambda x: x[:, 0] * x[:, 1] + x[:, 2], x)
         >>> found[0, 1] > 0.03, found[0, 2] < 1e-9

@@ -26,7 +26,7 @@ class SelectionProblem:
         coefficients: Their coefficients, 0 off the support, float32, shape ``(d,)``; ``None`` where the targets are no
             linear function of the inputs.
 
-    Example:
+    Examples:
         >>> problem = sparse_regression(50, 200, 3, seed=0)
         >>> problem.x.shape, int(problem.support.sum())
         (torch.Size([50, 200]), 3)

@@ -22,7 +22,7 @@ class Stability(NamedTuple):
         low: Lower end of that share's interval.
         high: Upper end.
 
-    Example:
+    Examples:
         >>> stability(torch.tensor([[1.0, 0.2], [1.0, 0.4]])).frequency
         tensor([1., 0.], dtype=torch.float64)
     """
@@ -49,7 +49,7 @@ def stability(probabilities: Tensor, *, threshold: float = 0.5, level: float = 0
     Raises:
         ConfigError: for fewer than two runs, or probabilities, a threshold or a level outside [0, 1].
 
-    Example:
+    Examples:
         >>> found = stability(torch.tensor([[0.9, 0.1], [0.8, 0.6], [1.0, 0.2], [0.9, 0.1]]))
         >>> found.frequency.tolist(), found.high.round(decimals=2).tolist()
         ([1.0, 0.25], [1.0, 0.7])

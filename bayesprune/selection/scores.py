@@ -24,7 +24,7 @@ class Recovery(NamedTuple):
         fdp: False discovery proportion, the share of the selection that is not in the support; 0 where nothing was
             selected. Its mean over data sets is the false discovery rate.
 
-    Example:
+    Examples:
         >>> import torch
         >>> power_and_fdr(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
         Recovery(power=1.0, fdp=0.5)

@@ -25,7 +25,7 @@ class MeanField:
         variance: Variance of each coefficient, shape ``(d,)``.
         log_evidence: The evidence lower bound, nats: at most log p(y).
 
-    Example:
+    Examples:
         >>> from bayesprune.selection import sparse_regression
         >>> problem = sparse_regression(50, 4, 2, seed=0)
         >>> found = mean_field(problem.x, problem.y, inclusion=0.5)

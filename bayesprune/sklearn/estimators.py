@@ -78,7 +78,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         n_features_in_: Number of inputs d.
         feature_names_in_: Their names, if they were columns with names.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
         >>> model = BayesPruneRegressor(epochs=5, random_state=0).fit(X, y)
@@ -209,7 +209,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
         compact_: The plain small network; its outputs are logits, shape ``(B, K)``, or of ordered labels that one
             number, shape ``(B, 1)``.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_wine
         >>> X, y = load_wine(return_X_y=True)
         >>> model = BayesPruneClassifier(epochs=5, random_state=0).fit(X, y)

@@ -60,7 +60,7 @@ class Engine:
         ConfigError: for a device that is not there, a number format that it lacks, devices that do not suit the
             processes, or a strategy that does not suit them.
 
-    Example:
+    Examples:
         >>> engine = Engine("cpu")
         >>> engine.world_size, engine.is_main
         (1, True)

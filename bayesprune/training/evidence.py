@@ -26,7 +26,7 @@ class EvidenceBound(NamedTuple):
         nats: The bound, for the whole data set.
         error: Standard error of its estimate.
 
-    Example:
+    Examples:
         >>> EvidenceBound(-120.0, 0.5).nats
         -120.0
     """

@@ -44,7 +44,7 @@ class EpochRow:
             end of settling on that of the network that `compact` gives; NaN with constant log γ.
         masked: Weights that masks keep at 0; they count among ``params``.
 
-    Example:
+    Examples:
         >>> row = EpochRow(1, "train", 0.5, 0.4, 0.6, 0.9, 7, 1.0, 100, 200, 1.5)
         >>> row.nu
         nan
@@ -84,7 +84,7 @@ class History:
         evidence: By gate name, of all starting gates what was last known, shape ``(gates, 3)``: price, net cost and its
             standard error, see `Evidence`; NaN where nothing is. Of a removed one it is what it was removed by.
 
-    Example:
+    Examples:
         >>> History()
         History(no epoch yet)
     """

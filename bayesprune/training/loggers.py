@@ -20,7 +20,7 @@ from bayesprune.training.trainer import Trainer
 class Logger(Protocol):
     """What a logger can do, as those of Lightning and of Lightning Fabric can: for TensorBoard, MLflow, and others.
 
-    Example:
+    Examples:
         >>> from lightning_fabric.loggers import CSVLogger
         >>> isinstance(CSVLogger("logs"), Logger)
         True

@@ -34,7 +34,7 @@ class BestFit:
             evidence that is known to be its own, if no two starts have found the same mode.
         best: Which of them is returned.
 
-    Example:
+    Examples:
         >>> fits = BestFit(None, None, (EvidenceBound(-3.0, 0.1), EvidenceBound(-1.0, 0.1)), (0.12, 0.88), 1)
         >>> fits.bounds[fits.best].nats
         -1.0

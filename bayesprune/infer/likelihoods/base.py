@@ -25,7 +25,7 @@ class Likelihood(nn.Module, ABC):
     Attributes:
         name: By which a `BayesianNet` can be asked for it; ``None`` for one that is given as an object.
 
-    Example:
+    Examples:
         >>> class Laplace(Likelihood):
         ...     def distribution(self, outputs):
         ...         return dist.Laplace(outputs, 1.0).to_event(outputs.dim() - 1)

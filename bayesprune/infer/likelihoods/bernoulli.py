@@ -15,7 +15,7 @@ from bayesprune.infer.prediction import ClassPrediction, per_example
 class Bernoulli(Likelihood):
     """Binary targets 0 or 1; outputs are logits, shape ``(B,)`` or ``(B, D)``, and targets have the same shape.
 
-    Example:
+    Examples:
         >>> Bernoulli().nll(torch.zeros(1, 1), torch.ones(1, 1))  # log 2
         tensor([0.6931])
     """

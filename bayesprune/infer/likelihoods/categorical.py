@@ -37,7 +37,7 @@ class Categorical(Likelihood):
     Raises:
         ConfigError: for ε outside [0, 1), and weights that cannot be.
 
-    Example:
+    Examples:
         >>> Categorical().nll(torch.zeros(1, 4), torch.tensor([2]))  # log 4
         tensor([1.3863])
     """

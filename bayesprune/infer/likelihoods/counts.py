@@ -23,7 +23,7 @@ class CountPrediction(Prediction):
         mean: Rates, averaged over samples; shape of the network's outputs.
         samples: The rates of each posterior sample, shape ``(num_samples, ...)``.
 
-    Example:
+    Examples:
         >>> rates = torch.tensor([[1.0], [3.0]])
         >>> prediction = CountPrediction(rates.mean(0), rates)
         >>> prediction.variance, prediction.interval()  # P(0) = 0.21, P(up to 5) = 0.96

@@ -20,7 +20,7 @@ class Gaussian(Likelihood):
     Args:
         scale: Standard deviation of the noise.
 
-    Example:
+    Examples:
         >>> Gaussian(2.0).nll(torch.zeros(1, 1), torch.full((1, 1), 2.0))  # 1/2 + log(2 sqrt(2 pi))
         tensor([2.1121])
     """

@@ -27,7 +27,7 @@ class Heteroscedastic(Likelihood):
     Attributes:
         unit: What scales are measured in: 1, or the targets' standard deviation, see `take_units`.
 
-    Example:
+    Examples:
         >>> outputs = torch.tensor([[0.0, 0.0]])  # Normal(0, 1)
         >>> Heteroscedastic().nll(outputs, torch.zeros(1, 1))  # log sqrt(2 pi)
         tensor([0.9189])

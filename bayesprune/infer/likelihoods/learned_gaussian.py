@@ -38,7 +38,7 @@ class LearnedGaussian(Gaussian):
     Raises:
         ConfigError: for a scale or a count that is not positive and finite.
 
-    Example:
+    Examples:
         >>> likelihood = LearnedGaussian(2.0)
         >>> torch.isclose(likelihood.noise_scale, torch.tensor(2.0)), likelihood.penalty().requires_grad
         (tensor(True), True)

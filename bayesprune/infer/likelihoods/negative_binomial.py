@@ -23,7 +23,7 @@ class OverdispersedPrediction(CountPrediction):
     Attributes:
         concentration: c; the variance of a count of mean m is m + m²/c.
 
-    Example:
+    Examples:
         >>> means = torch.tensor([[2.0], [2.0]])
         >>> OverdispersedPrediction(means.mean(0), means, 4.0).variance
         tensor([3.])
@@ -65,7 +65,7 @@ class NegativeBinomial(Counts):
     Raises:
         ConfigError: for a concentration that is not positive and finite.
 
-    Example:
+    Examples:
         >>> NegativeBinomial(1.0).nll(torch.zeros(1, 1), torch.zeros(1, 1)).detach()  # mean 1: P(0) = 1/2
         tensor([0.6931])
     """

@@ -33,7 +33,7 @@ class Ordinal(Likelihood):
     Raises:
         ConfigError: for fewer than two classes.
 
-    Example:
+    Examples:
         >>> Ordinal(4).nll(torch.zeros(1, 1), torch.tensor([2])).detach()  # log 4
         tensor([1.3863])
     """

@@ -13,7 +13,7 @@ from bayesprune.infer.prediction import per_example
 class Poisson(Counts):
     """Counts 0, 1, 2, …; outputs are log rates, shape ``(B,)`` or ``(B, D)``, and targets have the same shape.
 
-    Example:
+    Examples:
         >>> Poisson().nll(torch.zeros(1, 1), torch.full((1, 1), 2.0))  # 1 + log 2
         tensor([1.6931])
     """

@@ -27,7 +27,7 @@ class StudentPrediction(RealPrediction):
     Attributes:
         degrees: Degrees of freedom.
 
-    Example:
+    Examples:
         >>> samples = torch.zeros(1, 1)
         >>> StudentPrediction(samples[0], samples, torch.tensor(1.0), 1.0).interval(0.5)  # quartiles of Cauchy's law
         (tensor([-1.]), tensor([1.]))
@@ -66,7 +66,7 @@ class StudentT(LearnedGaussian):
     Raises:
         ConfigError: for numbers that are not positive and finite.
 
-    Example:
+    Examples:
         >>> StudentT(degrees=1.0).nll(torch.zeros(1, 1), torch.ones(1, 1)).detach()  # log 2 pi, Cauchy's law
         tensor([1.8379])
     """

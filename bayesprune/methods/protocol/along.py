@@ -20,7 +20,7 @@ class Lying(NamedTuple):
         dim: The dimension.
         place: For each of its indices the structure that it belongs to; the number of structures for none.
 
-    Example:
+    Examples:
         >>> Lying("0.weight", 0, torch.tensor([0, 1, 2])).dim
         0
     """
@@ -59,7 +59,7 @@ class Along:
         sizes: The number of structures of each group.
         weights: By structure, how many weights are multiplied with it.
 
-    Example:
+    Examples:
         >>> import bayesprune as bp
         >>> net = nn.Sequential(bp.layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1, bias=False))
         >>> units = bp.groups(net)[:1]
@@ -135,7 +135,7 @@ class SumsAlong:
         group: The group.
         layers: Names of the modules whose weights count.
 
-    Example:
+    Examples:
         >>> import bayesprune as bp
         >>> net = nn.Sequential(bp.layers.Linear(2, 3, gate="unit"), nn.ReLU(), nn.Linear(3, 1))
         >>> (units,) = (group for group in bp.groups(net) if group.gates)

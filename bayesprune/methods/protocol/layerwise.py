@@ -33,7 +33,7 @@ class LayerByLayer(Method):
             network without such layers, or fewer examples than a layer has inputs; and while training in a cascade,
             if the loader gives other examples in every pass.
 
-    Example:
+    Examples:
         >>> class Halves(LayerByLayer):  # the first half of what goes into a layer serves
         ...     name = "halves"
         ...     def solve(self, layer, x, outputs):

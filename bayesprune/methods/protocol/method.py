@@ -27,7 +27,7 @@ class Method(nn.Module):
         name: That of the module that the method is in, by which `fit` knows it.
         posterior: Whether it trains a `BayesianNet`, rather than any network.
 
-    Example:
+    Examples:
         >>> class Shrinking(Method):  # the weights decay by a share of themselves in every step
         ...     name = "shrinking"
         ...     def stepped(self, run: Run) -> None:

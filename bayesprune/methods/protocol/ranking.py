@@ -15,7 +15,7 @@ def whole_part(share: float, count: float) -> int:
         share: From 0 to 1.
         count: Of how many.
 
-    Example:
+    Examples:
         >>> whole_part(0.29, 100), int(0.29 * 100)
         (29, 28)
     """
@@ -29,7 +29,7 @@ def smallest(values: Tensor, count: int) -> Tensor:
         values: Shape ``(..., n)``.
         count: How many, from 0 to n.
 
-    Example:
+    Examples:
         >>> smallest(torch.tensor([0.1, 0.4, 0.1]), 1)
         tensor([ True, False, False])
     """
@@ -61,7 +61,7 @@ def smallest_overall(values: Mapping[str, Tensor], share: float) -> dict[str, Te
         values: By name.
         share: Which share of all entries, from 0 to 1, rounded to whole entries.
 
-    Example:
+    Examples:
         >>> smallest_overall({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.1, 0.2, 9.0])}, 0.4)["b"]
         tensor([ True,  True, False])
     """

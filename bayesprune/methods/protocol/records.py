@@ -29,7 +29,7 @@ class Site:
         kind: Which of the two it is.
         layer: The module that holds it, the first one of a weight that several share.
 
-    Example:
+    Examples:
         >>> site = Site("0.weight", "weight", nn.Linear(4, 2))
         >>> site.weight.shape
         torch.Size([2, 4])
@@ -71,7 +71,7 @@ class Phase:
         rise_again: After which share of its steps the learning rate rises a second time, to the peak, and stays there
             until it falls to 0 in the end, by an optimiser that forgets what it kept; ``None`` for never.
 
-    Example:
+    Examples:
         >>> Phase("again", share=2.0, lr=0.1, start="initial").restart
         True
     """
@@ -96,7 +96,7 @@ class Needs:
         examples: How many examples a pass for them takes, the first that the loader gives; ``None`` for all. What keeps
             something of every example (``pooled``, ``in_out``) needs a number.
 
-    Example:
+    Examples:
         >>> Needs(phases=(Phase("train"), Phase("tune", lr=0.1))).views
         frozenset()
     """
@@ -123,7 +123,7 @@ class Decision:
         spent: What it took to decide besides passes, such as a solver's work, multiply-adds; charged to the run.
         note: Fields of the epoch's row to set, see `EpochRow`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Decision(off={"0": torch.tensor([True, False])}).masks
         {}
@@ -147,7 +147,7 @@ class Batch(NamedTuple):
         y: Targets.
         part: Which of the examples of all processes they are.
 
-    Example:
+    Examples:
         >>> import torch
         >>> len(Batch(torch.zeros(3, 4), torch.zeros(3, dtype=torch.long), Span(3, 0, 3)).y)
         3
@@ -165,7 +165,7 @@ class Value(NamedTuple):
         loss: What gradients are taken of, nats per example.
         nll: Its data term alone, without gradient, still on the device.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss, nll = Value(torch.tensor(1.5), torch.tensor(1.0))
         >>> float(loss - nll)

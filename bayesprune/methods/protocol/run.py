@@ -19,7 +19,7 @@ from bayesprune.types import Score
 class Engine(Protocol):
     """What a method may ask of where training computes; see `bayesprune.training.Engine`.
 
-    Example:
+    Examples:
         >>> def everywhere(engine: Engine, tensor: Tensor) -> Tensor:
         ...     return engine.mean(tensor)
     """
@@ -72,7 +72,7 @@ class Run(Protocol):
         batch: The examples of the present step.
         generator: Random numbers of the method's own, on the host; checkpoints hold its state.
 
-    Example:
+    Examples:
         >>> def finished(run: Run) -> bool:
         ...     return run.progress == 1.0
     """

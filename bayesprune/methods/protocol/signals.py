@@ -29,7 +29,7 @@ class LinearMap:
         layer: The linear layer or convolution.
         rectified: Whether a ReLU is all that reads the outputs.
 
-    Example:
+    Examples:
         >>> first, last = linear_maps(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(1, 4))
         >>> (first.name, first.inputs, first.rectified), (last.name, last.inputs, last.rectified)
         (('0.weight', 4, True), ('2.weight', 3, False))
@@ -74,7 +74,7 @@ def input_of(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         args: What it is called with.
         kwargs: What it is called with by name.
 
-    Example:
+    Examples:
         >>> float(input_of(nn.Linear(1, 1), (), {"input": torch.ones(1)}))
         1.0
     """
@@ -95,7 +95,7 @@ def vectors(layer: nn.Module, inputs: Tensor, seed: int) -> Tensor:
         inputs: What goes into it.
         seed: Of the positions that are drawn: equal for equal seeds and shapes.
 
-    Example:
+    Examples:
         >>> vectors(nn.Conv1d(2, 1, 2), torch.arange(6.0).view(1, 2, 3), seed=0).shape
         torch.Size([1, 4])
     """

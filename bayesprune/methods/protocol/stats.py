@@ -17,7 +17,7 @@ class ActGrad(NamedTuple):
         mean: Its mean over examples, with its sign, shape ``(size,)``, nats.
         size: The mean of its absolute value.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ActGrad(torch.tensor([0.0]), torch.tensor([0.5])).size.item()
         0.5
@@ -34,7 +34,7 @@ class InOut(NamedTuple):
         inputs: First dimension the examples, on the host.
         outputs: Likewise, before an activation function that is a module of its own.
 
-    Example:
+    Examples:
         >>> import torch
         >>> len(InOut(torch.zeros(3, 4), torch.zeros(3, 2)).inputs)
         3
@@ -66,7 +66,7 @@ class Stats:
             one position of every example, drawn at random but alike in every pass, shape ``(examples, n)``.
         change: By weight, ‖ΔW‖ / ‖W‖ since the last decision, or since the phase began, shape ``()``.
 
-    Example:
+    Examples:
         >>> Stats(examples=10).mean_abs
         {}
     """

@@ -38,7 +38,7 @@ class Ranked(Method):
     Raises:
         ConfigError: for shares outside (0, 1); and before training, if there is nothing to rank or too little can go.
 
-    Example:
+    Examples:
         >>> class First(Ranked):  # the first units of each layer stay
         ...     name = "first"
         ...     def scores(self, run, found):

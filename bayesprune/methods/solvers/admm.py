@@ -42,7 +42,7 @@ def least_weights(
     Warns:
         UserWarning: if no such weights are found within these steps.
 
-    Example:
+    Examples:
         >>> x, y = torch.eye(3, dtype=torch.float64), torch.tensor([[2.0], [0.0], [0.0]], dtype=torch.float64)
         >>> w, _ = least_weights(x, y, y > 0, torch.zeros_like(y), radius=0.5)  # 2 may be missed by 0.5
         >>> [round(entry, 2) for entry in w.flatten().tolist()]

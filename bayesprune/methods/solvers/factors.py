@@ -19,7 +19,7 @@ def on_grid(values: Tensor, bits: int) -> Tensor:
         values: Any.
         bits: How many.
 
-    Example:
+    Examples:
         >>> on_grid(torch.tensor([0.1, -0.8, 1.5]), bits=2)  # steps of 2 * 1.5 / 3
         tensor([ 0., -1.,  1.])
     """
@@ -46,7 +46,7 @@ def without_grid(tensor: Tensor, rank: int, sweeps: int = 50) -> list[Tensor]:
         rank: R.
         sweeps: How often each of three factors is fitted.
 
-    Example:
+    Examples:
         >>> left, right = without_grid(torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64)), rank=1)
         >>> product([left, right]).round(decimals=6).tolist()
         [[4.0, 0.0], [0.0, 0.0]]

@@ -27,7 +27,7 @@ class Found(NamedTuple):
         gap: By output, how much of the error is not shown to be necessary: 0 for the best weights, 1 if nothing is.
         spent: Multiply-adds.
 
-    Example:
+    Examples:
         >>> Found(torch.ones(2, 1), torch.zeros(1), 8.0).gap
         tensor([0.])
     """
@@ -49,7 +49,7 @@ def best_subsets(gram: Tensor, cross: Tensor, squares: Tensor, size: int, nodes:
         size: The most entries.
         nodes: How many sets are looked at for a column at most.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[1.0, 0.9], [0.0, 0.5], [0.0, 0.0]], dtype=torch.float64)
         >>> u = torch.tensor([[1.0], [0.1], [0.0]], dtype=torch.float64)
         >>> best_subsets(x.T @ x, x.T @ u, (u * u).sum(0), size=1).weights.flatten().round(decimals=6).tolist()
@@ -105,7 +105,7 @@ def pursued(gram: Tensor, cross: Tensor, squares: Tensor, size: int, start: Tens
         start: Weights to begin with, shape ``(n, m)``: of each column the entries that matter most.
         steps: The most that are taken.
 
-    Example:
+    Examples:
         >>> x = torch.eye(3, dtype=torch.float64)
         >>> u = torch.tensor([[3.0], [2.0], [1.0]], dtype=torch.float64)
         >>> pursued(x, u, (u * u).sum(0), 2, torch.zeros(3, 1)).weights.flatten().round(decimals=6).tolist()
@@ -176,7 +176,7 @@ def one_sided(x: np.ndarray, y: np.ndarray, size: int, bias: bool, nodes: int = 
     Returns:
         The weights, shape ``(n,)``; the gap, 0 for the best; and the nodes, of which each linear program is one.
 
-    Example:
+    Examples:
         >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> one_sided(x, np.array([2.0, 0.0, 0.0]), 1, bias=False)[0].round(6).tolist()
         [2.0, 0.0]

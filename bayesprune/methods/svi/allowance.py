@@ -31,7 +31,7 @@ class Allowance:
         spent: Multiply-adds of what was measured.
         fill: Which part of what was foreseen the last flips took, since where nothing changes nothing is computed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from bayesprune import layers

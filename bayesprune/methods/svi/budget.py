@@ -24,7 +24,7 @@ class Budget:
     Raises:
         ConfigError: for another measure or fraction.
 
-    Example:
+    Examples:
         >>> Budget.parse("macs=0.4")
         Budget(measure='macs', fraction=0.4)
     """

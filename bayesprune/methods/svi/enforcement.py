@@ -27,7 +27,7 @@ class Removable:
     Args:
         net: The network.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from bayesprune import layers
         >>> net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)

@@ -58,7 +58,7 @@ class GateUpdates:
         sampled: Steps on sampled gradients.
         exact: Steps on exact differences, which come after them.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from bayesprune import layers
         >>> net = BayesianNet(nn.Sequential(layers.Linear(2, 3, gate="unit"), nn.Linear(3, 1)), num_data=10)

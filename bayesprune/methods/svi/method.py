@@ -47,7 +47,7 @@ class SVI(Method):
         sampler: The gates of one batch after another.
         removal: Which structures go.
 
-    Example:
+    Examples:
         >>> SVI(Settings(every=1)).settings.every
         1
     """

@@ -29,7 +29,7 @@ class Multiplier:
     Attributes:
         value: ν, nats per example.
 
-    Example:
+    Examples:
         >>> multiplier = Multiplier()
         >>> multiplier.step(cost=0.9, target=0.4, best=0.4)  # from 0.1 half the way to 0.4, in logarithms
         >>> round(multiplier.value, 6)

@@ -38,7 +38,7 @@ class Recipe:
         accelerate: Whether a GPU is faster than a CPU.
         temperature: How much the divergence of Normal weights from their prior counts.
 
-    Example:
+    Examples:
         >>> from bayesprune.networks import lenet300
         >>> recommended(lenet300()).settings(lr=1e-3).lr
         0.001

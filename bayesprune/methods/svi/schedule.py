@@ -88,7 +88,7 @@ class Schedule:
     Raises:
         ConfigError: for fewer than one epoch or step, numbers outside their range, or phases that are not in order.
 
-    Example:
+    Examples:
         >>> schedule = Schedule(epochs=10, steps_per_epoch=20)
         >>> [schedule.phase(step) for step in (0, 20, 40, 80)]
         ['warm-up', 'sample', 'settle', 'fine-tune']

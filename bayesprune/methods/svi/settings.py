@@ -48,7 +48,7 @@ class Settings:
         ConfigError: for numbers that are not positive and finite, or not whole where they count; for a price beside a
             budget.
 
-    Example:
+    Examples:
         >>> settings = Settings(lr=1e-2, schedule={"fine_tune_from": 0.6})
         >>> settings.every
         4

@@ -36,7 +36,7 @@ def make_penalty(
         ConfigError: for a budget below what is left when all structures are off that may be, and for a price or budget
             in place of a prior with fixed inclusion probabilities.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from bayesprune import layers
