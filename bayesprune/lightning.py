@@ -25,6 +25,7 @@ from bayesprune.infer.outputs import LossOn
 from bayesprune.methods import Method, get_method
 from bayesprune.methods.protocol import Batch
 from bayesprune.training import Engine, EpochRow, History, Settings, evaluate
+from bayesprune.training.batches import order
 from bayesprune.training.choices import model_of, settings_of
 from bayesprune.training.loggers import figures
 from bayesprune.training.state import Checkpoint
@@ -68,9 +69,8 @@ class PruningModule(lightning.LightningModule):
     ``trainer.fit(module, train_loader, val_loader)`` takes the steps of `bayesprune.fit`: one optimiser, that of the
     settings, which is made anew where a phase asks for it, and no other. Every figure of `EpochRow` is logged at the
     end of an epoch (``nll``, ``params``, ``macs``, ``gates_left``, ...), and ``val_loss`` (nats per example) and, for
-    classes, ``val_accuracy`` of the validation batches. A checkpoint of Lightning goes on exactly, except for the
-    order of batches that a sampler without seed draws. One process only; several train by `bayesprune.fit` with an
-    `Engine`.
+    classes, ``val_accuracy`` of the validation batches. A checkpoint of Lightning goes on exactly. One process
+    only; several train by `bayesprune.fit` with an `Engine`.
 
     Args:
         model: A `BayesianNet`, or for other methods than variational inference any network.
@@ -145,6 +145,8 @@ class PruningModule(lightning.LightningModule):
         if self._left is not None:
             Checkpoint(**self._left).take_up(run, Path(str(lit.ckpt_path)))
             self._left = None
+            order(loader, run.epoch)
+            iter(lit.fit_loop._data_fetcher)  # anew: it has begun to read, in the order of another epoch
         self.history = run.history
         self._held.callback(run.frozen.thaw)
         run.views.install()

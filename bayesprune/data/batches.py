@@ -129,21 +129,6 @@ class EpochLoader(DataLoader):
         """
         self.batches.set_epoch(epoch)
 
-    def state_dict(self) -> dict[str, int]:
-        """The epoch that the next iteration gives, as ``{"epoch": number}``; Lightning keeps it in its checkpoints."""
-        return {"epoch": self.batches.epoch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where `state_dict` was asked for.
-
-        Args:
-            state: What it returned.
-
-        Raises:
-            ConfigError: if the epoch is negative or no whole number.
-        """
-        self.set_epoch(state["epoch"])
-
 
 @checked_arguments
 def loaders(

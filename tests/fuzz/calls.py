@@ -140,7 +140,6 @@ CALLS: dict[str, Callable[[], Call]] = {
         {"data": images(), "batch_size": 4, "seed": 0, "augment": data.Augment(1), "device": "cpu", "shard": (0, 1)},
     ),
     "set_epoch": lambda: (data.EpochLoader(images(), 4, 0).set_epoch, {"epoch": 1}),
-    "load_state_dict": lambda: (data.EpochLoader(images(), 4, 0).load_state_dict, {"state": {"epoch": 1}}),
     "Images": lambda: (
         data.Images,
         {"raw": Raw(*images()[:]), "mean": torch.tensor([1.0]), "std": torch.tensor([2.0])},
