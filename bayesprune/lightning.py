@@ -69,9 +69,9 @@ class PruningModule(lightning.LightningModule):
 
     ``trainer.fit(module, train_loader, val_loader)`` takes the steps of `bayesprune.fit`: one optimiser, that of the
     settings, which is made anew where a phase asks for it, and no other. Every figure of `EpochRow` is logged at the
-    end of an epoch (``nll``, ``params``, ``macs``, ``gates_left``, ...), and ``val_loss`` (nats per example) and, for
-    classes, ``val_accuracy`` of the validation batches; ``test_loss`` and ``test_accuracy`` by ``trainer.test``. A checkpoint of Lightning goes on exactly. One process
-    only; several train by `bayesprune.fit` with an `Engine`.
+    end of an epoch (``nll``, ``params``, ``macs``, ``gates_left``, ...), and of validation batches ``val_loss`` (nats
+    per example) and, for classes, ``val_accuracy``; ``trainer.test`` logs the same of its batches. A checkpoint of
+    Lightning goes on exactly. One process only; several train by `bayesprune.fit` with an `Engine`.
 
     Args:
         model: A `BayesianNet`, or for other methods than variational inference any network.
