@@ -137,6 +137,7 @@ def test_constant_targets_and_inputs_are_predicted() -> None:
     nothing = brief(epochs=60).fit(np.ones((40, 2)), X[:, 0])
     assert nothing.inclusion_probabilities_.tolist() == [0, 0]
     np.testing.assert_allclose(nothing.predict(np.ones((2, 2))), X[:, 0].mean(), atol=0.2)
+    np.testing.assert_allclose(nothing.predict(np.zeros((2, 2))), nothing.predict(np.ones((2, 2))), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
