@@ -143,11 +143,13 @@ class BayesPruneEstimator(BaseEstimator):
                 counts.float(),
             )
         bnn = found.net.eval().double()  # so that a row's prediction does not depend on the rows beside it
-        set_units(bnn.net, inputs, bnn.likelihood.take_units(targets, counts))
+        units = bnn.likelihood.take_units(targets, counts)
+        set_units(bnn.net, inputs, units)
         self.inclusion_probabilities_ = np.where(constant, 0.0, inclusion(bnn.net, bnn.gate_probs(), absent))
         self.network_, self.compact_, self._seed = bnn, plain_network(bnn.net), seed
         self.history_, self.n_iter_ = found.history, len(found.history.rows)
-        self.evidence_bounds_ = np.array([bound.nats for bound in found.bounds])
+        of_units = 0.0 if units is None else len(X) * float(units[1].log().sum())  # what densities lose with a scale
+        self.evidence_bounds_ = np.array([bound.nats - of_units for bound in found.bounds])
 
     def _training(self, rows: int) -> Training:
         """How to train on so many rows."""
