@@ -38,7 +38,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "frozen": {"settle_from": 0.35, "fine_tune_from": 0.7},
     "normal": {"sample_from": 0.3, "settle_from": 0.6, "fine_tune_from": 0.8},
     "fixed": {
-        **{"sample_from": 0.2, "settle_from": 0.2, "fine_tune_from": 1.0},
+        **{"sample_from": 0.3, "settle_from": 0.5, "fine_tune_from": 1.0},
         **{"checks_per_epoch": 1, "exact_share": 1.0},
     },
 }
@@ -51,13 +51,16 @@ is judged by a flip, which costs half a forward pass, where derivatives tell of 
 when more is learnt; half of the run is left for the weights to find their place. Where
 weights rest, they gain nothing by fine-tuning, and gates have to be the surer. With Normal weights gates are judged by
 the evidence, which tells nothing before their variances have found their place. Under a fixed prior θ are
-probabilities: they follow the weights to the end, by exact differences alone, which begin while the divergence still
-rises, so that what is of no use goes before the divergence is dear and what is left can make up for it. Evaluations
-see all examples of a small data set and several draws, as an error of half a nat moves a probability by 0.1."""
+probabilities: they follow the weights to the end, and evaluations see all
+examples of a small data set and several draws, as an error of half a nat moves a probability by 0.1."""
 TEMPERED = {"slab_by": 0.5}
 """What is different at temperature 1, that of the evidence lower bound: the data are fitted first, and the divergence
 takes half of the run to count in full. If it counts before the data are fitted, explaining nothing is a local optimum,
 whatever the data say."""
+SETTLED = 0.2
+"""From which fraction of a run on probabilities under a fixed prior move at temperature 1, by exact differences alone:
+while the divergence still rises, so that what is of no use goes before the divergence is dear, and what is left can
+make up for it."""
 
 
 @dataclass(frozen=True)
@@ -218,13 +221,14 @@ def make_schedule(net: BayesianNet, epochs: int, steps_per_epoch: int, settings:
     elif kind == "point" and not learning:
         kind = "frozen"
     defaults = {field.name: field.default for field in fields(Schedule) if field.name in FRACTIONS} | DEFAULTS[kind]
-    if net.weights_posterior.name == "normal" and settings.temperature >= 1:
+    tempered = net.weights_posterior.name == "normal" and settings.temperature >= 1
+    if tempered:
         defaults |= TEMPERED
-    if kind == "fixed" and not {"sample_from", "settle_from"} & chosen.keys():
+    if tempered and kind == "fixed" and not {"sample_from", "settle_from"} & chosen.keys():
         start = _arrival(net, epochs * steps_per_epoch, settings)
-        defaults["settle_from"] = min(max(start, DEFAULTS[kind]["settle_from"]), chosen.get("fine_tune_from", 1.0))
+        defaults["settle_from"] = min(max(start, SETTLED), chosen.get("fine_tune_from", 1.0))
     phases = {**defaults, **_in_order(defaults, chosen), **chosen}
-    if kind == "fixed" and "sample_from" not in chosen:
+    if tempered and kind == "fixed" and "sample_from" not in chosen:
         phases["sample_from"] = phases["settle_from"]  # sampled gradients would take probabilities to corners
     return Schedule(epochs, steps_per_epoch, **phases)
 
