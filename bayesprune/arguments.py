@@ -48,7 +48,9 @@ def checked_arguments(target: F) -> F:
         for name, kind in kinds().items():
             if name in given and not _fits(given[name], kind):
                 where = type(args[0]).__name__ if target.__name__ == "__init__" else target.__name__
-                raise ConfigError(f"{where}: {name} must be {_called(kind)}, got {shown(given[name])}")
+                order = f"; the call is {where}({', '.join(signature.parameters)})"
+                told = order if _is_at_another_place(name, given, kinds()) else ""
+                raise ConfigError(f"{where}: {name} must be {_called(kind)}, got {shown(given[name])}{told}")
         return target(*args, **kwargs)
 
     return cast(F, checking)
@@ -60,6 +62,17 @@ def _kinds(target: Callable[..., Any], signature: inspect.Signature) -> dict[str
     single = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     names = [name for name, parameter in signature.parameters.items() if parameter.kind not in single]
     return {name: hints[name] for name in names if name in hints and not _is_number(hints[name])}
+
+
+def _is_at_another_place(name: str, given: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
+    """Whether what an argument ought to be stands in place of another one that takes anything.
+
+    Args:
+        name: The argument.
+        given: What is given, by name.
+        kinds: What each ought to be.
+    """
+    return any(kind is Any and other in given and _fits(given[other], kinds[name]) for other, kind in kinds.items())
 
 
 def _is_number(kind: Any) -> bool:
@@ -89,6 +102,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, str) and "\0" not in value  # which no name of a file can hold
     if origin is Tensor:
         return isinstance(value, Tensor) and not value.is_complex()
+    if origin is np.ndarray:
+        return isinstance(value, np.ndarray) and value.dtype.kind != "c"
     if origin in (Path, os.PathLike):
         return isinstance(value, os.PathLike)
     if origin is Callable:
@@ -143,6 +158,7 @@ def _called(kind: Any) -> str:
         Callable: "callable",
         Iterable: "an iterable",
         Tensor: "a real torch Tensor",
+        np.ndarray: "a real array of numpy",
         dict: "a mapping",
         Mapping: "a mapping",
     }

@@ -43,7 +43,9 @@ def file_errors(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
     except FileError:
         raise
     except OSError as error:
-        raise FileError(f"cannot {doing} {_short(path)}: {reason(error)}") from error
+        there = error.errno == errno.ENOENT and Path(path).parent.is_dir()
+        why = f"{error.strerror}; check its name" if there else reason(error)
+        raise FileError(f"cannot {doing} {_short(path)}: {why}") from error
 
 
 def reason(error: OSError) -> str:

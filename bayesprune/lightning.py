@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from bayesprune.errors import ConfigError
@@ -68,9 +69,9 @@ class PruningModule(lightning.LightningModule):
 
     ``trainer.fit(module, train_loader, val_loader)`` takes the steps of `bayesprune.fit`: one optimiser, that of the
     settings, which is made anew where a phase asks for it, and no other. Every figure of `EpochRow` is logged at the
-    end of an epoch (``nll``, ``params``, ``macs``, ``gates_left``, ...), and ``val_loss`` (nats per example) and, for
-    classes, ``val_accuracy`` of the validation batches. A checkpoint of Lightning goes on exactly. One process
-    only; several train by `bayesprune.fit` with an `Engine`.
+    end of an epoch (``nll``, ``params``, ``macs``, ``gates_left``, ...), and of validation batches ``val_loss`` (nats
+    per example) and, for classes, ``val_accuracy``; ``trainer.test`` logs the same of its batches. A checkpoint of
+    Lightning goes on exactly. One process only; several train by `bayesprune.fit` with an `Engine`.
 
     Args:
         model: A `BayesianNet`, or for other methods than variational inference any network.
@@ -142,11 +143,12 @@ class PruningModule(lightning.LightningModule):
                 f"PruningModule: Lightning takes {lit.num_training_batches} of the {run.steps_per_epoch} batches of an "
                 "epoch; leave limit_train_batches and overfit_batches at their defaults"
             )
-        if self._left is not None:
-            Checkpoint(**self._left).take_up(run, Path(str(lit.ckpt_path)))
-            self._left = None
+        left, self._left = self._left, None
+        if left is not None and lit.ckpt_path is not None:
+            Checkpoint(**left).take_up(run, Path(str(lit.ckpt_path)))
             order(loader, run.epoch)
-            iter(lit.fit_loop._data_fetcher)  # anew: it has begun to read, in the order of another epoch
+            fetcher: Any = lit.fit_loop._data_fetcher
+            iter(fetcher)  # anew: it has begun to read, in the order of another epoch
         self.history = run.history
         self._held.callback(run.frozen.thaw)
         run.views.install()
@@ -196,17 +198,29 @@ class PruningModule(lightning.LightningModule):
     # scores ---------------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Any, number: int) -> None:
-        """Score a batch.
+        """Score a batch as ``val_loss`` and ``val_accuracy``.
 
         Args:
             batch: As for training.
             number: Its place.
         """
+        self._score("val", batch)
+
+    def test_step(self, batch: Any, number: int) -> None:
+        """Score a batch as ``test_loss`` and ``test_accuracy``.
+
+        Args:
+            batch: As for training.
+            number: Its place.
+        """
+        self._score("test", batch)
+
+    def _score(self, split: str, batch: Any) -> None:
         net = self.model if self._run is None else self._run.net
         score = evaluate(net, [batch], self.likelihood, loss_on=self.loss_on)
-        self.log("val_loss", score.nll, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
+        self.log(f"{split}_loss", score.nll, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
         if not math.isnan(score.accuracy):
-            self.log("val_accuracy", score.accuracy, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
+            self.log(f"{split}_accuracy", score.accuracy, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
 
     # checkpoints ----------------------------------------------------------------------------------------------------
 
@@ -228,10 +242,18 @@ class PruningModule(lightning.LightningModule):
         checkpoint[_STATE] = vars(Checkpoint.of(self._run))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the run until training goes on.
+        """Keep the state of the run until training goes on, when network and data are known.
 
         Args:
             checkpoint: That of Lightning; its weights may be those of a smaller network, and are put in then.
+
+        Raises:
+            ConfigError: where no training follows, in ``validate``, ``test``, ``predict`` and ``load_from_checkpoint``.
         """
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            raise ConfigError(
+                "PruningModule: a checkpoint is taken up by Trainer.fit(..., ckpt_path=...) alone; to use the network "
+                "that training ended with, give no ckpt_path, or keep bp.compact(module.model) by bp.save"
+            )
         self._left = checkpoint.get(_STATE)
         checkpoint["state_dict"] = self.state_dict()

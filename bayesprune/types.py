@@ -34,6 +34,7 @@ class Removal:
             E[C | ξ=0] + ρ, nats per example; positive: the data do not want it back.
         weight_norm: Euclidean norm of the parameters that went with it alone (its rows of the layer that writes it,
             also where a `layers.Gate` behind the activation decides), 0 for an input, and where no layer is found.
+        forced: Whether it went for the sake of a budget, whatever the data say: at the end of settling, to meet it.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Removal:
     theta: float
     net_cost: float
     weight_norm: float
+    forced: bool = False
 
     def as_dict(self) -> dict[str, object]:
         """The record as a dictionary, one entry a column."""

@@ -53,6 +53,11 @@ def test_a_folder_that_went_away(tmp_path: Path):
         write_atomically(tmp_path / "gone" / "file", b"")
 
 
+def test_a_file_that_is_not_there_is_not_said_to_have_no_folder(tmp_path: Path):
+    with pytest.raises(FileError, match=r"No such file or directory; check its name$"), file_errors("read", "nosuch"):
+        (tmp_path / "nosuch").read_bytes()
+
+
 def test_the_error_is_ours_and_the_systems():
     with pytest.raises(BayesPruneError) as caught, file_errors("read", "name"):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")

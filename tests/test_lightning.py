@@ -124,3 +124,16 @@ def test_no_checkpoint_within_an_epoch(tmp_path: Path) -> None:
     keep = ModelCheckpoint(tmp_path, every_n_train_steps=2)
     with pytest.raises(ConfigError, match="between epochs alone"):
         trainer(callbacks=[keep], enable_checkpointing=True).fit(PruningModule(bayesian()), *loaders())
+
+
+@pytest.mark.parametrize("way", ["validate", "test", "load_from_checkpoint"])
+def test_a_checkpoint_that_would_not_be_put_in_is_refused(tmp_path: Path, way: str) -> None:
+    run = trainer(1)
+    run.fit(PruningModule(bayesian()), *loaders())
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    module = PruningModule(bayesian())
+    with pytest.raises(ConfigError, match=r"by Trainer.fit\(..., ckpt_path=...\) alone"):
+        if way == "load_from_checkpoint":
+            PruningModule.load_from_checkpoint(tmp_path / "run.ckpt", model=bayesian())
+        else:
+            getattr(trainer(1), way)(module, loaders()[1], ckpt_path=tmp_path / "run.ckpt")

@@ -16,8 +16,9 @@ from bayesprune.comparison.estimate import estimate
 from bayesprune.comparison.material import Material
 from bayesprune.comparison.refusals import refusals
 from bayesprune.comparison.result import ending
-from bayesprune.comparison.tables import FULL, QUICK
-from bayesprune.errors import ConfigError
+from bayesprune.comparison.runs import TEST, all_runs
+from bayesprune.comparison.tables import FULL, QUICK, packaged
+from bayesprune.errors import ConfigError, DataError
 
 MINUTE, HOUR = 60, 3600
 
@@ -46,9 +47,18 @@ def say_estimate(plan: Plan, data_dir: str) -> None:
         plan: What is compared.
         data_dir: Folder of torchvision's data sets.
     """
-    material = Material(data_dir)
-    found = estimate(plan, material)
-    write(f"runs on held-out training data: {found.tuning}; runs that are compared: {found.test}")
+    material, runs = Material(data_dir), all_runs(plan)
+    test = sum(run.stage == TEST for run in runs)
+    write(f"runs on held-out training data: {len(runs) - test}; runs that are compared: {test}")
+    write("tasks: " + "; ".join(f"{task.net} on {task.data}, {task.epochs} epochs" for task in plan.tasks))
+    try:
+        found = estimate(plan, material)
+    except DataError as error:
+        write(
+            f"what they take is known only with the data: {error}. To compare without these, copy {packaged(QUICK)}, "
+            "take the task out of it, and give the path of the copy"
+        )
+        return
     write(f"about {found.macs:.2g} multiply-adds, {_long(found.seconds)} of one processor")
     for task, method, why in refusals(plan, material):
         write(f"refused: {task}, {method}: {why}")

@@ -18,6 +18,7 @@ import torch
 from bayesprune import schema
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.cli.config import RunConfig, resolve
+from bayesprune.cli.folder import CHECKPOINT
 from bayesprune.cli.options import name_of
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.schema import Check, Mismatch, brief, dataclass_record, items, require, table, text, whole
@@ -150,6 +151,12 @@ def read_config(folder: Path) -> Recorded:
     path = folder / CONFIG
     with file_errors("read", path):
         if not path.is_file():
+            if (folder / CHECKPOINT).is_file():
+                raise ConfigError(
+                    f"{folder} holds a run of bp.fit, which knows no network and data by name; in Python, write its "
+                    "network with bp.save(bp.compact(bnn), 'small.safetensors'), or for other tools with "
+                    "bp.pruning.export_onnx(bp.compact(bnn), x, 'small.onnx')"
+                )
             raise ConfigError(
                 f"{folder} is not the folder of a run: it has no {CONFIG}; give the folder that 'bayesprune train "
                 "--out' made"

@@ -13,7 +13,7 @@ from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real, whole
 from bayesprune.comparison.goals import FREE, MACS, OURS, SMALL, WEIGHTS, Goal, measures_of, told_by
 from bayesprune.comparison.ranges import Ranges, read_range
-from bayesprune.comparison.tables import made, parsed, table
+from bayesprune.comparison.tables import check_complete, made, parsed, table
 from bayesprune.errors import ConfigError
 from bayesprune.methods import NAMES, get_method
 from bayesprune.methods.svi.schedule import FRACTIONS
@@ -128,7 +128,8 @@ class Plan:
             FileError: if the file cannot be read.
         """
         given = dict(source) if isinstance(source, Mapping) else parsed(source)
-        tasks, tuning, methods = (given.pop(key, ()) for key in ("tasks", "tuning", "methods"))
+        check_complete(cls, "a settings file", given)
+        tasks, tuning, methods = (given.pop(key) for key in ("tasks", "tuning", "methods"))
         if not isinstance(tasks, list | tuple):
             raise ConfigError(f"compare: tasks must be a list of tables, [[tasks]], got {tasks!r}")
         lists = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}

@@ -16,6 +16,15 @@ QUICK, FULL = "quick", "full"
 """The settings files that come with the package."""
 
 
+def packaged(name: str) -> Path:
+    """Where one of the settings files of the package is.
+
+    Args:
+        name: `QUICK` or `FULL`.
+    """
+    return Path(str(resources.files("bayesprune.comparison").joinpath(f"{name}.toml")))
+
+
 def parsed(source: str | Path) -> dict[str, Any]:
     """What a settings file holds.
 
@@ -30,11 +39,9 @@ def parsed(source: str | Path) -> dict[str, Any]:
         import tomllib
     except ModuleNotFoundError:  # before Python 3.11
         import tomli as tomllib
-    if source in (QUICK, FULL):
-        content = resources.files("bayesprune.comparison").joinpath(f"{source}.toml").read_bytes()
-    else:
-        with file_errors("read the settings", source):
-            content = Path(source).read_bytes()
+    path = packaged(str(source)) if source in (QUICK, FULL) else Path(source)
+    with file_errors("read the settings", path):
+        content = path.read_bytes()
     try:
         return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -65,7 +72,22 @@ def made(kind: type[T], where: str, given: object) -> T:
     for key in held:
         if key not in takes:
             raise ConfigError(f"compare: {where} has no key {key!r}; known are {', '.join(takes)}")
+    check_complete(kind, where, held)
+    return kind(**held)
+
+
+def check_complete(kind: type, where: str, held: Mapping[str, Any]) -> None:
+    """Refuse a table without what a record must have, all of which is named.
+
+    Args:
+        kind: The record.
+        where: What the table is called.
+        held: What it holds.
+
+    Raises:
+        ConfigError: for such a table.
+    """
+    takes = {each.name: each for each in fields(kind)}
     lacking = [name for name, each in takes.items() if name not in held and each.default is MISSING]
     if lacking:
         raise ConfigError(f"compare: {where} must have {', '.join(lacking)}; known are {', '.join(takes)}")
-    return kind(**held)

@@ -56,6 +56,10 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
         self._scale = (1 / std).float().view(-1, 1, 1)
         self._shift = (-mean / std).float().view(-1, 1, 1)
 
+    def __repr__(self) -> str:
+        """How many examples there are, of which shape."""
+        return f"Images({len(self):,} examples of shape {tuple(self.images.shape[1:])})"
+
     def __len__(self) -> int:
         """The number of examples N."""
         return len(self.labels)
@@ -131,6 +135,13 @@ class Splits:
     test: Images
     num_classes: int
     input_shape: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        """The name, how many examples there are of which shape, and classes."""
+        return (
+            f"Splits({self.name!r}, {len(self.train):,} training and {len(self.test):,} test examples of shape "
+            f"{self.input_shape}, {self.num_classes} classes)"
+        )
 
 
 def make_splits(name: str, train: Raw, test: Raw, num_classes: int, limit: int | None = None) -> Splits:

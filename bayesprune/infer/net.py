@@ -117,6 +117,12 @@ class BayesianNet(GatedModel):
         )
         self.prior_given = given
 
+    def extra_repr(self) -> str:
+        """What is inferred besides the network: N, the priors of gates and weights."""
+        low, high = (self.log_gamma.min(), self.log_gamma.max()) if self.num_gates else (0.0, 0.0)
+        prior = f"{self.prior_type.__name__}(log γ {low:.3g}" + (")" if low == high else f" to {high:.3g})")
+        return f"num_data={self.num_data}, gates={self.num_gates}, prior={prior}, weights={self.weights_posterior.name}"
+
     def _repr_html_(self) -> str:
         """For notebooks: how many gates each module has, how many are expected to be on, and between what θ lie."""
         header = ("module", "gates", "expected on", "lowest θ", "highest θ")

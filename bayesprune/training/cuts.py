@@ -44,13 +44,16 @@ class Cuts:
         self.origin = {name: torch.arange(len(theta)) for name, theta in net.gate_probs().items()}
         self.removals: list[Removal] = []
 
-    def remove(self, step: int, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
+    def remove(
+        self, step: int, off: Mapping[str, Tensor], net_cost: Tensor | None = None, forced: Tensor | None = None
+    ) -> Tensor | None:
         """Remove structures, as far as they can go now.
 
         Args:
             step: The step that is done, for the log.
             off: By gate name, which of its structures go, bool.
             net_cost: For the log, the evidence for each, shape ``(S,)``.
+            forced: For the log, which go for the sake of a budget, bool, shape ``(S,)``; ``None`` for none.
 
         Returns:
             The entries of θ that are left; ``None`` if nothing can go, because others still write where it wrote.
@@ -61,7 +64,9 @@ class Cuts:
         smaller, index = shrink(self.net.net, off, example_input=self.example)
         if sum(len(kept) for kept in kept_gates(self.net.net, index).values()) == self.net.num_gates:
             return None
-        self._log(step, index, torch.full((self.net.num_gates,), torch.nan) if net_cost is None else net_cost.cpu())
+        gates = self.net.num_gates
+        net_cost = torch.full((gates,), torch.nan) if net_cost is None else net_cost.cpu()
+        self._log(step, index, net_cost, torch.zeros(gates, dtype=torch.bool) if forced is None else forced)
         return self.follow(smaller, index)
 
     def cut_to(self, survivors: Mapping[str, Tensor]) -> tuple[nn.Module, IndexMap] | None:
@@ -76,9 +81,10 @@ class Cuts:
                 off[name] = ~alive
         return shrink(self.net.net, off, example_input=self.example) if off else None
 
-    def _log(self, step: int, index: IndexMap, net_cost: Tensor) -> None:
+    def _log(self, step: int, index: IndexMap, net_cost: Tensor, forced: Tensor) -> None:
         kept = kept_gates(self.net.net, index)
         thetas, net_costs = self.net.by_gate(self.net.theta.detach().cpu()), self.net.by_gate(net_cost)
+        asked = self.net.by_gate(forced)
         holders = holders_of(self.net.net)
         for name, gate in zip(self.net.gate_names, self.net.gates(), strict=True):
             gone = torch.ones(len(thetas[name]), dtype=torch.bool)
@@ -88,7 +94,7 @@ class Cuts:
             norms = _structure_norms(layers, len(gone))
             for s in gone.nonzero()[:, 0].tolist():
                 evidence = float(thetas[name][s]), float(net_costs[name][s]), float(norms[s])
-                self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence))
+                self.removals.append(Removal(step, name, int(self.origin[name][s]), *evidence, bool(asked[name][s])))
 
     def follow(self, smaller: nn.Module, index: IndexMap) -> Tensor:
         """Let the network become the smaller one, and optimiser and followers go on with it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -67,16 +67,20 @@ class EpochLog:
                 )
 
     def __enter__(self) -> EpochLog:
-        for logger in self.loggers:
-            with suppress(NotImplementedError):  # Fabric's CSVLogger writes figures alone
-                logger.log_hyperparams(hyperparameters(self.trainer))
+        with ExitStack() as begun:
+            for logger in self.loggers:
+                begun.callback(logger.finalize, "failed")
+                with suppress(NotImplementedError):  # Fabric's CSVLogger writes figures alone
+                    logger.log_hyperparams(hyperparameters(self.trainer))
+            begun.pop_all()  # all have begun: they are finalised at the end
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for logger in self.loggers:
-            logger.finalize("success" if kind is None else "failed")
+        with ExitStack() as ending:  # each, whatever another raises
+            for logger in self.loggers:
+                ending.callback(logger.finalize, "success" if kind is None else "failed")
 
     def __call__(self, row: EpochRow) -> None:
         """Log one epoch."""

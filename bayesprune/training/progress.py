@@ -57,4 +57,4 @@ def on_terminal() -> bool:
 def describe(row: EpochRow) -> str:
     """Phase, loss, accuracy (if there is one) and size of the network at the end of an epoch."""
     accuracy = "" if math.isnan(row.val_accuracy) else f"accuracy {100 * row.val_accuracy:5.2f} %  "
-    return f"{row.phase:9}  loss {row.loss:.4f}  {accuracy}gates {row.gates_left:,}  params {row.params:,}"
+    return f"{row.phase:9}  loss {row.loss:.4f}  {accuracy}gates with θ > ½ {row.gates_left:,}  params {row.params:,}"

@@ -151,17 +151,20 @@ class Trainer:
         self.records.charge(found.examples * self.statistics.passes)
         return found
 
-    def remove(self, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
+    def remove(
+        self, off: Mapping[str, Tensor], net_cost: Tensor | None = None, forced: Tensor | None = None
+    ) -> Tensor | None:
         """Remove structures, see `Run.remove`.
 
         Args:
             off: By gate name, which of its structures go, bool.
             net_cost: For the record, the evidence for each, shape ``(S,)``.
+            forced: For the record, which go for the sake of a budget, bool, shape ``(S,)``; ``None`` for none.
         """
         self.records.before_removal(self.cuts.origin, self.method.evidence())
         self.views.remove()
         try:
-            kept = self.cuts.remove(self.step, off, net_cost)
+            kept = self.cuts.remove(self.step, off, net_cost, forced)
         finally:
             self.views.install()
         if kept is not None:

@@ -20,14 +20,14 @@ from tests.cli.verify import TINY, listing, table, verify_done
 
 def test_one_count_of_the_gates_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Line, row, table and result agree where some gates are off that were not removed."""
-    monkeypatch.setattr(GateRemoval, "clear", lambda self: False)
+    monkeypatch.setattr(GateRemoval, "clear", lambda self, forced: False)
     folder = tmp_path / "run"
     lines = verify_done("train", *TINY, "--epochs", "4", "--seed", "3", "--out", folder).splitlines()
     state = read_checkpoint(folder / "checkpoint.pt")
     left = sum(gates_left(path[-1]) for path in state["history"]["thetas"].values())
     assert left < sum(len(origin) for origin in state["origin"].values())
     (last,) = (line for line in lines if line.startswith("epoch 4/4"))
-    assert f"gates {left}  " in last
+    assert f"gates with θ > ½ {left}  " in last
     assert json.loads((folder / "result.json").read_text())["gates_left"] == left
     assert table(folder / "history.csv")[-1]["gates_left"] == str(left)
     (everything,) = (line.split() for line in verify_done("inspect", folder).splitlines() if " all " in line)

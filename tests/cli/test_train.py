@@ -80,7 +80,7 @@ def test_every_epoch_is_a_line_where_there_is_no_terminal(tmp_path: Path):
     assert len(epochs) == 2
     for line, row in zip(epochs, rows, strict=True):
         assert line.startswith(f"epoch {row['epoch']}/2  {row['phase']}")
-        assert f"gates {row['gates_left']}  params {int(row['params']):,}" in line
+        assert f"gates with θ > ½ {row['gates_left']}  params {int(row['params']):,}" in line
     assert lines[-1] == f"results: {tmp_path / 'run'}"
 
 

@@ -8,6 +8,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bayesprune.cli import commands
+from bayesprune.comparison.material import Material
+from bayesprune.comparison.plan import Task
+from bayesprune.data import Splits
+from bayesprune.errors import DataError
 from tests.comparison.toys import read_csv
 
 SETTINGS = """
@@ -47,6 +51,23 @@ def test_how_many_runs_there_are_is_said_beforehand(settings: str) -> None:
     macs = 5 * 3 * 60 * 2 * (64 * 300 + 300 * 100 + 100 * 10)
     assert f"about {macs:.2g} multiply-adds" in said.output
     assert not Path("comparison").exists()
+
+
+def test_runs_are_counted_without_the_data_and_the_way_without_them_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The quick settings have MNIST, which may not be there."""
+
+    def absent(self: Material, task: Task) -> Splits:
+        raise DataError("mnist: the download failed")
+
+    monkeypatch.setattr(Material, "splits", absent)
+    said = run("--quick", "--dry-run", "--data-dir", str(tmp_path))
+    assert said.exit_code == 0, said.output
+    counts, tasks, why = said.output.splitlines()
+    assert counts.startswith("runs on held-out training data: ")
+    assert tasks == "tasks: lenet300 on digits, 30 epochs; lenet300 on mnist, 10 epochs"
+    assert "mnist: the download failed. To compare without these, copy " in why and "quick.toml, take" in why
 
 
 def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str) -> None:

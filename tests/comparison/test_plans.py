@@ -96,6 +96,11 @@ def test_settings_that_cannot_work_are_refused_in_one_line(change: dict[str, Any
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_all_that_is_missing_is_named() -> None:
+    with pytest.raises(ConfigError, match="a settings file must have tasks, methods, seeds, tuning; known are title"):
+        Plan.read({"title": "x"})
+
+
 def test_files_that_are_no_settings_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     with pytest.raises(BayesPruneError, match="cannot read the settings"):

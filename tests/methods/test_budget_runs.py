@@ -72,7 +72,7 @@ def test_what_is_forced_is_said_logged_and_removed() -> None:
     settings = Settings(budget=Budget("macs", 0.8), schedule=schedule)
     with pytest.warns(UserWarning, match=r"2 of 4 structures had to be switched off .* budget macs=0\.8; 0\.6923 are"):
         history = fit(net, Batches(*examples()), epochs=4, settings=settings)
-    assert net.num_gates == 2 and [removal.step for removal in history.removals] == [24, 24]
+    assert net.num_gates == 2 and [(removal.step, removal.forced) for removal in history.removals] == [(24, True)] * 2
     assert [row.macs for row in history.rows] == [104, 72, 72, 72]
     assert [row.expected for row in history.rows[1:]] == pytest.approx([72 / 104] * 3)
 

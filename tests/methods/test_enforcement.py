@@ -11,8 +11,13 @@ from torch import Tensor, nn
 
 from bayesprune import layers
 from bayesprune.layers import Gate, Residual
+from bayesprune.methods.svi.budget import Budget
 from bayesprune.methods.svi.enforcement import Removable, only_on, switch_off, switch_on
-from bayesprune.pruning import compact
+from bayesprune.methods.svi.penalties import make_penalty
+from bayesprune.methods.svi.penalties.by_budget import MARGIN
+from bayesprune.methods.svi.schedule import Schedule
+from bayesprune.pruning import compact, cost
+from bayesprune.training import Settings
 from tests.training.problems import bayesian, branches, examples, set_theta, units
 
 SHARE = torch.tensor([0.1, 0.2, 0.3, 0.4])
@@ -129,6 +134,47 @@ def test_the_least_that_is_left_works_and_with_any_less_a_layer_would_be_empty(m
         outputs = net.eval()(x)
         torch.testing.assert_close(compact(net)(x), outputs)
     assert outputs.shape == (6, 2)
+
+
+def large_branch() -> nn.Module:
+    """Twelve units of 12 multiply-adds, a branch of 160, and 8 that stay: 312."""
+    body = nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 4))
+    return nn.Sequential(
+        layers.Linear(8, 12, gate="unit"), nn.ReLU(), nn.Linear(12, 4), Residual(body), nn.ReLU(), nn.Linear(4, 2)
+    )
+
+
+def test_what_had_to_go_before_a_large_branch_comes_back_as_far_as_there_is_room() -> None:
+    """Units are taken first for what they save, then the branch, without which all units fit, also an idle one."""
+    net = bayesian(large_branch())
+    penalty = make_penalty(net, examples(1)[0], Settings(budget=Budget("macs", 0.5)), Schedule(10, 10))
+    theta = net.by_gate(torch.arange(net.num_gates))
+    harm = torch.ones(net.num_gates)
+    harm[theta["0"][:4]], harm[theta["0"][4]], harm[theta["3"]] = 1e-3, -1.0, 0.1
+    with pytest.warns(UserWarning, match=r"^1 of 13 structures had to be switched off .*; 0\.4872 are left"):
+        forced = penalty.enforce(-harm)
+    assert forced.nonzero()[:, 0].tolist() == theta["3"].tolist()
+    assert bool((net.theta.detach() > 0.5).logical_xor(forced).all())
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("make", [large_branch, units, inner_units])
+def test_nothing_that_a_budget_forces_off_would_have_fitted(make: Callable[[], nn.Module], seed: int) -> None:
+    """Whichever one of them stays, the compacted network costs more than what is aimed at."""
+    net, x = bayesian(make()), examples(1)[0]
+    generator = torch.Generator().manual_seed(seed)
+    penalty = make_penalty(net, x, Settings(budget=Budget("macs", 0.6)), Schedule(10, 10))
+    whole = cost(compact(net), x).macs
+    with pytest.warns(UserWarning, match="had to be switched off"):
+        forced = penalty.enforce(-torch.rand(net.num_gates, generator=generator))
+    on = net.theta.detach() > 0.5
+
+    def share(kept: Tensor) -> float:
+        with only_on(net, kept):
+            return cost(compact(net), x).macs / whole
+
+    assert bool(forced.any()) and share(on) <= 0.6
+    assert all(share(on.index_fill(0, s, True)) > MARGIN * 0.6 for s in forced.nonzero()[:, 0])
 
 
 def test_units_may_go_while_their_layer_keeps_one() -> None:

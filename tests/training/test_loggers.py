@@ -64,6 +64,18 @@ def test_a_logger_learns_of_a_run_that_breaks_off() -> None:
     assert logger.status == ["failed"] and len(logger.metrics) == 1
 
 
+def test_loggers_that_have_begun_are_told_if_another_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Recorded(), Recorded()
+
+    def full(params: dict[str, Any]) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(second, "log_hyperparams", full)
+    with pytest.raises(OSError, match="no space left"):
+        bp.fit(bayesian(units()), Batches(*examples()), epochs=1, loggers=[first, second])
+    assert first.status == second.status == ["failed"]
+
+
 def test_a_run_that_goes_on_logs_what_is_new(tmp_path: Path) -> None:
     def stop(row: EpochRow) -> None:
         if row.epoch == 2:

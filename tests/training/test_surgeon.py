@@ -44,8 +44,8 @@ class Patient:
     def origin(self) -> dict[str, Tensor]:
         return self.cuts.origin
 
-    def remove(self, off: dict[str, Tensor], net_cost: Tensor) -> Tensor | None:
-        return self.cuts.remove(self.step, off, net_cost)
+    def remove(self, off: dict[str, Tensor], net_cost: Tensor, forced: Tensor | None) -> Tensor | None:
+        return self.cuts.remove(self.step, off, net_cost, forced)
 
     def check(self, step: int) -> bool:
         self.step = step

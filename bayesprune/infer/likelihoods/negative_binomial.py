@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
-from scipy import special
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
@@ -42,10 +41,14 @@ class OverdispersedPrediction(CountPrediction):
         return _log_probs(y.to(self.samples), self.samples.log(), concentration)
 
     def _below(self, counts: Tensor, rates: Tensor) -> Tensor:
+        from scipy import special  # slow to import
+
         k, m, c = counts.cpu().numpy(), rates.cpu().numpy(), self.concentration
         return torch.from_numpy(special.betainc(c, k + 1, c / (c + m))).to(rates)
 
     def _bound(self, rates: Tensor, p: float) -> Tensor:
+        from scipy import special  # slow to import
+
         c, most = self.concentration, rates.amax(0).cpu().numpy()
         return torch.as_tensor(special.nbdtrik(p, c, c / (c + most))).to(rates).ceil() + 1
 

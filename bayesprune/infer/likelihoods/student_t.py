@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
-from scipy import special
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
@@ -43,9 +42,13 @@ class StudentPrediction(RealPrediction):
         return _log_density(z, torch.tensor(self.degrees).to(z))
 
     def _below(self, z: Tensor) -> Tensor:
+        from scipy import special  # slow to import
+
         return torch.from_numpy(special.stdtr(self.degrees, z.detach().double().cpu().numpy())).to(z)
 
     def _quantile(self, p: Tensor) -> Tensor:
+        from scipy import special  # slow to import
+
         return torch.as_tensor(special.stdtrit(self.degrees, float(p)))
 
 

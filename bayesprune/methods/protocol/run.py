@@ -123,12 +123,15 @@ class Run(Protocol):
         ``act_grad`` three.
         """
 
-    def remove(self, off: Mapping[str, Tensor], net_cost: Tensor | None = None) -> Tensor | None:
+    def remove(
+        self, off: Mapping[str, Tensor], net_cost: Tensor | None = None, forced: Tensor | None = None
+    ) -> Tensor | None:
         """Remove structures at once, as the loop does what `Decision.off` says.
 
         Args:
             off: By name of a gate, which of its structures go, bool.
             net_cost: For the record, the evidence for each, shape ``(S,)``.
+            forced: For the record, which go for the sake of a budget, bool, shape ``(S,)``; ``None`` for none.
 
         Returns:
             The entries of θ that are left, in their order; ``None`` if nothing can go now.

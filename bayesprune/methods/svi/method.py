@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 import torch
+from torch import Tensor
 
 from bayesprune.data.inputs import joined, shapes_of
 from bayesprune.errors import ConfigError
@@ -163,8 +164,7 @@ class SVI(Method):
             with run.engine.whole():
                 if schedule.settle_end < schedule.steps:
                     self.removal.rest()
-                self.penalty.enforce(self.updates.differences)
-                self._remove(run, net, run.step, at_rest=True)
+                self._remove(run, net, run.step, self.penalty.enforce(self.updates.differences))
             self.sampler.synchronize()
         if run.step == schedule.settle_end + 1:  # not before what was decided has been scored and written down
             with run.engine.whole():
@@ -200,10 +200,17 @@ class SVI(Method):
         """Let prices follow θ, and a budget's multiplier what the data say."""
         self.penalty.update(step, self.updates.differences if self.penalty.needs_differences else None)
 
-    def _remove(self, run: Run, net: BayesianNet, step: int, at_rest: bool = False) -> None:
-        """Look at the gates and remove what may go, or at rest all that is off, on every process alike."""
+    def _remove(self, run: Run, net: BayesianNet, step: int, forced: Tensor | None = None) -> None:
+        """Look at the gates and remove what may go, on every process alike.
+
+        Args:
+            run: The run.
+            net: Its network.
+            step: The step that is done.
+            forced: At rest, when all goes that is off, which of it is off for the sake of a budget.
+        """
         run.engine.agree("the gates' inclusion probabilities", net.theta.detach())
-        if run.prune and (self.removal.clear() if at_rest else self.removal.check()):
+        if run.prune and (self.removal.check() if forced is None else self.removal.clear(forced)):
             self.sampler.synchronize()
             self.penalty.rebuild()
             self.penalty.update(step)

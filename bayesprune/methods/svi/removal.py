@@ -50,25 +50,33 @@ class GateRemoval:
         ready = self._may_go(ready, self.updates.net_cost) if bool(ready.any()) else ready
         return bool(ready.any()) and self._pays(ready) and self._remove(ready)
 
-    def clear(self) -> bool:
+    def clear(self, forced: Tensor) -> bool:
         """When θ has come to rest: remove every structure whose θ is 0, whatever the evidence; as `check` otherwise.
 
         Under a fixed prior, whose θ never rest, remove those that wait.
+
+        Args:
+            forced: For the record, which are off for the sake of a budget, shape ``(S,)``, bool.
         """
         off = self.net.theta.detach() == 0
-        return self._remove(off if self.net.prior_type.decides else off & self.monitor.ready)
+        return self._remove(off if self.net.prior_type.decides else off & self.monitor.ready, forced)
 
-    def _remove(self, ready: Tensor) -> bool:
-        """Remove the structures in ``ready``, shape ``(S,)``, bool, as far as they can go now."""
+    def _remove(self, ready: Tensor, forced: Tensor | None = None) -> bool:
+        """Remove the structures in ``ready`` as far as they can go now.
+
+        Args:
+            ready: Shape ``(S,)``, bool.
+            forced: Which of them a budget forces off; ``None`` for none.
+        """
         if not bool(ready.any()):
             return False
         off = {name: mask for name, mask in self.net.by_gate(ready).items() if bool(mask.any())}
         try:
-            kept = self.run.remove(off, self.updates.net_cost)
+            kept = self.run.remove(off, self.updates.net_cost, forced)
         except GateError:  # a layer would be left empty
             self._spare_last(off)
             try:
-                kept = self.run.remove(off, self.updates.net_cost)
+                kept = self.run.remove(off, self.updates.net_cost, forced)
             except GateError as error:
                 warnings.warn(f"removal put off: {error}", stacklevel=2)
                 kept = None

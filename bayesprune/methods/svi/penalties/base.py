@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from bayesprune.infer import BayesianNet
@@ -92,16 +93,16 @@ class Penalty(ABC):
             differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
         """
 
-    def enforce(self, differences: Tensor) -> bool:
+    def enforce(self, differences: Tensor) -> Tensor:
         """At the end of settling: switch off what has to go, whatever the data say.
 
         Args:
             differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
 
         Returns:
-            Whether any structure was switched off.
+            Which structures are off for the sake of a budget, whatever the data say, shape ``(S,)``, bool.
         """
-        return False
+        return torch.zeros(len(differences), dtype=torch.bool)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs."""

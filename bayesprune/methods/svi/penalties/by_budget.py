@@ -150,19 +150,22 @@ class BudgetPenalty(Penalty):
 
     # the end of settling -------------------------------------------------------------------------------------------
 
-    def enforce(self, differences: Tensor) -> bool:
+    def enforce(self, differences: Tensor) -> Tensor:
         """Hold the gates' mode to the budget.
 
-        Where it costs more, what does the least harm is switched off, with a warning. Where it costs less, what is of
-        use and had gone by a ν that was too high by then is switched on again, as far as the budget pays for it.
+        Where it costs more, what does the least harm is switched off, with a warning. Where it costs less by then, what
+        is of use is switched on again, as far as the budget pays for it: what had gone by a ν that was too high, and
+        what had to go before a structure that saves much more than was missing.
 
         Args:
             differences: Latest estimates of E[C | ξ_s=1] − E[C | ξ_s=0], nats per example, shape ``(S,)``.
 
         Returns:
-            Whether any structure was switched off.
+            Which structures are off for the sake of the budget: those that were on, and those that are worth more to
+            the data than they cost and that it does not pay for; shape ``(S,)``, bool, on the CPU.
         """
         before = on = (self.net.theta.detach() > 0.5).cpu()
+        wanted = (differences + self.net.price).cpu() < 0
         harm = self._harm(differences)
         may_go = Removable(self.net)
         left = self._compacted(on)
@@ -172,26 +175,31 @@ class BudgetPenalty(Penalty):
             if torch.equal(fewer, on):
                 break
             on, left = fewer, self._compacted(fewer)
-        if torch.equal(on, before) and len(on):
-            on, left = self._filled(on, left, harm)
+        if len(on):  # what seems of no use had not to go either where there is room for it
+            on, left = self._filled(on, left, harm.where(~before | on, harm.clamp(min=TINY)))
         self._at_rest = left
         self._set(on & ~before, 1.0)
-        return self._switch_off(before & ~on, int(before.sum()))
+        self._switch_off(before & ~on, int(before.sum()))
+        return ~on & (before | wanted)
 
     def _filled(self, on: Tensor, left: float, harm: Tensor) -> tuple[Tensor, float]:
-        """The structures in ``on``, which cost ``left``, and others of use that the budget pays for; what all cost."""
+        """The structures in ``on``, which cost ``left``, and others of use that the budget pays for; what all cost.
+
+        What they cost is counted of the compacted network; where that is too much, fewer are tried.
+        """
         limit = MARGIN * self.budget.fraction * self._cost(on) / left
-        more = switch_on(on, harm, self._cost.savings, limit)
-        if torch.equal(more, on) or (filled := self._compacted(more)) > self.budget.fraction:
-            return on, left
-        return more, filled
+        while not torch.equal(more := switch_on(on, harm, self._cost.savings, limit), on):
+            if (filled := self._compacted(more)) <= self.budget.fraction:
+                return more, filled
+            limit *= MARGIN * self.budget.fraction / filled
+        return on, left
 
     def _set(self, chosen: Tensor, theta: float) -> None:
         """Set θ of the structures in ``chosen``, bool, shape ``(S,)``."""
         with torch.no_grad():
             self.net.theta[chosen.to(self.net.theta.device)] = theta
 
-    def _switch_off(self, forced: Tensor, before: int) -> bool:
+    def _switch_off(self, forced: Tensor, before: int) -> None:
         """Set θ of the structures in ``forced`` to 0, and say how many of those ``before`` they are."""
         count = int(forced.sum())
         if count:
@@ -201,7 +209,6 @@ class BudgetPenalty(Penalty):
                 f"budget {self.budget}; {self._at_rest:.4f} are left. A longer run settles closer to it",
                 stacklevel=3,
             )
-        return count > 0
 
     def _compacted(self, on: Tensor) -> float:
         """What the network compacted to the structures in ``on`` costs, relative to the reference."""
