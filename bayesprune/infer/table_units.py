@@ -62,7 +62,8 @@ def standardised(
         )
     likelihood = copy.deepcopy(get_likelihood(likelihood))
     dtype = next((p.dtype for p in net.parameters()), torch.get_default_dtype())
-    parts: OrderedDict[str, nn.Module] = OrderedDict(standardise=Standardise(*moments(x, constant=UNREAD)).to(dtype), network=net)
+    standardise = Standardise(*moments(x, constant=UNREAD)).to(dtype)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(standardise=standardise, network=net)
     units = likelihood.take_units(y)
     if units is not None:
         parts["units"] = Units(*units).to(dtype)

@@ -66,7 +66,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
             temperature 1 approximate probabilities under the model, in the mean field of one mode; at a lower one they
             are too high, and say by ½ which inputs the fit uses.
-        evidence_bounds_: The evidence lower bound of each start, nats, of targets in their units, shape ``(restarts,)``;
+        evidence_bounds_: The evidence lower bound of each start, nats, in the units of targets, shape ``(restarts,)``;
             at another temperature than 1 the objective, no evidence. Empty for one start without trials of fewer units.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,
             float32, shape ``(B, n_features_in_)``, to predictions in those of the targets, shape ``(B, 1)`` or

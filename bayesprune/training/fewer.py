@@ -31,7 +31,7 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
     A mean field that was fitted with too many units divides the work among them. Each of them is then useful given the
     others, so that no gate goes off, though fewer units would do as well and diverge less from their prior. So the
     units that bring the least for what they cost are left out on trial: half of them, or half as many after each
-    trial that fails, down to one. The rest is trained on, and where the evidence bound has not become better, beyond its
+    trial that fails, down to one. The rest is trained on, and where the evidence bound has not become better beyond its
     error, all is as it was before (backward elimination with refitting). A unit that is left out counts as one with
     θ = 0, so that leaving out those that are off changes nothing; they go first, unless that makes the bound worse.
 

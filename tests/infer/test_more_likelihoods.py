@@ -57,7 +57,7 @@ def test_negative_binomial(concentration: float) -> None:
 
 @pytest.mark.parametrize("many", [15.9, 16.1, 1e4, 1e7])
 def test_nothing_cancels_in_single_precision(many: float) -> None:
-    """Where the logarithms of gamma functions are 1e8, log probabilities are still those of scipy, and slopes finite."""
+    """Where logarithms of gamma functions are 1e8, log probabilities are still those of scipy, and slopes finite."""
     outputs, reals, counts = OUTPUTS.float(), REALS[:2].float(), COUNTS[:2].float()
     means = outputs[:2].double().exp().numpy()
     for likelihood, y, expected in (

@@ -132,7 +132,7 @@ def test_what_cannot_be_standardised_is_refused() -> None:
 
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
 def test_what_is_no_count_is_refused_before_its_logarithm(likelihood: str) -> None:
-    with pytest.raises(DataError, match=f"^{likelihood} likelihood: targets must be counts .* found -1;"):
+    with pytest.raises(DataError, match=rf"^{likelihood} likelihood: targets must be counts .* found -1\.0;"):
         bp.standardised(network(), likelihood, X, -torch.ones(60, 1))
 
 

@@ -141,6 +141,6 @@ class Counts(Likelihood):
         wrong = ~self.possible(y, y)
         if bool(wrong.any()):
             raise DataError(
-                f"{self.name} likelihood: targets must be counts 0, 1, 2 and so on, found {y[wrong][0].item():g}; for "
+                f"{self.name} likelihood: targets must be counts 0, 1, 2 and so on, found {y[wrong][0].item()}; for "
                 "real numbers use a likelihood of reals, 'learned_gaussian'"
             )
