@@ -16,10 +16,10 @@ from bayesprune.distributions import FlatteningPrior, GatePrior
 from bayesprune.errors import ConfigError
 from bayesprune.graph import check_gates, gates_of
 from bayesprune.infer import effective_parameters, joint, objective, pyro_model
+from bayesprune.infer.becoming_normal import give_weights
 from bayesprune.infer.draws import GateDraws
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.infer.model import GatedModel
-from bayesprune.infer.normal import give_weights
 from bayesprune.infer.outputs import LossOn
 from bayesprune.infer.passes import Passes
 from bayesprune.infer.posterior import asked_for

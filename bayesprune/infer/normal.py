@@ -17,15 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.distributions import normal_kl
-from bayesprune.errors import ConfigError
 from bayesprune.infer.posterior import WeightPosterior
 from bayesprune.infer.presence_of_weights import WeightPresence, WeightShares
 from bayesprune.infer.variances import Variances
 from bayesprune.infer.weights import WeightDraws
-from bayesprune.layers import NormalLayer, give_normal_slabs, normal_layers
+from bayesprune.layers import NormalLayer, normal_layers
 
-INITIAL_SCALE = 0.5
-"""σ of Normal weights at the start, relative to the root mean square of their layer's weights."""
 ABSENT = 1e-12
 """What a weight counts in the scale of its layer that is never there: a layer that is off as a whole has one too."""
 LEAST_SCALE = 1e-6
@@ -240,30 +237,6 @@ class Normal(WeightPosterior):
         finally:
             for layer in self.layers.values():
                 layer.drop_weights()
-
-
-def give_weights(net: nn.Module, weights: str, slab_scale: float | None) -> None:
-    """Let the layers of a network have weights of this posterior, in place.
-
-    Args:
-        net: The network.
-        weights: ``"point"`` or ``"normal"``.
-        slab_scale: σ0 of Normal weights, if it was given.
-
-    Raises:
-        ConfigError: where the layers do not fit.
-    """
-    if weights == "point" and slab_scale is not None:
-        raise ConfigError("BayesianNet: slab_scale is the scale of Normal weights; pass weights='normal' with it")
-    if weights == "point" and normal_layers(net):
-        raise ConfigError("BayesianNet: the network's weights are Normal already; pass weights='normal'")
-    if weights == "normal":
-        give_normal_slabs(net, INITIAL_SCALE)
-        if not normal_layers(net):
-            raise ConfigError(
-                "BayesianNet: weights='normal' needs a linear or convolution layer with weights of its own, and the "
-                "network has none; take weights='point'"
-            )
 
 
 def _weighed(layer: NormalLayer, rows: Tensor | None, columns: Tensor | None, scale: Tensor) -> Tensor:

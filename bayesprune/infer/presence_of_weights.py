@@ -21,9 +21,8 @@ class WeightPresence:
     """Θ_w: θ of the unit that a weight leads to, times θ of the one that it comes from, times θ of its branches.
 
     An output that nothing reads is not there either. Never less than the probability that the network's outputs depend
-    on the weight; more where they do not because a whole layer on the way is off, and for layers that are called more
-    than once or share parameters, which count in full. Less, θ² for θ, where one structure of a gate in several places
-    is both the input and the output of a weight.
+    on the weight; more where they do not because a whole layer on the way is off. Less, θ² for θ, where one structure
+    of a gate in several places is both the input and the output of a weight.
 
     Args:
         net: The network.
@@ -35,7 +34,7 @@ class WeightPresence:
         traced = trace(net)
         self._presence = Presence(traced)
         calls = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
-        self._nodes = {name: calls[name] for name in layers if name in calls and name not in traced.fixed}
+        self._nodes = {name: calls[name] for name in layers if name in calls}
         self._branches = {name: _branches_around(net, name) for name in layers}
         self._lasting = _lasting_inputs(traced, self._nodes, layers)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
+from bayesprune.errors import ConfigError
 from bayesprune.layers.gate import Draw, distinct_rows
 from bayesprune.layers.gated import Conv1d, Conv2d, Linear
 
@@ -213,28 +215,38 @@ NORMAL: dict[type[nn.Module], type[NormalLayer]] = {
 
 
 @checked_arguments
-def give_normal_slabs(net: nn.Module, scale: float) -> None:
+def give_normal_slabs(net: nn.Module, scale: float, skip: Sequence[str] = ()) -> None:
     """Give every linear and convolution layer of ``net`` Normal weights, in place; those that have them stay.
 
     Layers keep their names, hooks and parameters, whose values become the means. Layers of other classes (subclasses of
     torch's, transposed and three-dimensional convolutions), those that share parameters with another module and those
-    whose weight is computed from other parameters keep point weights.
+    whose weight is computed from other parameters keep point weights. `BayesianNet` skips those that are called more
+    than once, too.
 
     Args:
         net: The network.
         scale: σ at the start, relative to the root mean square of a layer's weights.
+        skip: Names of layers that keep point weights as well: those that are called more than once, say, of which each
+            call would draw outputs of its own, as no network does.
 
     Raises:
-        ConfigError: for a scale that is not positive and finite.
+        ConfigError: for a scale that is not positive and finite, and a name in ``skip`` that no module has.
     """
     scale = real("give_normal_slabs: scale", scale, 0)
+    unknown = [name for name in skip if name not in dict(net.named_modules())]
+    if unknown:
+        raise ConfigError(f"give_normal_slabs: the network has no module {unknown[0]!r}; see dict(net.named_modules())")
     owners: dict[int, int] = {}
     for module in net.modules():
         for parameter in module._parameters.values():
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    for module in net.modules():
+    for name, module in net.named_modules():
         kind = NORMAL.get(type(module))
-        if kind is None or any(owners.get(id(p)) != 1 for p in (module.weight, module.bias) if p is not None):
+        if (
+            kind is None
+            or name in skip
+            or any(owners.get(id(p)) != 1 for p in (module.weight, module.bias) if p is not None)
+        ):
             continue
         if not hasattr(module, "gate"):
             module.gate = None  # type: ignore[assignment]

@@ -131,7 +131,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Residual": lambda: (layers.Residual, {"body": nn.Linear(3, 3), "shortcut": None, "theta": 0.5}),
     "gates_of": lambda: (layers.gates_of, {"net": network()}),
     "holders_of": lambda: (layers.holders_of, {"net": network()}),
-    "give_normal_slabs": lambda: (layers.give_normal_slabs, {"net": network(), "scale": 0.1}),
+    "give_normal_slabs": lambda: (layers.give_normal_slabs, {"net": network(), "scale": 0.1, "skip": ["0"]}),
     "normal_layers": lambda: (layers.normal_layers, {"net": network()}),
     "plain_parameters": lambda: (layers.plain_parameters, {"module": network()}),
     "Augment": lambda: (data.Augment, {"pad": 1, "flip": True}),

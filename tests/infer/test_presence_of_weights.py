@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune import layers
+from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
-from bayesprune.layers import Gate, Residual
+from bayesprune.layers import Gate, Residual, Whole
 from tests.infer.slabs import (
     NETS,
     bayesian,
@@ -78,28 +79,65 @@ def test_a_layer_called_by_keyword() -> None:
     assert bool((weight == 1).all()) and bool((bias == 1).all())
 
 
-class Twice(nn.Module):
-    """A layer that is called twice."""
+class Twins(nn.Module):
+    """The difference of what one network makes of two inputs: 0 where these are equal, whatever the weights.
 
-    def __init__(self) -> None:
+    Args:
+        how: How the second is computed: by the same layers, by one that is held twice, by their weights, or inside a
+            module that nothing is followed through.
+    """
+
+    def __init__(self, how: str):
         super().__init__()
-        self.gate, self.first, self.again, self.last = Gate(3), nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.first, self.gate, self.again, self.how = nn.Linear(3, 3), Gate(3), nn.Linear(3, 2), how
+        self.other = self.again if how == "held twice" else nn.Linear(1, 1)
+        if how == "whole":
+            self.whole = Whole(Differences())
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.tanh(self.first(self.gate(x)))
-        return self.last(torch.tanh(self.again(torch.tanh(self.again(y)))))
+        if self.how == "whole":
+            return self.whole(y)
+        if self.how == "read":
+            return self.again(y) - F.linear(y, self.again.weight, self.again.bias)
+        return self.again(y) - (self.other if self.how == "held twice" else self.again)(y)
 
 
-def test_a_layer_that_is_called_twice_counts_in_full_and_is_drawn_once() -> None:
-    net = BayesianNet(Twice(), "gaussian", num_data=9, slab="normal").double()
-    first, again = net.weights_posterior.layers["first"], net.weights_posterior.layers["again"]
-    tables = tables_by_mean(net)
-    assert bool((tables[id(again.weight)] == 1).all())
-    assert torch.equal(tables[id(first.weight)][0], net.theta)
-    x = torch.randn(4, 3).double()
-    with net.weights_posterior.drawn():
-        weight, bias = again.drawn
-        y = F.linear(x * net.theta.detach(), *first.drawn).tanh()
-        y = F.linear(F.linear(y, weight, bias).tanh(), weight, bias).tanh()
-        expected = F.linear(y, *net.weights_posterior.layers["last"].drawn)
-        torch.testing.assert_close(net(x, net.theta.detach()), expected)
+class Differences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x) - self.map(x)
+
+
+@pytest.mark.parametrize("how", ["called twice", "held twice", "read", "whole"])
+def test_passes_with_noise_are_those_of_one_network(how: str) -> None:
+    """Each call of a layer with Normal weights draws outputs of its own: one in several places keeps point weights."""
+    net = BayesianNet(Twins(how), "gaussian", num_data=9, slab="normal").double()
+    assert "first" in net.weights_posterior.layers
+    assert ("whole.whole.map" if how == "whole" else "again") not in net.weights_posterior.layers
+    x = torch.randn(50, 3).double()
+    assert float(net(x, torch.ones(50, 3).double()).detach().abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("how", ["called twice", "held twice", "read"])
+def test_layers_in_several_places_that_are_normal_already_are_refused(how: str) -> None:
+    net = Twins(how)
+    layers.give_normal_slabs(net, 0.5)
+    with pytest.raises(ConfigError, match="layer 'again' has Normal weights, and is called more than once or read"):
+        BayesianNet(net, "gaussian", num_data=9, slab="normal")
+
+
+def test_a_network_of_layers_in_several_places_alone_is_refused() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.map = Gate(3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.map(torch.tanh(self.map(self.gate(x))))
+
+    with pytest.raises(ConfigError, match=r"that is called once, and the network has none; take weights='point'"):
+        BayesianNet(Twice(), "gaussian", num_data=9, slab="normal")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bayesprune import layers
+from bayesprune.errors import ConfigError
 from bayesprune.layers import NormalLayer, give_normal_slabs, normal_layers, plain_parameters
 from tests.layers.normals import LAYERS, noisy, normal
 
@@ -47,6 +48,14 @@ def test_which_layers_keep_point_weights() -> None:
     assert [type(module) for module in net][:-1] == before[:-1]
     assert list(normal_layers(net)) == [str(len(before) - 1)]
     assert not [name for name, _ in net[:-1].named_parameters() if "log_scale" in name]
+
+
+def test_layers_that_are_skipped_keep_point_weights() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    give_normal_slabs(net, 0.5, skip=["0"])
+    assert list(normal_layers(net)) == ["1"] and type(net[0]) is nn.Linear
+    with pytest.raises(ConfigError, match="the network has no module '2'"):
+        give_normal_slabs(net, 0.5, skip=["2"])
 
 
 def test_a_second_time_changes_nothing() -> None:
