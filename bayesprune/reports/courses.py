@@ -99,42 +99,34 @@ def trajectories(runs: Mapping[str, History], start: Mapping[str, float]) -> Cha
     """
     values, ends = [], []
     for name, history in runs.items():
-        path = [
-            {
-                "run": name,
-                "epoch": row.epoch,
-                "left": plain(row.macs / start[name]),
-                "accuracy": plain(row.val_accuracy),
-            }
-            for row in history.rows
-        ]
-        values += path
-        ends += path[-1:]
-    narrow, lowest = PART * max(end["left"] for end in ends), min(end["accuracy"] for end in ends)
-    spread = max(max(end["accuracy"] for end in ends) - lowest, LEAST)
+        path = [(row.epoch, row.macs / start[name], row.val_accuracy) for row in history.rows]
+        named = [{"run": name, "epoch": k, "left": plain(left), "accuracy": plain(right)} for k, left, right in path]
+        values += named
+        ends.append((named[-1], *path[-1][1:]))
+    narrow, lowest = PART * max(left for _, left, _ in ends), min(right for *_, right in ends)
+    spread = max(max(right for *_, right in ends) - lowest, LEAST)
     color = {"field": "run", "type": "nominal", "scale": {"domain": [*runs], "range": PALETTE}}
     x, y = (
         quantity("left", "multiply-adds left", form=".3~p"),
         quantity("accuracy", "accuracy", zero=False, form=".3~p"),
     )
-    x["scale"], y["scale"] = (
-        {"domain": [0, min(1.0, narrow)]},
-        {"domain": [lowest - spread, min(1.0, lowest + 2 * spread)]},
-    )
+    x["scale"] = {"domain": [0, min(1.0, narrow)]}
+    y["scale"] = {"domain": [lowest - spread, min(1.0, lowest + 2 * spread)]}
     encoding = {"x": x, "y": y, "color": color}
     said = [{"field": "run"}, {"field": "epoch"}, tip(x), tip(y)]
+    shape = color | {"scale": {"domain": [*runs], "range": SHAPES}}
     lines = {
         "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6, "clip": True},
         "encoding": encoding | {"order": {"field": "epoch"}},
     }
     points = {
-        "data": {"values": ends},
+        "data": {"values": [end for end, *_ in ends]},
         "mark": {"type": "point", "filled": True, "size": 110, "opacity": 0.9},
-        "encoding": encoding | {"shape": color | {"scale": {"domain": [*runs], "range": SHAPES}}, "tooltip": said},
+        "encoding": encoding | {"shape": shape, "tooltip": said},
     }
     text = (
-        "Accuracy over the multiply-adds left, from epoch to epoch, near where the runs end. A point is where one ends: "
-        + "; ".join(f"{end['run']} at {100 * end['left']:.1f} %, {100 * end['accuracy']:.2f} % right" for end in ends)
+        "Accuracy over the multiply-adds left, from epoch to epoch, near where runs end. A point is where one ends: "
+        + "; ".join(f"{end['run']} at {100 * left:.1f} %, {100 * right:.2f} % right" for end, left, right in ends)
         + ". Up and left is better."
     )
     return Chart("runs", "Accuracy and cost of the runs", text, layered(values, lines, points, height=280))
