@@ -102,6 +102,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, str) and "\0" not in value  # which no name of a file can hold
     if origin is Tensor:
         return isinstance(value, Tensor) and not value.is_complex()
+    if origin is np.ndarray:
+        return isinstance(value, np.ndarray) and value.dtype.kind != "c"
     if origin in (Path, os.PathLike):
         return isinstance(value, os.PathLike)
     if origin is Callable:
@@ -156,6 +158,7 @@ def _called(kind: Any) -> str:
         Callable: "callable",
         Iterable: "an iterable",
         Tensor: "a real torch Tensor",
+        np.ndarray: "a real array of numpy",
         dict: "a mapping",
         Mapping: "a mapping",
     }

@@ -15,7 +15,7 @@ import bayesprune
 ROOT = Path(bayesprune.__file__).parent
 RANKS = {
     **dict.fromkeys(("errors", "types"), 0),
-    **dict.fromkeys(("atomic", "checked", "markup", "schema"), 1),
+    **dict.fromkeys(("arrays", "atomic", "checked", "markup", "schema"), 1),
     "arguments": 2,
     **dict.fromkeys(("distributions", "data", "metrics", "selection"), 3),
     "layers": 4,

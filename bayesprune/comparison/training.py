@@ -190,7 +190,7 @@ def narrowed(gated: nn.Module, goal: Goal, splits: Splits) -> nn.Module:
     def off(part: float) -> dict[str, torch.Tensor]:
         return {name: torch.arange(size) >= max(1, round((1 - part) * size)) for name, size in sizes.items()}
 
-    part = least(lambda part: left_of(off(part)), goal.share, "a narrower network")
+    part = least(lambda part: left_of(off(part)), goal, "a narrower network")
     gates = gates_of(gated)
     for name, gone in off(part).items():
         gates[name].theta.copy_((~gone).to(gates[name].theta))

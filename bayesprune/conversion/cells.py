@@ -48,20 +48,27 @@ class _Cell(nn.Module):
         """A state, which is zeros if there is none."""
         return x.new_zeros(x.shape[0], self.hidden_size) if state is None else state
 
+    def __getattr__(self, name: str) -> Any:
+        """Weights and biases by the names that torch's cells have for them, which a model may read."""
+        kind, _, part = name.rpartition("_")
+        if kind in ("weight", "bias") and part in ("ih", "hh"):
+            return getattr(getattr(self, part), kind)
+        return super().__getattr__(name)
+
 
 class LSTMCell(_Cell, nn.LSTMCell):
     """What torch's computes, for several examples."""
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """The next state of units and cells.
 
         Args:
-            x: What it is given, shape ``(B, inputs)``.
-            state: The last state of units and cells, each of shape ``(B, units)``; ``None`` for zeros.
+            input: What it is given, shape ``(B, inputs)``.
+            hx: The last state of units and cells, each of shape ``(B, units)``; ``None`` for zeros.
         """
-        h, c = (None, None) if state is None else state
-        h, c = self._state(x, h), self._state(x, c)
-        into, forget, new, out = (self.ih(x) + self.hh(h)).chunk(4, 1)
+        h, c = (None, None) if hx is None else hx
+        h, c = self._state(input, h), self._state(input, c)
+        into, forget, new, out = (self.ih(input) + self.hh(h)).chunk(4, 1)
         c = torch.sigmoid(forget) * c + torch.sigmoid(into) * torch.tanh(new)
         return torch.sigmoid(out) * torch.tanh(c), c
 
@@ -69,15 +76,15 @@ class LSTMCell(_Cell, nn.LSTMCell):
 class GRUCell(_Cell, nn.GRUCell):
     """What torch's computes, for several examples."""
 
-    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next state.
 
         Args:
-            x: What it is given, shape ``(B, inputs)``.
-            state: The last state, shape ``(B, units)``; ``None`` for zeros.
+            input: What it is given, shape ``(B, inputs)``.
+            hx: The last state, shape ``(B, units)``; ``None`` for zeros.
         """
-        h = self._state(x, state)
-        given, held = self.ih(x).chunk(3, 1), self.hh(h).chunk(3, 1)
+        h = self._state(input, hx)
+        given, held = self.ih(input).chunk(3, 1), self.hh(h).chunk(3, 1)
         reset, update = torch.sigmoid(given[0] + held[0]), torch.sigmoid(given[1] + held[1])
         return (1 - update) * torch.tanh(given[2] + reset * held[2]) + update * h
 
@@ -85,15 +92,15 @@ class GRUCell(_Cell, nn.GRUCell):
 class RNNCell(_Cell, nn.RNNCell):
     """What torch's computes, for several examples."""
 
-    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next state.
 
         Args:
-            x: What it is given, shape ``(B, inputs)``.
-            state: The last state, shape ``(B, units)``; ``None`` for zeros.
+            input: What it is given, shape ``(B, inputs)``.
+            hx: The last state, shape ``(B, units)``; ``None`` for zeros.
         """
         activation = torch.tanh if self.nonlinearity == "tanh" else torch.relu
-        return activation(self.ih(x) + self.hh(self._state(x, state)))
+        return activation(self.ih(input) + self.hh(self._state(input, hx)))
 
 
 CELLS: dict[type[nn.Module], type[_Cell]] = {nn.LSTMCell: LSTMCell, nn.GRUCell: GRUCell, nn.RNNCell: RNNCell}

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from bayesprune.conversion.cells import write_cells
 from bayesprune.conversion.following import Follower
@@ -18,7 +19,7 @@ from bayesprune.conversion.modes import DROPOUTS, FOLLOWS, keep_from_gradients, 
 from bayesprune.conversion.windows import write_windows
 from bayesprune.conversion.written import write_out
 from bayesprune.data.inputs import as_inputs
-from bayesprune.errors import ConfigError
+from bayesprune.errors import ConfigError, TraceError
 from bayesprune.graph import Traced, check_additions, gates_of, trace
 from bayesprune.graph.rules import MADE
 from bayesprune.graph.tracing import fixed_modules
@@ -30,13 +31,23 @@ def check_model(model: nn.Module) -> None:
 
     Raises:
         ConfigError: for a network that has gates, or that TorchScript has compiled.
-        TraceError: for one with hooks, parametrised or quantised weights and the like, see `check_additions`.
+        TraceError: for one with hooks, parametrised or quantised weights and the like, see `check_additions`, and for
+            one that keeps what it computed.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ConfigError("convert: the model is compiled by TorchScript; convert the module that it was compiled from")
     if callable(getattr(model, "gated_network", None)) or gates_of(model):
         raise ConfigError("convert: the network has gates already; pass one without, or go on with this one")
     check_additions(model, followed=True)
+    for name, module in model.named_modules():
+        for attribute, held in vars(module).items():
+            if any(isinstance(leaf, Tensor) and leaf.grad_fn is not None for leaf in tree_leaves(held)):
+                where = f"module {name!r}" if name else "the network"
+                raise TraceError(
+                    f"{where} keeps a tensor that it computed of its parameters or inputs, in {attribute!r}, which "
+                    "would learn no more in a copy; empty it, which model.train() does in some, or pass the model "
+                    "before its first pass"
+                )
 
 
 def followed(model: nn.Module, example_input: Any, allowed: Callable[[str], bool]) -> Traced:

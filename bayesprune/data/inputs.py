@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arrays import as_tensor
 from bayesprune.errors import DataError
 
 
@@ -57,26 +57,6 @@ class Arguments:
 
 
 Inputs = Tensor | Arguments
-
-
-def as_tensor(value: Any, what: str) -> Tensor:
-    """A tensor as it is, an array of numpy as a tensor.
-
-    Args:
-        value: The tensor or array.
-        what: What it is, for the message.
-
-    Raises:
-        DataError: for anything else.
-    """
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, np.ndarray):
-        try:
-            return torch.tensor(value)
-        except TypeError:
-            raise DataError(f"{what}: an array of {value.dtype} has no numbers that torch knows") from None
-    raise DataError(f"{what}: expected a tensor or an array of numpy, got a {type(value).__name__}")
 
 
 def as_inputs(x: Any) -> Inputs:

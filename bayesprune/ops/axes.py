@@ -78,7 +78,7 @@ def _reshape(call: Call) -> Step:
     if len(sizes) == 2 and is_batch_size(sizes[0]) and sizes[1:] == (-1,):
         return _merge(call, 1, -1)
     reason = f"reaches {call.name} with sizes that are written out or computed in forward, not flattened"
-    return call.wall(reason if call.shapes else f"{reason}; {NEEDS_SHAPES}")
+    return call.wall(reason if call.shapes else f"{reason}; {NEEDS_SHAPES}, or reshape with torch.flatten(x, 1)")
 
 
 def _transpose(call: Call) -> Step | None:

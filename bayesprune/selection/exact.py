@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,10 +49,10 @@ class ExactPosterior:
 
 @checked_arguments
 def enumerate_models(
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
     *,
-    inclusion: Tensor | float,
+    inclusion: Tensor | np.ndarray | float,
     slab_scale: float = 1.0,
     noise_scale: float = 1.0,
     intercept_scale: float = math.inf,
@@ -78,7 +79,7 @@ def enumerate_models(
         ConfigError: for more than 12 inputs, or scales or probabilities out of their range.
         DataError: for inputs or targets that are empty, do not fit together or are not finite.
     """
-    if x.dim() == 2 and x.shape[1] > MAX_INPUTS:
+    if x.ndim == 2 and x.shape[1] > MAX_INPUTS:
         raise ConfigError(
             f"enumerate_models: expected at most {MAX_INPUTS} inputs, which have {2**MAX_INPUTS} models, found "
             f"{x.shape[1]}; use mean_field, or select columns"

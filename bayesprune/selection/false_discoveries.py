@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.arrays import as_tensor
 from bayesprune.checked import real, whole
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.selection.problems import LARGEST_SEED
 
 Importance = Callable[[Tensor, Tensor], Any]
 """From a table ``(N, 2d)`` and targets to one number a column, the larger the more it matters."""
+
+ROUNDING = 1e-12
+"""Relative to the size of its numbers, a spread at most this large is rounding: the column is constant."""
 
 
 class Filtered(NamedTuple):
@@ -38,12 +44,13 @@ class Filtered(NamedTuple):
 
 
 @checked_arguments
-def knockoffs(x: Tensor, *, groups: Sequence[Sequence[int]] | None = None, seed: int = 0) -> Tensor:
+def knockoffs(x: Tensor | np.ndarray, *, groups: Sequence[Sequence[int]] | None = None, seed: int = 0) -> Tensor:
     """Second-order Gaussian knock-offs of a table (Candès, Fan, Janson & Lv 2018, section 3.4.1).
 
     Means, and covariances with everything but the original of the same group, are those of the columns, and targets
-    were not looked at. Covariances are shrunk (Ledoit & Wolf 2004), so there may be more columns than rows. Groups have
-    S = γ Σ within and 0 between them (Dai & Barber 2016), γ as large as it may be; single columns are groups of one.
+    were not looked at. Covariances are shrunk (Ledoit & Wolf 2004), so there may be more columns than rows, though what
+    is then known of the covariances holds no rate, and there is a warning. Groups have S = γ Σ within and 0 between
+    them (Dai & Barber 2016), γ as large as it may be; single columns are groups of one.
 
     Args:
         x: Table, shape ``(N, d)``, N at least 2.
@@ -51,21 +58,21 @@ def knockoffs(x: Tensor, *, groups: Sequence[Sequence[int]] | None = None, seed:
         seed: Seeds the draw; the generator of torch is left alone.
 
     Returns:
-        Shape ``(N, d)``, in the dtype of ``x``.
+        Shape ``(N, d)``, in the dtype of ``x``; float64 for whole numbers.
 
     Raises:
         ConfigError: for groups that leave columns out or share them.
-        DataError: for tables of other shapes, or that are not finite.
+        DataError: for tables of other shapes, that are not finite, or with columns that are constant.
     """
     from sklearn.covariance import ledoit_wolf  # slow to import
 
-    seed = whole("knockoffs: seed", seed, 0, LARGEST_SEED)
+    seed, x = whole("knockoffs: seed", seed, 0, LARGEST_SEED), as_tensor(x, "knockoffs: x")
     if x.dim() != 2 or len(x) < 2 or not x.numel() or not bool(x.isfinite().all()):
         raise DataError(f"knockoffs: expected a table of finite numbers, 2 rows or more, got shape {tuple(x.shape)}")
     label = _labels(x.shape[1], groups)
     columns = x.detach().to("cpu", torch.float64)
     mean, spread = columns.mean(0), columns.std(0, correction=0)
-    spread = torch.where(spread > 0, spread, 1.0)
+    _check_columns(columns, spread)
     standardised = (columns - mean) / spread
     sigma = torch.from_numpy(ledoit_wolf(standardised.numpy())[0])
     within = torch.where(label[:, None] == label, sigma, 0.0)
@@ -78,13 +85,13 @@ def knockoffs(x: Tensor, *, groups: Sequence[Sequence[int]] | None = None, seed:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(columns.shape, dtype=torch.float64, generator=generator)
     noise = noise @ (values.clamp(min=0).sqrt()[:, None] * vectors.T)
-    return ((standardised - standardised @ pull + noise) * spread + mean).to(x)
+    return ((standardised - standardised @ pull + noise) * spread + mean).to(x if x.is_floating_point() else columns)
 
 
 @checked_arguments
 def knockoff_filter(
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
     importance: Importance,
     *,
     fdr: float = 0.2,
@@ -102,8 +109,8 @@ def knockoff_filter(
     Args:
         x: Table, shape ``(N, d)``.
         y: Targets, first dimension N.
-        importance: Called once, with a table of shape ``(N, 2d)`` and ``y``; gives a tensor, array or list of 2d
-            numbers, such as inclusion probabilities.
+        importance: Called once, with tensors: a table of shape ``(N, 2d)`` and ``y``; gives a tensor, array or list of
+            2d numbers, such as inclusion probabilities.
         fdr: Level, in (0, 1).
         groups: Columns that go together (one-hot columns of one category, say), every column in one; their importances
             are added up, and the rate is that of groups.
@@ -111,7 +118,7 @@ def knockoff_filter(
 
     Raises:
         ConfigError: for a level outside (0, 1), groups that leave columns out, or an importance of other shape.
-        DataError: for tables that are not finite or that do not fit the targets.
+        DataError: for tables that are not finite, have constant columns or do not fit the targets.
 
     Examples:
         >>> from bayesprune.selection import sparse_regression
@@ -121,6 +128,7 @@ def knockoff_filter(
         True
     """
     fdr = real("knockoff_filter: fdr", fdr, 0, 1, hint="0.1 to 0.2 are usual")
+    x, y = as_tensor(x, "knockoff_filter: x"), as_tensor(y, "knockoff_filter: y")
     if not x.dim() or y.shape[:1] != x.shape[:1]:
         raise DataError(
             f"knockoff_filter: a table of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)} do not go "
@@ -139,6 +147,26 @@ def knockoff_filter(
     statistics = torch.zeros(int(label.max()) + 1, dtype=torch.float64).index_add_(0, label, real_ones - copies)
     threshold = _threshold(statistics, fdr)
     return Filtered((statistics >= threshold)[label].to(x.device), statistics, threshold)
+
+
+def _check_columns(columns: Tensor, spread: Tensor) -> None:
+    """Refuse columns that are constant, which have no knock-offs, and warn of fewer rows than columns.
+
+    Args:
+        columns: The table, float64.
+        spread: The standard deviation of each column.
+    """
+    rows, count = columns.shape
+    constant = (spread <= ROUNDING * columns.abs().amax(0)).nonzero()[:, 0].tolist()
+    if constant:
+        more = f" (of {len(constant)} such columns the first)" if len(constant) > 1 else ""
+        raise DataError(f"knockoffs: column {constant[0]}{more} is constant, so that it can say nothing; leave it out")
+    if rows < count:
+        warnings.warn(
+            f"knockoffs: {rows} rows do not tell how {count} columns vary together, so no false discovery rate is "
+            "held; take more rows, or fewer columns",
+            stacklevel=4,
+        )
 
 
 def _threshold(statistics: Tensor, fdr: float) -> float:

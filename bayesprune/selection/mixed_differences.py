@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.arrays import as_tensor
 from bayesprune.checked import whole
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.selection.problems import LARGEST_SEED
@@ -18,7 +20,7 @@ from bayesprune.selection.problems import LARGEST_SEED
 @checked_arguments
 def interactions(
     predict: Callable[[Tensor], Any],
-    x: Tensor,
+    x: Tensor | np.ndarray,
     *,
     inputs: Sequence[int] | None = None,
     num_rows: int = 512,
@@ -34,7 +36,7 @@ def interactions(
 
     Args:
         predict: The mean prediction of a table, shape ``(n, d)`` to ``(n,)`` or ``(n, 1)``: an estimator's ``predict``,
-            for instance; a tensor or an array.
+            for instance; a tensor or an array. It is given a tensor.
         x: Rows from which values are taken, shape ``(N, d)``.
         inputs: Which columns to look at, k of them: those that were selected, say; ``None`` for all. It takes
             1 + k(k + 1)/2 predictions.
@@ -54,6 +56,7 @@ def interactions(
         >>> found[0, 1] > 0.03, found[0, 2] < 1e-9
         (tensor(True), tensor(True))
     """
+    x = as_tensor(x, "interactions: x")
     if x.dim() != 2 or len(x) < 2:
         raise DataError(f"interactions: expected a table of 2 rows or more, got shape {tuple(x.shape)}")
     num_rows = whole("interactions: num_rows", num_rows, 2)

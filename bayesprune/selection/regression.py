@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.arrays import as_tensor
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError, DataError
 
@@ -49,10 +51,10 @@ class Regression:
 
 
 def reduce(
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
     *,
-    inclusion: Tensor | float,
+    inclusion: Tensor | np.ndarray | float,
     slab_scale: float,
     noise_scale: float,
     intercept_scale: float,
@@ -74,6 +76,7 @@ def reduce(
         ConfigError: for scales or probabilities out of their range.
         DataError: for inputs or targets that are empty, do not fit together or are not finite.
     """
+    x, y = as_tensor(x, "spike-and-slab regression: x"), as_tensor(y, "spike-and-slab regression: y")
     _check_data(x, y)
     inclusion = _prior(inclusion, x.shape[1])
     where, usual = "spike-and-slab regression", "for standardised targets 1 is a usual choice"
@@ -111,7 +114,7 @@ def _check_data(x: Tensor, y: Tensor) -> None:
             )
 
 
-def _prior(inclusion: Tensor | float, num_inputs: int) -> Tensor:
+def _prior(inclusion: Tensor | np.ndarray | float, num_inputs: int) -> Tensor:
     """One prior inclusion probability an input, checked."""
     prior = torch.as_tensor(inclusion, dtype=torch.float64, device="cpu").detach()
     if prior.shape not in ((), (num_inputs,)):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.arrays import as_tensor
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 
@@ -35,7 +37,7 @@ class Stability(NamedTuple):
 
 
 @checked_arguments
-def stability(probabilities: Tensor, *, threshold: float = 0.5, level: float = 0.95) -> Stability:
+def stability(probabilities: Tensor | np.ndarray, *, threshold: float = 0.5, level: float = 0.95) -> Stability:
     """Inclusion probabilities and selections over runs that differ in seed, or in which rows they saw.
 
     Runs of other seeds on the same rows show what the search leaves to chance; runs on random halves of the rows what
@@ -56,6 +58,7 @@ def stability(probabilities: Tensor, *, threshold: float = 0.5, level: float = 0
     """
     threshold = real("stability: threshold", threshold, 0, 1, "[)")
     level = real("stability: level", level, 0, 1)
+    probabilities = as_tensor(probabilities, "stability: probabilities")
     runs = len(probabilities) if probabilities.dim() == 2 else 0
     if runs < 2 or not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
         raise ConfigError(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.arrays import as_tensor
 from bayesprune.checked import real
 from bayesprune.errors import ConfigError
 
@@ -35,7 +37,7 @@ class Recovery(NamedTuple):
 
 
 @checked_arguments
-def power_and_fdr(selected: Tensor, support: Tensor) -> Recovery:
+def power_and_fdr(selected: Tensor | np.ndarray, support: Tensor | np.ndarray) -> Recovery:
     """Compare a selection of inputs with the truth.
 
     Args:
@@ -45,6 +47,7 @@ def power_and_fdr(selected: Tensor, support: Tensor) -> Recovery:
     Raises:
         ConfigError: if the two are not bool vectors of the same length.
     """
+    selected, support = as_tensor(selected, "power_and_fdr: selected"), as_tensor(support, "power_and_fdr: support")
     for name, values in (("selected", selected), ("support", support)):
         if values.dtype != torch.bool or values.dim() != 1 or len(values) != len(selected):
             raise ConfigError(
@@ -57,7 +60,7 @@ def power_and_fdr(selected: Tensor, support: Tensor) -> Recovery:
 
 
 @checked_arguments
-def select(probabilities: Tensor, fdr: float = 0.1) -> Tensor:
+def select(probabilities: Tensor | np.ndarray, fdr: float = 0.1) -> Tensor:
     """The largest set of inputs whose expected false discovery rate is at most ``fdr``.
 
     Under the posterior the expected share of false discoveries in a set is the mean of 1 − p over it, p being the
@@ -76,6 +79,7 @@ def select(probabilities: Tensor, fdr: float = 0.1) -> Tensor:
         ConfigError: for a level or probabilities outside [0, 1], or NaN.
     """
     fdr = real("select: fdr", fdr, 0, 1, "[]", hint="0.05 to 0.2 are usual")
+    probabilities = as_tensor(probabilities, "select: probabilities")
     if probabilities.dim() != 1 or not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
         raise ConfigError(
             f"select: expected inclusion probabilities in [0, 1], shape (d,), got shape {tuple(probabilities.shape)} "

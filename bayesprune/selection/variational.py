@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.arrays import as_tensor
 from bayesprune.errors import ConfigError
 from bayesprune.selection.regression import Regression, reduce
 
@@ -41,14 +43,14 @@ class MeanField:
 
 @checked_arguments
 def mean_field(
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
     *,
-    inclusion: Tensor | float,
+    inclusion: Tensor | np.ndarray | float,
     slab_scale: float = 1.0,
     noise_scale: float = 1.0,
     intercept_scale: float = math.inf,
-    starts: Tensor | None = None,
+    starts: Tensor | np.ndarray | None = None,
 ) -> MeanField:
     """Coordinate ascent on q(ξ, w) = Π_k Bern(ξ_k; α_k) q(w_k | ξ_k) to its fixed point.
 
@@ -93,10 +95,11 @@ def mean_field(
     )
 
 
-def _starts(starts: Tensor | None, num_inputs: int) -> Tensor:
+def _starts(starts: Tensor | np.ndarray | None, num_inputs: int) -> Tensor:
     """Models to start from as zeros and ones."""
     if starts is None:
         return torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, num_inputs)
+    starts = as_tensor(starts, "mean_field: starts")
     if starts.dtype != torch.bool or starts.dim() != 2 or len(starts) == 0 or starts.shape[1] != num_inputs:
         raise ConfigError(
             f"mean_field: expected starts of shape (starts, {num_inputs}), bool, one row a model, got {starts.dtype} "

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.arrays import as_tensor
 from bayesprune.data import EpochLoader
-from bayesprune.data.inputs import Inputs, as_inputs, as_tensor, each, tensors_of
+from bayesprune.data.inputs import Inputs, as_inputs, each, tensors_of
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.graph.misfit import misfits_named
 from bayesprune.infer import Likelihood

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from bayesprune.comparison import ComparisonResult, Plan, Row
-from bayesprune.comparison.goals import Aimed, Goal, aim
+from bayesprune.comparison.goals import Aimed, Goal, aim, least
 from bayesprune.comparison.measuring import nonzero
 from bayesprune.comparison.ranges import Choice, Range, trials
 from bayesprune.comparison.statistics import interval, lines
@@ -55,11 +55,39 @@ def test_runs_that_came_to_nothing_are_counted_and_not_averaged_but_guessing_is(
 
 
 @pytest.mark.parametrize(
-    ("left", "missed"), [(0.0499, True), (0.0501, False), (0.1, False), (0.10099, False), (0.1011, True)]
+    ("measure", "share", "lowest"),
+    [
+        ("macs", 0.5, 0.45),
+        ("macs", 0.1, 0.05),
+        ("macs", 0.05, 0.025),
+        ("weights", 0.1, 0.09),
+        ("weights", 0.05, 0.04),
+        ("weights", 0.02, 0.01),
+        ("weights", 0.01, 0.005),
+    ],
 )
-def test_a_goal_is_missed_by_more_than_one_in_a_hundred_or_less_than_five(left: float, missed: bool) -> None:
-    assert Goal("macs", 0.1).missed(left) is missed
-    assert not Goal("free").missed(left)
+def test_a_goal_is_missed_by_one_in_a_hundred_more_and_by_less_than_a_structure_or_half(
+    measure: str, share: float, lowest: float
+) -> None:
+    goal = Goal(measure, share)
+    assert [goal.missed(left) for left in (0.0, 0.999 * lowest, 1.02 * share)] == [True, True, True]
+    assert [goal.missed(left) for left in (1.001 * lowest, share, 1.0099 * share)] == [False, False, False]
+    assert not Goal("free").missed(lowest)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "end"), [(0.001, 0.0502, 0.0502), (0.049, 0.0504, 0.0504), (0.0499, 0.06, 0.0499)]
+)
+def test_of_what_is_near_a_goal_the_nearest_is_taken(low: float, high: float, end: float) -> None:
+    def left(part: float) -> float:
+        return low if part > 0.5 else high
+
+    assert left(least(left, Goal("weights", 0.05), "a jump")) == end
+
+
+def test_what_jumps_over_a_goal_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"a jump cannot leave 0\.05; the closest reachable are 0\.0010, 0\.0600"):
+        least(lambda part: 0.001 if part > 0.5 else 0.06, Goal("weights", 0.05), "a jump")
 
 
 def test_an_end_is_the_end_and_whole_numbers_stay_whole() -> None:

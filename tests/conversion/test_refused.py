@@ -95,6 +95,27 @@ class Scaled(nn.Module):
         return self.last(torch.relu(self.first(x)) * x.max().item())
 
 
+class Keeping(nn.Module):
+    """Keeps what it made of a parameter in its first pass, as relative positions of attention are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.shift = nn.Linear(2, 3), nn.Linear(3, 1), nn.Parameter(torch.ones(3))
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "cpu" not in self.kept:
+            self.kept["cpu"] = 2 * self.shift
+        return self.last(torch.relu(self.first(x)) + self.kept["cpu"])
+
+
+def kept() -> nn.Module:
+    """A network with one part that has kept something."""
+    net = nn.Sequential(Keeping())
+    net(torch.zeros(1, 2))
+    return net
+
+
 def vision() -> nn.Module:
     """A transformer for images of one size."""
     return VisionTransformer(16, 8, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=4, num_classes=2)
@@ -116,6 +137,7 @@ def vision() -> nn.Module:
         (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2), {}, ConfigError, "has gates already"),
         (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2).net, {}, ConfigError, "has gates already"),
         (quantised, {}, TraceError, "quantised"),
+        (kept, {}, TraceError, "module '0' keeps a tensor that it computed of its parameters or inputs, in 'kept'"),
         (nine_features, {"example_input": torch.zeros(2, 5, 9)}, TraceError, "shape '[1, 5, 3, 4, 2]' is invalid for"),
         (Scaled, {"example_input": torch.ones(2, 2)}, GateError, "a tensor of which less is known. Put gates by hand"),
         (vision, {"example_input": images(24)}, TraceError, "Wrong image height! Expected 16 but got 24!"),

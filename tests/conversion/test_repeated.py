@@ -156,6 +156,37 @@ def test_units_of_cells_that_a_loop_calls(kind: type[nn.Module], whole: bool) ->
     assert held.in_features < 4 and held.out_features == times * held.in_features
 
 
+class Spelled(nn.Module):
+    """A cell that is called by the names of torch's arguments, or whose own weights are read.
+
+    Args:
+        kind: The cell's class.
+        read: The name of what is read of the cell for the kind of its first state; none to give it by name.
+    """
+
+    def __init__(self, kind: type[nn.Module], read: str = ""):
+        super().__init__()
+        self.given, self.cell, self.out, self.read = nn.Linear(3, 6), kind(6, 5), nn.Linear(5, 2), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        like = getattr(self.cell, self.read) if self.read else x
+        state = torch.zeros(x.shape[0], self.cell.hidden_size, dtype=like.dtype, device=like.device)
+        state = (state, state) if isinstance(self.cell, nn.LSTMCell) else state
+        for step in range(2):
+            given = torch.relu(self.given(x[:, step]))
+            state = self.cell(given, state) if self.read else self.cell(hx=state, input=given)
+        return self.out(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [(nn.LSTMCell, ""), (nn.RNNCell, ""), (nn.GRUCell, ""), (nn.GRUCell, "weight_hh"), (nn.LSTMCell, "bias_ih")],
+)
+def test_cells_are_called_and_read_by_the_names_that_torch_has(kind: type[nn.Module], read: str) -> None:
+    torch.manual_seed(0)
+    verify(Spelled(kind, read).double().eval(), steps(), {"given_gate": 6, "cell.ih_gate": 5})
+
+
 def test_one_gate_in_all_steps_of_a_loop_is_one_in_a_row() -> None:
     net = bp.convert(Loop().double().eval(), example_input=steps())
     assert gates_in_a_row(trace(net, steps())) == 1

@@ -143,7 +143,16 @@ def test_networks_without_plain_layers(net) -> None:
         fit(net(), batches(), epochs=2, method="factorised")
 
 
-@pytest.mark.parametrize("how", [{"share": 1.0}, {"bits": 1}, {"bits": 17}, {"form": "tucker"}, {"until": 0.0}])
-def test_bad_settings(how: dict) -> None:
-    with pytest.raises(ConfigError, match="QuantisedFactors"):
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"share": 1.0}, r"^factorised: share must be in \(0, 1\)"),
+        ({"bits": 1}, "^factorised: bits must be a whole number, at least 2"),
+        ({"bits": 17}, "^factorised: bits must be at most 16"),
+        ({"form": "tucker"}, "^factorised: form must be 'matrix' or 'cp'"),
+        ({"until": 0.0}, r"^factorised: until must be in \(0, 1\)"),
+    ],
+)
+def test_bad_settings(how: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         QuantisedFactors(**how)

@@ -185,7 +185,14 @@ def test_too_many_inputs_for_a_mixed_program() -> None:
         fit(net, batches(), epochs=2, method=LayerwiseL0(relu=True), settings=RESTS)
 
 
-@pytest.mark.parametrize("how", [{"sparsity": 0.0}, {"sparsity": 1.0}, {"relu": "yes"}])
-def test_bad_settings(how: dict) -> None:
-    with pytest.raises(ConfigError, match="LayerwiseL0"):
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"sparsity": 0.0}, r"^layerwise_l0: sparsity must be in \(0, 1\)"),
+        ({"sparsity": 1.0}, r"^layerwise_l0: sparsity must be in \(0, 1\)"),
+        ({"relu": "yes"}, "^LayerwiseL0: relu must be True or False"),
+    ],
+)
+def test_bad_settings(how: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         LayerwiseL0(**how)

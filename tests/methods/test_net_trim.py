@@ -237,7 +237,16 @@ def test_any_network_by_all_outputs(make) -> None:
     assert all(share > 0.1 for share in zeros.values()), zeros
 
 
-@pytest.mark.parametrize("how", [{"epsilon": 0.0}, {"epsilon": 1.0}, {"until": 1.0}, {"examples": 0}, {"relu": 3}])
-def test_bad_settings(how: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="NetTrim"):
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"epsilon": 0.0}, r"^net_trim: epsilon must be in \(0, 1\)"),
+        ({"epsilon": 1.0}, r"^net_trim: epsilon must be in \(0, 1\)"),
+        ({"until": 1.0}, r"^net_trim: until must be in \(0, 1\)"),
+        ({"examples": 0}, "^net_trim: examples must be a whole number"),
+        ({"relu": 3}, "^NetTrim: relu must be True or False"),
+    ],
+)
+def test_bad_settings(how: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         NetTrim(**how)  # type: ignore[arg-type]

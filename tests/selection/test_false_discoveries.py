@@ -71,6 +71,25 @@ def test_the_rule_by_hand() -> None:
     assert together.statistics.tolist() == [0, 0] and not together.selected.any()
 
 
+def test_too_few_rows_are_warned_of() -> None:
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="4 rows do not tell how 5 columns vary together, so no false discovery rate"):
+        assert knockoffs(x).shape == x.shape
+
+
+def test_arrays_of_numpy_are_as_good() -> None:
+    """Also of whole numbers, that lie backwards, and that are read only."""
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)).double()
+    y, backwards = x[:, 0] * 2, x.flip(0).numpy()[::-1]
+    backwards.flags.writeable = False
+    assert torch.equal(knockoffs(backwards), knockoffs(x))
+    for given in (x.numpy(), backwards):
+        found, expected = knockoff_filter(given, y.numpy(), marginal), knockoff_filter(x, y, marginal)
+        assert torch.equal(found.statistics, expected.statistics)
+    whole = (4 * x).round()
+    torch.testing.assert_close(knockoffs(whole.numpy().astype(np.int32)), knockoffs(whole))
+
+
 @pytest.mark.statistical
 @pytest.mark.parametrize("groups", [None, PAIRS])
 def test_the_rate_holds_over_data_sets(groups: list[list[int]] | None) -> None:
@@ -123,6 +142,12 @@ REFUSED = {
         DataError,
         r"table of shape \(20, 3\) and targets of shape \(5,\) do not go together",
     ),
+    "a constant column": (
+        {"x": torch.tensor([[1.0, 0.1, 2.0], [3.0, 0.1, 1.0]] * 10)},
+        DataError,
+        "column 1 is constant, so that it can say nothing; leave it out",
+    ),
+    "words": ({"y": np.array(["a"] * 20)}, DataError, "knockoff_filter: y: an array of <U1 has no numbers"),
     "one row": ({"x": torch.zeros(1, 3), "y": torch.zeros(1)}, DataError, "2 rows or more"),
 }
 

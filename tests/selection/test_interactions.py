@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
 from bayesprune.errors import ConfigError, DataError
-from bayesprune.selection import interactions, stability
+from bayesprune.selection import enumerate_models, interactions, mean_field, power_and_fdr, select, stability
 
 X = torch.randn(5000, 4, generator=torch.Generator().manual_seed(0))
 
@@ -48,6 +49,21 @@ def test_what_cannot_be_is_refused(name: str) -> None:
     changes, error, says = REFUSED[name]
     with pytest.raises(error, match=says):
         interactions(**{"predict": curved, "x": X, **changes})
+
+
+def test_arrays_of_numpy_are_as_good() -> None:
+    torch.testing.assert_close(interactions(curved, X.numpy()), interactions(curved, X))
+    runs = np.array([[0.9, 0.1], [0.8, 0.6], [1.0, 0.2]])
+    for found, expected in zip(stability(runs), stability(torch.tensor(runs)), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(select(runs[1], 0.3), select(torch.tensor(runs[1]), 0.3))
+    assert power_and_fdr(runs[1] > 0.5, np.array([True, False])) == (1, 0.5)
+    x, y = X[:20, :2], X[:20, 0]
+    for posterior in (enumerate_models, mean_field):
+        given = posterior(x.numpy(), y.numpy(), inclusion=np.array([0.5, 0.2]))
+        assert torch.equal(given.inclusion, posterior(x, y, inclusion=torch.tensor([0.5, 0.2]).double()).inclusion)
+    with pytest.raises(ConfigError, match="probabilities must be a real torch Tensor or a real array of numpy, got"):
+        stability(runs.tolist())  # type: ignore[arg-type]
 
 
 def test_what_several_runs_agree_on() -> None:

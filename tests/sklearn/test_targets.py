@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 
 from bayesprune.errors import ConfigError, DataError
@@ -110,10 +111,31 @@ def test_columns_of_a_group_have_one_inclusion_probability() -> None:
     assert p[1] == p[4] and p[0] == p[9] and p[10] == 0 and len(set(p.tolist())) == 9
     small = found.compact_(torch.tensor(frame.to_numpy(), dtype=torch.float32)).detach().double().numpy()[:, 0]
     np.testing.assert_allclose(small, found.set_params(num_samples=0).predict(frame), atol=1e-4)
-    refused = {"'z'": [["b", "z"]], "out of range": [[0, 11]], "one group only": [[0], [0, 1]], "got 3": 3}
+    refused = {"'z'": [["b", "z"]], "from -11 to 10": [[0, 11]], "one group only": [[0], [0, 1]], "got 3": 3}
+    refused |= {"an index must be a whole number.*True": [[0, True]], "got slice": [[slice(0, 2)]]}
     for says, wrong in refused.items():
         with pytest.raises(DataError, match=says):
             brief(groups=wrong).fit(frame, y)
+
+
+def test_constant_columns_are_not_read_in_groups_either() -> None:
+    X, y = linear_table(60)
+    X[:, [2, 5]] = 4.0, 1.7e18
+    found = brief(groups=[[0, 2], [5]]).fit(X, y)
+    assert found.inclusion_probabilities_[[2, 5]].tolist() == [0, 0] < [found.inclusion_probabilities_[0]]
+    later = X.copy()
+    later[:, [2, 5]] = -1.0, 3.0
+    np.testing.assert_allclose(found.predict(later), found.predict(X), rtol=1e-9)
+    small = [found.compact_(torch.tensor(each, dtype=torch.float32)).detach() for each in (X, later)]
+    torch.testing.assert_close(*small, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+@pytest.mark.parametrize("y", [np.full(20, -3.0), np.linspace(-1.0, 0.5, 20)])
+def test_targets_that_are_no_counts_are_refused(likelihood: str, y: NDArray) -> None:
+    X, _ = linear_table(20)
+    with pytest.raises(DataError, match=f"^{likelihood} likelihood: targets must be counts 0, 1, 2 and so on, found -"):
+        brief(likelihood=likelihood).fit(X, y)
 
 
 @pytest.mark.parametrize("likelihood", ["student_t", "heteroscedastic", "poisson", "negative_binomial"])

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
-from scipy import special
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.infer.likelihoods.counts import CountPrediction, Counts
+from bayesprune.infer.likelihoods.gammas import log_rising
 from bayesprune.infer.prediction import per_example
 
 
@@ -41,10 +41,14 @@ class OverdispersedPrediction(CountPrediction):
         return _log_probs(y.to(self.samples), self.samples.log(), concentration)
 
     def _below(self, counts: Tensor, rates: Tensor) -> Tensor:
+        from scipy import special  # slow to import
+
         k, m, c = counts.cpu().numpy(), rates.cpu().numpy(), self.concentration
         return torch.from_numpy(special.betainc(c, k + 1, c / (c + m))).to(rates)
 
     def _bound(self, rates: Tensor, p: float) -> Tensor:
+        from scipy import special  # slow to import
+
         c, most = self.concentration, rates.amax(0).cpu().numpy()
         return torch.as_tensor(special.nbdtrik(p, c, c / (c + most))).to(rates).ceil() + 1
 
@@ -107,7 +111,6 @@ def _log_probs(y: Tensor, log_mean: Tensor, concentration: Tensor) -> Tensor:
         log_mean: log m.
         concentration: c.
     """
-    c = concentration
-    log_total = torch.logaddexp(c.log(), log_mean)
-    choose = torch.lgamma(y + c) - torch.lgamma(y + 1) - torch.lgamma(c)
-    return choose + c * (c.log() - log_total) + torch.where(y == 0, 0.0, y * (log_mean - log_total))
+    c, odds = concentration, log_mean - concentration.log()
+    certain = (y + c) * torch.logaddexp(odds, torch.zeros_like(odds))  # (y + c) log(1 + m/c)
+    return log_rising(c, y) - torch.lgamma(y + 1) + torch.where(y == 0, 0.0, y * log_mean) - certain

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
-from scipy import special
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
+from bayesprune.infer.likelihoods.gammas import log_rising
 from bayesprune.infer.likelihoods.learned_gaussian import LearnedGaussian
 from bayesprune.infer.prediction import RealPrediction, per_example
 
@@ -42,9 +42,13 @@ class StudentPrediction(RealPrediction):
         return _log_density(z, torch.tensor(self.degrees).to(z))
 
     def _below(self, z: Tensor) -> Tensor:
+        from scipy import special  # slow to import
+
         return torch.from_numpy(special.stdtr(self.degrees, z.detach().double().cpu().numpy())).to(z)
 
     def _quantile(self, p: Tensor) -> Tensor:
+        from scipy import special  # slow to import
+
         return torch.as_tensor(special.stdtrit(self.degrees, float(p)))
 
 
@@ -113,6 +117,5 @@ def _log_density(z: Tensor, degrees: Tensor) -> Tensor:
         z: Where.
         degrees: ν.
     """
-    half = (degrees + 1) / 2
-    constant = torch.lgamma(half) - torch.lgamma(degrees / 2) - 0.5 * (math.pi * degrees).log()
-    return constant - half * torch.log1p(z.square() / degrees)
+    constant = log_rising(degrees / 2, torch.full_like(degrees, 0.5)) - 0.5 * math.log(2 * math.pi)
+    return constant - (degrees + 1) / 2 * torch.log1p(z.square() / degrees)

@@ -141,7 +141,7 @@ def linear_maps(net: nn.Module, example: Inputs) -> list[LinearMap]:
     found = []
     for node in traced.graph.nodes:
         layer: Any = traced.module(node)
-        if layer is None or not is_linear_map(layer) or str(node.target) in traced.fixed:
+        if layer is None or not is_linear_map(layer) or str(node.target) in {*traced.fixed, *traced.repeated}:
             continue
         if layer.weight.requires_grad:
             found.append(LinearMap(f"{node.target}.weight", layer, _rectified(traced, node)))
