@@ -100,6 +100,19 @@ def test_what_does_not_fit_is_refused_by_name(given: dict[str, Any], says: str) 
     assert "\n" not in str(caught.value)
 
 
+@checked_arguments
+def export(model: Any, example: Any, path: str | os.PathLike[str]) -> None:
+    """Arguments two of which take anything."""
+
+
+def test_two_arguments_in_the_wrong_order_are_told_the_order() -> None:
+    said = r"export: path must be a string or a path, got a Tensor .*; the call is export\(model, example, path\)$"
+    with pytest.raises(ConfigError, match=said):
+        export(None, "a.onnx", torch.zeros(2, 2))
+    with pytest.raises(ConfigError, match=r"path must be a string or a path, got 3$"):
+        export(None, torch.zeros(2, 2), 3)
+
+
 def test_long_values_are_named_by_their_kind() -> None:
     with pytest.raises(ConfigError, match=r"text must be a string, got a list$"):
         several(text=list(range(100)))  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from bayesprune.cli.record import CONFIG, check_run, read_config, read_json
 from bayesprune.errors import BayesPruneError, ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import gates_of
+from bayesprune.methods.svi.budget import Budget
 from bayesprune.pruning import ExpectedCost, cost, load, read_run
 from bayesprune.pruning.meter import compare_latencies
 from bayesprune.reports import RunReport
@@ -73,7 +74,8 @@ def _read(folder: Path, name: str) -> RunReport:
     if not (folder / CONFIG).is_file():  # of `fit`, which knows nothing of data sets and networks by name
         first = next(iter(thetas), None)
         alone = first is not None and next(iter(state.network), None) == f"{first}.theta"
-        return RunReport(**told, inputs=(first, tuple(thetas[first].shape)) if alone and first is not None else None)
+        inputs = (first, tuple(thetas[first].shape)) if alone and first is not None else None
+        return RunReport(**told, settings=_budget(state.settings), inputs=inputs)
     config, shape, run = read_config(folder)
     check_run(path, state.run, run)
     result = _result(folder, run)
@@ -90,6 +92,16 @@ def _read(folder: Path, name: str) -> RunReport:
         latency=None if net is None or small is None else _latency(net.net, small, example),
         filters=None if small is None else first_filters(small),
     )
+
+
+def _budget(settings: Sequence[Any]) -> dict[str, str]:
+    """The budget of a run of `fit` as settings have it by name; without one, nothing.
+
+    Args:
+        settings: Those of its checkpoint, pairs of a name and a plain value.
+    """
+    found = next((value for name, value in settings if name == "budget"), None)
+    return {} if found is None else {"budget": str(Budget(**found))}
 
 
 def _result(folder: Path, run: str | None) -> dict[str, Any] | None:

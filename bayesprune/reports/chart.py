@@ -28,6 +28,8 @@ CONFIG: dict[str, Any] = {
     "text": {"fill": GREY},
 }
 """How all charts look."""
+MOST_TICKS = 10
+"""Below how many epochs each is on its axis; of more than that a few are."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,15 @@ def line(color: str | None = None) -> dict[str, Any]:
     return {"type": "line", "strokeWidth": 2, "point": {"size": 90, "opacity": 0}} | ({"color": color} if color else {})
 
 
-def epoch() -> dict[str, Any]:
-    """The axis of epochs."""
-    return {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"tickMinStep": 1, "format": "d"}}
+def epoch(last: int, first: int = 1) -> dict[str, Any]:
+    """The axis of epochs, with whole numbers on it.
+
+    Args:
+        last: The last of them.
+        first: The first.
+    """
+    axis = {"format": "d"} | ({"values": list(range(first, last + 1))} if last < MOST_TICKS else {"tickCount": 5})
+    return {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": axis}
 
 
 def quantity(field: str, title: str, *, form: str, zero: bool = True) -> dict[str, Any]:

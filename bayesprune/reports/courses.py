@@ -10,7 +10,12 @@ from bayesprune.reports.layers import plain
 from bayesprune.training.history import EpochRow, History
 
 PALETTE = ["#3d85c6", "#d07a10", "#3a9c6d", "#b5599b", "#8a7a22", "#7a6fd0", "#c4574a", "#4a9aa8"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 """Of runs that are compared; all stand out on light and on dark, also for who sees few colours."""
+
+PART, LEAST = 2.0, 0.01
+"""Runs are compared up to so many times the largest cost that one ends with, and on an axis of accuracy on which their
+ends are as far apart as a third of it, or so much of it is."""
 
 
 def learning(rows: Sequence[EpochRow]) -> Chart:
@@ -22,7 +27,9 @@ def learning(rows: Sequence[EpochRow]) -> Chart:
     first, last = (getattr(row, name) for row in (rows[0], rows[-1]))
     text = f"{what} after every epoch: {_figure(first, known)} after the first, {_figure(last, known)} after the last."
     y = quantity("value", title, zero=False, form=".3~p" if known else ".3~f")
-    spec = layered(values, {"mark": line(BLUE), "encoding": {"x": epoch(), "y": y, "tooltip": tips("phase", y=y)}})
+    spec = layered(
+        values, {"mark": line(BLUE), "encoding": {"x": epoch(rows[-1].epoch), "y": y, "tooltip": tips("phase", y=y)}}
+    )
     return Chart("learning", title.partition(",")[0].capitalize(), text, spec)
 
 
@@ -48,7 +55,10 @@ def shrinking(history: History, start: Mapping[str, float], budget: tuple[str, f
     }
     y = quantity("left", "share left", form=".3~p")
     y["scale"] = {"domain": [0, 1]}
-    drawn = {"mark": line(), "encoding": {"x": epoch(), "y": y, **style, "tooltip": tips("what", y=y)}}
+    drawn = {
+        "mark": line(),
+        "encoding": {"x": epoch(history.rows[-1].epoch), "y": y, **style, "tooltip": tips("what", y=y)},
+    }
     last = {what: getattr(history.rows[-1], name) / start[what] for what, name in fields.items() if start.get(what)}
     text = "Left of the start: " + ", ".join(f"{what} {100 * left:.1f} %" for what, left in last.items())
     if budget is None:
@@ -73,7 +83,9 @@ def pricing(rows: Sequence[EpochRow], budget: bool) -> Chart | None:
     if not values:
         return None
     y = quantity("value", "ν, nats per example", form=".3~g")
-    spec = layered(values, {"mark": line(AMBER), "encoding": {"x": epoch(), "y": y, "tooltip": tips("phase", y=y)}})
+    spec = layered(
+        values, {"mark": line(AMBER), "encoding": {"x": epoch(rows[-1].epoch), "y": y, "tooltip": tips("phase", y=y)}}
+    )
     title = "Multiplier of the budget" if budget else "Price of the whole cost"
     return Chart("price", title, f"{title}, ν, after every epoch; it ends at {values[-1]['value']:.4g}.", spec)
 
@@ -87,36 +99,35 @@ def trajectories(runs: Mapping[str, History], start: Mapping[str, float]) -> Cha
     """
     values, ends = [], []
     for name, history in runs.items():
-        path = [
-            {
-                "run": name,
-                "epoch": row.epoch,
-                "left": plain(row.macs / start[name]),
-                "accuracy": plain(row.val_accuracy),
-            }
-            for row in history.rows[len(history.rows) // 5 :]
-        ]
-        values += path
-        ends += path[-1:]
+        path = [(row.epoch, row.macs / start[name], row.val_accuracy) for row in history.rows]
+        named = [{"run": name, "epoch": k, "left": plain(left), "accuracy": plain(right)} for k, left, right in path]
+        values += named
+        ends.append((named[-1], *path[-1][1:]))
+    narrow, lowest = PART * max(left for _, left, _ in ends), min(right for *_, right in ends)
+    spread = max(max(right for *_, right in ends) - lowest, LEAST)
     color = {"field": "run", "type": "nominal", "scale": {"domain": [*runs], "range": PALETTE}}
     x, y = (
         quantity("left", "multiply-adds left", form=".3~p"),
         quantity("accuracy", "accuracy", zero=False, form=".3~p"),
     )
+    x["scale"] = {"domain": [0, min(1.0, narrow)]}
+    y["scale"] = {"domain": [lowest - spread, min(1.0, lowest + 2 * spread)]}
     encoding = {"x": x, "y": y, "color": color}
     said = [{"field": "run"}, {"field": "epoch"}, tip(x), tip(y)]
+    shape = color | {"scale": {"domain": [*runs], "range": SHAPES}}
     lines = {
-        "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6},
+        "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.6, "clip": True},
         "encoding": encoding | {"order": {"field": "epoch"}},
     }
     points = {
-        "data": {"values": ends},
-        "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
-        "encoding": encoding | {"tooltip": said},
+        "data": {"values": [end for end, *_ in ends]},
+        "mark": {"type": "point", "filled": True, "size": 110, "opacity": 0.9},
+        "encoding": encoding | {"shape": shape, "tooltip": said},
     }
     text = (
-        "Accuracy over the multiply-adds left, from epoch to epoch after the first fifth. A point is where a run ends; "
-        "up and left is better."
+        "Accuracy over the multiply-adds left, from epoch to epoch, near where runs end. A point is where one ends: "
+        + "; ".join(f"{end['run']} at {100 * left:.1f} %, {100 * right:.2f} % right" for end, left, right in ends)
+        + ". Up and left is better."
     )
     return Chart("runs", "Accuracy and cost of the runs", text, layered(values, lines, points, height=280))
 
@@ -127,7 +138,7 @@ def theta(epochs: int) -> Chart:
     Args:
         epochs: How many there are.
     """
-    x = epoch() | {"scale": {"domain": [0, epochs], "nice": False}}
+    x = epoch(epochs, 0) | {"scale": {"domain": [0, epochs], "nice": False}}
     y = quantity("theta", "θ", form=".2~f") | {"scale": {"domain": [0, 1]}}
     y["axis"]["values"] = [0, 0.5, 1]
     line = {"mark": {"type": "line", "color": BLUE, "strokeWidth": 2}, "encoding": {"x": x, "y": y}}

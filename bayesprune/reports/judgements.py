@@ -42,13 +42,15 @@ def _worths(values: list[dict[str, Any]]) -> dict[str, Any]:
     """Points with intervals by rank about a line at 0, on a scale that is linear near it and logarithmic beyond."""
     linear = max(sorted(value["high"] - value["worth"] for value in values)[len(values) // 2], 1e-9)
     largest = max(abs(value["worth"]) for value in values)
+    low, high = min(0.0, *(value["low"] for value in values)), max(0.0, *(value["high"] for value in values))
     nice = [step * 10.0**k for k in range(-9, 3) for step in (1, 2, 5)]
     ticks = sorted(
         {max((n for n in nice if n <= top), default=nice[0]) for top in (largest, math.sqrt(largest * linear))}
     )
+    shown = [tick for tick in (*(-tick for tick in reversed(ticks)), 0, *ticks) if low <= tick <= high]
     y = {
         **{"field": "worth", "type": "quantitative", "scale": {"type": "symlog", "constant": linear}},
-        "axis": {"title": "worth − price, nats", "values": [*(-tick for tick in ticks), 0, *ticks], "format": ".3~g"},
+        "axis": {"title": "worth − price, nats", "values": shown, "format": ".3~g"},
     }
     x = {"field": "rank", "type": "quantitative", "axis": None, "scale": {"nice": False, "padding": 4}}
     color = {

@@ -108,6 +108,18 @@ class RunReport:
         return (words.get(measure, measure), float(fraction)) if fraction else None
 
     @property
+    def budget_met(self) -> bool | None:
+        """Whether the finished run keeps to its budget, if it has one, by what it came to or else by its record."""
+        if self.budget is None or self.unfinished:
+            return None
+        return bool(self.result["budget_met"] if self.result else self.history.rows[-1].expected <= self.budget[1])
+
+    @property
+    def forced(self) -> int:
+        """How many structures were removed for the sake of a budget, whatever the data say."""
+        return sum(removal.forced for removal in self.history.removals)
+
+    @property
     def accuracy(self) -> float | None:
         """On the test examples, or the validation examples of the last epoch."""
         found = self.result["accuracy"] if self.result else self.history.rows[-1].val_accuracy

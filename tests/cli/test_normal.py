@@ -35,7 +35,7 @@ OPTIONS = (
 FIGURES = ("accuracy", "nll", "brier", "ece")
 
 
-def remove_every_other(removal: GateRemoval) -> bool:
+def remove_every_other(removal: GateRemoval, forced: Tensor) -> bool:
     """At rest, as `GateRemoval.clear`, but leave half of the gates that are off."""
     off = removal.net.theta.detach() == 0
     return removal._remove(off & (torch.arange(len(off)) % 2 == 0))

@@ -10,9 +10,12 @@ import torch
 
 from bayesprune import layers
 from bayesprune.cli.reporting import PAGE, first_filters, read_runs, saved_alone
+from bayesprune.methods.svi.budget import Budget
 from bayesprune.pruning import cost
+from bayesprune.training import Settings, fit
 from bayesprune.training.checkpoint import read_checkpoint
 from tests.cli.verify import TINY, listing, verify_done, verify_refused
+from tests.training.problems import Batches, bayesian, branches, examples
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +62,18 @@ def test_a_run_of_fit_is_told_by_its_checkpoint(finished: Path) -> None:
     (run,) = read_runs([finished])
     assert run.result is None and run.inputs == ("1", (64,)) and run.settings == {}
     verify_done("report", finished)
+    for command in (("export", finished, "--format", "onnx", "--out", "a.onnx"), ("evaluate", finished)):
+        verify_refused(*command, says=("a run of bp.fit", "bp.save(bp.compact(bnn)", "bp.pruning.export_onnx("))
+
+
+def test_a_run_of_fit_has_its_budget_on_its_page(tmp_path: Path) -> None:
+    net = bayesian(branches())
+    schedule = {"sample_from": 0.5, "settle_from": 0.5, "fine_tune_from": 0.5}
+    settings = Settings(budget=Budget("macs", 0.8), schedule=schedule)
+    with pytest.warns(UserWarning, match="had to be switched off"):
+        fit(net, Batches(*examples()), epochs=2, settings=settings, out=tmp_path)
+    (run,) = read_runs([tmp_path])
+    assert run.settings == {"budget": "macs=0.8"} and run.budget_met and run.forced == len(run.history.removals) == 2
 
 
 def test_several_runs_are_told_side_by_side(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

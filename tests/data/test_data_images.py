@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bayesprune.data import load
 from bayesprune.data.images import Raw, class_mixed_order, make_splits
 from bayesprune.errors import ConfigError, DataError
 
@@ -129,3 +130,9 @@ def test_a_limit_that_leaves_one_class():
 def test_splits_that_do_not_fit(train, test, message):
     with pytest.raises(DataError, match=message):
         make_splits("toy", train, test, CLASSES)
+
+
+def test_data_say_what_they_are() -> None:
+    digits = load("digits", limit=1000)
+    assert repr(digits) == "Splits('digits', 1,000 training and 360 test examples of shape (1, 8, 8), 10 classes)"
+    assert repr(digits.test) == "Images(360 examples of shape (1, 8, 8))"

@@ -298,3 +298,8 @@ def test_a_gate_of_several_numbers_may_be_shared_by_the_batch() -> None:
     assert net.gate_names == ["2", "0", "3"] and (net.num_branches, net.num_shared) == (1, 4)
     xi = net.sample_gates(torch.randn(50, 3))
     assert torch.equal(xi[:, :4], xi[:1, :4].expand(50, -1)) and bool((xi[:, 4:] != xi[:1, 4:]).any())
+
+
+def test_what_is_inferred_is_shown_before_the_network() -> None:
+    net = BayesianNet(nn.Sequential(Gate(3), nn.Linear(3, 1)), num_data=1437, prior=FlatteningPrior(4.0))
+    assert repr(net).splitlines()[1].strip() == "num_data=1437, gates=3, prior=FlatteningPrior(log γ 4), weights=point"

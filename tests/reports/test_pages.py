@@ -1,5 +1,6 @@
 """What a page holds is what the records say; it needs no other file, and is not too large."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,9 @@ import torch
 
 from bayesprune.errors import ConfigError
 from bayesprune.reports import RunReport, write_report
+from bayesprune.reports.courses import learning, trajectories
+from bayesprune.reports.courses import theta as path_of
+from bayesprune.reports.judgements import evidence
 from bayesprune.reports.layers import FRAMES, MOST, Layer, frames
 from bayesprune.reports.page import as_json, seconds, share
 from bayesprune.training import History
@@ -121,6 +125,52 @@ def test_the_row_of_a_layer_counts_what_is_clear() -> None:
     found = layer.summary()
     assert (found.start, found.left, found.measured, found.clear) == (4, 1, 2, 1)
     assert found.worth_left == pytest.approx(0.3) and found.price == pytest.approx(0.1)
+
+
+def test_what_a_budget_forced_is_said_and_whether_it_is_met(tmp_path: Path) -> None:
+    known = history()
+    write_report([RunReport(name="a", history=known, settings={"budget": "macs=0.5"})], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "for the sake of the budget" not in page and "<small>met</small>" in page  # expected is 0.5
+    known.removals[0] = dataclasses.replace(known.removals[0], forced=True)
+    report = RunReport(name="a", history=known, settings={"budget": "macs=0.4"})
+    write_report([report], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<p>1 of the removed went for the sake of the budget" in page and "<small>not met</small>" in page
+    assert RunReport(name="a", history=known, settings={"budget": "macs=0.4"}, epochs=9).budget_met is None
+
+
+def test_what_is_not_set_and_the_unit_of_prices_are_told_side_by_side(tmp_path: Path) -> None:
+    runs = [
+        RunReport(name=name, history=history(), settings={"price": price}) for name, price in (("a", None), ("b", 0.2))
+    ]
+    write_report(runs, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    row = page[page.index("price, nats an example") :]
+    assert re.findall(r'<td class="number">(.*?)</td>', row)[:2] == ["–", "0.2"]
+
+
+def test_short_runs_have_whole_epochs_and_one_structure_has_a_scale() -> None:
+    known = history()
+    for chart, first in ((learning(known.rows[:3]), 1), (path_of(3), 0)):
+        assert chart.spec["layer"][0]["encoding"]["x"]["axis"]["values"] == list(range(first, 4))
+    layer = Layer(
+        title="x", kind="branches", names=["a"], theta=torch.zeros(2, 1), saved=None, removals={},
+        evidence=torch.tensor([[0.08, -0.059, 0.02]]),
+    )  # fmt: skip
+    chart = evidence(layer, 0)
+    assert chart is not None and chart.spec["layer"][1]["encoding"]["y"]["axis"]["values"] == [0, 0.02, 0.05]
+
+
+def test_runs_are_compared_where_they_end() -> None:
+    """What is shown ends at twice the cost of the larger one, and each has a sign of its own."""
+    long = History([row(epoch, 0) for epoch in range(1, 6)])
+    chart = trajectories({"long": long, "short": History(long.rows[:4])}, {"long": 5000, "short": 5000})
+    lines, points = chart.spec["layer"]
+    assert lines["encoding"]["x"]["scale"]["domain"] == [0, 1.0] and lines["mark"]["clip"]
+    assert lines["encoding"]["y"]["scale"]["domain"] == pytest.approx([0.82 - 0.08, 0.98])
+    assert "long at 50.0 %, 90.00 % right; short at 60.0 %, 82.00 % right" in chart.text
+    assert points["encoding"]["shape"]["scale"]["range"][:2] == ["circle", "square"]
 
 
 def test_moments_are_thinned_where_there_are_many() -> None:
