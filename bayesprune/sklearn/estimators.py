@@ -13,7 +13,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 
-from bayesprune.checked import shown
+from bayesprune.checked import meant, shown
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import (
     Categorical,
@@ -152,7 +152,8 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             return of_scales[self.likelihood](shape=self._shape).float()
         if self.likelihood in others:
             return others[self.likelihood]().float()
-        raise ConfigError(f"likelihood must be one of {', '.join([*of_scales, *others])}, got {shown(self.likelihood)}")
+        got = shown(self.likelihood) + meant(self.likelihood, of_scales | others)
+        raise ConfigError(f"likelihood must be one of {', '.join(of_scales | others)}, got {got}")
 
     def __sklearn_tags__(self) -> Tags:
         """What scikit-learn is told of the estimator: several targets are welcome."""
