@@ -13,6 +13,7 @@ from bayesprune.data.checks import check_inputs
 from bayesprune.errors import DataError
 from bayesprune.infer.likelihoods import Likelihood, get_likelihood
 from bayesprune.layers import Standardise, Units, moments
+from bayesprune.layers.units import UNREAD
 
 
 @checked_arguments
@@ -32,7 +33,8 @@ def standardised(
         net: A network of one tensor ``(B, d)``, with gates or without. It becomes a part of what is returned.
         likelihood: As for `BayesianNet`. A noise scale that is to be learned is guessed relative to the targets'
             standard deviation, one that is given stays in their units. A copy is returned.
-        x: Training inputs, shape ``(N, d)``, in their own units. Constant columns become 0.
+        x: Training inputs, shape ``(N, d)``, in their own units. Constant columns become 0, also where they
+            later have another value.
         y: Training targets, first dimension N, in their own units.
 
     Returns:
@@ -60,7 +62,8 @@ def standardised(
         )
     likelihood = copy.deepcopy(get_likelihood(likelihood))
     dtype = next((p.dtype for p in net.parameters()), torch.get_default_dtype())
-    parts: OrderedDict[str, nn.Module] = OrderedDict(standardise=Standardise(*moments(x)).to(dtype), network=net)
+    standardise = Standardise(*moments(x, constant=UNREAD)).to(dtype)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(standardise=standardise, network=net)
     units = likelihood.take_units(y)
     if units is not None:
         parts["units"] = Units(*units).to(dtype)

@@ -10,21 +10,26 @@ from bayesprune.errors import ConfigError
 
 LEAST = 2.0**-40
 """Relative to the size of its numbers, a spread at most this large is rounding: the column is constant."""
+UNREAD = 2.0**100
+"""Scale of an input that was constant in training: whatever comes later, a network that knows nothing of it reads 0."""
 
 
-def moments(values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every column, float64, shape of one row; of a constant column the latter is 1.
+def moments(values: Tensor, weights: Tensor | None = None, *, constant: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every column, float64, shape of one row; of a constant one its value.
 
     Args:
         values: Rows, first dimension N.
         weights: How much each row counts, shape ``(N,)``; ``None`` for all alike.
+        constant: What stands for the standard deviation of a constant column.
     """
     values = values.detach().to("cpu", torch.float64)
     share = torch.ones(len(values), dtype=torch.float64) if weights is None else weights.to("cpu", torch.float64)
     share = (share / share.sum()).view(-1, *[1] * (values.dim() - 1))
     mean = (share * values).sum(0)
     spread = (share * (values - mean).square()).sum(0).sqrt()
-    return mean, torch.where(spread > LEAST * values.abs().amax(0), spread, 1.0)
+    varies = spread > LEAST * values.abs().amax(0)
+    own = values[int(share.argmax())]  # the mean of equal numbers is another one in the last digit
+    return torch.where(varies, mean, own), torch.where(varies, spread, constant)
 
 
 class Standardise(nn.Module):

@@ -20,6 +20,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, Likelihood, Prediction
 from bayesprune.infer.posterior import asked_for
 from bayesprune.layers import moments
+from bayesprune.layers.units import UNREAD
 from bayesprune.sklearn.network import gated_mlp, inclusion, plain_network, set_units
 from bayesprune.sklearn.table import check_inputs, groups_of
 from bayesprune.sklearn.training import Training, chosen_batch_size, chosen_epochs, one_thread, own_random_state
@@ -90,6 +91,8 @@ class BayesPruneEstimator(BaseEstimator):
     def get_support(self, indices: bool = False) -> NDArray:
         """Which inputs the posterior keeps: those whose inclusion probability is above ½.
 
+        After too short a run, of which `fit` warns, probabilities are where they began, and this says nothing.
+
         Args:
             indices: Whether to return their indices instead of a mask of shape ``(n_features_in_,)``.
 
@@ -120,7 +123,7 @@ class BayesPruneEstimator(BaseEstimator):
             targets: The targets in their own units.
         """
         training, table, counts = self._training(len(X)), torch.from_numpy(X), torch.from_numpy(weights)
-        inputs = moments(table, counts)
+        inputs = moments(table, counts, constant=UNREAD)
         x = (table - inputs[0]) / inputs[1]
         constant = np.ptp(x.numpy(), axis=0) < 0.5  # all others have standard deviation 1
         absent = constant & ~constant.all()
@@ -142,11 +145,13 @@ class BayesPruneEstimator(BaseEstimator):
                 counts.float(),
             )
         bnn = found.net.eval().double()  # so that a row's prediction does not depend on the rows beside it
-        set_units(bnn.net, inputs, bnn.likelihood.take_units(targets, counts))
+        units = bnn.likelihood.take_units(targets, counts)
+        set_units(bnn.net, inputs, units)
         self.inclusion_probabilities_ = np.where(constant, 0.0, inclusion(bnn.net, bnn.gate_probs(), absent))
         self.network_, self.compact_, self._seed = bnn, plain_network(bnn.net), seed
         self.history_, self.n_iter_ = found.history, len(found.history.rows)
-        self.evidence_bounds_ = np.array([bound.nats for bound in found.bounds])
+        of_units = 0.0 if units is None else len(X) * float(units[1].log().sum())  # what densities lose with a scale
+        self.evidence_bounds_ = np.array([bound.nats - of_units for bound in found.bounds])
 
     def _training(self, rows: int) -> Training:
         """How to train on so many rows."""
@@ -178,7 +183,7 @@ class BayesPruneEstimator(BaseEstimator):
     def _predictions(self, X: Any) -> Iterator[Prediction]:
         """The posterior predictive, some rows at a time, each with the same draws."""
         check_is_fitted(self)
-        x = torch.from_numpy(check_inputs(self, X))
+        x = torch.tensor(check_inputs(self, X))  # a copy, since frames hand out arrays that are read-only
         for rows in x.split(ROWS):
             with own_random_state(self._seed):
                 prediction = self.network_.predict(rows, self.num_samples)

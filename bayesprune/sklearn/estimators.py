@@ -65,9 +65,9 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
     Attributes:
         inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
             temperature 1 approximate probabilities under the model, in the mean field of one mode; at a lower one they
-            are too high, and say by ½ which inputs the fit uses.
-        evidence_bounds_: The evidence lower bound of each start, nats, at the temperature of training, shape
-            ``(restarts,)``; empty where there was one start and no trial of fewer units.
+            are too high, and say by ½ which inputs the fit uses. After too short a run, of which `fit` warns, they say nothing.
+        evidence_bounds_: The evidence lower bound of each start, nats, in the units of targets, shape ``(restarts,)``;
+            at another temperature than 1 the objective, no evidence. Empty for one start without trials of fewer units.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,
             float32, shape ``(B, n_features_in_)``, to predictions in those of the targets, shape ``(B, 1)`` or
             ``(B, k)``. It can be saved with `bayesprune.save`.
@@ -81,7 +81,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
     Examples:
         >>> from sklearn.datasets import load_diabetes
         >>> X, y = load_diabetes(return_X_y=True)
-        >>> model = BayesPruneRegressor(epochs=5, random_state=0).fit(X, y)
+        >>> model = BayesPruneRegressor(epochs=5, learning_rate=0.05, random_state=0).fit(X, y)
         >>> model.inclusion_probabilities_.shape, model.predict(X[:2]).shape
         ((10,), (2,))
     """
@@ -213,7 +213,7 @@ class BayesPruneClassifier(ClassifierMixin, BayesPruneEstimator):
     Examples:
         >>> from sklearn.datasets import load_wine
         >>> X, y = load_wine(return_X_y=True)
-        >>> model = BayesPruneClassifier(epochs=5, random_state=0).fit(X, y)
+        >>> model = BayesPruneClassifier(epochs=5, learning_rate=0.05, random_state=0).fit(X, y)
         >>> model.predict_proba(X[:2]).shape
         (2, 3)
     """

@@ -11,8 +11,8 @@ from sklearn.base import BaseEstimator, is_regressor
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
-from bayesprune.checked import meant, shown
-from bayesprune.errors import DataError
+from bayesprune.checked import meant, shown, whole
+from bayesprune.errors import ConfigError, DataError
 from bayesprune.sklearn.refusals import dates, explanation
 
 
@@ -81,8 +81,8 @@ def groups_of(estimator: BaseEstimator, groups: Any, columns: int) -> list[list[
         there = "" if names else "; the columns have no names, so give their indices"
         raise DataError(f"fit: groups: {unknown[0]!r} is no column{meant(unknown[0], names)}{there}")
     try:
-        found = [[names[c] if isinstance(c, str) else range(columns)[c] for c in group] for group in groups]
-    except (IndexError, TypeError) as error:
+        found = [[names[c] if isinstance(c, str) else _place(c, columns) for c in group] for group in groups]
+    except (ConfigError, TypeError) as error:
         raise DataError(
             f"fit: groups must hold names or indices of columns, as [['red', 'green'], [4, 5]], got {shown(groups)} "
             f"({error})"
@@ -91,6 +91,11 @@ def groups_of(estimator: BaseEstimator, groups: Any, columns: int) -> list[list[
     if len(set(named)) < len(named) or not all(found):
         raise DataError(f"fit: a column can be in one group only, and no group be empty, got {shown(groups)}")
     return found + [[column] for column in range(columns) if column not in named]
+
+
+def _place(column: Any, columns: int) -> int:
+    """Index of a column, which may be counted from the end."""
+    return whole("an index", column, -columns, columns - 1) % columns
 
 
 def counted(X: NDArray, y: NDArray, weights: NDArray) -> tuple[NDArray[np.float64], NDArray, NDArray[np.float64]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,6 +21,7 @@ from bayesprune.data.spans import cut_epoch
 from bayesprune.distributions import FixedInclusion
 from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.layers import gates_of
+from bayesprune.optim.rates import arrival, reach
 from bayesprune.sklearn.network import INPUTS
 from bayesprune.training import BestFit, Settings, fit_best
 
@@ -30,7 +33,7 @@ PASSES, STEPS = 150, 2000
 """How many epochs there are at least where their number is to be chosen, and steps in all of them."""
 SLAB_SCALE = 1.0
 """Standard deviation of the prior of all weights, for standardised inputs and targets."""
-PHASES = {"slab_by": 0.5, "checks_per_epoch": 1}
+PHASES: dict[str, float] = {"slab_by": 0.5, "checks_per_epoch": 1}
 """Fields of the schedule: with few rows the weights must have learnt something before their divergence counts in full,
 and an epoch is short."""
 
@@ -80,10 +83,29 @@ class Training:
         data = TensorDataset(x, y, weights) if bool((weights != 1).any()) else TensorDataset(x, y)
         loader = DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
         temperature = self.temperature if normal else 1.0
-        settings = Settings(lr=self.learning_rate, temperature=temperature, schedule=PHASES)
+        phases = self._phases(self.epochs * len(batches)) if normal else PHASES
+        settings = Settings(lr=self.learning_rate, temperature=temperature, schedule=phases)
         fewer = normal and temperature >= 1 and len(nets[0].gate_names) > 1
         # Under a fixed prior gates end between 0 and 1: they stay, but for units, and predictions average over them.
         return fit_best(nets, loader, epochs=self.epochs, settings=settings, fewer=fewer)
+
+    def _phases(self, steps: int) -> dict[str, float]:
+        """Fields of the schedule; in a run so short that weights cannot arrive gates rest, and a warning says so.
+
+        Args:
+            steps: Length of the run.
+        """
+        if arrival(SLAB_SCALE, self.learning_rate, steps) is not None:
+            return PHASES
+        enough = 1.5 * SLAB_SCALE / reach(1.0, steps)
+        warnings.warn(
+            f"fit: epochs={self.epochs} ({steps} steps) at learning_rate={self.learning_rate:g} are too few for "
+            "weights to arrive where the data want them, so inclusion probabilities stay where they began; give more "
+            f"epochs, or learning_rate={enough:.1g} or more",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+        return PHASES | {"sample_from": 1.0, "settle_from": 1.0}
 
     def _model(self, net: nn.Module, likelihood: Likelihood, x: Tensor) -> BayesianNet:
         """The model of a start.

@@ -43,16 +43,18 @@ def evidence_bound(
     """The evidence lower bound of a posterior, in eval mode.
 
     It is −N times the objective (see `infer.objective`): the mean log-likelihood under drawn gates and weights, less
-    the divergence of the posterior from the prior. Of two posteriors of one data set under one prior of the unknowns
-    that both have, the one with the higher bound is nearer to what the data say; a network without some units is one
-    whose units have θ = 0. Up to a constant, with weights that are points and with the flattening prior.
+    the divergence of the posterior from the prior. What cold training corrects the noise by
+    (`Likelihood.set_fitted_parameters`) is no density, and not in it. Of two posteriors of one data set under one
+    prior, the one with the higher bound is nearer to what the data say. Units that were removed are no unknowns of this
+    bound; as units with θ = 0 they would cost −log(1 − λ) each, which `fit_best` takes off. Up to a constant, with
+    weights that are points and with the flattening prior.
 
     Args:
         net: The network with its posterior.
         loader: Batches of the training data, such as `fit` takes.
         num_samples: Draws of gates and weights, at least two, anew for every batch.
         temperature: How much the divergence of Normal weights counts: 1 for the evidence, whatever temperature the
-            network was trained at; at another one it is the objective of that training.
+            network was trained at; at another one it is no bound of the evidence.
 
     Raises:
         ConfigError: for fewer than two samples, and for a temperature that is not positive and finite.
@@ -78,8 +80,27 @@ def evidence_bound(
     scale = net.num_data / count
     error = scale * math.sqrt(float(found[:, 1].sum()) / (num_samples - 1) / num_samples)
     weights = float(net.weights_posterior.divergence(net.by_gate(net.theta)))
-    rest = float(total(net)) * net.num_data - (1 - temperature) * weights
+    rest = float(total(net)) * net.num_data - (1 - temperature) * weights - float(net.likelihood.correction())
     return EvidenceBound(-float(found[:, 0].mean()) * scale - rest, error)
+
+
+@torch.no_grad()
+def cost_of_absence(net: BayesianNet) -> float:
+    """What the gates of a network would cost if all of them were off: Σ −log(1 − λ_s) under a fixed prior, nats."""
+    return float(net.prior().divergence(torch.zeros_like(net.theta)).sum())
+
+
+def bound_of_all(net: BayesianNet, loader: Loader, temperature: float, absence: float) -> EvidenceBound:
+    """The evidence bound of a network that may have lost units, which count as units with θ = 0.
+
+    Args:
+        net: The network as it is.
+        loader: As for `evidence_bound`.
+        temperature: As there.
+        absence: `cost_of_absence` of the network with all of its units.
+    """
+    found = evidence_bound(net, loader, temperature=temperature)
+    return found._replace(nats=found.nats - (absence - cost_of_absence(net)))
 
 
 def batches_of(net: BayesianNet, loader: Loader, where: str) -> Iterator[tuple[Inputs, Targets]]:

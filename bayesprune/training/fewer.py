@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -13,13 +14,15 @@ from bayesprune.layers import Gate, eval_mode
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.pruning import kept_gates, shrink
 from bayesprune.training.batches import Loader
-from bayesprune.training.evidence import batches_of, evidence_bound
+from bayesprune.training.evidence import batches_of, bound_of_all, cost_of_absence
 from bayesprune.training.loop import fit
 
 FIRST = 0.5
 """Which part of the units that are on is left out in the first trial."""
 REFIT = {"slab_by": 0.0, "sample_from": 0.3, "settle_from": 0.3}
 """Fields of the schedule of a trial: all of the divergence counts, and gates rest until the damage is repaired."""
+SURE = 2.0
+"""By how many standard errors a bound has to be better: an error is up to 0.4 nats, a unit of no use costs more."""
 
 
 def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Settings) -> list[tuple[int, float]]:
@@ -28,8 +31,9 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
     A mean field that was fitted with too many units divides the work among them. Each of them is then useful given the
     others, so that no gate goes off, though fewer units would do as well and diverge less from their prior. So the
     units that bring the least for what they cost are left out on trial: half of them, or half as many after each
-    trial that fails, down to one. The rest is trained on, and where the evidence bound has not become better all is as
-    it was before (backward elimination with refitting).
+    trial that fails, down to one. The rest is trained on, and where the evidence bound has not become better beyond its
+    error, all is as it was before (backward elimination with refitting). A unit that is left out counts as one with
+    θ = 0, so that leaving out those that are off changes nothing; they go first, unless that makes the bound worse.
 
     Args:
         net: A network with Normal weights that was trained; made smaller in place.
@@ -42,7 +46,8 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
     """
     again = replace(settings, schedule=settings.schedule | REFIT)
     trials: list[tuple[int, float]] = []
-    bound, share = evidence_bound(net, loader, temperature=settings.temperature), FIRST
+    absence, share = cost_of_absence(net), FIRST
+    bound = bound_of_all(net, loader, settings.temperature, absence)
     number = 0  # at first those alone that are off already
     while True:
         off = _least_useful(net, loader, number)
@@ -51,9 +56,10 @@ def fewer_units(net: BayesianNet, loader: Loader, *, epochs: int, settings: Sett
             smaller, index = shrink(net.net, off, example_input=net.example_input)
             net.replace(smaller, kept_gates(net.net, index))
             fit(net, loader, epochs=epochs, prune=False, settings=again, progress=False)
-            found = evidence_bound(net, loader, temperature=settings.temperature)
+            found = bound_of_all(net, loader, settings.temperature, absence)
+            unsure = SURE * math.hypot(bound.error, found.error)
             trials.append((sum(int((~part).sum()) for part in off.values()), found.nats - bound.nats))
-            if found.nats > bound.nats:
+            if found.nats - bound.nats > (unsure if number else -unsure):
                 bound = found
             else:
                 back()

@@ -13,7 +13,7 @@ from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.methods.svi.settings import Settings
 from bayesprune.training.batches import Loader
-from bayesprune.training.evidence import EvidenceBound, evidence_bound
+from bayesprune.training.evidence import EvidenceBound, bound_of_all, cost_of_absence
 from bayesprune.training.fewer import fewer_units
 from bayesprune.training.history import History
 from bayesprune.training.loop import fit
@@ -29,7 +29,8 @@ class BestFit:
     Attributes:
         net: Its network.
         history: Its record, without trials of fewer units.
-        bounds: The evidence bound of each start; none where there was nothing to compare.
+        bounds: The evidence bound of each start, units left out counting as units with θ = 0; none where there was
+            nothing to compare.
         weights: softmax of the bounds: what each start would count in a mixture of them all. It is the share of the
             evidence that is known to be its own, if no two starts have found the same mode.
         best: Which of them is returned.
@@ -77,11 +78,12 @@ def fit_best(
     _check_starts(nets, fewer)
     histories, bounds = [], []
     for net in nets:
+        absence = cost_of_absence(net)
         histories.append(fit(net, train_loader, epochs=epochs, prune=False, settings=settings, progress=False))
         if fewer:
             fewer_units(net, train_loader, epochs=max(1, epochs // TRIAL), settings=settings)
         if fewer or len(nets) > 1:
-            bounds.append(evidence_bound(net, train_loader, temperature=settings.temperature))
+            bounds.append(bound_of_all(net, train_loader, settings.temperature, absence))
     if not bounds:
         return BestFit(nets[0], histories[0], (), (1.0,), 0)
     nats = torch.tensor([bound.nats for bound in bounds], dtype=torch.float64)

@@ -159,15 +159,16 @@ class Checkpoint:
             where = f"history.thetas.{name}"
             require(len(theta) == self.epoch + 1, where, f"{self.epoch + 1} rows", theta)
             _check_probabilities(theta, where)
-        sizes = {name: (theta.shape[1], 3) for name, theta in thetas.items()}
-        for name, known in self.history.get("evidence", {}).items():
-            require(tuple(known.shape) == sizes.get(name), f"history.evidence.{name}", "three numbers a gate", known)
         for name, origin in self.origin.items():
             where = f"origin.{name}"
             require(name in thetas, where, "the name of a gate", name)
             size = thetas[name].shape[1]
             ascending = bool((origin.diff() > 0).all()) and bool(((origin >= 0) & (origin < size)).all())
             require(ascending, where, f"ascending indices below {size}", origin.tolist()[:8])
+        for name, known in self.history.get("evidence", {}).items():
+            where = f"history.evidence.{name}"
+            require(name in thetas, where, "the name of a gate", name)
+            require(tuple(known.shape) == (thetas[name].shape[1], 3), where, "three numbers a gate", known)
 
     def take_up(self, run: Trainer, path: Path) -> None:
         """Let a run that has not begun go on from here.

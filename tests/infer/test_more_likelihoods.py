@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import Heteroscedastic, LearnedGaussian, Likelihood, NegativeBinomial, Ordinal, StudentT
+from bayesprune.infer.likelihoods.gammas import log_rising
 from bayesprune.infer.likelihoods.negative_binomial import OverdispersedPrediction
 from bayesprune.infer.likelihoods.student_t import StudentPrediction
 
@@ -52,6 +53,33 @@ def test_negative_binomial(concentration: float) -> None:
     c = concentration
     expected = stats.nbinom.logpmf(COUNTS.numpy(), c, c / (c + means)).sum(1)
     agree(NegativeBinomial(c).double(), OUTPUTS, COUNTS, expected)
+
+
+@pytest.mark.parametrize("many", [15.9, 16.1, 1e4, 1e7])
+def test_nothing_cancels_in_single_precision(many: float) -> None:
+    """Where logarithms of gamma functions are 1e8, log probabilities are still those of scipy, and slopes finite."""
+    outputs, reals, counts = OUTPUTS.float(), REALS[:2].float(), COUNTS[:2].float()
+    means = outputs[:2].double().exp().numpy()
+    for likelihood, y, expected in (
+        (StudentT(0.7, many), reals, stats.t.logpdf(reals, many, outputs[:2], 0.7)),
+        (NegativeBinomial(many), counts, stats.nbinom.logpmf(counts, many, many / (many + means))),
+    ):
+        found = likelihood.nll(outputs[:2], y)
+        torch.testing.assert_close(-found.detach(), torch.from_numpy(expected.sum(1)).float(), rtol=1e-5, atol=1e-5)
+        found.sum().backward()
+        assert all(bool(p.grad.isfinite().all()) for p in likelihood.parameters() if p.grad is not None)
+
+
+def test_ratios_of_gamma_functions() -> None:
+    """In double precision to ten digits, on both sides of where the series begins; with the slope of digamma."""
+    c = torch.tensor([0.3, 2.0, 15.99, 16.01, 300.0]).double().requires_grad_()
+    y = torch.tensor([0.0, 0.5, 7.0, 1e4]).double()[:, None]
+    at = c.detach()
+    exact = torch.lgamma(at + y) - torch.lgamma(at) - y * at.log()
+    found = log_rising(c, y)
+    torch.testing.assert_close(found.detach(), exact, rtol=1e-10, atol=1e-10)
+    (slopes,) = torch.autograd.grad(found[1].sum(), c)
+    torch.testing.assert_close(slopes, torch.digamma(at + 0.5) - torch.digamma(at) - 0.5 / at, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])

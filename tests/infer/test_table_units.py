@@ -128,3 +128,19 @@ def test_what_cannot_be_standardised_is_refused() -> None:
     for scale in (torch.zeros(2), torch.ones(3)):
         with pytest.raises(ConfigError, match="Standardise: location and scale must be finite, of one shape"):
             layers.Standardise(torch.zeros(2), scale)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+def test_what_is_no_count_is_refused_before_its_logarithm(likelihood: str) -> None:
+    with pytest.raises(DataError, match=f"^{likelihood} likelihood: targets must be counts .* found -1;"):
+        bp.standardised(network(), likelihood, X, -torch.ones(60, 1))
+
+
+def test_a_constant_column_stays_unread_whatever_comes() -> None:
+    """Also where float64 does not hold the mean of equal numbers."""
+    x = torch.cat((X, torch.full((60, 1), 1.7e18)), 1).double()
+    net, _ = bp.standardised(nn.Linear(5, 1).double(), "gaussian", x, Y.double())
+    first = net.standardise(x)
+    assert first[:, 4].abs().max() == 0 and float(first[:, :4].square().mean().detach()) == pytest.approx(1)
+    later = torch.cat((x[:, :4], torch.randn(60, 1).double()), 1)
+    torch.testing.assert_close(net(later), net(x), rtol=1e-9, atol=1e-9)

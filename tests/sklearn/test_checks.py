@@ -29,7 +29,7 @@ CHECKS = [
     for pair in estimator_checks_generator(estimator, expected_failed_checks=FAILS, mark="xfail")
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:fit. .* so gates rest")  # of what so short runs do it is true
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # so short runs do not arrive
 TRAINS_LONG = {"check_classifiers_train", "check_regressors_train", "check_estimators_dtypes"}
 
 

@@ -12,6 +12,7 @@ import pyro
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import SelectFromModel
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV
@@ -137,6 +138,7 @@ def test_constant_targets_and_inputs_are_predicted() -> None:
     nothing = brief(epochs=60).fit(np.ones((40, 2)), X[:, 0])
     assert nothing.inclusion_probabilities_.tolist() == [0, 0]
     np.testing.assert_allclose(nothing.predict(np.ones((2, 2))), X[:, 0].mean(), atol=0.2)
+    np.testing.assert_allclose(nothing.predict(np.zeros((2, 2))), nothing.predict(np.ones((2, 2))), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +154,33 @@ def test_of_several_starts_the_one_with_the_highest_bound_is_kept(fitted: BayesP
     bounds = found.evidence_bounds_
     assert bounds.shape == (3,) and len(set(bounds)) == 3
     kept = evidence_bound(found.network_, [(X, y[:, None])], 256, temperature=found.temperature)
-    nats = kept.nats + len(y) * np.log(y.std())  # of standardised targets
-    assert abs(nats - bounds.max()) < 5 * kept.error + 1 < bounds.max() - bounds.min()
+    assert abs(kept.nats - bounds.max()) < 5 * kept.error + 1 < bounds.max() - bounds.min()
+    thousand = brief(restarts=3).fit(X, 1000 * y).evidence_bounds_
+    np.testing.assert_allclose(thousand, bounds - len(y) * np.log(1000), rtol=1e-4)
     assert fitted.evidence_bounds_.shape == (0,)  # nothing was compared
+    assert classifier(restarts=2, epochs=2, learning_rate=0.3).fit(*three_classes(40)).evidence_bounds_.max() < 0
+
+
+def test_a_run_that_is_too_short_warns_once_in_the_words_of_the_estimator() -> None:
+    X, y = linear_table(60)
+    says = r"fit: epochs=2 \(8 steps\) at learning_rate=0\.01 .* give more epochs, or learning_rate=0\.\d or more"
+    with pytest.warns(ConvergenceWarning, match=says) as caught:
+        short = brief(epochs=2, learning_rate=0.01, restarts=2).fit(X, y)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert len(set(short.inclusion_probabilities_)) == 1
+    for enough in ({"learning_rate": 0.5}, {"learning_rate": 0.01, "weights": "point"}):
+        brief(epochs=2, **enough).fit(X, y)  # without a warning
+
+
+def test_tables_that_are_read_only_are_predicted(fitted: BayesPruneRegressor) -> None:
+    X, _ = linear_table(3)
+    expected = fitted.predict(X)
+    X.setflags(write=False)
+    torch.set_warn_always(True)  # else once a process
+    try:
+        np.testing.assert_array_equal(fitted.predict(X), expected)
+    finally:
+        torch.set_warn_always(False)
 
 
 # classes -------------------------------------------------------------------------------------------------------------

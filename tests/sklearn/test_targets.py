@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 
 from bayesprune.errors import ConfigError, DataError
@@ -112,8 +113,10 @@ def test_columns_of_a_group_have_one_inclusion_probability() -> None:
     np.testing.assert_allclose(small, found.set_params(num_samples=0).predict(frame), atol=1e-4)
     refused = {
         "groups: 'z' is no column$": [["b", "z"]],
-        "out of range": [[0, 11]],
+        "from -11 to 10": [[0, 11]],
         "one group only": [[0], [0, 1]],
+        "an index must be a whole number.*True": [[0, True]],
+        "got slice": [[slice(0, 2)]],
         "each group must be a list of columns, .* got 3": 3,
         r"each group must be a list of columns, .* got \['b', 'e'\]": ["b", "e"],
         "each group must .* got 'be'": "be",
@@ -125,6 +128,26 @@ def test_columns_of_a_group_have_one_inclusion_probability() -> None:
         brief(groups=[["size"]]).fit(frame.rename(columns={"a": "Size1"}), y)
     with pytest.raises(DataError, match="'b' is no column; the columns have no names, so give their indices"):
         brief(groups=[["b"]]).fit(X, y)
+
+
+def test_constant_columns_are_not_read_in_groups_either() -> None:
+    X, y = linear_table(60)
+    X[:, [2, 5]] = 4.0, 1.7e18
+    found = brief(groups=[[0, 2], [5]]).fit(X, y)
+    assert found.inclusion_probabilities_[[2, 5]].tolist() == [0, 0] < [found.inclusion_probabilities_[0]]
+    later = X.copy()
+    later[:, [2, 5]] = -1.0, 3.0
+    np.testing.assert_allclose(found.predict(later), found.predict(X), rtol=1e-9)
+    small = [found.compact_(torch.tensor(each, dtype=torch.float32)).detach() for each in (X, later)]
+    torch.testing.assert_close(*small, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+@pytest.mark.parametrize("y", [np.full(20, -3.0), np.linspace(-1.0, 0.5, 20)])
+def test_targets_that_are_no_counts_are_refused(likelihood: str, y: NDArray) -> None:
+    X, _ = linear_table(20)
+    with pytest.raises(DataError, match=f"^{likelihood} likelihood: targets must be counts 0, 1, 2 and so on, found -"):
+        brief(likelihood=likelihood).fit(X, y)
 
 
 @pytest.mark.parametrize("likelihood", ["student_t", "heteroscedastic", "poisson", "negative_binomial"])

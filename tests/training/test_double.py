@@ -75,7 +75,7 @@ RUNS: dict[str, dict] = {
     "gates": {},
     "branches": {"make": branches},
     "normal": {"slab": "normal", "temperature": 0.3},
-    "fixed": {"slab": "normal", "prior": FixedInclusion(0.3)},
+    "fixed": {"slab": "normal", "prior": FixedInclusion(0.3), "lr": 0.1},
     "price": {"price": CostPrice(0.1)},
     "budget": {"budget": Budget("macs", 0.6)},
 }
@@ -83,12 +83,12 @@ RUNS: dict[str, dict] = {
 
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_double_as_torchs_default(options: dict, tmp_path: Path) -> None:
-    options = {"make": units, "slab": "point", **options}
+    options = {"make": units, "slab": "point", "lr": 0.02, **options}
     with default(torch.float64):
         x, y = examples()[0].double(), examples()[1]
         prior = options.pop("prior", bp.distributions.FlatteningPrior(2.0))
         net = BayesianNet(options.pop("make")(), num_data=EXAMPLES, slab=options.pop("slab"), prior=prior)
-        settings = Settings(lr=0.02, every=1, **options)
+        settings = Settings(every=1, **options)
         history = fit(net, Batches(x, y), epochs=8, settings=settings, out=tmp_path)
         assert history.rows[-1].nll < 0.7 * history.rows[0].nll
         assert net.theta.dtype == net.predict(x, 3).mean.dtype == torch.float64

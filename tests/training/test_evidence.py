@@ -13,9 +13,11 @@ from bayesprune import layers
 from bayesprune.distributions import FixedInclusion
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import BayesianNet
-from bayesprune.infer.likelihoods import Gaussian
+from bayesprune.infer.likelihoods import Gaussian, LearnedGaussian, StudentT
+from bayesprune.pruning import kept_gates, shrink
 from bayesprune.selection import mean_field
-from bayesprune.training import Settings, evidence_bound, fit_best
+from bayesprune.training import EvidenceBound, Settings, evidence_bound, fewer, fit_best
+from bayesprune.training.evidence import bound_of_all, cost_of_absence
 from bayesprune.training.fewer import fewer_units
 from tests.training.problems import Batches
 
@@ -81,6 +83,41 @@ def test_a_sample_of_the_data_stands_for_all() -> None:
     assert half.nats == pytest.approx(-data - divergence - 3 * math.log(3), rel=1e-4)
 
 
+@torch.no_grad()
+def test_units_that_were_removed_count_as_units_that_are_off() -> None:
+    """Each costs -log(1 - λ), so that leaving them out is worth nothing."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(40, 3, generator=generator)
+    net = nn.Sequential(layers.Linear(3, 8, gate="unit", theta=1.0), nn.ReLU(), nn.Linear(8, 1))
+    prior = FixedInclusion(torch.linspace(0.2, 0.8, 8))
+    bnn = BayesianNet(net, Gaussian(1.0), num_data=40, prior=prior, weights="normal", slab_scale=1.0)
+    for log_scale in bnn.weights_posterior.log_scales():
+        log_scale.fill_(-20.0)
+    bnn.theta[2:] = 0.0
+    loader, absence = [(x, x[:, :1])], cost_of_absence(bnn)
+    before = evidence_bound(bnn, loader, 2)
+    assert bound_of_all(bnn, loader, 1.0, absence).nats == pytest.approx(before.nats, abs=1e-3)
+    smaller, index = shrink(bnn.net, {"0": torch.arange(8) >= 2}, example_input=x[:1])
+    bnn.replace(smaller, kept_gates(bnn.net, index))
+    assert bnn.num_gates == 2
+    assert bound_of_all(bnn, loader, 1.0, absence).nats == pytest.approx(before.nats, abs=1e-3)
+    lost = -torch.log1p(-torch.linspace(0.2, 0.8, 8))[2:].sum()
+    assert evidence_bound(bnn, loader, 2).nats == pytest.approx(before.nats + float(lost), abs=1e-3)
+
+
+@pytest.mark.parametrize("likelihood", [LearnedGaussian(0.7), StudentT(0.7)])
+def test_what_corrects_the_noise_of_cold_training_is_no_evidence(likelihood: LearnedGaussian) -> None:
+    net, x, y = regression()
+    cold = BayesianNet(net.net, likelihood, num_data=ROWS, prior=FixedInclusion(1 / 3), weights="normal")
+    bounds = []
+    for fitted_parameters in (0.0, 20.0):
+        likelihood.set_fitted_parameters(fitted_parameters)
+        torch.manual_seed(6)
+        bounds.append(evidence_bound(cold, [(x, y)], 2))
+    assert float(likelihood.correction().detach()) == pytest.approx(-20 * math.log(0.7), rel=1e-5)
+    assert bounds[1].nats == pytest.approx(bounds[0].nats, abs=1e-3)
+
+
 def test_bad_arguments_are_refused() -> None:
     net, x, y = regression()
     with pytest.raises(ConfigError, match="evidence_bound: num_samples must be a whole number, at least 2, got 1"):
@@ -136,6 +173,18 @@ def test_what_the_bound_does_not_prefer_is_undone() -> None:
     assert len(trials) == 1 and trials[0][0] == 1 and trials[0][1] < 0
     for name, value in bnn.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize(("gain", "left"), [(0.7, 2), (0.9, 1)])
+def test_a_bound_that_is_better_within_its_error_is_no_reason(
+    gain: float, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two errors of 0.3 nats make one of 0.42, of which it takes two."""
+    bnn, loader = hinges(2, lambda unit: 1.0)
+    bounds = iter([EvidenceBound(-100.0, 0.3), EvidenceBound(-100.0 + gain, 0.3)])
+    monkeypatch.setattr(fewer, "bound_of_all", lambda *_: next(bounds))
+    trials = fewer_units(bnn, loader, epochs=1, settings=Settings(lr=0.05, every=1))
+    assert trials == [(1, pytest.approx(gain))] and bnn.num_gates == left
 
 
 # several starts ------------------------------------------------------------------------------------------------------

@@ -80,8 +80,12 @@ class Likelihood(nn.Module, ABC):
     def penalty(self) -> Tensor | float:
         """Minus the log prior density of the likelihood's own parameters, nats for the whole data set; 0 without any.
 
-        The negative ELBO, in nats per example, holds it over N, the number of training examples.
+        The negative ELBO, in nats per example, holds it over N, the number of training examples. `correction` is in it.
         """
+        return 0.0
+
+    def correction(self) -> Tensor | float:
+        """The part of `penalty` that is no density, but what `set_fitted_parameters` asked for; by default 0."""
         return 0.0
 
     @property

@@ -119,7 +119,11 @@ class Counts(Likelihood):
         Args:
             y: Targets, first dimension N.
             weights: How much each of them counts; ``None`` for all alike.
+
+        Raises:
+            DataError: for targets that are no counts.
         """
+        self._check_counts(y)
         location = (moments(y, weights)[0] + 0.5 / len(y)).log()
         return location, torch.ones_like(location)
 
@@ -131,9 +135,12 @@ class Counts(Likelihood):
         """Targets must be whole numbers, not negative, in the outputs' shape."""
         super().check(outputs, y)
         check_same_shape(str(self.name), outputs, y)
-        wrong = ~self.possible(outputs, y)
+        self._check_counts(y)
+
+    def _check_counts(self, y: Tensor) -> None:
+        wrong = ~self.possible(y, y)
         if bool(wrong.any()):
             raise DataError(
-                f"{self.name} likelihood: targets must be counts 0, 1, 2 and so on, found {y[wrong][0].item()}; for "
-                "real numbers use likelihood='gaussian'"
+                f"{self.name} likelihood: targets must be counts 0, 1, 2 and so on, found {y[wrong][0].item():g}; for "
+                "real numbers use a likelihood of reals, 'learned_gaussian'"
             )

@@ -94,12 +94,16 @@ class LearnedGaussian(Gaussian):
         """Minus the prior log density of log σ, summed over scales, nats for the whole data set.
 
         With a = ν/2 and d = log(σ/s), σ in units of ``unit``: a(2d + e^(−2d)) + log Γ(a) − a log a − log 2 for each
-        scale, less ``fitted_parameters`` times the mean of log σ.
+        scale, and the `correction`.
         """
         a = self.prior_count / 2
         d = self.log_scale - math.log(self.scale)
         constant = math.lgamma(a) - a * math.log(a) - math.log(2)
-        return (a * (2 * d + (-2 * d).exp()) + constant).sum() - self.fitted_parameters * self.log_scale.mean()
+        return (a * (2 * d + (-2 * d).exp()) + constant).sum() + self.correction()
+
+    def correction(self) -> Tensor:
+        """−``fitted_parameters`` times the mean of log σ."""
+        return -self.fitted_parameters * self.log_scale.mean()
 
     def check(self, outputs: Tensor, y: Tensor) -> None:
         """Targets must have the outputs' shape, and the scales that of one target if there is one an entry."""

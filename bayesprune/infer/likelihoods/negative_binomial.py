@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
 from bayesprune.infer.likelihoods.counts import CountPrediction, Counts
+from bayesprune.infer.likelihoods.gammas import log_rising
 from bayesprune.infer.prediction import per_example
 
 
@@ -107,7 +108,6 @@ def _log_probs(y: Tensor, log_mean: Tensor, concentration: Tensor) -> Tensor:
         log_mean: log m.
         concentration: c.
     """
-    c = concentration
-    log_total = torch.logaddexp(c.log(), log_mean)
-    choose = torch.lgamma(y + c) - torch.lgamma(y + 1) - torch.lgamma(c)
-    return choose + c * (c.log() - log_total) + torch.where(y == 0, 0.0, y * (log_mean - log_total))
+    c, odds = concentration, log_mean - concentration.log()
+    certain = (y + c) * torch.logaddexp(odds, torch.zeros_like(odds))  # (y + c) log(1 + m/c)
+    return log_rising(c, y) - torch.lgamma(y + 1) + torch.where(y == 0, 0.0, y * log_mean) - certain

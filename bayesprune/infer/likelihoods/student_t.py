@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.checked import real
+from bayesprune.infer.likelihoods.gammas import log_rising
 from bayesprune.infer.likelihoods.learned_gaussian import LearnedGaussian
 from bayesprune.infer.prediction import RealPrediction, per_example
 
@@ -113,6 +114,5 @@ def _log_density(z: Tensor, degrees: Tensor) -> Tensor:
         z: Where.
         degrees: ν.
     """
-    half = (degrees + 1) / 2
-    constant = torch.lgamma(half) - torch.lgamma(degrees / 2) - 0.5 * (math.pi * degrees).log()
-    return constant - half * torch.log1p(z.square() / degrees)
+    constant = log_rising(degrees / 2, torch.full_like(degrees, 0.5)) - 0.5 * math.log(2 * math.pi)
+    return constant - (degrees + 1) / 2 * torch.log1p(z.square() / degrees)
