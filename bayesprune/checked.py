@@ -91,7 +91,7 @@ def meant(name: Any, known: Iterable[str]) -> str:
         " (did you mean 'poisson'?)"
     """
     written = {each.lower(): each for each in known}
-    guess = difflib.get_close_matches(str(name).lower(), written, n=1)
+    guess = difflib.get_close_matches(str(name).lower(), written, n=1, cutoff=0.7)
     return f" (did you mean {written[guess[0]]!r}?)" if guess else ""
 
 
