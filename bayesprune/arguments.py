@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,7 +16,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 import numpy as np
 from torch import Tensor
 
-from bayesprune.checked import LARGEST, is_scalar, plain, shown
+from bayesprune.checked import LARGEST, is_scalar, meant, plain, shown
 from bayesprune.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,7 +45,10 @@ def checked_arguments(target: F) -> F:
     def checking(*args: Any, **kwargs: Any) -> Any:
         try:
             given = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # an argument is missing or unknown: Python says so itself
+        except TypeError:  # an argument is missing or unknown: Python says so itself, if nothing more is known
+            said = _belongs(kwargs, target, kinds())
+            if said:
+                raise TypeError(said) from None
             return target(*args, **kwargs)
         for name, kind in kinds().items():
             if name in given and not _fits(given[name], kind):
@@ -54,6 +59,35 @@ def checked_arguments(target: F) -> F:
         return target(*args, **kwargs)
 
     return cast(F, checking)
+
+
+def _belongs(given: Mapping[str, Any], target: Callable[..., Any], kinds: Mapping[str, Any]) -> str:
+    """What is said of the first argument that is unknown but may belong somewhere; nothing if there is none such.
+
+    It may be a field of a record that is itself an argument, or be like the name of an argument.
+
+    Args:
+        given: Arguments by name.
+        target: What was called.
+        kinds: What annotations state of its parameters.
+    """
+    names = inspect.signature(target).parameters
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is None:
+        return ""
+    hint = meant(unknown, names).strip(" ()")
+    for name, kind in kinds.items():
+        for record in _choices(kind):
+            if isinstance(record, type) and is_dataclass(record) and unknown in (each.name for each in fields(record)):
+                hint = f"give {name}={_public(record, target)}({unknown}=...)"
+    return f"{target.__qualname__}() got an unexpected keyword argument {unknown!r}; {hint}" if hint else ""
+
+
+def _public(record: type, target: Callable[..., Any]) -> str:
+    """The name by which users of a function import a record: from the function's own package, where that has it."""
+    homes = [each.__module__.rpartition(".")[0] for each in (target, record)]
+    home = next((home for home in homes if hasattr(sys.modules.get(home), record.__name__)), record.__module__)
+    return f"{home}.{record.__name__}"
 
 
 def _kinds(target: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:

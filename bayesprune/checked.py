@@ -1,10 +1,11 @@
-"""Numbers that users pass: whole or real, within bounds, or refused in one line that names the argument."""
+"""What users pass, for refusals in one line: numbers within bounds, values in few words, names that nearly are one."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from numbers import Integral, Real
 from typing import Any
 
@@ -76,6 +77,22 @@ def shown(value: Any) -> str:
     short = not isinstance(value, Sized) or is_scalar(value) or len(value) <= _LONGEST
     text = " ".join(repr(value).split()) if short else ""
     return text if 0 < len(text) <= _LONGEST else f"a {type(value).__name__}"
+
+
+def meant(name: Any, known: Iterable[str]) -> str:
+    """Which name may have been meant by one that is unknown, for a message: a guess in brackets, or nothing.
+
+    Args:
+        name: What the user wrote.
+        known: The names that there are.
+
+    Examples:
+        >>> meant("possion", ["gaussian", "poisson"])
+        " (did you mean 'poisson'?)"
+    """
+    written = {each.lower(): each for each in known}
+    guess = difflib.get_close_matches(str(name).lower(), written, n=1, cutoff=0.7)
+    return f" (did you mean {written[guess[0]]!r}?)" if guess else ""
 
 
 def is_scalar(value: Any) -> bool:

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.data import load
 from bayesprune.errors import ConfigError
+from bayesprune.infer import BayesianNet
+from bayesprune.methods import get_method
+from bayesprune.networks import build
+from bayesprune.training import Budget, Settings, fit
 
 
 @checked_arguments
@@ -143,6 +148,41 @@ def test_what_is_missing_or_unknown_is_said_by_python() -> None:
         one()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'y'"):
         one(y=1)  # type: ignore[call-arg]
+
+
+def test_where_an_unknown_argument_belongs() -> None:
+    net = nn.Linear(1, 1)
+    with pytest.raises(
+        TypeError, match=r"^fit\(\) got .* 'lr'; give settings=bayesprune\.training\.Settings\(lr=\.\.\.\)$"
+    ):
+        fit(net, [], epochs=1, lr=0.1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^fit\(\) got an unexpected .* 'epoch'; did you mean 'epochs'\?$"):
+        fit(net, [], epoch=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^Settings.__init__\(\) got .* 'temprature'; did you mean 'temperature'\?$"):
+        Settings(temprature=1.0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("call", "guess"),
+    [
+        (lambda: get_method("l1_filter"), "l1_filters"),
+        (lambda: get_method("magnitude", sparsty=0.5), "sparsity"),
+        (lambda: load("MNIST"), "mnist"),
+        (lambda: load("digit"), "digits"),
+        (lambda: build("lenet-300", (1, 8, 8), 10), "lenet300"),
+        (lambda: BayesianNet(nn.Linear(1, 1), "possion", num_data=1), "poisson"),
+        (lambda: BayesianNet(nn.Linear(1, 1), num_data=1, weights="norml"), "normal"),
+        (lambda: Budget.parse("mac=0.5"), "macs"),
+    ],
+)
+def test_names_that_nearly_are_one_are_guessed(call: Callable[[], Any], guess: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\(did you mean '{guess}'\?\)"):
+        call()
+
+
+def test_no_guess_without_a_likeness() -> None:
+    with pytest.raises(ConfigError, match=r"^unknown method 'zzz'; known are"):
+        get_method("zzz")
 
 
 @checked_arguments

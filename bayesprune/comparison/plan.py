@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.arguments import checked_arguments
-from bayesprune.checked import real, whole
+from bayesprune.checked import meant, real, whole
 from bayesprune.comparison.goals import FREE, MACS, OURS, SMALL, WEIGHTS, Goal, measures_of, told_by
 from bayesprune.comparison.ranges import Ranges, read_range
 from bayesprune.comparison.tables import check_complete, made, parsed, table
@@ -185,8 +185,9 @@ class Plan:
 
     def _check_methods(self) -> None:
         for name, ranges in self.methods.items():
-            if name not in (*NAMES, SMALL):
-                raise ConfigError(f"compare: unknown method {name!r}; known are {', '.join((*NAMES, SMALL))}")
+            there = (*NAMES, SMALL)
+            if name not in there:
+                raise ConfigError(f"compare: unknown method {name!r}{meant(name, there)}; known are {', '.join(there)}")
             known = OF_OURS if name == OURS else () if name == SMALL else get_method(name).options()
             for option in ranges:
                 if option != RATE and option not in known:

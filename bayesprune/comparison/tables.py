@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bayesprune.atomic import file_errors
+from bayesprune.checked import meant
 from bayesprune.errors import ConfigError
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ def made(kind: type[T], where: str, given: object) -> T:
     held, takes = table(where, given), {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     for key in held:
         if key not in takes:
-            raise ConfigError(f"compare: {where} has no key {key!r}; known are {', '.join(takes)}")
+            raise ConfigError(f"compare: {where} has no key {key!r}{meant(key, takes)}; known are {', '.join(takes)}")
     check_complete(kind, where, held)
     return kind(**held)
 

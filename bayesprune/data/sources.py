@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import meant
 from bayesprune.data.folder import read_folder
 from bayesprune.data.images import Raw, Splits, make_splits
 from bayesprune.errors import ConfigError, DataError
@@ -46,9 +47,12 @@ def load(name: str, *, data_dir: str | Path = "data", limit: int | None = None, 
     elif name.startswith(_FOLDER_PREFIX) and name != _FOLDER_PREFIX:
         parts = read_folder(Path(name[len(_FOLDER_PREFIX) :]).expanduser())
     else:
-        known = ", ".join(["digits", *_TORCHVISION, f"{_FOLDER_PREFIX}PATH"])
+        known = ["digits", *_TORCHVISION, f"{_FOLDER_PREFIX}PATH"]
         folder = f"; for the folder of that name write {_FOLDER_PREFIX}{name}" if isdir(expanduser(name)) else ""
-        raise ConfigError(f"load: expected the name of a data set, one of {known}; got {name!r}{folder}")
+        raise ConfigError(
+            f"load: expected the name of a data set, one of {', '.join(known)}; got {name!r}{meant(name, known)}"
+            f"{folder}"
+        )
     train, test, num_classes = parts
     return make_splits(name, train, test, num_classes, limit)
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bayesprune.checked import meant
 from bayesprune.errors import ConfigError
 
 WEIGHTS = ("point", "normal")
@@ -194,5 +195,5 @@ def asked_for(weights: str | None, slab: str | None, default: str) -> str:
         raise ConfigError(f"slab is another name of weights, and they differ: {weights!r} and {slab!r}")
     asked = weights if weights is not None else slab if slab is not None else default
     if asked not in WEIGHTS:
-        raise ConfigError(f"unknown weights {asked!r}; known are {', '.join(WEIGHTS)}")
+        raise ConfigError(f"unknown weights {asked!r}{meant(asked, WEIGHTS)}; known are {', '.join(WEIGHTS)}")
     return asked

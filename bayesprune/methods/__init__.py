@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from typing import Any
 
+from bayesprune.checked import meant
 from bayesprune.errors import ConfigError
 from bayesprune.methods.protocol import Batch, Decision, Method, Needs, Phase, Run, Site, Stats, Value
 
@@ -45,13 +46,13 @@ def get_method(name: str, **options: Any) -> Method:
         0.5
     """
     if name not in NAMES:
-        raise ConfigError(f"unknown method {name!r}; known are {', '.join(NAMES)}")
+        raise ConfigError(f"unknown method {name!r}{meant(name, NAMES)}; known are {', '.join(NAMES)}")
     module = importlib.import_module(f"{__name__}.{name}")
     found = {cls for cls in vars(module).values() if isinstance(cls, type) and issubclass(cls, Method)}
     (cls,) = (cls for cls in found if cls.name == name)
     known = list(inspect.signature(cls).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
-        has = ", ".join(known) or "none"
-        raise ConfigError(f"the method {name!r} has no option {unknown[0]!r}; its options: {has}")
+        has, guess = ", ".join(known) or "none", meant(unknown[0], known)
+        raise ConfigError(f"the method {name!r} has no option {unknown[0]!r}{guess}; its options: {has}")
     return cls(**options)

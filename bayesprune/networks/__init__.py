@@ -9,6 +9,7 @@ from functools import partial
 from torch import nn
 
 from bayesprune.arguments import checked_arguments
+from bayesprune.checked import meant
 from bayesprune.errors import ConfigError
 from bayesprune.networks.imagenet import from_torchvision, resnet18, resnet34, resnet50
 from bayesprune.networks.lenets import lenet5, lenet5_bypass, lenet300
@@ -54,8 +55,8 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Modul
             raise ConfigError(f"network {name[:40]}: a depth of at most 9999 can be built")
         return FAMILIES[deep[1]](int(deep[2]), input_shape, num_classes)
     raise ConfigError(
-        f"unknown network {name!r}; known are {', '.join(sorted(NETWORKS))}, resmlpDEPTH (for example resmlp12) and "
-        "resnetDEPTH (resnet56)"
+        f"unknown network {name!r}{meant(name, NETWORKS)}; known are {', '.join(sorted(NETWORKS))}, resmlpDEPTH (for "
+        "example resmlp12) and resnetDEPTH (resnet56)"
     )
 
 

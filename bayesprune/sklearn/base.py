@@ -91,6 +91,8 @@ class BayesPruneEstimator(BaseEstimator):
     def get_support(self, indices: bool = False) -> NDArray:
         """Which inputs the posterior keeps: those whose inclusion probability is above ½.
 
+        After too short a run, of which `fit` warns, probabilities are where they began, and this says nothing.
+
         Args:
             indices: Whether to return their indices instead of a mask of shape ``(n_features_in_,)``.
 

@@ -13,7 +13,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 
-from bayesprune.checked import shown
+from bayesprune.checked import meant, shown
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.infer import (
     Categorical,
@@ -65,7 +65,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
     Attributes:
         inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
             temperature 1 approximate probabilities under the model, in the mean field of one mode; at a lower one they
-            are too high, and say by ½ which inputs the fit uses.
+            are too high, and say by ½ which inputs the fit uses. After too short a run (`fit` warns) they say nothing.
         evidence_bounds_: The evidence lower bound of each start, nats, in the units of targets, shape ``(restarts,)``;
             at another temperature than 1 the objective, no evidence. Empty for one start without trials of fewer units.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,
@@ -152,7 +152,8 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             return of_scales[self.likelihood](shape=self._shape).float()
         if self.likelihood in others:
             return others[self.likelihood]().float()
-        raise ConfigError(f"likelihood must be one of {', '.join([*of_scales, *others])}, got {shown(self.likelihood)}")
+        got = shown(self.likelihood) + meant(self.likelihood, of_scales | others)
+        raise ConfigError(f"likelihood must be one of {', '.join(of_scales | others)}, got {got}")
 
     def __sklearn_tags__(self) -> Tags:
         """What scikit-learn is told of the estimator: several targets are welcome."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,9 @@ from sklearn.base import BaseEstimator, is_regressor
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
-from bayesprune.checked import shown, whole
+from bayesprune.checked import meant, shown, whole
 from bayesprune.errors import ConfigError, DataError
-
-SHOWN = 5
-"""How many columns an error names."""
+from bayesprune.sklearn.refusals import dates, explanation
 
 
 def check_inputs(estimator: BaseEstimator, X: Any) -> NDArray[np.float64]:
@@ -26,8 +24,9 @@ def check_inputs(estimator: BaseEstimator, X: Any) -> NDArray[np.float64]:
         X: Table of numbers.
 
     Raises:
-        ValueError: by scikit-learn, for another number or other names of columns, NaN or infinite values.
-        DataError: for columns that are not numbers.
+        ValueError: by scikit-learn, for another number or other names of columns.
+        TypeError: for cells that are objects of other kinds.
+        DataError: for columns that are not numbers, by name, and NaN or infinite values, by name and row.
     """
     return _as_numbers(estimator, X, reset=False)
 
@@ -48,8 +47,10 @@ def check_examples(
         the rows of weight 0.
 
     Raises:
-        ValueError: by scikit-learn, for wrong shapes, NaN or infinite values, sparse matrices.
-        DataError: for columns that are not numbers, and weights that are negative or all zero.
+        ValueError: by scikit-learn, for wrong shapes, NaN or infinite targets, sparse matrices.
+        TypeError: for cells that are objects of other kinds.
+        DataError: for columns or targets of a regressor that are not numbers, NaN or infinite values in ``X``, by name
+            and row, and weights that are negative or all zero.
     """
     numeric = is_regressor(estimator)
     X, y = _as_numbers(estimator, X, y=y, y_numeric=numeric, multi_output=numeric, ensure_min_samples=2)
@@ -72,9 +73,16 @@ def groups_of(estimator: BaseEstimator, groups: Any, columns: int) -> list[list[
     if groups is None:
         return None
     names = {name: place for place, name in enumerate(getattr(estimator, "feature_names_in_", ()))}
+    each = groups if isinstance(groups, Iterable) and not isinstance(groups, str) else [groups]
+    if any(isinstance(group, str) or not isinstance(group, Iterable) for group in each):
+        raise DataError(f"fit: each group must be a list of columns, [['red', 'green'], [4, 5]], got {shown(groups)}")
+    unknown = [c for group in groups for c in group if isinstance(c, str) and c not in names]
+    if unknown:
+        there = "" if names else "; the columns have no names, so give their indices"
+        raise DataError(f"fit: groups: {unknown[0]!r} is no column{meant(unknown[0], names)}{there}")
     try:
         found = [[names[c] if isinstance(c, str) else _place(c, columns) for c in group] for group in groups]
-    except (KeyError, ConfigError, TypeError) as error:
+    except (ConfigError, TypeError) as error:
         raise DataError(
             f"fit: groups must hold names or indices of columns, as [['red', 'green'], [4, 5]], got {shown(groups)} "
             f"({error})"
@@ -145,33 +153,17 @@ def _check_weights(sample_weight: ArrayLike | None, rows: int) -> NDArray[np.flo
 
 
 def _as_numbers(estimator: BaseEstimator, X: Any, **checks: Any) -> Any:
-    """What `validate_data` gives; where it only says that a string is no number, the columns too."""
+    """What `validate_data` gives; where it refuses, with the names of columns and the number of a row."""
+    where, y = type(estimator).__name__, checks["y"] if checks.get("y_numeric") else None
+    refused = dates(X, y)
+    if refused:
+        raise DataError(f"{where}: {refused}")
     try:
-        return validate_data(estimator, X, dtype=np.float64, order="C", **checks)
-    except ValueError as error:
-        columns = _not_numbers(X) if "could not convert" in str(error) else []
-        if not columns:
+        found = validate_data(estimator, X, dtype=np.float64, order="C", force_writeable=True, **checks)
+        return (found[0], found[1].astype(np.float64)) if checks.get("y_numeric") else found
+    except (TypeError, ValueError) as error:
+        said = explanation(X, y, error)
+        if not said:
             raise
-        more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
-        raise DataError(
-            f"{type(estimator).__name__}: expected columns of numbers, but {', '.join(columns[:SHOWN])}{more} cannot "
-            f"be read as such ({error}); encode them, for instance with OneHotEncoder in a ColumnTransformer, or leave "
-            "them out"
-        ) from error
-
-
-def _not_numbers(X: Any) -> list[str]:
-    """Names, or else indices, of the columns of a table that cannot be read as numbers."""
-    cells = np.asarray(X, dtype=object)
-    if cells.ndim != 2:
-        return []
-    names = getattr(X, "columns", range(cells.shape[1]))
-    return [repr(name) for name, column in zip(names, cells.T, strict=True) if not _is_number(column)]
-
-
-def _is_number(column: NDArray) -> bool:
-    try:
-        column.astype(np.float64)
-    except (TypeError, ValueError):
-        return False
-    return True
+        kind = DataError if isinstance(error, ValueError) else TypeError  # the latter where scikit-learn demands it
+        raise kind(f"{where}: {said}") from error

@@ -72,7 +72,7 @@ def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
         ),
         (
             {"tasks": [{"net": "a", "data": "b", "epochs": 1, "with": 8}]},
-            "task 1 has no key 'with'; known are net, data",
+            "task 1 has no key 'with' (did you mean 'width'?); known are net, data",
         ),
         ({"tasks": {"net": "a"}}, "tasks must be a list of tables, [[tasks]]"),
         ({"tasks": [{"net": "a", "data": "b", "epochs": 1, "convert": 1}]}, "convert must be True or False"),
@@ -81,7 +81,10 @@ def test_a_plan_does_not_depend_on_where_it_comes_from(tmp_path: Path) -> None:
         ({"tuning": {"trials": 0, "seed": 7}}, "tuning.trials"),
         ({"tuning": {"trials": 1, "seed": 7, "macs": 2}}, "tuning.macs"),
         ({"tuning": []}, "tuning must be a table"),
-        ({"tuning": {"trails": 3, "seed": 7}}, "tuning has no key 'trails'; known are trials, seed, held_out"),
+        (
+            {"tuning": {"trails": 3, "seed": 7}},
+            "tuning has no key 'trails' (did you mean 'trials'?); known are trials, seed, held_out",
+        ),
         ({"methods": {"taylor": 3}}, "methods.taylor must be a table"),
         ({"retrained": ["svi"]}, "retrained names svi, but methods does not"),
         ({"retrained": ["none"]}, "has no 'small'"),

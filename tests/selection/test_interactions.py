@@ -61,7 +61,9 @@ def test_arrays_of_numpy_are_as_good() -> None:
     x, y = X[:20, :2], X[:20, 0]
     for posterior in (enumerate_models, mean_field):
         given = posterior(x.numpy(), y.numpy(), inclusion=np.array([0.5, 0.2]))
-        assert torch.equal(given.inclusion, posterior(x, y, inclusion=torch.tensor([0.5, 0.2]).double()).inclusion)
+        assert torch.equal(
+            given.inclusion, posterior(x, y, inclusion=torch.tensor([0.5, 0.2], dtype=torch.float64)).inclusion
+        )
     with pytest.raises(ConfigError, match="probabilities must be a real torch Tensor or a real array of numpy, got"):
         stability(runs.tolist())  # type: ignore[arg-type]
 

@@ -41,7 +41,13 @@ def trained(problem: SelectionProblem, inclusion: float, epochs: int, lr: float 
     )
     data = TensorDataset(x, y[:, None])
     loader = DataLoader(data, sampler=BatchSampler(SequentialSampler(data), len(x), drop_last=False), batch_size=None)
-    bp.fit(bnn, loader, epochs=epochs, prune=False, settings=Settings(lr=lr, every=1, schedule={"settle_from": 0.3}))
+    bp.fit(
+        bnn,
+        loader,
+        epochs=epochs,
+        prune=False,
+        settings=Settings(lr=lr, every=1, schedule={"settle_from": 0.3, "slab_by": 0.1}),
+    )
     return bnn.gate_probs()["0"].double()
 
 

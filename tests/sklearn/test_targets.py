@@ -111,11 +111,23 @@ def test_columns_of_a_group_have_one_inclusion_probability() -> None:
     assert p[1] == p[4] and p[0] == p[9] and p[10] == 0 and len(set(p.tolist())) == 9
     small = found.compact_(torch.tensor(frame.to_numpy(), dtype=torch.float32)).detach().double().numpy()[:, 0]
     np.testing.assert_allclose(small, found.set_params(num_samples=0).predict(frame), atol=1e-4)
-    refused = {"'z'": [["b", "z"]], "from -11 to 10": [[0, 11]], "one group only": [[0], [0, 1]], "got 3": 3}
-    refused |= {"an index must be a whole number.*True": [[0, True]], "got slice": [[slice(0, 2)]]}
+    refused = {
+        "groups: 'z' is no column$": [["b", "z"]],
+        "from -11 to 10": [[0, 11]],
+        "one group only": [[0], [0, 1]],
+        "an index must be a whole number.*True": [[0, True]],
+        "got slice": [[slice(0, 2)]],
+        "each group must be a list of columns, .* got 3": 3,
+        r"each group must be a list of columns, .* got \['b', 'e'\]": ["b", "e"],
+        "each group must .* got 'be'": "be",
+    }
     for says, wrong in refused.items():
         with pytest.raises(DataError, match=says):
             brief(groups=wrong).fit(frame, y)
+    with pytest.raises(DataError, match=r"'size' is no column \(did you mean 'Size1'\?\)"):
+        brief(groups=[["size"]]).fit(frame.rename(columns={"a": "Size1"}), y)
+    with pytest.raises(DataError, match="'b' is no column; the columns have no names, so give their indices"):
+        brief(groups=[["b"]]).fit(X, y)
 
 
 def test_constant_columns_are_not_read_in_groups_either() -> None:

@@ -17,6 +17,8 @@ from tests.sklearn.problems import brief, classifier, linear_table, regressor, t
 
 X, Y = linear_table(60)
 ODD = np.arange(60) % 2
+FRAME, DAY = pd.DataFrame(X[:, :3], columns=list("abc")), pd.Timestamp("2020-01-01")
+PEAK = np.unravel_index(X.argmax(), X.shape)
 
 
 def test_rows_of_weight_0_count_as_absent() -> None:
@@ -90,10 +92,17 @@ def test_one_class_only() -> None:
     ("table", "says"),
     [
         (pd.DataFrame({"size": Y, "colour": "red", "shape": ["round"] * 60}), "'colour', 'shape' cannot be read"),
-        (np.array([["1", "two"]] * 60), "but 1 cannot be read as such .* OneHotEncoder"),
-        (np.full((60, 9), "a"), "0, 1, 2, 3, 4 and 4 more cannot"),
-        (np.where(X.max() == X, np.nan, X), "NaN"),
-        (np.where(X.max() == X, np.inf, X), "infinity"),
+        (np.array([["1", "two"]] * 60), "but column 1 cannot be read as such .* OneHotEncoder"),
+        (np.full((60, 9), "a"), "column 0, .*, column 4 and 4 more cannot"),
+        (np.where(X.max() == X, np.nan, X), rf"column {PEAK[1]} has NaN in row {PEAK[0]}; impute"),
+        (
+            FRAME.assign(b=[np.inf] * 60, c=[0.0, np.nan, np.nan] * 20),
+            "'b' has infinity in row 0, 'c' has NaN in row 1",
+        ),
+        (FRAME.assign(e=pd.array([1, 2, None] * 20, dtype="Int64")), "'e' has NaN in row 2"),
+        (FRAME.assign(seen=DAY), "columns of numbers, but there are dates in 'seen'; give numbers"),
+        (FRAME.assign(a=DAY.tz_localize("UTC"))[["a"]], "dates in 'a'"),
+        (np.full((60, 2), np.datetime64("2020-01-01")), "dates in column 0, column 1"),
     ],
 )
 def test_tables_that_are_not_of_numbers(table: Any, says: str) -> None:
@@ -101,8 +110,21 @@ def test_tables_that_are_not_of_numbers(table: Any, says: str) -> None:
         brief().fit(table, Y)
 
 
+@pytest.mark.parametrize(
+    ("targets", "says"),
+    [
+        (["u"] * 60, "BayesPruneRegressor: expected targets y that are numbers, but row 0 has none .*'u'"),
+        (pd.Series([0.5] * 7 + ["u"] * 53), "row 7 has none .*'u'"),
+        (pd.Series([DAY] * 60), "targets y that are numbers, but they are dates"),
+    ],
+)
+def test_targets_that_are_no_numbers(targets: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        brief().fit(X, targets)
+
+
 def test_text_that_is_numbers_is_read_as_such() -> None:
-    found = brief().fit(X.astype(str), Y)
+    found = brief().fit(X.astype(str), Y.astype(str))
     np.testing.assert_array_equal(found.predict(X), brief().fit(X, Y).predict(X))
 
 

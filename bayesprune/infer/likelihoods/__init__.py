@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
+from bayesprune.checked import meant
 from bayesprune.errors import ConfigError
 from bayesprune.infer.likelihoods.base import Likelihood
 from bayesprune.infer.likelihoods.bernoulli import Bernoulli
@@ -63,7 +64,7 @@ def get_likelihood(likelihood: str | Likelihood) -> Likelihood:
         return likelihood
     if likelihood not in LIKELIHOODS:
         raise ConfigError(
-            f"unknown likelihood {likelihood!r}; known are {', '.join(sorted(LIKELIHOODS))}, or pass a "
-            "Likelihood object"
+            f"unknown likelihood {likelihood!r}{meant(likelihood, LIKELIHOODS)}; known are "
+            f"{', '.join(sorted(LIKELIHOODS))}, or pass a Likelihood object"
         )
     return LIKELIHOODS[likelihood]()

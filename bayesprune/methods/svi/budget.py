@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bayesprune.arguments import checked_arguments
-from bayesprune.checked import real
+from bayesprune.checked import meant, real
 from bayesprune.errors import ConfigError
 from bayesprune.pruning import MEASURES
 
@@ -34,7 +34,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
-            raise ConfigError(f"budget: unknown measure {self.measure!r}; known are {', '.join(sorted(MEASURES))}")
+            known, guess = ", ".join(sorted(MEASURES)), meant(self.measure, MEASURES)
+            raise ConfigError(f"budget: unknown measure {self.measure!r}{guess}; known are {known}")
         what = "budget: the fraction of the starting cost"
         fraction = real(what, self.fraction, 0, 1, hint="macs=0.4 allows 40 % of the multiply-adds")
         object.__setattr__(self, "fraction", fraction)
