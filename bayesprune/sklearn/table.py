@@ -159,7 +159,7 @@ def _as_numbers(estimator: BaseEstimator, X: Any, **checks: Any) -> Any:
     if refused:
         raise DataError(f"{where}: {refused}")
     try:
-        found = validate_data(estimator, X, dtype=np.float64, order="C", force_writeable=True, **checks)
+        found = validate_data(estimator, X, dtype=np.float64, order="C", **checks)
         return (found[0], found[1].astype(np.float64)) if checks.get("y_numeric") else found
     except (TypeError, ValueError) as error:
         said = explanation(X, y, error)
