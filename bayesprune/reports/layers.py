@@ -14,7 +14,7 @@ from bayesprune.reports.picture import label
 from bayesprune.training.history import History
 from bayesprune.types import Removal
 
-MOST, FRAMES = 100_000, 101
+MOST, FRAMES = 60_000, 101
 """How many θ of a run a page holds at most, and of how many moments."""
 DOUBT = 1.645
 """Beyond how many standard errors the sign of a net cost is called clear."""
@@ -93,11 +93,12 @@ class Layer:
             worth_left=_median(worth[self.left]),
         )
 
-    def data(self, frames: Sequence[int]) -> dict[str, Any]:
+    def data(self, frames: Sequence[int], digits: int) -> dict[str, Any]:
         """What the script of the page is given: once what all structures share, and no names that are numbers.
 
         Args:
             frames: Of which moments.
+            digits: Of how many digits numbers are.
         """
         saved, numbered = self.saved, list(self.names) == [str(k) for k in range(len(self.names))]
         alike = saved is not None and bool((saved == saved[:1]).all())
@@ -106,10 +107,10 @@ class Layer:
             "kind": self.kind,
             "names": None if numbered else list(self.names),
             "shape": self.shape,
-            "theta": _rows(self.theta[list(frames)]),
-            "evidence": _rows(self.evidence),
-            "saved": None if saved is None else _rows(saved[:1] if alike else saved),
-            "removals": {place: [gone.step, plain(gone.weight_norm)] for place, gone in self.removals.items()},
+            "theta": _rows(self.theta[list(frames)], digits),
+            "evidence": _rows(self.evidence, digits),
+            "saved": None if saved is None else _rows(saved[:1] if alike else saved, 5),
+            "removals": {place: [gone.step, plain(gone.weight_norm, digits)] for place, gone in self.removals.items()},
         }
 
 
@@ -185,12 +186,12 @@ def _median(values: Tensor) -> float:
     return float(known.median()) if len(known) else math.nan
 
 
-def plain(value: float) -> float | int | None:
-    """A number in five digits; ``None`` if it is not finite."""
+def plain(value: float, digits: int = 5) -> float | int | None:
+    """A number in so many digits; ``None`` if it is not finite."""
     if not math.isfinite(value):
         return None
-    return int(value) if value == int(value) else float(f"{value:.5g}")
+    return int(value) if value == int(value) else float(f"{value:.{digits}g}")
 
 
-def _rows(values: Tensor) -> list[list[float | int | None]]:
-    return [[plain(value) for value in row] for row in values.double().tolist()]
+def _rows(values: Tensor, digits: int) -> list[list[float | int | None]]:
+    return [[plain(value, digits) for value in row] for row in values.double().tolist()]

@@ -18,8 +18,9 @@ from bayesprune.reports.layers import INPUTS, Layer, frames, layers_of, plain
 from bayesprune.reports.page import as_json, compiled, vega, write_page
 from bayesprune.training.history import History
 
-MOST_LAYERS, MOST_FILTERS = 24, 64
-"""Of how many layers the evidence is drawn at most, and how many filters are."""
+MOST_LAYERS, MOST_FILTERS, MANY = 24, 64, 10_000
+"""Of how many layers the evidence is drawn at most, how many filters are, and from how many structures on numbers have
+three digits instead of five."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -151,11 +152,12 @@ class RunReport:
     def data(self) -> dict[str, Any]:
         """What the script of the page is given: frames, layers, filters."""
         shown = frames(self.history)
+        digits = 5 if sum(len(layer.names) for layer in self.layers) <= MANY else 3
         return {
             "name": self.name,
             "epochs": shown,
             "num_data": self.num_data,
-            "layers": [layer.data(shown) for layer in self.layers],
+            "layers": [layer.data(shown, digits) for layer in self.layers],
             "filters": None if self.filters is None else _pixels(self.filters),
         }
 

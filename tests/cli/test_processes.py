@@ -112,6 +112,8 @@ def verify_same_up_to_rounding(one: Path, two: Path, processes: int = 2) -> None
     assert found.pop("processes") == processes and expected.pop("processes") == 1
     for name in ("nll", "brier", "ece"):
         assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-5)
+    for theirs, ours in zip(found.pop("reliability"), expected.pop("reliability"), strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-5)
     assert found == expected
     records = [json.loads((folder / "config.json").read_text()) for folder in (one, two)]
     (name, digest), (other, same) = (record.pop("run").split("-") for record in records)
