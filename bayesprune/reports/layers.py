@@ -187,7 +187,12 @@ def _median(values: Tensor) -> float:
 
 
 def plain(value: float, digits: int = 5) -> float | int | None:
-    """A number in so many digits; ``None`` if it is not finite."""
+    """A number; ``None`` if it is not finite.
+
+    Args:
+        value: The number.
+        digits: Of how many digits it is.
+    """
     if not math.isfinite(value):
         return None
     return int(value) if value == int(value) else float(f"{value:.{digits}g}")

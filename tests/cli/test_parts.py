@@ -98,7 +98,7 @@ def test_a_run_that_can_be_resumed_keeps_its_folder(tmp_path: Path, error: type[
 
 
 def test_an_epoch_is_described_in_one_line():
-    assert describe(ROW) == "settle     loss 0.9877  accuracy 97.22 %  gates 1,234  params 50,610"
+    assert describe(ROW) == "settle     loss 0.9877  accuracy 97.22 %  gates with θ > ½ 1,234  params 50,610"
 
 
 def test_a_terminal_shows_a_bar():

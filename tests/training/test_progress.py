@@ -43,7 +43,7 @@ def plain(text: str) -> str:
 def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     text, history = shown(monkeypatch, Terminal())
     last = plain(text).strip().splitlines()[-1].split("\r")[-1]
-    assert re.match(r"epoch 3/3 .*warm-up +loss \d\.\d{4}  gates 14  params 68", last)
+    assert re.match(r"epoch 3/3 .*warm-up +loss \d\.\d{4}  gates with θ > ½ 14  params 68", last)
     assert f"{history.rows[-1].loss:.4f}" in last and "accuracy" not in last
     assert capsys.readouterr().out == ""
 
