@@ -90,7 +90,8 @@ class GatedModel(TrainableNet):
         """
         found = self.weights_posterior.refresh(self.by_gate(self.theta.detach()), self.num_data / max(share, 1e-12))
         if found:
-            self.weights_cost = share * torch.cat([found[name] for name in self.gate_names]).to(self.log_gamma)
+            cost = share * torch.cat([found[name] for name in self.gate_names])
+            self.weights_cost = cost.detach().to(self.log_gamma)  # what has a history cannot be copied
 
     def _follow_weights(self) -> None:
         """Go on with the weights of the present network."""
