@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bayesprune.checked import meant
+from bayesprune.checked import meant, shown
 from bayesprune.errors import ConfigError
 
 WEIGHTS = ("point", "normal")
@@ -192,8 +192,8 @@ def asked_for(weights: str | None, slab: str | None, default: str) -> str:
         ConfigError: for an unknown one, and if the two differ.
     """
     if weights is not None and slab is not None and weights != slab:
-        raise ConfigError(f"slab is another name of weights, and they differ: {weights!r} and {slab!r}")
+        raise ConfigError(f"slab is another name of weights, and they differ: {shown(weights)} and {shown(slab)}")
     asked = weights if weights is not None else slab if slab is not None else default
     if asked not in WEIGHTS:
-        raise ConfigError(f"unknown weights {asked!r}{meant(asked, WEIGHTS)}; known are {', '.join(WEIGHTS)}")
+        raise ConfigError(f"unknown weights {shown(asked)}{meant(asked, WEIGHTS)}; known are {', '.join(WEIGHTS)}")
     return asked
