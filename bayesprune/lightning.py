@@ -85,8 +85,8 @@ class PruningModule(lightning.LightningModule):
         history: The record of the run, of the same form as that of `bayesprune.fit`; empty before the first epoch.
 
     Raises:
-        ConfigError: when training starts, for settings that cannot work, several processes, gradients that Lightning is
-            to accumulate or clip, or batches that it is to leave out.
+        ConfigError: when training starts, for settings that cannot work, several processes, or batches that Lightning
+            is to leave out. Gradients that it is to accumulate or clip are refused by Lightning itself.
 
     Examples:
         >>> import bayesprune as bp
