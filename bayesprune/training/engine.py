@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import hashlib
 import platform
 from collections.abc import Callable, Iterator
@@ -274,9 +275,13 @@ class Engine:
 
 
 def _disconnect() -> None:
-    """Let the threads of gloo end before the process does, which is aborted otherwise, now and then."""
+    """Let the threads of gloo end before the process does, which is aborted otherwise, now and then.
+
+    They end with the last reference to the group; a network that was wrapped holds one, in cycles.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def _digest(tensor: Tensor) -> str:

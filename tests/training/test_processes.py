@@ -18,15 +18,20 @@ ROOT = Path(__file__).parents[2]
 PROCESSES = [0, 1]
 
 
+def start(module: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a module in two processes, which leave their results in ``folder``."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, "-m", module, str(folder)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the processes left, in the order of their ranks."""
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "tests.training.worker", str(folder)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = start("tests.training.worker", folder)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in PROCESSES]
 
@@ -165,3 +170,13 @@ def test_compiled_branches_in_several_processes(results, rank: int) -> None:
     worker.mean_loss(net, net, *worker.batch(), worker.gates("two on")).backward()
     assert_same(results[rank]["compiled"]["gradients"], worker.gradients(net))
     assert not results[rank]["compiled"]["failed"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="names of threads are read from /proc")
+def test_the_threads_of_gloo_end_before_the_process_does(tmp_path: Path) -> None:
+    """What they still hold when the interpreter is gone aborts the process, now and then."""
+    done = start("tests.training.leaving_worker", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for rank in PROCESSES:
+        threads = (tmp_path / f"{rank}.txt").read_text().split("\n")
+        assert len(threads) >= 1 and not [name for name in threads if "gloo" in name], threads
