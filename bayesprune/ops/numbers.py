@@ -44,7 +44,8 @@ class Numbers(Numbered):
             return None
         if bool((moved == UNKNOWN).all()):
             return (NOTHING, []) if self.adapts(moved, NOTHING, []) else None
-        for axis in range(moved.dim()):
+        axes = range(moved.dim())
+        for axis in reversed(axes) if self.call.following.parts else axes:  # heads come before what is within them
             if shape[axis] != real.shape[axis]:
                 continue  # examples lie along it
             slices = slices_along(moved, axis)
