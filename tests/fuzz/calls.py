@@ -93,6 +93,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             "units": True,
             "branches": True,
             "heads": True,
+            "head_sizes": False,
             "inputs": False,
             "streams": False,
             "example_input": batch()[0],
@@ -105,7 +106,7 @@ CALLS: dict[str, Callable[[], Call]] = {
     "Whole": lambda: (layers.Whole, {"whole": nn.ReLU()}),
     "SpectralDropout": lambda: (layers.SpectralDropout, {"axis": "space", "threshold": 0.1, "p": 0.2, "rule": "or"}),
     "groups": lambda: (bp.groups, {"net": network(), "example_input": batch()[0]}),
-    "Gate": lambda: (layers.Gate, {"size": 3, "dim": 1, "per_batch": False, "theta": 0.5}),
+    "Gate": lambda: (layers.Gate, {"size": 3, "dim": 1, "per_batch": False, "within": False, "theta": 0.5}),
     "Draw": lambda: (layers.Draw, {"sizes": [3, 1]}),
     "MultiheadAttention": lambda: (
         layers.MultiheadAttention,
