@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from bayesprune.graph import Traced
 from bayesprune.ops import operation_of
 from bayesprune.ops.call import argument
 
+QUOTIENT = operator.truediv, torch.div, "div"
 BETWEEN = "softmax", "filling", "format", "product", "sum", "difference"
 """What stands between the product of queries and keys and that of weights and values, besides functions of numbers."""
 
@@ -40,19 +42,19 @@ def operands_of(traced: Traced, node: fx.Node) -> Operands | None:
         given: list[Any] = [argument(node, name, place) for place, name in enumerate(("query", "key", "value"))]
         dim = -1
     else:
-        weights, *values = _factors(node)
+        weights, *values = node.all_input_nodes
         product = _product_before(traced, weights)
-        if product is None or len(values) != 1 or len(_factors(product)) != 2:
+        if product is None:
             return None
-        given, dim = [*_factors(product), *values], _summed_dim(product)
-    if len(set(given)) < 3 or not all(isinstance(each, fx.Node) and each in traced.shapes for each in given):
+        given, dim = [*product.all_input_nodes, *values], _summed_dim(product)
+    if (
+        len(given) != 3
+        or len(set(given)) < 3
+        or not all(isinstance(each, fx.Node) and each in traced.shapes for each in given)
+    ):
         return None
-    return Operands(*given, dim)
-
-
-def _factors(node: fx.Node) -> list[fx.Node]:
-    """The tensors that a product of matrices multiplies."""
-    return list(node.all_input_nodes)
+    query, key, value = given
+    return Operands(query, key, value, dim)
 
 
 def _product_before(traced: Traced, weights: fx.Node) -> fx.Node | None:
@@ -68,7 +70,7 @@ def _product_before(traced: Traced, weights: fx.Node) -> fx.Node | None:
         operation = operation_of(node, traced.module(node))
         if operation.kind == "product of matrices":
             return node
-        if operation.pointwise or operation.kind in BETWEEN:
+        if operation.pointwise or operation.kind in BETWEEN or node.target in QUOTIENT:
             shape = traced.shapes.get(node, torch.Size())[-2:]
             same = [each for each in node.all_input_nodes if traced.shapes.get(each, torch.Size())[-2:] == shape]
             waiting += reversed(same)

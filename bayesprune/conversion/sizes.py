@@ -11,6 +11,7 @@ from bayesprune.conversion.fused import split_fused
 from bayesprune.conversion.heads import has_heads, mixes_values, write_attention
 from bayesprune.conversion.operands import operands_of
 from bayesprune.conversion.places import of_examples
+from bayesprune.conversion.settled import settle_sizes
 from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Traced
 from bayesprune.graph.tracing import fixed_modules
@@ -38,6 +39,8 @@ def written_apart(traced: Traced, allowed: Callable[[str], bool]) -> Traced:
             continue
         if not write_attention(traced, node) and mixes_values(traced, node) and has_heads(traced, node):
             given = operands_of(traced, node)
+            if given is not None:
+                settle_sizes(traced, given)
             split_fused(traced, node)
             if node.target is F.scaled_dot_product_attention and given is not None:
                 size = traced.shapes[given.query][-1]

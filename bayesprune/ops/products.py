@@ -118,6 +118,8 @@ def _attention(call: Call) -> Step:
     query, key, value = given
     places, x, mask = [_place(call, node) for node in given], call.known[value], call.option("attn_mask", 3)
     head, masks = places[2], [mask] if isinstance(mask, fx.Node) and call.known[mask] is not None else []
+    if -1 in places:
+        return _of_features(call, given, masks)
     if masks and (head > -3 or _place(call, masks[0]) != head):
         return call.wall()
     if x is not None and head <= -3 and places == [head] * 3:
@@ -129,15 +131,16 @@ def _attention(call: Call) -> Step:
             return call.wall()
         if not masked and len(parts[1]) == len(x) and call.option("enable_gqa", 7):
             return _grouped(call, given)
-    return _of_features(call, given) if -1 in places else call.wall()
+    return call.wall()
 
 
-def _of_features(call: Call, given: list[fx.Node]) -> Step:
+def _of_features(call: Call, given: list[fx.Node], masks: list[fx.Node]) -> Step:
     """Features of queries and keys are multiplied and summed over, if their number is not part of the result.
 
     Args:
         call: The call.
         given: Queries, keys and values.
+        masks: A mask that has entries, along another dimension.
     """
     query, key, value = given
     q, k, v = (call.known[node] for node in given)
@@ -146,14 +149,16 @@ def _of_features(call: Call, given: list[fx.Node]) -> Step:
     summing = q is not None and k is not None and _place(call, query) == _place(call, key) == -1
     told = call.option("scale", 6) is not None
     step = summed(call, {query: q, key: k}) if summing and told else Step()  # type: ignore[dict-item]
-    left = [] if summing and told else [node for node in given[:2] if call.known[node] is not None]
+    left = masks + ([] if summing and told else [node for node in given[:2] if call.known[node] is not None])
     if v is not None:
         values = alone(call, value, -1, left)
         step.out, step.flows = values.out, values.flows
     step.pins = left
     if left:
         size = f"is divided by the root of its size by {call.name}, which is told no scale"
-        step.reason = size if summing else f"is multiplied by {call.name} with entries along another dimension"
+        step.reason = (
+            size if summing and not told else f"is multiplied by {call.name} with entries along another dimension"
+        )
     return step
 
 

@@ -56,13 +56,10 @@ def test_the_weights_that_are_left_are_those_of_the_indices_that_are_on() -> Non
     for name, weight in (("q_proj", q[:, 1:]), ("k_proj", k[:, 1:]), ("v_proj", v[:, :2])):
         assert torch.equal(small.get_parameter(f"attention.{name}.weight"), weight.flatten(0, 1))
     assert distance(small(x), net(x)) < 1e-12
-    scores = q[:, 1:] @ x[:, None].mT * 1  # the scale stays that of three features
-    scores = (x @ q[:, 1:].flatten(0, 1).T).unflatten(-1, (3, 2)).transpose(1, 2) @ (
-        (x @ k[:, 1:].flatten(0, 1).T).unflatten(-1, (3, 2)).transpose(1, 2).mT
-    )
-    mixed = (scores / 3**0.5).softmax(-1) @ (x @ v[:, :2].flatten(0, 1).T).unflatten(-1, (3, 2)).transpose(1, 2)
-    out = model.attention.out_proj.weight.view(12, 4, 3)[:, [0, 1, 3], :2].flatten(1)
-    assert distance(small(x), mixed.transpose(1, 2).flatten(2) @ out.T) < 1e-12
+    queries, keys, values = (torch.einsum("btc,hdc->bhtd", x, weight) for weight in (q[:, 1:], k[:, 1:], v[:, :2]))
+    mixed = (queries @ keys.mT / 3**0.5).softmax(-1) @ values  # the scale stays that of three features
+    out = model.attention.out_proj.weight.view(12, 4, 3)[:, [0, 1, 3], :2]
+    assert distance(small(x), torch.einsum("bhtd,chd->btc", mixed, out)) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -110,10 +107,41 @@ class Scaled(nn.Module):
             weights = (0.5 * torch.einsum("bhid,bhjd->bhij", q, k)).softmax(-1)
             y = torch.einsum("bhij,bhjd->bhid", weights, v)
         elif self.spelling == "normalised":
-            y = F.scaled_dot_product_attention(self.norm(q), k, v)
+            y = F.scaled_dot_product_attention(self.norm(q), self.norm(k), v)
         else:
             y = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
         return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Rotated(nn.Module):
+    """Attention of two heads whose queries and keys are turned by an angle for each place, two features at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(12, size) for size in (8, 8, 6, 12))
+        self.out = nn.Linear(6, 12)
+        angles = torch.outer(torch.arange(5.0), torch.tensor([1.0, 0.1])).repeat(1, 2)
+        self.cos, self.sin = nn.Buffer(angles.cos()), nn.Buffer(angles.sin())
+
+    def turned(self, x: Tensor) -> Tensor:
+        first, second = x.unflatten(-1, (2, -1)).transpose(1, 2).chunk(2, -1)
+        x = torch.cat([first, second], -1)
+        return x * self.cos + torch.cat([-second, first], -1) * self.sin
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.v(x).unflatten(-1, (2, -1)).transpose(1, 2)
+        y = F.scaled_dot_product_attention(self.turned(self.q(x)), self.turned(self.k(x)), v)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.slow
+def test_features_that_are_turned_together_go_together() -> None:
+    torch.manual_seed(0)
+    model, x = Rotated().double().eval(), torch.randn(2, 5, 12).double()
+    net = bp.convert(model, example_input=x, head_sizes=True)
+    off(net, "keys_gate", 0.0, 1.0, 0.0, 0.0)  # the first and the third are a pair
+    small = bp.compact(net, example_input=x)
+    assert distance(small(x), net(x)) < 1e-12
 
 
 @pytest.mark.parametrize("spelling", ["einsum", "of the size"])
