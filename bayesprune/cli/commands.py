@@ -21,6 +21,7 @@ from bayesprune.cli.finished import draw_inspected, draw_score, inspect_gates, s
 from bayesprune.cli.finished import export as export_network
 from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
 from bayesprune.cli.options import takes_options_of
+from bayesprune.cli.own import is_own
 from bayesprune.cli.progress import Display
 from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
 from bayesprune.cli.reporting import PAGE, read_runs
@@ -156,7 +157,11 @@ def report(
 ) -> None:
     """Write a page about a run, or about several side by side: what was removed and why, how good, how to use it."""
     page = out or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
-    write_report(read_runs(folders, run_code), page)
+    told = read_runs(folders, run_code)
+    write_report(told, page)
+    for net in {str(each.settings.get("net")) for each in told if not run_code}:
+        if is_own(net):
+            write(f"costs of single structures and latency are left out: they take the code {net}; --run-code runs it")
     write(f"page: {page}")
 
 
