@@ -104,9 +104,7 @@ MOVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("moved", MOVES.values(), ids=MOVES)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_zeros_that_are_moved_when_they_are_made(
-    moved: Callable[[Tensor, Tensor], Tensor], kind: torch.dtype
-) -> None:
+def test_zeros_that_are_moved_when_they_are_made(moved: Callable[[Tensor, Tensor], Tensor], kind: torch.dtype) -> None:
     """Followed in either kind, the copy works in float64 and elsewhere, and units go with their zeros."""
     torch.manual_seed(0)
     model, x = Starts(moved).eval(), examples().double()
