@@ -163,6 +163,9 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(help="Only these of the settings' methods, as a,b,c.", show_default="all")
     ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Only these tasks, as lenet300-digits,lenet5-mnist.", show_default="all")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes and what refuses.")] = False,
     so_far: Annotated[bool, typer.Option("--so-far", help="Only print the table of what is done in --out.")] = False,
@@ -172,7 +175,7 @@ def compare(
     if so_far:
         say_so_far(out)
         return
-    plan = planned(settings, quick, methods)
+    plan = planned(settings, quick, methods, tasks)
     if dry_run:
         say_estimate(plan, data_dir)
         return

@@ -23,21 +23,26 @@ from bayesprune.errors import ConfigError, DataError
 MINUTE, HOUR = 60, 3600
 
 
-def planned(settings: str | None, quick: bool, methods: str | None) -> Plan:
+def planned(settings: str | None, quick: bool, methods: str | None, tasks: str | None) -> Plan:
     """What is to be compared.
 
     Args:
         settings: A TOML file; ``None`` for one of the package's.
         quick: Whether that is the quick one.
         methods: Names, with commas between them; ``None`` for all that the settings have.
+        tasks: Likewise.
 
     Raises:
         ConfigError: for settings that cannot work, and for a file beside ``--quick``.
     """
     if settings is not None and quick:
         raise ConfigError(f"--quick is a settings file of its own; leave out --quick or {settings}")
-    plan = Plan.read(settings or (QUICK if quick else FULL))
-    return plan if methods is None else plan.only([name.strip() for name in methods.split(",")])
+    return Plan.read(settings or (QUICK if quick else FULL)).only(methods=_names(methods), tasks=_names(tasks))
+
+
+def _names(text: str | None) -> list[str] | None:
+    """``a,b,c`` as names."""
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def say_estimate(plan: Plan, data_dir: str) -> None:

@@ -91,6 +91,7 @@ def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str)
         (["a.toml", "--quick"], "leave out --quick or a.toml"),
         (["b.toml"], "cannot read the settings b.toml"),
         (["a.toml", "--methods", "lottery"], "have no method 'lottery'"),
+        (["a.toml", "--tasks", "lenet5"], "have no task 'lenet5'"),
         (["--so-far"], "cannot read comparison/plan.json"),
         (["a.toml", "--workers", "0"], "workers must be a whole number"),
     ],

@@ -331,6 +331,7 @@ CALLS: dict[str, Callable[[], Call]] = {
             "out": "compared",
             "workers": 1,
             "methods": ["none"],
+            "tasks": ["made-made"],
             "data_dir": "data",
             "networks": {"made": lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(16, classes))},
             "data": {"made": splits()},
