@@ -31,7 +31,7 @@ class Task:
     """A network on a data set.
 
     Attributes:
-        net: Name of the network, as `bayesprune.networks.build` takes it.
+        net: Name of the network, as `bayesprune.networks.build` takes it, or one that `compare` is given.
         data: Name of the data set, as `bayesprune.data.load` takes it.
         epochs: Length of a dense run.
         limit: Number of training examples; ``None`` for all.
@@ -56,7 +56,7 @@ class Task:
     @property
     def name(self) -> str:
         """What rows call it."""
-        return f"{self.net}-{self.data.partition(':')[0]}"
+        return f"{Path(self.net).name.replace(':', '-')}-{self.data.partition(':')[0]}"
 
 
 @checked_arguments
