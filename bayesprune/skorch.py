@@ -58,6 +58,8 @@ class PruningClassifier(NeuralNetClassifier):
         True
     """
 
+    module_: nn.Module
+
     def __init__(
         self,
         module: nn.Module | Callable[..., nn.Module],
