@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -168,6 +169,33 @@ def test_pointing_at_a_structure_shows_its_path(browser: Browser, page: Path) ->
     end = time.monotonic() + PATIENCE
     while browser.js(path) == before:
         assert time.monotonic() < end, "the chart has not changed"
+
+
+def test_what_a_budget_forced_is_said_where_one_points_at_it(browser: Browser, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    run = told()
+    first = run.history.removals[0]
+    run.history.removals[0] = dataclasses.replace(first, forced=True)
+    write_report([run], tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    browser.verify_drawn()
+    slider = '.layers[data-run="0"] .layer:nth-child(1) [role=slider]'
+    for key in (Keys.HOME, *[Keys.ARROW_RIGHT] * first.index):
+        browser.press(slider, key)
+    assert f"removed after step {first.step}, forced by the budget" in browser.text("#pointed-0 dl")
+
+
+def test_no_table_is_cut_off_in_print(browser: Browser, page: Path, comparison: Path) -> None:
+    for path in (page, comparison):
+        browser.open(path, width=720)  # the paper's, in pixels of CSS
+        try:
+            browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+            tables = "[...document.querySelectorAll('table:not(details table)')]"
+            rights = browser.js(f"return {tables}.map((table) => table.getBoundingClientRect().right)")
+            assert rights and max(rights) <= 720
+        finally:
+            browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_the_slider_shows_the_network_as_it_was(browser: Browser, page: Path) -> None:
