@@ -144,10 +144,10 @@ class Follower(GateTracer):
         if kind == "call_method" and target == "type" and (len(args) > 1 or kwargs):
             target = "to"
         if kind == "call_method" and target in MOVES and isinstance(args[0], Known) and args[0].made_by:
-            (made, sizes, given), settings = args[0].made_by, settings_of((*args[1:], *kwargs.values()))
-            if settings is not None:  # it is made where it is moved
+            (made, sizes, given), there = args[0].made_by, settings_of((*args[1:], *kwargs.values()))
+            if there is not None:  # it is made where it is moved
                 self._spare.add(args[0].node)
-                return self.create_proxy("call_function", made, sizes, {**given, **settings})
+                return self.create_proxy("call_function", made, sizes, {**given, **there})
         follows = self._modes.followed_by(target, args, kwargs)
         args, kwargs = fx.node.map_aggregate((args, kwargs), plain_mode)
         if self.example is None and not torch.is_grad_enabled():
