@@ -52,11 +52,17 @@ class Numbers(Numbered):
         ]
         if self.call.following.parts:  # heads come before what is within them
             joints.reverse()
-        for merging in (False, True):
-            for joint in joints:
-                for ties in self.guesses(joint):
-                    if self.merges(joint, ties) == merging and self.adapts(moved, joint, ties):
-                        return Joint.of(joint.axis, slices_along(real, joint.axis)), ties
+        merging: list[tuple[Joint, Ties]] = []  # by these, slices that would go one by one go together: they come last
+        for joint in joints:
+            groups = self.groups(joint, [])
+            for ties in self.guesses(joint):
+                if ties and self.groups(joint, ties) < groups:
+                    merging.append((joint, ties))
+                elif self.adapts(moved, joint, ties):
+                    return Joint.of(joint.axis, slices_along(real, joint.axis)), ties
+        for joint, ties in merging:
+            if self.adapts(moved, joint, ties):
+                return Joint.of(joint.axis, slices_along(real, joint.axis)), ties
         return None
 
     def wanted(self) -> list[int]:
@@ -107,20 +113,15 @@ class Numbers(Numbered):
                 yield equal_rows(numbers.view(parts, -1))
                 yield equal_rows(numbers.view(-1, parts).T)
 
-    def merges(self, joint: Joint, ties: Ties) -> bool:
-        """Whether slices that would go one by one go together with ties.
+    def groups(self, joint: Joint, ties: Ties) -> int:
+        """How many groups of entries that are in slices go one by one.
 
         Args:
             joint: Which entries are in each slice.
             ties: Which numbers go together besides.
         """
-        if not ties:
-            return False
         held = joint.number[joint.number != UNKNOWN]
-        without, with_ties = (
-            joined_within(self.call.following.one, self.ids, self._tied(joint, more))[held] for more in ([], ties)
-        )
-        return len(with_ties.unique()) < len(without.unique())
+        return len(joined_within(self.call.following.one, self.ids, self._tied(joint, ties))[held].unique())
 
     def adapts(self, moved: Tensor, joint: Joint, ties: Ties) -> bool:
         """Whether the call gives of fewer entries what is left of ``moved``, which it gives of all.
