@@ -8,9 +8,7 @@ loggers are used as they are.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,16 @@ from bayesprune.infer import Likelihood
 from bayesprune.infer.likelihoods import get_likelihood
 from bayesprune.infer.outputs import LossOn
 from bayesprune.methods import Method, get_method
-from bayesprune.methods.protocol import Batch
-from bayesprune.training import Engine, EpochRow, History, Settings, evaluate
+from bayesprune.training import EpochRow, History, Settings, evaluate
 from bayesprune.training.batches import order
-from bayesprune.training.choices import model_of, settings_of
+from bayesprune.training.handed import HandedRun
 from bayesprune.training.loggers import figures
 from bayesprune.training.state import Checkpoint
-from bayesprune.training.trainer import Trainer
 
 __all__ = ["PruningModule"]
 
 _STATE = "bayesprune"
+_GIVEN = ("method", "likelihood", "loss_on", "prune", "settings")
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -116,8 +113,7 @@ class PruningModule(lightning.LightningModule):
         )
         self.loss_on, self.prune, self.settings = loss_on, prune, settings
         self.history = History()
-        self._run: Trainer | None = None
-        self._held, self._epoch = ExitStack(), ExitStack()
+        self._run: HandedRun | None = None
         self._left: dict[str, Any] | None = None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -135,9 +131,9 @@ class PruningModule(lightning.LightningModule):
         lit = self.trainer
         loader, epochs = lit.train_dataloader, _epochs(lit)
         assert loader is not None
-        net = model_of(self.model, self.method, self.likelihood, self.loss_on, loader, 1)
-        settings = settings_of(self.model, self.method, self.settings)
-        self._run = run = Trainer(net, loader, epochs, self.prune, settings, Engine(self.device), self.method)
+        given: dict[str, Any] = {name: getattr(self, name) for name in _GIVEN}
+        self._run = HandedRun(self.model, loader, epochs, device=self.device, **given)
+        run = self._run.trainer
         if lit.num_training_batches != run.steps_per_epoch:
             raise ConfigError(
                 f"PruningModule: Lightning takes {lit.num_training_batches} of the {run.steps_per_epoch} batches of an "
@@ -150,15 +146,12 @@ class PruningModule(lightning.LightningModule):
             fetcher: Any = lit.fit_loop._data_fetcher
             iter(fetcher)  # anew: it has begun to read, in the order of another epoch
         self.history = run.history
-        self._held.callback(run.frozen.thaw)
-        run.views.install()
-        self._held.callback(run.views.remove)
+        self._run.begin()
 
     def on_train_epoch_start(self) -> None:
         """Begin an epoch."""
         assert self._run is not None
-        self._began, self._total, self._count = time.perf_counter(), torch.zeros((), device=self.device), 0
-        self._epoch.enter_context(self._run.steps_of_an_epoch())
+        self._run.begin_epoch()
 
     def training_step(self, batch: Any, number: int) -> None:
         """One step; after the last of an epoch decide, and log its figures.
@@ -169,31 +162,25 @@ class PruningModule(lightning.LightningModule):
         """
         run = self._run
         assert run is not None
-        x, y = run.reader(batch, number)
-        part = run.part(number, len(y))
         steps: Any = self.optimizers()
-        nll = steps.step(lambda: run.train_step(Batch(x, y, part)))
-        self._total += nll * len(y)
-        self._count += part.size
-        if number + 1 == run.steps_per_epoch:
-            self._epoch.close()
-            self._log(run.end_epoch(self._total, self._count, False, self._began))
+        steps.step(lambda: run.step(batch, number))
+        if number + 1 == run.trainer.steps_per_epoch:
+            self._log(run.end_epoch())
 
     def _log(self, row: EpochRow) -> None:
         shown = figures(row)
         self.log_dict({name: shown[name] for name in shown if name not in ("epoch", "val_nll", "val_accuracy")})
-        self.history = self._run.history if self._run is not None else self.history
+        self.history = self._run.trainer.history if self._run is not None else self.history
 
     def on_train_end(self) -> None:
         """Leave the network as `bayesprune.fit` does."""
         if self._run is not None:
-            self._run.views.bake()
-        self._held.close()
+            self._run.end()
 
     def on_exception(self, exception: BaseException) -> None:
         """Take away what the run has put on the network."""
-        self._epoch.close()
-        self._held.close()
+        if self._run is not None:
+            self._run.close()
 
     # scores ---------------------------------------------------------------------------------------------------------
 
@@ -216,7 +203,7 @@ class PruningModule(lightning.LightningModule):
         self._score("test", batch)
 
     def _score(self, split: str, batch: Any) -> None:
-        net = self.model if self._run is None else self._run.net
+        net = self.model if self._run is None else self._run.trainer.net
         score = evaluate(net, [batch], self.likelihood, loss_on=self.loss_on)
         self.log(f"{split}_loss", score.nll, on_epoch=True, prog_bar=True, batch_size=len(batch[1]))
         if not math.isnan(score.accuracy):
@@ -235,11 +222,12 @@ class PruningModule(lightning.LightningModule):
         """
         if self._run is None:
             return
-        if self._run.step != self._run.epoch * self._run.steps_per_epoch:
+        run = self._run.trainer
+        if run.step != run.epoch * run.steps_per_epoch:
             raise ConfigError(
                 "PruningModule: checkpoints can be written between epochs alone; leave every_n_train_steps"
             )
-        checkpoint[_STATE] = vars(Checkpoint.of(self._run))
+        checkpoint[_STATE] = vars(Checkpoint.of(run))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the run until training goes on, when network and data are known.

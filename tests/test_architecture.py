@@ -24,7 +24,7 @@ RANKS = {
     **dict.fromkeys(("networks", "infer", "optim", "pruning"), 7),
     **dict.fromkeys(("methods", "conversion"), 8),
     "training": 9,
-    **dict.fromkeys(("reports", "sklearn", "lightning"), 10),
+    **dict.fromkeys(("reports", "sklearn", "lightning", "skorch"), 10),
     "comparison": 11,
     "cli": 12,
     "__main__": 13,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bayesprune.cli.encoding import write
 from bayesprune.cli.folder import check_new
+from bayesprune.cli.own import OwnNetwork, is_own
 from bayesprune.comparison import ComparisonResult, Plan, Row, compare
 from bayesprune.comparison.compare import PAGE
 from bayesprune.comparison.estimate import estimate
@@ -23,32 +27,41 @@ from bayesprune.errors import ConfigError, DataError
 MINUTE, HOUR = 60, 3600
 
 
-def planned(settings: str | None, quick: bool, methods: str | None) -> Plan:
+def planned(settings: str | None, quick: bool, methods: str | None, tasks: str | None) -> Plan:
     """What is to be compared.
 
     Args:
         settings: A TOML file; ``None`` for one of the package's.
         quick: Whether that is the quick one.
         methods: Names, with commas between them; ``None`` for all that the settings have.
+        tasks: Likewise.
 
     Raises:
         ConfigError: for settings that cannot work, and for a file beside ``--quick``.
     """
     if settings is not None and quick:
         raise ConfigError(f"--quick is a settings file of its own; leave out --quick or {settings}")
-    plan = Plan.read(settings or (QUICK if quick else FULL))
-    return plan if methods is None else plan.only([name.strip() for name in methods.split(",")])
+    return Plan.read(settings or (QUICK if quick else FULL)).only(methods=_names(methods), tasks=_names(tasks))
 
 
-def say_estimate(plan: Plan, data_dir: str) -> None:
+def _names(text: str | None) -> list[str] | None:
+    """``a,b,c`` as names."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def say_estimate(plan: Plan, data_dir: str, as_json: bool = False) -> None:
     """Write how many runs there are, about what they take, and which methods refuse to begin, with their reasons.
 
     Args:
         plan: What is compared.
         data_dir: Folder of torchvision's data sets.
+        as_json: Whether as one line of JSON.
     """
-    material, runs = Material(data_dir), all_runs(plan)
+    material, runs = Material(data_dir, _own(plan)), all_runs(plan)
     test = sum(run.stage == TEST for run in runs)
+    if as_json:
+        write(json.dumps(_estimated(plan, material, len(runs) - test, test)))
+        return
     write(f"runs on held-out training data: {len(runs) - test}; runs that are compared: {test}")
     write("tasks: " + "; ".join(f"{task.net} on {task.data}, {task.epochs} epochs" for task in plan.tasks))
     try:
@@ -64,14 +77,42 @@ def say_estimate(plan: Plan, data_dir: str) -> None:
         write(f"refused: {task}, {method}: {why}")
 
 
-def say_so_far(out: Path) -> None:
+def say_so_far(out: Path, as_json: bool = False) -> None:
     """Write the table of what is done of a comparison, which may go on meanwhile.
 
     Args:
         out: Its folder.
+        as_json: Whether as one line of JSON.
     """
     result = ComparisonResult.read(out)
+    if as_json:
+        write(json.dumps(result.record))
+        return
     write(result.table() if result.rows else "no run that is compared is done yet; trials come first")
+
+
+def _estimated(plan: Plan, material: Material, trials: int, test: int) -> dict[str, Any]:
+    """What ``--dry-run --json`` prints; ``macs`` and ``seconds`` are null where data are missing, as ``missing`` says.
+
+    Args:
+        plan: What is compared.
+        material: Where networks and data come from.
+        trials: Number of runs on held-out training data.
+        test: Number of runs that are compared.
+    """
+    tasks = [{"net": task.net, "data": task.data, "epochs": task.epochs} for task in plan.tasks]
+    record = {"held_out_runs": trials, "compared_runs": test, "tasks": tasks}
+    try:
+        found = estimate(plan, material)
+    except DataError as error:
+        return {**record, "macs": None, "seconds": None, "missing": str(error), "refused": []}
+    refused = [dict(zip(("task", "method", "reason"), each, strict=True)) for each in refusals(plan, material)]
+    return {**record, "macs": found.macs, "seconds": found.seconds, "refused": refused}
+
+
+def _own(plan: Plan) -> dict[str, OwnNetwork]:
+    """The networks of one's own that a plan names."""
+    return {task.net: OwnNetwork(task.net) for task in plan.tasks if is_own(task.net)}
 
 
 def _long(seconds: float) -> str:
@@ -82,7 +123,9 @@ def _long(seconds: float) -> str:
     return f"{seconds:.2g} seconds"
 
 
-def compare_and_show(plan: Plan, out: Path, workers: int, data_dir: str, resume: bool, console: Console) -> None:
+def compare_and_show(
+    plan: Plan, out: Path, workers: int, data_dir: str, resume: bool, console: Console, as_json: bool = False
+) -> None:
     """Compare, and show every run as it ends, and the table.
 
     Args:
@@ -92,6 +135,7 @@ def compare_and_show(plan: Plan, out: Path, workers: int, data_dir: str, resume:
         data_dir: Folder of torchvision's data sets.
         resume: Whether the folder may hold a part of the comparison.
         console: Where to show a bar, if that is a terminal.
+        as_json: Whether the table is one line of JSON, and all else goes to standard error.
 
     Raises:
         BayesPruneError: as `compare`, and for a folder that is not empty.
@@ -99,12 +143,12 @@ def compare_and_show(plan: Plan, out: Path, workers: int, data_dir: str, resume:
     if not resume:
         check_new(out, "the same command and --resume")
     with ExitStack() as held:
-        show = held.enter_context(_Bars(console)) if console.is_terminal else _say
-        result = compare(plan, out=out, workers=workers, data_dir=data_dir, on_row=show)
-    write(result.table())
+        show = held.enter_context(_Bars(console)) if console.is_terminal else partial(_say, aside=as_json)
+        result = compare(plan, out=out, workers=workers, data_dir=data_dir, networks=_own(plan), on_row=show)
+    write(json.dumps(result.record) if as_json else result.table())
     if said := ending(result.rows):
-        write(f"\nruns that came to nothing:\n{said}")
-    write(f"\nresults: {out / PAGE}")
+        write(f"\nruns that came to nothing:\n{said}", aside=as_json)
+    write(f"\nresults: {out / PAGE}", aside=as_json)
 
 
 class _Bars:
@@ -132,9 +176,9 @@ class _Bars:
         self.bars.update(self.tasks[row.stage], completed=done, description=_said(row))
 
 
-def _say(row: Row, done: int, count: int) -> None:
+def _say(row: Row, done: int, count: int, *, aside: bool) -> None:
     """A line for a row."""
-    write(f"{row.stage} {done:{len(str(count))}d}/{count}  {_said(row)}")
+    write(f"{row.stage} {done:{len(str(count))}d}/{count}  {_said(row)}", aside=aside)
 
 
 def _said(row: Row) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from bayesprune.checked import real, whole
-from bayesprune.cli.network import network_like
+from bayesprune.cli.network import ANY_IMAGES, network_like
 from bayesprune.cli.options import defaults, name_of, option
+from bayesprune.cli.own import is_own
 from bayesprune.conversion.zoos import is_foreign
+from bayesprune.data import load
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.posterior import WEIGHTS
@@ -37,8 +39,8 @@ class RunConfig:
     """The options of a run as they are used; `resolve` makes them of those that were given to `bayesprune train`."""
 
     net: str = option(
-        f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56), torchvision:NAME or "
-        "timm:NAME.",
+        f"Network: {', '.join(NETWORKS)}, resmlpDEPTH or resnetDEPTH (for example resnet56), torchvision:NAME, "
+        "timm:NAME, or your own: MODULE:NAME or FILE.py:NAME.",
         "lenet300",
     )
     weights: str | None = option(
@@ -124,9 +126,9 @@ class RunConfig:
         real("--label-smoothing", self.label_smoothing, 0, 1, "[)")
         self._check_prices()
         if self.weights is not None and not is_foreign(self.net):
-            use = "use --net torchvision:NAME or timm:NAME"
+            use = "load them where it is made" if is_own(self.net) else "use --net torchvision:NAME or timm:NAME"
             raise ConfigError(f"--weights {self.weights}: {self.net} takes none; {use}")
-        if self.freeze_weights and self.weights is None:
+        if self.freeze_weights and self.weights is None and not is_own(self.net):
             raise ConfigError(
                 "--freeze-weights: without --weights they would stay random; give a file, or leave it out"
             )
@@ -173,11 +175,13 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
         given: Values by name of the field.
 
     Raises:
-        ConfigError: for an unknown network.
+        BayesPruneError: for an unknown network, or data that a network of one's own is to be made for and that are
+            not there.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     options = defaults(RunConfig) | chosen
-    recipe = _recipe_for(options["net"], options["slab"])
+    shape, outputs = _like(options)
+    recipe = _recipe_for(options["net"], options["slab"], shape, outputs)
     for name in ("batch_size", "lr", "optimizer", "weight_decay", "label_smoothing", "every", "temperature"):
         options[name] = chosen.get(name, getattr(recipe, name))
     if options["log_gamma"] is None and options["budget"] is None:
@@ -190,20 +194,34 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**options)
 
 
+def _like(options: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+    """Shape of the examples and number of outputs for which a recipe is looked up: the data's for one's own network.
+
+    Args:
+        options: By name of the field.
+    """
+    if not is_own(options["net"]):
+        return ANY_IMAGES, 10
+    splits = load(options["data"], data_dir=options["data_dir"], limit=options["limit"])
+    return splits.input_shape, options["num_classes"] or splits.num_classes
+
+
 @cache
-def _recipe_for(net: str, slab: str) -> Recipe:
+def _recipe_for(net: str, slab: str, input_shape: tuple[int, ...], num_classes: int) -> Recipe:
     """What is recommended for the network of a name, built for that; torch's random numbers go on as before.
 
     Args:
         net: The name.
         slab: Posterior of the weights.
+        input_shape: Shape of one example.
+        num_classes: Number of outputs.
     """
     posterior = "normal" if slab == "normal" else "point"
     with torch.random.fork_rng(devices=[]):
-        return recommended(network_like(net), weights=posterior)
+        return recommended(network_like(net, input_shape, num_classes), weights=posterior)
 
 
 def short_name(name: str) -> str:
     """The name of a network or data set as part of that of a file: a path is reduced to its last part."""
     kind, _, path = name.partition(":")
-    return f"{kind}-{Path(path).name}" if path else kind
+    return f"{Path(kind).name.removesuffix('.py')}-{Path(path).name}" if path else kind

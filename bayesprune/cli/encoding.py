@@ -23,9 +23,14 @@ def write_what_can_be_written() -> None:
             stream.reconfigure(errors=NAME)
 
 
-def write(text: str) -> None:
-    """Write a line to standard output at once, as it is encoded; Typer's own would take ASCII for a mistake."""
-    print(text, flush=True)
+def write(text: str, *, aside: bool = False) -> None:
+    """Write a line at once, as it is encoded; Typer's own would take ASCII for a mistake.
+
+    Args:
+        text: The line.
+        aside: Whether to standard error, because standard output is JSON, rather than to standard output.
+    """
+    print(text, file=sys.stderr if aside else sys.stdout, flush=True)
 
 
 def _plainer(error: UnicodeError) -> tuple[str, int]:

@@ -124,6 +124,7 @@ def score(
     data_dir: str | None = None,
     against: str | None = None,
     num_samples: int | None = None,
+    run_code: bool = False,
 ) -> Scored:
     """Score what a run arrived at on a test split.
 
@@ -133,6 +134,7 @@ def score(
         data_dir: Folder of data sets; ``None`` for the one that the run used.
         against: Data set, or ``noise``, whose images are to be told from those of the test split; ``None`` for none.
         num_samples: How many networks to draw from the posterior of Normal weights; ``None`` for `DRAWS`.
+        run_code: Whether the code of a network of one's own may run, which a posterior takes.
 
     Raises:
         BayesPruneError: if run, network or data are not there or do not fit each other.
@@ -144,7 +146,7 @@ def score(
     # Pixels are normalised by the training examples, so a limit matters for the data set that it was set for.
     splits = load(name, data_dir=where, limit=config.limit if name == config.data else None)
     outputs = _check_fit(network, splits, shape, folder)
-    posterior = read_posterior(folder, outputs) if config.slab == "normal" else None
+    posterior = read_posterior(folder, outputs, run_code) if config.slab == "normal" else None
     predictor = Predictor(network, posterior, num_samples or DRAWS)
     said = predictor(loaders(splits, BATCH, 0)[1])
     measured = {prefix: predictions.calibration for prefix, predictions in said.items()}
@@ -228,7 +230,7 @@ def _picture() -> Iterator[None]:
         ) from error
 
 
-def export(folder: Path, form: str, out: Path, round_to: int) -> None:
+def export(folder: Path, form: str, out: Path, round_to: int, run_code: bool = False) -> None:
     """Write the compacted network of a run in another format.
 
     Args:
@@ -236,6 +238,7 @@ def export(folder: Path, form: str, out: Path, round_to: int) -> None:
         form: One of ``FORMATS``.
         out: File to write.
         round_to: Of what widths are to be multiples.
+        run_code: Whether the code of a network of one's own may run, which other widths take.
 
     Raises:
         BayesPruneError: for an unknown format, a file that exists or cannot be written, or a run without a network.
@@ -251,7 +254,7 @@ def export(folder: Path, form: str, out: Path, round_to: int) -> None:
     example = torch.zeros(2, *shape)
     outputs = _num_outputs(network, example, folder)
     if round_to > 1:
-        network = read_rounded(folder, outputs, round_to)
+        network = read_rounded(folder, outputs, round_to, run_code)
     with file_errors("write", out):
         if form == "safetensors":
             save(network, out)

@@ -1,9 +1,10 @@
-"""The network that ``--net`` names: one of the library's own, or one of another library's, converted."""
+"""The network that ``--net`` names: the library's own, another library's, converted, or the user's."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from bayesprune.cli.own import OwnNetwork, is_own
 from bayesprune.conversion.weights import TrainedWeights
 from bayesprune.conversion.zoos import converted, foreign_names, is_foreign, plain_network
 from bayesprune.errors import ConfigError
@@ -29,20 +30,26 @@ def named_network(
     """
     if is_foreign(net):
         return converted(net, input_shape, num_classes, weights)
+    if is_own(net):
+        return OwnNetwork(net)(input_shape, num_classes)
     return _built(net, input_shape, num_classes)
 
 
-def network_like(net: str) -> nn.Module:
+def network_like(net: str, input_shape: tuple[int, ...] = ANY_IMAGES, num_classes: int = 10) -> nn.Module:
     """A network made of the same kinds of layers, which is what a recipe goes by.
 
     Args:
         net: Its name.
+        input_shape: Shape of one example, which counts for networks of one's own alone.
+        num_classes: Number of outputs, likewise.
 
     Raises:
         ConfigError: for an unknown name.
     """
     if is_foreign(net):
         return plain_network(net, 10)
+    if is_own(net):
+        return OwnNetwork(net).plain(input_shape, num_classes)
     return _built(net, ANY_IMAGES, 10)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bayesprune.cli.config import RunConfig
 from bayesprune.cli.folder import CHECKPOINT
 from bayesprune.cli.network import named_network
+from bayesprune.cli.own import check_code
 from bayesprune.cli.record import check_run, read_config
 from bayesprune.conversion.weights import TrainedWeights
 from bayesprune.distributions import FlatteningPrior
@@ -58,12 +59,13 @@ def compact_posterior(net: BayesianNet) -> BayesianNet:
     return small
 
 
-def read_posterior(folder: Path, num_classes: int) -> BayesianNet:
+def read_posterior(folder: Path, num_classes: int, run_code: bool = False) -> BayesianNet:
     """The posterior of gates and weights as of the last checkpoint of a run, without what is off, on the CPU.
 
     Args:
         folder: Folder of the run.
         num_classes: Number of outputs of its network.
+        run_code: Whether the code of a network of one's own may run.
 
     Returns:
         What `compact` leaves with ``posterior=True``, in eval mode.
@@ -72,25 +74,26 @@ def read_posterior(folder: Path, num_classes: int) -> BayesianNet:
         ConfigError: if ``folder`` is not that of a run.
         CheckpointError: if it has no checkpoint, or one that is damaged or of another run.
     """
-    with _at_start(folder, num_classes) as (net, state):
+    with _at_start(folder, num_classes, run_code) as (net, state):
         left = compact_posterior(net.eval())
         shaped(left.net.state_dict())(state.tensors, "tensors")
         left.net.load_state_dict(state.tensors)
     return compact_posterior(left)
 
 
-def read_rounded(folder: Path, num_classes: int, multiple: int) -> nn.Module:
+def read_rounded(folder: Path, num_classes: int, multiple: int, run_code: bool = False) -> nn.Module:
     """The compacted network of a run with widths that are multiples of a number: zeros stand for what the run removed.
 
     Args:
         folder: Folder of the run.
         num_classes: Number of outputs of its network.
         multiple: See `compact`.
+        run_code: Whether the code of a network of one's own may run.
 
     Raises:
         BayesPruneError: as `read_posterior`.
     """
-    with _at_start(folder, num_classes) as (net, state):
+    with _at_start(folder, num_classes, run_code) as (net, state):
         off = {name: theta == 0 for name, theta in net.by_gate(net.theta.detach()).items()}
         smaller, index = shrink(net.net, off, may_empty=True, example_input=net.example_input)
         shaped(smaller.state_dict())(state.tensors, "tensors")
@@ -103,18 +106,20 @@ def read_rounded(folder: Path, num_classes: int, multiple: int) -> nn.Module:
 
 
 @contextmanager
-def _at_start(folder: Path, num_classes: int) -> Iterator[tuple[BayesianNet, Checkpoint]]:
+def _at_start(folder: Path, num_classes: int, run_code: bool) -> Iterator[tuple[BayesianNet, Checkpoint]]:
     """The network as a run began, with the gates on that are left, and the last checkpoint, which fits it.
 
     Args:
         folder: Folder of the run.
         num_classes: Number of outputs of its network.
+        run_code: Whether the code of a network of one's own may run.
 
     Raises:
-        ConfigError: if ``folder`` is not that of a run.
+        ConfigError: if ``folder`` is not that of a run, or the code of its network may not run.
         CheckpointError: if it has no checkpoint, or one that is damaged or of another run.
     """
     config, shape, run = read_config(folder)
+    check_code(config.net, run_code, folder)
     path = folder / CHECKPOINT
     state = Checkpoint.read(path)
     check_run(path, state.run, run)

@@ -17,10 +17,11 @@ class Display:
     Args:
         epochs: Length of the run.
         console: Where to show them.
+        aside: Whether lines go to standard error.
     """
 
-    def __init__(self, epochs: int, console: Console):
-        self.epochs = epochs
+    def __init__(self, epochs: int, console: Console, *, aside: bool = False):
+        self.epochs, self.aside = epochs, aside
         self.bar = EpochBar(epochs, console) if console.is_terminal else None
 
     def __enter__(self) -> Display:
@@ -40,4 +41,5 @@ class Display:
             self.bar(row)
         else:
             width = len(str(self.epochs))
-            write(f"epoch {row.epoch:{width}d}/{self.epochs}  {describe(row)}  {row.seconds:.2f} s")
+            line = f"epoch {row.epoch:{width}d}/{self.epochs}  {describe(row)}  {row.seconds:.2f} s"
+            write(line, aside=self.aside)

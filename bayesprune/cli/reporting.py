@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bayesprune.cli.config import RunConfig
 from bayesprune.cli.finished import input_gate
 from bayesprune.cli.folder import CHECKPOINT, MODEL, RESULT
+from bayesprune.cli.own import is_own
 from bayesprune.cli.posterior import new_net
 from bayesprune.cli.record import CONFIG, check_run, read_config, read_json
 from bayesprune.errors import BayesPruneError, ConfigError
@@ -45,21 +46,23 @@ RESULTS = record(
 """What of ``result.json`` a page shows."""
 
 
-def read_runs(folders: Sequence[Path]) -> list[RunReport]:
+def read_runs(folders: Sequence[Path], run_code: bool = False) -> list[RunReport]:
     """What there is of the runs in these folders, by the names of the folders, or their paths where two are alike.
 
     Args:
         folders: The folders.
+        run_code: Whether the code of networks of one's own may run; without it nothing is told of their costs alone and
+            of their latency.
 
     Raises:
         BayesPruneError: for one that is not that of a run, or has not finished an epoch, and for damaged files.
     """
     short = [folder.resolve().name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-    return [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    return [_read(folder, name, run_code) for folder, name in zip(folders, names, strict=True)]
 
 
-def _read(folder: Path, name: str) -> RunReport:
+def _read(folder: Path, name: str, run_code: bool) -> RunReport:
     path = folder / CHECKPOINT
     if not path.is_file():
         read_config(folder)  # refuses what is no run
@@ -79,7 +82,7 @@ def _read(folder: Path, name: str) -> RunReport:
     config, shape, run = read_config(folder)
     check_run(path, state.run, run)
     result = _result(folder, run)
-    net = _at_start(config, shape, state)
+    net = None if is_own(config.net) and not run_code else _at_start(config, shape, state)
     example = torch.zeros(1, *shape)
     small = None if result is None else _network(folder, run)
     return RunReport(

@@ -29,6 +29,7 @@ def compare(
     out: str | Path,
     workers: int = 1,
     methods: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
     data_dir: str | Path = "data",
     networks: Mapping[str, Callable[..., nn.Module]] | None = None,
     data: Mapping[str, Splits] | None = None,
@@ -47,6 +48,7 @@ def compare(
         workers: How many processes train at a time. With more than one, ``networks`` must be functions that can be
             imported, and a script must call `compare` under ``if __name__ == "__main__"``.
         methods: The methods to compare, of those that the settings name; ``None`` for all.
+        tasks: The tasks to compare them on, ``NET-DATA``, likewise.
         data_dir: Folder of torchvision's data sets.
         networks: By name, functions of the shape of one example and the number of classes that build gated networks.
         data: By name, data sets of one's own.
@@ -61,7 +63,7 @@ def compare(
         FileError: if a file cannot be read or written.
     """
     plan = settings if isinstance(settings, Plan) else Plan.read(settings)
-    plan = plan if methods is None else plan.only(methods)
+    plan = plan.only(methods=methods, tasks=tasks)
     plan.check()
     material = Material(str(data_dir), dict(networks or {}), dict(data or {}))
     workers = whole("compare: workers", workers)

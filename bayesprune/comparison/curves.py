@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,17 @@ def draw_curves(lines: Sequence[Line]) -> Figure:
         raise ConfigError("compare: no run came to anything that could be drawn; look at the errors in the rows")
     methods = list(dict.fromkeys(line.method for line in fine))
     columns, rows = grid(len(panels))
-    figure = new_figure(4.6 * columns, 3.4 * rows, "")
+    across = 3 * columns
+    figure = new_figure(4.6 * columns, 3.4 * rows + 0.25 * math.ceil(len(methods) / across), "")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for place, panel in zip(axes, panels, strict=False):
         _draw_panel(place, panel, [line for line in fine if (line.task, line.compute) == (panel[0], panel[2])], methods)
     for unused in list(axes)[len(panels) :]:
         unused.axis("off")
+    named = {name: mark for place in figure.axes for mark, name in zip(*place.get_legend_handles_labels(), strict=True)}
+    shown = [name for name in labels(methods).values() if name in named]
+    marks = [named[name] for name in shown]
+    figure.legend(marks, shown, loc="outside lower left", ncols=across, fontsize=9, frameon=False)
     return figure
 
 
@@ -76,7 +82,8 @@ def _draw_panel(axes: Axes, panel: tuple[str, str, float], lines: Sequence[Line]
     axes.set_ylabel("accuracy %")
     axes.set_title(f"{task}, compute {compute:g}×", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=6, frameon=False)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -2.0), min(high, 102.0))  # intervals of few seeds go beyond what accuracies can be
 
 
 def as_svg(figure: Figure) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Task:
     """A network on a data set.
 
     Attributes:
-        net: Name of the network, as `bayesprune.networks.build` takes it.
+        net: Name of the network, as `bayesprune.networks.build` takes it, or one that `compare` is given.
         data: Name of the data set, as `bayesprune.data.load` takes it.
         epochs: Length of a dense run.
         limit: Number of training examples; ``None`` for all.
@@ -56,7 +56,7 @@ class Task:
     @property
     def name(self) -> str:
         """What rows call it."""
-        return f"{self.net}-{self.data.partition(':')[0]}"
+        return f"{Path(self.net).name.replace(':', '-')}-{self.data.partition(':')[0]}"
 
 
 @checked_arguments
@@ -203,21 +203,28 @@ class Plan:
                 f"compare: retrained names methods, but methods has no {SMALL!r}, by whose options they are trained"
             )
 
-    def only(self, names: Sequence[str]) -> Plan:
-        """The plan with these methods alone.
+    def only(self, *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> Plan:
+        """The plan with a part of its methods and tasks.
+
+        Args:
+            methods: Their names; ``None`` for all.
+            tasks: Their names, such as ``lenet300-digits``; ``None`` for all.
 
         Raises:
             ConfigError: if it has one of them not, or one is named twice.
         """
-        _check_once("methods", names)
-        unknown = [name for name in names if name not in self.methods]
-        if unknown:
-            raise ConfigError(
-                f"compare: the settings have no method {unknown[0]!r}; they have {', '.join(self.methods)}"
-            )
-        retrained = tuple(name for name in self.retrained if name in names and SMALL in names)
-        untuned = tuple(name for name in self.untuned if name in names)
-        return replace(self, methods={name: self.methods[name] for name in names}, retrained=retrained, untuned=untuned)
+        names = list(self.methods) if methods is None else methods
+        _check_part("methods", names, self.methods)
+        there = {task.name: task for task in self.tasks}
+        left = list(there) if tasks is None else tasks
+        _check_part("tasks", left, there)
+        return replace(
+            self,
+            methods={name: self.methods[name] for name in names},
+            tasks=tuple(there[name] for name in left),
+            retrained=tuple(name for name in self.retrained if name in names and SMALL in names),
+            untuned=tuple(name for name in self.untuned if name in names),
+        )
 
     def goals(self, method: str) -> list[Goal]:
         """What a method is to leave, goal by goal."""
@@ -243,6 +250,16 @@ def _numbers(name: str, values: object) -> tuple[Any, ...]:
     if not isinstance(values, tuple):
         raise ConfigError(f"compare: {name} must be a list, got {values!r}")
     return values
+
+
+def _check_part(kind: str, names: Sequence[str], there: Collection[str]) -> None:
+    """Refuse names that settings do not have, or that are given twice."""
+    _check_once(kind, names)
+    for name in names:
+        if name not in there:
+            raise ConfigError(
+                f"compare: the settings have no {kind[:-1]} {name!r}{meant(name, there)}; they have {', '.join(there)}"
+            )
 
 
 def _check_once(name: str, values: Sequence[Any]) -> None:

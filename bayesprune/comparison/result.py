@@ -82,6 +82,16 @@ class ComparisonResult:
         """One line a method and goal, the most accurate of a goal first."""
         return lines(self.rows)
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``compare --json`` prints: ``title``, the ``lines`` of the table, and the ``failures``; null for none.
+
+        Of a line accuracy and how far it is behind ours are fractions with half their 95 % intervals; of what its other
+        figures are see `Row`.
+        """
+        failed = [{"task": row.task, "method": row.method, "error": row.error} for row in failures(self.rows)]
+        return {"title": self.plan.title, "lines": [_record(line) for line in self.lines()], "failures": failed}
+
     def table(self) -> str:
         """All lines as a Markdown table: means over seeds with their 95 % intervals.
 
@@ -123,6 +133,23 @@ class ComparisonResult:
             rows=[asdict(row) for row in self.rows],
             machine=json.dumps(self.machine, indent=1),
         )
+
+
+def _record(line: Line) -> dict[str, Any]:
+    """A line by name of its figures; ``None`` for those that it has not."""
+    behind = line.behind or Interval(math.nan, math.nan, 0)
+    found = {
+        **{"accuracy": line.accuracy.mean, "accuracy_half": line.accuracy.half},
+        **{"behind": behind.mean, "behind_half": behind.half},
+        **{name: line.mean(name) for name in ("nll", "ece", "macs_left", "weights_left", "ms_of_1", "ms_of_256")},
+        **{name: line.mean(name) for name in ("charged", "cpu_seconds")},
+    }
+    return {
+        **{name: getattr(line, name) for name in ("task", "method", "measure", "share", "compute")},
+        **{name: value if math.isfinite(value) else None for name, value in found.items()},
+        "runs": len(line.rows),
+        "failed": line.failed,
+    }
 
 
 def _cells(line: Line) -> list[str]:

@@ -42,11 +42,6 @@ class _Cell(nn.Module):
 
     ih: nn.Module
     hh: nn.Module
-    hidden_size: int
-
-    def _state(self, x: Tensor, state: Tensor | None) -> Tensor:
-        """A state, which is zeros if there is none."""
-        return x.new_zeros(x.shape[0], self.hidden_size) if state is None else state
 
     def __getattr__(self, name: str) -> Any:
         """Weights and biases by the names that torch's cells have for them, which a model may read."""
@@ -57,50 +52,52 @@ class _Cell(nn.Module):
 
 
 class LSTMCell(_Cell, nn.LSTMCell):
-    """What torch's computes, for several examples."""
+    """What torch's computes, for several examples or for one."""
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """The next state of units and cells.
 
         Args:
-            input: What it is given, shape ``(B, inputs)``.
-            hx: The last state of units and cells, each of shape ``(B, units)``; ``None`` for zeros.
+            input: What it is given, shape ``(B, inputs)`` or ``(inputs,)``.
+            hx: The last state of units and cells, each of shape ``(B, units)`` or ``(units,)``; ``None`` for zeros.
         """
-        h, c = (None, None) if hx is None else hx
-        h, c = self._state(input, h), self._state(input, c)
-        into, forget, new, out = (self.ih(input) + self.hh(h)).chunk(4, 1)
+        given = self.ih(input)
+        h, c = 2 * (torch.zeros_like(given.chunk(4, -1)[0]),) if hx is None else hx
+        into, forget, new, out = (given + self.hh(h)).chunk(4, -1)
         c = torch.sigmoid(forget) * c + torch.sigmoid(into) * torch.tanh(new)
         return torch.sigmoid(out) * torch.tanh(c), c
 
 
 class GRUCell(_Cell, nn.GRUCell):
-    """What torch's computes, for several examples."""
+    """What torch's computes, for several examples or for one."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next state.
 
         Args:
-            input: What it is given, shape ``(B, inputs)``.
-            hx: The last state, shape ``(B, units)``; ``None`` for zeros.
+            input: What it is given, shape ``(B, inputs)`` or ``(inputs,)``.
+            hx: The last state, shape ``(B, units)`` or ``(units,)``; ``None`` for zeros.
         """
-        h = self._state(input, hx)
-        given, held = self.ih(input).chunk(3, 1), self.hh(h).chunk(3, 1)
+        given = self.ih(input).chunk(3, -1)
+        h = torch.zeros_like(given[0]) if hx is None else hx
+        held = self.hh(h).chunk(3, -1)
         reset, update = torch.sigmoid(given[0] + held[0]), torch.sigmoid(given[1] + held[1])
         return (1 - update) * torch.tanh(given[2] + reset * held[2]) + update * h
 
 
 class RNNCell(_Cell, nn.RNNCell):
-    """What torch's computes, for several examples."""
+    """What torch's computes, for several examples or for one."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next state.
 
         Args:
-            input: What it is given, shape ``(B, inputs)``.
-            hx: The last state, shape ``(B, units)``; ``None`` for zeros.
+            input: What it is given, shape ``(B, inputs)`` or ``(inputs,)``.
+            hx: The last state, shape ``(B, units)`` or ``(units,)``; ``None`` for zeros.
         """
         activation = torch.tanh if self.nonlinearity == "tanh" else torch.relu
-        return activation(self.ih(input) + self.hh(self._state(input, hx)))
+        given = self.ih(input)
+        return activation(given + self.hh(torch.zeros_like(given) if hx is None else hx))
 
 
 CELLS: dict[type[nn.Module], type[_Cell]] = {nn.LSTMCell: LSTMCell, nn.GRUCell: GRUCell, nn.RNNCell: RNNCell}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.conversion.formats import MADE_LIKE, Formats, changes_nothing
+from bayesprune.conversion.formats import MADE_LIKE, MOVES, Formats, changes_nothing, settings_of
 from bayesprune.conversion.known import Known, Seen, for_copy, holds_tensors, number_of, reads_sizes, sized_by_values
 from bayesprune.conversion.modes import Modes, note_modes, plain_mode
 from bayesprune.conversion.writing import Written
@@ -63,7 +63,7 @@ class Follower(GateTracer):
         self.sizes_given, self.goes_by_sizes = sizes_given, False
         self.asked: list[fx.Proxy] = []
         self.writes, self.formats = Written(), Formats(self)
-        self._numbers: set[fx.Node] = set()
+        self._spare: set[fx.Node] = set()
         self._attributes: dict[str, Any] = {}
         self._modes = Modes(kept)
 
@@ -78,7 +78,7 @@ class Follower(GateTracer):
         self.writes.check([self.proxy(node) for node in next(iter(reversed(graph.nodes))).all_input_nodes])
         self._decided(())
         for node in reversed(graph.nodes):
-            if node in self._numbers and not node.users:
+            if node in self._spare and not node.users:
                 graph.erase_node(node)
         return graph
 
@@ -143,6 +143,11 @@ class Follower(GateTracer):
             return self.create_proxy("call_function", MADE_LIKE[target], tuple(sizes), settings)
         if kind == "call_method" and target == "type" and (len(args) > 1 or kwargs):
             target = "to"
+        if kind == "call_method" and target in MOVES and isinstance(args[0], Known) and args[0].made_by:
+            (made, sizes, given), settings = args[0].made_by, settings_of((*args[1:], *kwargs.values()))
+            if settings is not None:  # it is made where it is moved
+                self._spare.add(args[0].node)
+                return self.create_proxy("call_function", made, sizes, {**given, **settings})
         follows = self._modes.followed_by(target, args, kwargs)
         args, kwargs = fx.node.map_aggregate((args, kwargs), plain_mode)
         if self.example is None and not torch.is_grad_enabled():
@@ -167,8 +172,9 @@ class Follower(GateTracer):
         note_modes(proxy.node, follows)
         if seen is not None:
             proxy.know(seen)
+            proxy.made_by = (target, args, kwargs) if target in MADE_LIKE.values() else None
             if not holds_tensors(seen.values[0]):
-                self._numbers.add(proxy.node)
+                self._spare.add(proxy.node)
         return None if seen is not None and seen.values[0] is None else proxy
 
     def call_module(

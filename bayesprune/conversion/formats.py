@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from bayesprune.conversion.known import Known, Seen
 
@@ -95,6 +95,25 @@ class Formats:
             name: What the attribute is called.
         """
         return self._tracer.create_proxy("call_function", getattr, (tensor, name), {})
+
+
+def settings_of(values: Iterable[Any]) -> dict[str, Any] | None:
+    """The settings of a tensor that is moved as soon as it is made, for it to be made there; ``None`` if not known.
+
+    Args:
+        values: What the call that moves it is given besides: kinds of numbers, devices, a tensor of the kind.
+    """
+    settings: dict[str, Any] = {}
+    for value in values:
+        if isinstance(value, torch.dtype):
+            settings["dtype"] = value
+        elif isinstance(value, torch.device):
+            settings["device"] = value
+        elif isinstance(value, Known) and value.seen is not None and isinstance(value.seen.values[0], Tensor):
+            settings |= {"dtype": value.dtype, "device": value.device}
+        elif not isinstance(value, bool):
+            return None
+    return settings
 
 
 def changes_nothing(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seen: Seen) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from bayesprune.conversion.masks import can_mask, joined_mask, of_each_head
@@ -15,6 +16,7 @@ from bayesprune.conversion.source import owner_of, put_behind
 from bayesprune.graph import Analysis, Traced
 from bayesprune.graph.tracing import TWICE
 from bayesprune.layers import Gate, MultiheadAttention
+from bayesprune.layers.rate import DropoutRate
 from bayesprune.ops import operation_of
 
 HEADS = -3
@@ -53,7 +55,7 @@ def put_heads(
             places = {traced.shapes[call.all_input_nodes[0]][0 if made.batch_first else 1] for call in calls}
             made.gate.per_batch = places != {1}
             gates[made.gate] = node.name
-        elif mixes_values(traced, node) and _has_heads(traced, node):
+        elif mixes_values(traced, node) and has_heads(traced, node):
             place = _values_of_groups(traced, node) or node
             shape = traced.shapes[place]
             gate = Gate(shape[HEADS], dim=len(shape) + HEADS, per_batch=place not in examples, theta=theta)
@@ -88,7 +90,7 @@ class _Same:
         return self._gates.setdefault(key, gate)
 
 
-def _has_heads(traced: Traced, node: fx.Node) -> bool:
+def has_heads(traced: Traced, node: fx.Node) -> bool:
     """Whether what attention gives has a dimension of several heads.
 
     Args:
@@ -158,6 +160,66 @@ def _call_ours(traced: Traced, node: fx.Node, heads: int) -> None:
             steps = of_each_head(traced, steps, heads)
         mask = joined_mask(traced.graph, steps, padding)
     node.kwargs = {} if mask is None else {"mask": mask}
+
+
+def write_attention(traced: Traced, node: fx.Node) -> bool:
+    """Write torch's attention out if every call of it is one that `layers.MultiheadAttention` can stand for.
+
+    Args:
+        traced: The network.
+        node: One of the calls; anything else stays as it is.
+
+    Returns:
+        Whether it was one.
+    """
+    calls = [each for each in traced.graph.nodes if node.op == "call_module" and each.target == node.target]
+    if not calls or not all(_is_plain(traced, call) for call in calls):
+        return False
+    made = MultiheadAttention.of(traced.module(node))  # type: ignore[arg-type]
+    heads, parts = made.gate.size, nn.Module()
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        parts.add_module(name, made.get_submodule(name))
+    if made.dropout:
+        parts.add_module("dropout_rate", DropoutRate(made.dropout))
+    traced.net.set_submodule(str(node.target), parts.train(made.training))
+    for call in calls:
+        _call_ours(traced, call, heads)
+        _write_call(traced, call, made)
+    return True
+
+
+def _write_call(traced: Traced, node: fx.Node, made: MultiheadAttention) -> None:
+    """Write one call out, with the scale of the size that heads have now.
+
+    Args:
+        traced: The network.
+        node: The call.
+        made: What it calls.
+    """
+    graph, place, before = traced.graph, str(node.target), node.prev
+    with graph.inserting_before(node):
+        given = [x if made.batch_first else graph.call_method("transpose", (x, 0, 1)) for x in node.args]
+        mapped = [graph.call_module(f"{place}.{name}_proj", (x,)) for name, x in zip("qkv", given, strict=True)]
+        apart = [graph.call_method("unflatten", (x, -1, (-1, made.head_dim))) for x in mapped]
+        q, k, v = (graph.call_method("transpose", (x, 1, 2)) for x in apart)
+        options = {"attn_mask": node.kwargs.get("mask"), "is_causal": node.kwargs.get("is_causal", False)}
+        if made.dropout:
+            options["dropout_p"] = graph.call_module(f"{place}.dropout_rate", ())
+        mixed = graph.call_function(
+            F.scaled_dot_product_attention, (q, k, v), {**options, "scale": made.head_dim**-0.5}
+        )
+        joined = graph.call_method("flatten", (graph.call_method("transpose", (mixed, 1, 2)), 2))
+        result = graph.call_module(f"{place}.out_proj", (joined,))
+        if not made.batch_first:
+            result = graph.call_method("transpose", (result, 0, 1))
+    stack = {**node.meta.get("nn_module_stack", {}), place: (place, nn.MultiheadAttention)}
+    while before.next is not node:
+        before = before.next
+        before.meta["nn_module_stack"] = stack
+    for user in list(node.users):
+        user.replace_all_uses_with(result)
+        graph.erase_node(user)
+    graph.erase_node(node)
 
 
 def gates_heads(traced: Traced, use: fx.Node) -> bool:

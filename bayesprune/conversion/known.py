@@ -40,9 +40,15 @@ class Seen(NamedTuple):
 
 
 class Known(Value):
-    """A value of a traced forward pass that is also known for some examples, if there is an example."""
+    """A value of a traced forward pass that is also known for some examples, if there is an example.
+
+    Attributes:
+        seen: What it is for them.
+        made_by: The call that gives it, if that makes a tensor: its function, and what it is given by place and name.
+    """
 
     seen: Seen | None = None
+    made_by: tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]] | None = None
 
     def know(self, seen: Seen) -> None:
         """Keep what it is."""

@@ -17,6 +17,7 @@ from bayesprune.conversion.lifting import lift
 from bayesprune.conversion.places import Place, input_places, stream_places, unit_places
 from bayesprune.conversion.rates import follow_rates
 from bayesprune.conversion.recurrent import forget_zeros, put_units
+from bayesprune.conversion.sizes import LEFT, put_sizes, written_apart
 from bayesprune.conversion.source import check_model, followed, put_behind
 from bayesprune.conversion.verifying import check_same
 from bayesprune.data.inputs import as_inputs
@@ -35,6 +36,7 @@ def convert(
     units: bool = True,
     branches: bool = True,
     heads: bool = True,
+    head_sizes: bool = False,
     inputs: bool = False,
     streams: bool = False,
     example_input: Any = None,
@@ -64,6 +66,8 @@ def convert(
         units: Whether to gate units and filters.
         branches: Whether to gate branches.
         heads: Whether to gate the heads of attention, where an example tells the shapes.
+        head_sizes: Whether to gate features of keys, and of values, within heads, where an example tells the shapes:
+            one gate for each index, which all heads of an attention share.
         inputs: Whether to gate the features or channels of inputs that layers read, where an example tells the shapes.
         streams: Whether to gate what several layers add to: one gate multiplies what each of them adds.
         example_input: Inputs, shape ``(B, ...)`` (several in a tuple, or a dict by name), that tell the shapes of all
@@ -92,9 +96,13 @@ def convert(
     follow_rates(source)
     lift(source)
     forget_zeros(source)
+    if head_sizes:
+        source = written_apart(source, allowed)
     found = unit_places(source, allowed) if units else []
     found += [[place] for place in input_places(source)] if inputs else []
     found += stream_places(source, allowed) if streams else []
+    left: dict[str, tuple[int, str]] = {}
+    sizes = False  # gates within heads come when all others stand
     while True:
         traced, copies = source.copied()
         places = [[replace(place, node=copies[place.node]) for place in group] for group in found]
@@ -102,18 +110,24 @@ def convert(
         if units:
             origins |= put_units(traced, allowed, theta, refused)
         parts = put_heads(traced, allowed, theta, refused) if heads else {}
+        if sizes:
+            parts |= put_sizes(traced, allowed, theta, refused)
         origins |= parts
         if branches:
             origins |= carve_branches(traced, allowed, theta, refused)
-        if not origins:
+        if not origins and (sizes or not head_sizes):
             raise GateError(_nothing_found(model, refused))
         net = fx.GraphModule(traced.net, traced.graph, class_name=type(model).__name__)
         more = _refused(net, example_input, bool(parts))
-        if not more:
+        if not more and head_sizes and not sizes:
+            sizes = True
+        elif not more:
             if example_input is not None:
                 check_same(model, net, as_inputs(example_input))
+            net.meta[LEFT] = left
             return _like(net, model)
         refused |= {origins[gate]: reason for gate, reason in more.items()}
+        left |= {origins[gate]: (gate.size, reason) for gate, reason in more.items() if gate.within}
 
 
 def _put_gates(

@@ -11,6 +11,7 @@ from torch import nn
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.conversion.heads import gates_heads
+from bayesprune.conversion.sizes import LEFT
 from bayesprune.conversion.source import owner_of
 from bayesprune.data.inputs import as_inputs
 from bayesprune.graph import Traced, trace
@@ -22,7 +23,7 @@ from bayesprune.markup import html_table
 from bayesprune.pruning.meter import count_macs, eval_mode
 
 HEAD = "kind", "gate", "size", "multiply-adds", "rules"
-KINDS = "branch", "head", "unit", "none"
+KINDS = "branch", "head", "size", "unit", "none"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Structure:
     """One kind of structures of a network.
 
     Attributes:
-        kind: ``"branch"``, ``"head"``, ``"unit"``, or ``"none"`` for what is left without a gate.
+        kind: ``"branch"``, ``"head"``, ``"size"`` for features of keys or values within heads, ``"unit"``, or
+            ``"none"`` for what is left without a gate.
         gate: Names of the gates, or of the layers that write what is left, or of tensors if there are none.
         size: Number of structures.
         share: Share of the network's multiply-adds in layers that become smaller with them.
@@ -128,9 +130,11 @@ def structures(net: nn.Module, *, example_input: Any) -> Structures:
         if isinstance(module, Whole):
             why = f"stays whole: {module.reason}" if module.reason else "stays whole"
             rows.append(Structure("none", name, 1, macs.get(name, 0) / total, why))
+    for name, (size, why) in getattr(plain, "meta", {}).get(LEFT, {}).items():
+        rows.append(Structure("none", name, size, 0.0, why.partition(";")[0]))
     rows += _not_followed(traced, {name for group in found for name in group.written}, macs, total)
     rows.sort(key=lambda row: KINDS.index(row.kind))
-    within = ruled["head"] | ruled["unit"]
+    within = ruled["head"] | ruled["size"] | ruled["unit"]
     share, inside = (sum(macs[layer] for layer in layers) / total for layers in (within | ruled["branch"], within))
     return Structures(rows, share, inside)
 
@@ -169,6 +173,8 @@ def _kind(traced: Traced, gate: Gate) -> str:
     """
     if gate.size == 1 and holders_of(traced.net)[gate]:
         return "branch"
+    if gate.within:
+        return "size"
     return "head" if any(gates_heads(traced, use) for use in traced.uses[gate]) else "unit"
 
 

@@ -122,7 +122,7 @@ class Analysis:
                 if not bool(live.any()):
                     continue
             for read in step.reads:
-                self._live[read.node][:] = True
+                self._live[read.node][:] = True if read.needs is None else self._live[read.node] | read.needs
                 self.hold(self.known[read.node].ids[read.must])  # type: ignore[union-attr]
 
     def _find_emptied(self) -> list[str]:

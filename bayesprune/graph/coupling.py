@@ -83,11 +83,18 @@ class _Axis:
         self.first = self._first(together)
 
     def _first(self, more: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Join what is tied, by the analysis and by ``more``; gives which ids are of the first structure of a group."""
+        """Join what is tied, by the analysis and by ``more``; gives which ids are of the first structure of a group.
+
+        So are those of the first one of a gate that has none otherwise, as where a layer's outputs have several gates.
+        """
         plan, ids = self.plan, torch.arange(self.plan.num_ids)
         self.one = joined(plan.num_ids, [*plan.ties, *more])
         self.group = joined(plan.num_ids, [*plan.ties, *more, (self._blocks(), ids)])
-        return self.one == self.group
+        first = self.one == self.group
+        for own in self.gates.values():
+            if not bool(first[own].any()):
+                first = first | (self.one == self.one[own[0]])
+        return first
 
     def _gates(self) -> Iterator[tuple[Gate, Tensor]]:
         """The ids of the structures of gates that are used once."""

@@ -109,6 +109,9 @@ class Presence:
         self._links = {node: self._links_into(node) for node in self._sizes}
         self._reached = {node for node in self._sizes if self._all_reached(node)}
         self._whole = {node: self._read_whole(node) for node in self.steps}
+        self._factors = {
+            node: [read.node for read in step.reads] for node, step in self.steps.items() if len(step.reads) > 1
+        }
         self._apart = self._find_apart(split)
         self._sums = {
             node: frozenset(self.gates[t] for t in node.all_input_nodes if t in self.gates and t not in split)
@@ -152,6 +155,7 @@ class Presence:
             is, taken for that of its likeliest entry where entries are read together.
         """
         readers: dict[fx.Node, list[Event]] = {node: [] for node in self.steps}
+        there = self.present(theta)[0] if self._factors else {}
         needed: dict[fx.Node, Event] = {}
         anything: dict[fx.Node, Event] = {}
         for node in reversed(list(self.steps)):
@@ -166,8 +170,10 @@ class Presence:
                     whole = self._any(node, through, theta)
             for link in self._links.get(node, ()):
                 readers[link.flow.node].append(self._backward(node, link, self._carried(link, through, theta)))
+            factors = self._factors.get(node, [])
             for source in self._whole[node]:
-                readers[source].append(whole)
+                others = [there[other] for other in factors if source in factors and other is not source]
+                readers[source].append(both([whole, *others]))
         return needed, anything
 
     def _carried(self, link: _Link, event: Event, theta: Mapping[str, Tensor]) -> Event:

@@ -166,7 +166,7 @@ class Rules:
         target = str(node.target)
         owner, tensor = target.rpartition(".")[0], attrgetter(target)(self.traced.net)
         made = target.startswith(MADE)
-        if self.following.only is not None or owner in self.traced.fixed or made or not isinstance(tensor, Tensor):
+        if not self.following.layers or owner in self.traced.fixed or made or not isinstance(tensor, Tensor):
             return Step()
         dim = None if id(tensor) in self.traced.tied else self._dimension(node, tensor, known)
         if dim is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -89,7 +90,8 @@ class MultiheadAttention(nn.Module):
             raise ConfigError("MultiheadAttention: add_bias_kv and add_zero_attn add a step that no head can be cut of")
         sizes: dict[str, Any] = {name: getattr(attention, name) for name in ("kdim", "vdim", "dropout", "batch_first")}
         bias = attention.in_proj_bias is not None
-        made = cls(attention.embed_dim, attention.num_heads, bias=bias, theta=theta, **sizes)
+        with torch.device("meta"):  # nothing is drawn, as other weights take the place of its own
+            made = cls(attention.embed_dim, attention.num_heads, bias=bias, **sizes)
         weights = [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
         if attention.in_proj_weight is not None:
             weights = [attention.in_proj_weight] * 3
@@ -102,7 +104,7 @@ class MultiheadAttention(nn.Module):
         made.out_proj.weight = _part(attention.out_proj.weight, slice(None))
         if bias:
             made.out_proj.bias = _part(attention.out_proj.bias, slice(None))
-        made.gate.to(attention.out_proj.weight)
+        made.gate = Gate(attention.num_heads, theta=theta).to(attention.out_proj.weight)
         return made.train(attention.training)
 
     def forward(

@@ -100,6 +100,8 @@ class Gate(nn.Module):
             ``(B, C, ...)``, -1 for the last. Without meaning when ``size`` is 1.
         per_batch: Whether one draw serves a whole batch, so that what it gates can be skipped when it is off
             (branches); otherwise every example gets its own draw (units).
+        within: Whether its entries lie within each of several equal parts of what a layer gives, as features do within
+            every head. They are then followed apart from these parts, and an entry goes from all of them at once.
         theta: Initial inclusion probability.
 
     Attributes:
@@ -137,13 +139,22 @@ class Gate(nn.Module):
     index: Tensor | None
 
     @checked_arguments
-    def __init__(self, size: int, *, dim: int = 1, per_batch: bool = False, theta: float = INITIAL_THETA):
+    def __init__(
+        self,
+        size: int,
+        *,
+        dim: int = 1,
+        per_batch: bool = False,
+        within: bool = False,
+        theta: float = INITIAL_THETA,
+    ):
         super().__init__()
         size = whole("Gate: size", size)
         theta = real("Gate: the initial theta", theta, 0, 1, "[]")
         self.size = size
         self.dim = whole("Gate: dim", dim, -LARGEST_DIM, LARGEST_DIM)
         self.per_batch = per_batch
+        self.within = within
         self.theta = nn.Parameter(torch.full((size,), theta))
         self.begin: float | None = None
         self.in_size = size

@@ -27,7 +27,8 @@ class Following:
     Attributes:
         off: For gates that have entries switched off, where, shape ``(size,)``, bool.
         only: The gates to follow, put off by other readings, with the rank of what they gate; ``None`` for those along
-            the features of layers, and others as far as they are not in conflict.
+            the features of layers, and others as far as they are not in conflict. Those within equal parts of features
+            come last, all together.
         put_off: The gates that are left to other readings, with the rank of what they gate.
         num_ids: How many physical entries have an id.
         ties: Pairs of ids that go together, found so far.
@@ -50,6 +51,16 @@ class Following:
 
     _one: Tensor = field(default_factory=lambda: torch.arange(0))
     _joined: int = 0
+
+    @property
+    def parts(self) -> bool:
+        """Whether entries within equal parts of what layers give are followed, those within heads say."""
+        return bool(self.only) and all(gate.within for gate in self.only or ())
+
+    @property
+    def layers(self) -> bool:
+        """Whether what layers give is followed."""
+        return self.only is None or self.parts
 
     @property
     def one(self) -> Tensor:

@@ -47,7 +47,7 @@ def dense(call: Call, seen: Features | None, sizes: tuple[int, int], out: tuple[
     source, value = call.source, torch.full((sizes[1],), torch.nan, dtype=torch.float64)
     x = call.known[source]
     own = None
-    if call.following.only is None:
+    if call.following.layers:
         own = Features(call.following.fresh(sizes[1]), value, *out)
     if x is None:
         return Step(own)

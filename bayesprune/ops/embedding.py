@@ -19,7 +19,7 @@ def _looked_up(call: Call) -> Step:
     table: Any = call.module
     if table.max_norm is not None:
         return call.wall(f"reaches {call.name}, which scales its rows by the norm of all of their entries")
-    if call.following.only is not None:
+    if not call.following.layers:
         return Step()
     size = table.embedding_dim
     value = torch.full((size,), torch.nan, dtype=torch.float64)

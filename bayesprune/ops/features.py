@@ -108,6 +108,7 @@ class Read:
         node: The input.
         must: Which of its entries stay even if they are constant, shape ``(n,)``, bool.
         reason: Why, in words that complete "it leaves a constant, and ...".
+        needs: Which entries outputs depend on, shape ``(n,)``, bool; ``None`` for all. The others meet zeros.
 
     Examples:
         >>> x = fx.Graph().placeholder("x")
@@ -118,6 +119,7 @@ class Read:
     node: fx.Node
     must: Tensor
     reason: str = ""
+    needs: Tensor | None = None
 
 
 @dataclass

@@ -31,6 +31,9 @@ def _gate(call: Call) -> Step:
         return call.wall(f"is gated along dimension {gate.dim}, the examples of a batch")
     if following.only is not None and gate not in following.only:
         return Step() if x is None else _background(call, x)
+    if gate.within and not following.parts and (x is None or x.along(gate.dim) is None):
+        following.put_off[gate] = rank or 0
+        return Step() if x is None else _background(call, x)
     if x is None:
         value = torch.full((gate.size,), torch.nan, dtype=torch.float64)
         return Step(Features(following.fresh(gate.size), silenced(value, off), gate.dim, rank), selects=True)
@@ -39,6 +42,8 @@ def _gate(call: Call) -> Step:
         if x.rank is None:
             where = f"along dimension {x.axis} and then {gate.dim} of a tensor of unknown rank"
             return call.wall(f"is gated {where}; {NEEDS_SHAPES}")
+        if following.parts:
+            return call.wall(f"is gated along dimension {gate.dim}, but cut along dimension {x.axis}")
         following.put_off[gate] = x.rank
         return _background(call, x)
     src = _gated_entries(call, seen, x.rank is None)

@@ -40,7 +40,7 @@ def grouped(call: Call) -> Step:
     rank = module.weight.dim()
     if x is not None and (x.axis != 1 or x.rank not in (None, rank)):
         return call.wall(f"has its features along another dimension than {call.name} reads")
-    if call.following.only is not None:
+    if not call.following.layers:
         return Step() if x is None else call.wall(f"reaches {call.name}, a convolution in groups")
     size, ids = module.groups, call.following.fresh(module.out_channels)
     made = torch.arange(len(ids)).view(size, -1)

@@ -54,22 +54,37 @@ def _sizes(node: fx.Node) -> tuple[Any, ...]:
 def candidates(literals: Literals, sizes: Sequence[tuple[int, int]], stays: Sequence[Tensor]) -> Iterator[Literals]:
     """What numbers that are written out may become when entries go, those that fit more likely first.
 
-    A number may be a size of the result, that of a part or a place among entries, or a share of them.
+    A number may be a size of the result, that of a part or a place among entries, or a share of them. Calls in which
+    numbers change while those in all others stay come before several that change at once.
 
     Args:
         literals: The numbers.
         sizes: Sizes of the result, and what they become.
         stays: For every tensor that is read, which of its entries stay, bool.
     """
-    options: list[Sequence[Size]] = []
+    options: dict[fx.Node, list[Sequence[Size]]] = {}
     for node, numbers in literals.items():
-        several = operation_of(node).gives == ["tensor"]  # they are sizes of parts, one behind another
-        for place, number in enumerate(numbers):
-            start = sum(n for n in numbers[:place] if isinstance(n, int)) if several else None
-            options.append(_options(number, start, sizes, stays))
-    for chosen in islice(product(*options), MOST_TRIED):
-        left = iter(chosen)
+        starts = _starts(operation_of(node).name, numbers)
+        options[node] = [_options(*given, sizes, stays) for given in zip(numbers, starts, strict=True)]
+    if len(literals) > 1:
+        for node, choices in options.items():
+            for chosen in islice(product(*choices), MOST_TRIED):
+                yield {**literals, node: chosen}
+    for all_chosen in islice(product(*(choice for choices in options.values() for choice in choices)), MOST_TRIED):
+        left = iter(all_chosen)
         yield {node: [next(left) for _ in numbers] for node, numbers in literals.items()}
+
+
+def _starts(name: str, numbers: Sequence[Size]) -> list[int | None]:
+    """Where what is counted by each number begins, if it is a count of entries.
+
+    Args:
+        name: What operation they are given to: sizes of parts, one behind another, or places of cuts.
+        numbers: The numbers.
+    """
+    if name == "split":
+        return [sum(n for n in numbers[:k] if isinstance(n, int)) for k in range(len(numbers))]
+    return [0 if name == "tensor split" else None for _ in numbers]
 
 
 def _options(
@@ -79,7 +94,7 @@ def _options(
 
     Args:
         number: The number.
-        start: Where its part begins, if it is the size of one.
+        start: Where the entries begin that it counts, if it does.
         sizes: As for `candidates`.
         stays: The same.
     """

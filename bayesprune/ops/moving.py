@@ -85,7 +85,7 @@ COPIES = (
 PARTS = ("chunk", "split", "tensor_split", "unbind")
 SIZES = {
     "broadcast_to": slice(1, None), "expand": slice(1, None), "narrow": slice(2, 4), "split": slice(1, 2),
-    "unflatten": slice(2, 3),
+    "tensor_split": slice(1, 2), "unflatten": slice(2, 3),
 }  # fmt: skip
 for _name in (*VIEWS, *COPIES):
     register(

@@ -44,17 +44,19 @@ class Numbers(Numbered):
             return None
         if bool((moved == UNKNOWN).all()):
             return (NOTHING, []) if self.adapts(moved, NOTHING, []) else None
-        for axis in range(moved.dim()):
-            if shape[axis] != real.shape[axis]:
-                continue  # examples lie along it
-            slices = slices_along(moved, axis)
-            unknown = slices == UNKNOWN
-            if bool((unknown != unknown[:, :1]).any()) or bool((slices == slices[:1]).all()):
-                continue
-            joint = Joint.of(axis, slices)
-            for ties in self.guesses(joint):
-                if self.adapts(moved, joint, ties):
-                    return Joint.of(axis, slices_along(real, axis)), ties
+        joints = [
+            Joint.of(axis, slices)
+            for axis in range(moved.dim())
+            if shape[axis] == real.shape[axis]
+            and _differ(slices := slices_along(moved, axis))  # no examples lie along it
+        ]
+        if self.call.following.parts:  # heads come before what is within them
+            joints.reverse()
+        for merging in (False, True):
+            for joint in joints:
+                for ties in self.guesses(joint):
+                    if self.merges(joint, ties) == merging and self.adapts(moved, joint, ties):
+                        return Joint.of(joint.axis, slices_along(real, joint.axis)), ties
         return None
 
     def wanted(self) -> list[int]:
@@ -104,6 +106,21 @@ class Numbers(Numbered):
             for parts in sorted(several, key=lambda n: n not in written and len(numbers) // n not in written):
                 yield equal_rows(numbers.view(parts, -1))
                 yield equal_rows(numbers.view(-1, parts).T)
+
+    def merges(self, joint: Joint, ties: Ties) -> bool:
+        """Whether slices that would go one by one go together with ties.
+
+        Args:
+            joint: Which entries are in each slice.
+            ties: Which numbers go together besides.
+        """
+        if not ties:
+            return False
+        held = joint.number[joint.number != UNKNOWN]
+        without, with_ties = (
+            joined_within(self.call.following.one, self.ids, self._tied(joint, more))[held] for more in ([], ties)
+        )
+        return len(with_ties.unique()) < len(without.unique())
 
     def adapts(self, moved: Tensor, joint: Joint, ties: Ties) -> bool:
         """Whether the call gives of fewer entries what is left of ``moved``, which it gives of all.
@@ -199,6 +216,16 @@ class Numbers(Numbered):
         """
         merged = [joint.together] if len(joint.together[0]) else []
         return [(self.ids[first], self.ids[second]) for first, second in [*merged, *ties]]
+
+
+def _differ(slices: Tensor) -> bool:
+    """Whether slices hold different numbers, and each holds numbers alone or none.
+
+    Args:
+        slices: Shape ``(size, ...)``.
+    """
+    unknown = slices == UNKNOWN
+    return not bool((unknown != unknown[:, :1]).any()) and not bool((slices == slices[:1]).all())
 
 
 def _left(joint: Joint, gone: Tensor) -> Tensor:

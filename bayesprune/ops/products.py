@@ -103,12 +103,12 @@ def summed(call: Call, given: dict[fx.Node, Features]) -> Step:
     first, *others = given.values()
     zero = torch.stack([x.value == 0 for x in given.values()]).any(0)
     reason = f"{call.name} adds it to what is left"
-    reads = [Read(node, ~x.unknown & ~zero, reason) for node, x in given.items()]
+    reads = [Read(node, ~x.unknown & ~zero, reason, ~zero) for node, x in given.items()]
     return Step(reads=reads, ties=[(first.ids, x.ids) for x in others])
 
 
 def _attention(call: Call) -> Step:
-    """Heads of queries, keys and values go together; features of values stand alone."""
+    """Heads of queries, keys and values go together, and so do features of queries and keys; those of values do not."""
     given = [call.option(name, place) for place, name in enumerate(("query", "key", "value"))]
     tensors = [call.node, *given, call.option("attn_mask", 3)]
     if any(node not in call.shapes for node in tensors if isinstance(node, fx.Node)):
@@ -118,6 +118,8 @@ def _attention(call: Call) -> Step:
     query, key, value = given
     places, x, mask = [_place(call, node) for node in given], call.known[value], call.option("attn_mask", 3)
     head, masks = places[2], [mask] if isinstance(mask, fx.Node) and call.known[mask] is not None else []
+    if -1 in places:
+        return _of_features(call, given, masks)
     if masks and (head > -3 or _place(call, masks[0]) != head):
         return call.wall()
     if x is not None and head <= -3 and places == [head] * 3:
@@ -129,7 +131,35 @@ def _attention(call: Call) -> Step:
             return call.wall()
         if not masked and len(parts[1]) == len(x) and call.option("enable_gqa", 7):
             return _grouped(call, given)
-    return alone(call, value, -1, [query, key]) if head == -1 else call.wall()
+    return call.wall()
+
+
+def _of_features(call: Call, given: list[fx.Node], masks: list[fx.Node]) -> Step:
+    """Features of queries and keys are multiplied and summed over, if their number is not part of the result.
+
+    Args:
+        call: The call.
+        given: Queries, keys and values.
+        masks: A mask that has entries, along another dimension.
+    """
+    query, key, value = given
+    q, k, v = (call.known[node] for node in given)
+    if (v is not None and _place(call, value) != -1) or call.shapes[query][-1] != call.shapes[key][-1]:
+        return call.wall()
+    summing = q is not None and k is not None and _place(call, query) == _place(call, key) == -1
+    told = call.option("scale", 6) is not None
+    step = summed(call, {query: q, key: k}) if summing and told else Step()  # type: ignore[dict-item]
+    left = masks + ([] if summing and told else [node for node in given[:2] if call.known[node] is not None])
+    if v is not None:
+        values = alone(call, value, -1, left)
+        step.out, step.flows = values.out, values.flows
+    step.pins = left
+    if left:
+        size = f"is divided by the root of its size by {call.name}, which is told no scale"
+        step.reason = (
+            size if summing and not told else f"is multiplied by {call.name} with entries along another dimension"
+        )
+    return step
 
 
 def _grouped(call: Call, given: list[fx.Node]) -> Step:

@@ -49,7 +49,7 @@ def _silenced(call: Call) -> Step:
             call.node, f"is read behind {call.name} as well, where the gate has to be called on what that gives"
         )
     step = _recurrent(call)
-    if call.following.only is None:
+    if call.following.layers:
         ids = call.following.fresh(module.hidden_size)
         step.out = Features(ids, torch.full((len(ids),), torch.nan, dtype=torch.float64), -1, 3)
         step.holds.append(ids[_may_be_on(module.gate, call.following.off.get(module.gate))])

@@ -24,13 +24,14 @@ def joined(size: int, ties: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         return one
     first, second = (torch.cat(side) for side in zip(*ties, strict=True))
     while True:
-        before = one.clone()
-        smaller = torch.minimum(one[first], one[second])
-        for index in (one[first], one[second], first, second):
-            one.scatter_reduce_(0, index, smaller, "amin")
-        one = one[one]
-        if torch.equal(one, before):
+        apart = one[first] != one[second]
+        if not bool(apart.any()):
             return one
+        first, second = first[apart], second[apart]
+        a, b = one[first], one[second]
+        one.scatter_reduce_(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
+        while not torch.equal(one, further := one[one]):
+            one = further
 
 
 def joined_within(one: Tensor, ids: Tensor, ties: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -23,7 +23,7 @@ def _zeros(call: Call) -> Step:
     axis = CHANNELS if len(sizes) > 3 else len(sizes) - 1
     size = sizes[axis] if axis > 0 else None
     known = call.rank(node) == len(sizes) and node in call.written
-    if call.following.only is not None or not known or not isinstance(size, int) or size < 2:
+    if not call.following.layers or not known or not isinstance(size, int) or size < 2:
         return Step()
     ids = call.following.fresh(size)
 

@@ -129,7 +129,7 @@ class ExpectedCost:
             for other, there, read in others:
                 event = both([event, self._mean(both([there.get(node, Event()), read[node]]), theta)])
                 inputs.append(_inputs(other, node, there))
-            if kind in (DENSE, INPUTS):
+            if kind in (DENSE, INPUTS) or operation_of(node).kind == "product of matrices":
                 event = both([event, *(self._mean(part, theta) for part in inputs)])
             if event.own is None:
                 by_gates[event.gates] = by_gates[event.gates] + amount if event.gates in by_gates else amount

@@ -142,7 +142,7 @@ def inclusion(layer: Layer, num_data: int | None) -> Chart:
         "field": "name",
         "type": "nominal",
         "sort": None,
-        "axis": {"title": None, "labelColor": TEXT, "labelLimit": 160},
+        "axis": {"title": None, "labelColor": TEXT, "labelLimit": 160, "labelOverlap": False},
     }
     x = quantity("probability", "posterior inclusion probability", form=".2~f")
     x["scale"] = {"domain": [0, 1]}
@@ -161,5 +161,5 @@ def inclusion(layer: Layer, num_data: int | None) -> Chart:
         text += " Whiskers: 95 % intervals of the sampling error of the evidence."
     if len(theta) > MOST_INPUTS:
         text += f" The first {MOST_INPUTS} are shown."
-    spec = layered(values, ground, bars, whiskers, height=18 * len(order))
+    spec = layered(values, ground, bars, whiskers, height=50 + 18 * len(order))
     return Chart("inclusion", "Posterior inclusion probabilities", text, spec)

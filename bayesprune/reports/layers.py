@@ -110,8 +110,13 @@ class Layer:
             "theta": _rows(self.theta[list(frames)], digits),
             "evidence": _rows(self.evidence, digits),
             "saved": None if saved is None else _rows(saved[:1] if alike else saved, 5),
-            "removals": {place: [gone.step, plain(gone.weight_norm, digits)] for place, gone in self.removals.items()},
+            "removals": {place: _removal(gone, digits) for place, gone in self.removals.items()},
         }
+
+
+def _removal(gone: Removal, digits: int) -> list[float | int | None]:
+    """Step and weight norm of a removal, and 1 behind them if a budget forced it."""
+    return [gone.step, plain(gone.weight_norm, digits), *([1] if gone.forced else [])]
 
 
 def frames(history: History) -> list[int]:

@@ -74,6 +74,11 @@ def count(value: float | None) -> str:
     return "–" if value is None else f"{int(value):,}"
 
 
+def setting(value: object) -> str:
+    """The value of a setting: numbers to six digits, a dash for none."""
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def nats(value: float | None) -> str:
     """A number in three digits."""
     return "–" if value is None or math.isnan(value) else f"{value:.3g}".replace("-", "−")
@@ -95,7 +100,8 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         loader=FunctionLoader(_template),
     )
-    environment.filters |= {"share": share, "count": count, "nats": nats, "seconds": seconds, "as_json": as_json}
+    environment.filters |= {"share": share, "count": count, "nats": nats, "seconds": seconds, "setting": setting}
+    environment.filters["as_json"] = as_json
     return environment
 
 

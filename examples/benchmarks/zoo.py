@@ -2,18 +2,20 @@
 
 Every network has a process of its own. Names are those of torchvision's constructors, for classification and
 segmentation, or `timm:` and one of timm's. Without one all of torchvision's are taken, `--smallest` takes the smallest
-of each of its families, and `timm` one of each of timm's.
+of each of its families, and `timm` one of each of timm's. With `--out FILE` rows are added to a file, and networks that
+have one there are left out, so that a run that was stopped can go on.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import multiprocessing
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,6 @@ HEAD = (
     *("network", "branches", "heads", "units", "MACs ruled", "by heads and units", "parameters left"),
     *("difference", "convert s", "compact s", "saved", "ONNX", "torch.export"),
 )
-LIMIT_S = 1200
 
 
 def main() -> None:
@@ -38,21 +39,45 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="torchvision's constructors, timm:NAME, or timm")
     parser.add_argument("--smallest", action="store_true", help="the smallest of each family")
     parser.add_argument("--export", action="store_true", help="write and run ONNX and torch.export too")
+    parser.add_argument("--limit", type=float, default=1200.0, help="seconds after which a network is given up")
+    parser.add_argument("--out", type=Path, help="a file that rows are added to, without which they are printed")
     options = parser.parse_args()
     names = options.names or (SMALLEST if options.smallest else every_name("torchvision"))
     if names == ["timm"]:
         names = every_name("timm")
-    if len(names) == 1:
-        print(f"| {' | '.join([names[0], *row_of(names[0], options.export)])} |", flush=True)
-        return
-    for cells in (HEAD, ["---"] * len(HEAD)):
-        print(f"| {' | '.join(cells)} |", flush=True)
-    flags = ["--export"] * options.export
-    for name in names:
-        try:
-            subprocess.run([sys.executable, __file__, name, *flags], timeout=LIMIT_S, check=True)
-        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-            print(f"| {name} | {type(error).__name__} |", flush=True)
+    there = options.out.read_text().splitlines() if options.out and options.out.exists() else []
+    done = {line.split("|")[1].strip() for line in there}
+    with options.out.open("a") if options.out else nullcontext(sys.stdout) as file:
+        for cells in () if there else (HEAD, ["---"] * len(HEAD)):
+            print(_line_of(cells), file=file, flush=True)
+        for name in (name for name in names if name not in done):
+            print(_line_of([name, *_in_a_process(name, options.export, options.limit)]), file=file, flush=True)
+
+
+def _line_of(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _in_a_process(name: str, exported: bool, limit: float) -> list[str]:
+    """One row of the table, made in a process of its own, which begins with what is imported here.
+
+    Args:
+        name: Of the network.
+        exported: Whether it is exported as well.
+        limit: Seconds after which the process is ended.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(row_of(name, exported)))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv() if receiver.poll(limit) else [f"not done in {limit:g} s"]
+    except EOFError:
+        return ["the process has ended without a row"]
+    finally:
+        process.kill()
+        process.join()
 
 
 def row_of(name: str, exported: bool) -> list[str]:

@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from bayesprune.cli import main
-from tests.cli.verify import verify_done
+from bayesprune.cli.commands import app
+from tests.cli.verify import run, verify_done
 
 INTERRUPTED = """
 import os, signal, sys
@@ -44,6 +46,23 @@ def test_main_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: p
         main()
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: nowhere is not the folder of a run")
+
+
+def test_the_command_alone_says_what_can_be_done():
+    said = run()
+    assert said.exit_code == 2 and "bayesprune train my_module:make_net" in said.output
+    for command in ("train", "inspect", "evaluate", "report", "export", "compare"):
+        assert any(line.split()[:1] == [command] for line in said.output.splitlines()), said.output
+    assert not any(line.endswith("...") for line in said.output.splitlines()[1:])  # no help is cut off
+
+
+@pytest.mark.parametrize(("words", "completed"), [("bayesprune tr", "train"), ("bayesprune train --wei", "--wei")])
+def test_the_shell_completes_commands_and_options(words: str, completed: str):
+    count = len(words.split()) - 1
+    environment = {"_BAYESPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    said = CliRunner().invoke(app, [], prog_name="bayesprune", env=environment)
+    assert said.output.split() and all(word.startswith(completed) for word in said.output.split())
+    assert "--show-completion" in run("--help").output
 
 
 def test_the_version_is_the_same_by_the_quick_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -65,9 +65,10 @@ def test_defaults_of_options_are_none_of_records() -> None:
     assert asdict(Toy(size=1, quick=True)) == {"size": 1, "start_at": None, "quick": True}
 
 
-def test_train_has_an_option_for_each_field_but_a_digest_and_three_more() -> None:
+def test_train_has_an_option_for_each_field_but_a_digest_and_four_more() -> None:
     command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
     names = [p.opts[0] for p in command.params if p.name != "help"]
-    assert names == [*(name_of(name) for name in defaults(RunConfig)), "--out", "--resume", "--tensorboard"]
+    own = ["network", "--out", "--resume", "--tensorboard", "--json"]
+    assert names == [*(name_of(name) for name in defaults(RunConfig)), *own]
     assert [field.name for field in fields(RunConfig) if field.name not in defaults(RunConfig)] == ["weights_sha256"]
     assert [p.name for p in command.params if not p.help] == []

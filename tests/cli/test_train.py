@@ -271,3 +271,13 @@ def test_warnings_are_lines(tmp_path: Path):
     lines = result.stderr.splitlines()
     assert lines
     assert all(line.startswith("warning: ") for line in lines)
+
+
+def test_json_is_all_that_standard_output_has(tmp_path: Path):
+    options = ("--epochs", "1", "--limit", "100", "--log-gamma", "0.2")
+    done = run("train", *options, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout) == json.loads((tmp_path / "run/result.json").read_text())
+    first, *_, last = done.stderr.splitlines()
+    assert first.startswith("epoch 1/1  ") and last == f"results: {tmp_path / 'run'}"
+    again = run("train", "--resume", tmp_path / "run", "--json")
+    assert json.loads(again.stdout) == json.loads(done.stdout) and "is finished" in again.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,23 @@ def test_runs_are_counted_without_the_data_and_the_way_without_them_is_said(
     assert "mnist: the download failed. To compare without these, copy " in why and "quick.toml, take" in why
 
 
+def test_tables_are_printed_as_json_and_all_else_aside(settings: str) -> None:
+    ahead = json.loads(run(settings, "--dry-run", "--json").stdout)
+    macs = 5 * 3 * 60 * 2 * (64 * 300 + 300 * 100 + 100 * 10)
+    assert (ahead["held_out_runs"], ahead["compared_runs"], ahead["refused"]) == (3, 2, [])
+    assert ahead["macs"] == pytest.approx(macs) and ahead["tasks"] == [
+        {"net": "lenet300", "data": "digits", "epochs": 2}
+    ]
+    done = run(settings, "--methods", "none", "--out", "out", "--json")
+    told = json.loads(done.stdout)
+    (row,), (line,) = read_csv(Path("out/rows.csv")), told["lines"]
+    assert (told["title"], told["failures"]) == ("a", [])
+    assert (line["accuracy"], line["accuracy_half"], line["nll"]) == (row.accuracy, None, row.nll)
+    assert (line["method"], line["runs"], line["failed"], line["macs_left"]) == ("none", 1, 0, 1.0)
+    assert "test 1/1" in done.stderr and "results: " in done.stderr
+    assert json.loads(run("--out", "out", "--so-far", "--json").stdout) == told
+
+
 def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str) -> None:
     done = run(settings, "--methods", "none", "--out", "out")
     assert done.exit_code == 0, done.output
@@ -91,6 +109,7 @@ def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str)
         (["a.toml", "--quick"], "leave out --quick or a.toml"),
         (["b.toml"], "cannot read the settings b.toml"),
         (["a.toml", "--methods", "lottery"], "have no method 'lottery'"),
+        (["a.toml", "--tasks", "lenet5"], "have no task 'lenet5'"),
         (["--so-far"], "cannot read comparison/plan.json"),
         (["a.toml", "--workers", "0"], "workers must be a whole number"),
     ],

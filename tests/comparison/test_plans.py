@@ -115,8 +115,21 @@ def test_files_that_are_no_settings_are_refused(tmp_path: Path) -> None:
 
 def test_some_of_the_methods_are_compared_alone() -> None:
     plan = Plan.read("quick")
-    assert list(plan.only(["svi", "small"]).methods) == ["svi", "small"] and plan.only(["small"]).retrained == ()
-    with pytest.raises(ConfigError, match="have no method 'lottery'"):
-        plan.only(["lottery"])
+    some = plan.only(methods=["svi", "small"])
+    assert list(some.methods) == ["svi", "small"] and some.tasks == plan.tasks
+    assert plan.only(methods=["small"]).retrained == ()
+    with pytest.raises(ConfigError, match=r"have no method 'taylr' .*taylor"):
+        plan.only(methods=["taylr"])
     with pytest.raises(ConfigError, match="methods has 'svi' twice"):
-        plan.only(["svi", "small", "svi"])
+        plan.only(methods=["svi", "small", "svi"])
+
+
+def test_methods_are_compared_on_some_of_the_tasks_alone() -> None:
+    plan = Plan.read("quick")
+    first, second = plan.tasks
+    assert plan.only(tasks=[second.name]).tasks == (second,) and plan.only(tasks=[second.name]).methods == plan.methods
+    assert plan.only() == plan
+    with pytest.raises(ConfigError, match=f"have no task 'lenet300'.*they have {first.name}, {second.name}"):
+        plan.only(tasks=["lenet300"])
+    with pytest.raises(ConfigError, match=f"tasks has '{first.name}' twice"):
+        plan.only(tasks=[first.name, first.name])

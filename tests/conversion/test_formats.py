@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -70,3 +72,47 @@ def test_on_a_gpu() -> None:
     model, net = converted()
     x = examples().cuda()
     assert distance(net.cuda()(x), model.cuda()(x)) < 1e-5
+
+
+class Starts(nn.Module):
+    """A loop that begins with zeros that are moved when they are made.
+
+    Args:
+        moved: What moves them to the kind of the input.
+    """
+
+    def __init__(self, moved: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.held, self.out, self.moved = nn.LSTMCell(3, 5), nn.Linear(5, 2), moved
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = (self.moved(torch.zeros(len(x), 5), x), self.moved(torch.zeros(x.shape[0], 5), x))
+        for _ in range(2):
+            state = self.held(x, state)
+        return self.out(state[0])
+
+
+MOVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "to a tensor": lambda h, x: h.to(x),
+    "without waiting": lambda h, x: h.to(x, non_blocking=True),
+    "type_as": lambda h, x: h.type_as(x),
+    "device and kind": lambda h, x: h.to(x.device, x.dtype),
+    "by name": lambda h, x: h.to(device=x.device, dtype=x.dtype),
+    "in turn": lambda h, x: h.to(x.device).to(x.dtype),
+}
+
+
+@pytest.mark.parametrize("moved", MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_zeros_that_are_moved_when_they_are_made(moved: Callable[[Tensor, Tensor], Tensor], kind: torch.dtype) -> None:
+    """Followed in either kind, the copy works in float64 and elsewhere, and units go with their zeros."""
+    torch.manual_seed(0)
+    model, x = Starts(moved).eval(), examples().double()
+    net = bp.convert(model.to(kind), example_input=x.to(kind)).double()
+    gate = gates_of(net)["held.ih_gate"]
+    gate.theta.data = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    small = bp.compact(net, example_input=x)
+    assert small.get_submodule("held.hh").in_features == 3 and distance(small(x), net(x)) < 1e-12
+    nn.init.ones_(gate.theta)
+    assert distance(net(x), model.double()(x)) < 1e-12
+    assert net.to("meta")(x.to("meta")).device.type == "meta"

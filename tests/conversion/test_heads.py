@@ -188,3 +188,44 @@ def test_keys_of_all_queries_stay_exact(spelling: str) -> None:
     net = bp.convert(model, example_input=x)
     switch_off(net)
     assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-12
+
+
+class Apart(nn.Module):
+    """Attention whose every head has queries, keys and values of several sizes behind one another."""
+
+    def __init__(self, spelling: str):
+        super().__init__()
+        self.spelling, self.qkv, self.proj = spelling, nn.Linear(12, 4 * 7), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        h = self.qkv(x).view(batch, length, 4, -1)
+        if self.spelling == "split":
+            q, k, v = h.split([2, 2, 3], dim=3)
+        elif self.spelling == "tensor_split":
+            q, k, v = h.tensor_split([2, 4], dim=-1)
+        elif self.spelling == "narrow":
+            q, k, v = h.narrow(-1, 0, 2), h.narrow(-1, 2, 2), h.narrow(-1, 4, 3)
+        else:
+            q, k, v = h[..., :2], h[..., 2:4], h[..., 4:]
+        y = F.scaled_dot_product_attention(*(z.permute(0, 2, 1, 3) for z in (q, k, v)))
+        return self.proj(y.transpose(1, 2).reshape(batch, length, 12))
+
+
+@pytest.mark.parametrize("spelling", ["split", "tensor_split", "narrow", "slices"])
+@pytest.mark.parametrize("sizes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_parts_of_heads_of_several_sizes(spelling: str, sizes: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Apart(spelling).double().eval(), torch.randn(2, 5, 12).double()
+    net = bp.convert(model, example_input=x, head_sizes=sizes)
+    gates = gates_of(net)
+    assert sorted(gate.size for gate in gates.values()) == ([2, 3, 4] if sizes else [4])
+    with torch.no_grad():
+        gates["heads_gate"].theta[:] = torch.tensor([0.0, 1.0, 1.0, 0.0])
+        if sizes:
+            gates["keys_gate"].theta[0] = gates["values_gate"].theta[1] = 0.0
+    small = bp.compact(net, example_input=x)
+    key, value = (1, 2) if sizes else (2, 3)
+    assert small.get_submodule("qkv").out_features == 2 * (2 * key + value)
+    assert small.get_submodule("proj").in_features == 2 * value
+    assert distance(small(x), net(x)) < 1e-12

@@ -187,6 +187,31 @@ def test_cells_are_called_and_read_by_the_names_that_torch_has(kind: type[nn.Mod
     verify(Spelled(kind, read).double().eval(), steps(), {"given_gate": 6, "cell.ih_gate": 5})
 
 
+class Alone(nn.Module):
+    """A layer for all examples, and a cell that is called on steps of the first one alone.
+
+    Args:
+        kind: The cell's class.
+    """
+
+    def __init__(self, kind: type[nn.Module]):
+        super().__init__()
+        self.given, self.cell, self.left, self.right = nn.Linear(3, 6), kind(3, 5), nn.Linear(6, 2), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in range(2):
+            state = self.cell(x[0, step], state)
+        last = state[0] if isinstance(state, tuple) else state
+        return self.left(torch.relu(self.given(x[:, 0]))) + self.right(last)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_cells_are_called_on_single_examples(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    verify(Alone(kind).double().eval(), steps(), {"given_gate": 6})
+
+
 def test_one_gate_in_all_steps_of_a_loop_is_one_in_a_row() -> None:
     net = bp.convert(Loop().double().eval(), example_input=steps())
     assert gates_in_a_row(trace(net, steps())) == 1

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from bayesprune.distributions import FlatteningPrior
 from bayesprune.infer import BatchObjective, BayesianNet, GateELBO, get_estimator
@@ -131,3 +132,23 @@ def test_an_optimiser_goes_on_with_a_network_of_another_format(change: Callable[
     optimizer.step()
     assert bool((net.theta < 0.9 - 1e-3).all())
     assert torch.equal(torch.cat([gate.theta for gate in net.gates()]), net.theta)
+
+
+def test_averages_over_training_are_of_weights_and_gates() -> None:
+    """Torch's `AveragedModel` pairs parameters in the order of the network's own walk only with ``use_buffers``."""
+    net, (x, y) = bayesian(branches(), log_gamma=300.0), examples(60)
+    averaged, optimizer = AveragedModel(net, use_buffers=True), torch.optim.SGD(net.parameters(), 0.3)
+    seen: list[dict[str, torch.Tensor]] = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        xi = torch.ones(1, net.num_gates)
+        get_estimator("exact")(BatchObjective(net, x, y), net.theta, xi, net.price).backward()
+        optimizer.step()
+        averaged.update_parameters(net)
+        seen.append({name: value.clone() for name, value in net.state_dict().items()})
+    found = averaged.module.state_dict()
+    for name, value in found.items():
+        assert torch.allclose(value, sum(each[name] for each in seen) / 3, atol=1e-6), name
+    assert torch.equal(averaged.module.theta, torch.cat([gate.theta for gate in averaged.module.gates()]))
+    assert not torch.equal(averaged.module.theta, net.theta)
+    averaged(x).sum().backward()

@@ -137,6 +137,10 @@ def test_what_a_budget_forced_is_said_and_whether_it_is_met(tmp_path: Path) -> N
     write_report([report], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<p>1 of the removed went for the sake of the budget" in page and "<small>not met</small>" in page
+    first = known.removals[0]
+    gone = next(layer for layer in data(page)["runs"][0]["layers"] if str(first.index) in layer["removals"])["removals"]
+    assert gone[str(first.index)] == [first.step, first.weight_norm, 1]  # said where one points at it
+    assert sum(len(each) == 3 for layer in data(page)["runs"][0]["layers"] for each in layer["removals"].values()) == 1
     assert RunReport(name="a", history=known, settings={"budget": "macs=0.4"}, epochs=9).budget_met is None
 
 

@@ -92,7 +92,7 @@
     state(k) {
       const gone = this.layer.removals[k];
       const theta = this.layer.theta[this.run.epochs.length - 1][k];
-      if (gone) return `removed after step ${whole(gone[0])}`;
+      if (gone) return `removed after step ${whole(gone[0])}${gone[2] ? ", forced by the budget" : ""}`;
       return theta > 0.5 ? "stays" : "off at the end";
     }
 

@@ -1,0 +1,92 @@
+"""What attention is made of: queries, keys and values, in one call or written out."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from bayesprune.graph import Traced
+from bayesprune.ops import operation_of
+from bayesprune.ops.call import argument
+
+QUOTIENT = operator.truediv, torch.div, "div"
+BETWEEN = "softmax", "filling", "format", "product", "sum", "difference"
+"""What stands between the product of queries and keys and that of weights and values, besides functions of numbers."""
+
+
+class Operands(NamedTuple):
+    """What one attention is given.
+
+    Attributes:
+        query, key, value: The tensors.
+        dim: The dimension of queries along which they are multiplied with keys and summed, counted from the last.
+    """
+
+    query: fx.Node
+    key: fx.Node
+    value: fx.Node
+    dim: int
+
+
+def operands_of(traced: Traced, node: fx.Node) -> Operands | None:
+    """What attention is given, as far as this can be told.
+
+    Args:
+        traced: The network.
+        node: The call that makes values into what attention gives, see `mixes_values`.
+    """
+    if operation_of(node).kind == "attention":
+        given: list[Any] = [argument(node, name, place) for place, name in enumerate(("query", "key", "value"))]
+        dim = -1
+    else:
+        weights, *values = node.all_input_nodes
+        product = _product_before(traced, weights)
+        if product is None:
+            return None
+        given, dim = [*product.all_input_nodes, *values], _summed_dim(product)
+    if (
+        len(given) != 3
+        or len(set(given)) < 3
+        or not all(isinstance(each, fx.Node) and each in traced.shapes for each in given)
+    ):
+        return None
+    query, key, value = given
+    return Operands(query, key, value, dim)
+
+
+def _product_before(traced: Traced, weights: fx.Node) -> fx.Node | None:
+    """The product of queries and keys that weights of attention are made of.
+
+    Args:
+        traced: The network.
+        weights: The weights.
+    """
+    waiting = [weights]
+    while waiting:
+        node = waiting.pop()
+        operation = operation_of(node, traced.module(node))
+        if operation.kind == "product of matrices":
+            return node
+        if operation.pointwise or operation.kind in BETWEEN or node.target in QUOTIENT:
+            shape = traced.shapes.get(node, torch.Size())[-2:]
+            same = [each for each in node.all_input_nodes if traced.shapes.get(each, torch.Size())[-2:] == shape]
+            waiting += reversed(same)
+    return None
+
+
+def _summed_dim(product: fx.Node) -> int:
+    """The dimension of its first factor that a product of matrices sums over, counted from the last.
+
+    Args:
+        product: The product.
+    """
+    equation = product.args[0]
+    if not isinstance(equation, str):
+        return -1
+    left, out = equation.replace(" ", "").split("->")
+    first, second = left.split(",")
+    summed = [letter for letter in first if letter in second and letter not in out]
+    return first.index(summed[0]) - len(first) if summed else -1
