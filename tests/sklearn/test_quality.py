@@ -76,3 +76,18 @@ def test_intervals_hold_where_the_noise_has_heavy_tails() -> None:
     for level in (0.5, 0.8, 0.95):
         low, high = found.predict_interval(Z, level).T
         assert ((low < new) & (new < high)).mean() == pytest.approx(level, abs=0.03)
+
+
+@pytest.mark.parametrize("units", [50, 200])
+def test_ten_times_too_many_units_do_not_stay(units: int) -> None:
+    """A teacher of five units, from starts of 50 and 200: at most ten stay, and both predict what the teacher does."""
+    generator, law = np.random.default_rng(0), np.random.default_rng([0, 1])
+    inner, outer = law.standard_normal((10, 5)), law.choice([-1.0, 1.0], 5)
+    X, noise = generator.standard_normal((500, 10)), 0.1 * generator.standard_normal(500)
+    new = generator.standard_normal((2000, 10))
+    truth, expected = (np.maximum(rows @ inner / 3, 0) @ outer for rows in (X, new))
+    how = {"epochs": 250, "batch_size": 125, "learning_rate": 0.02}
+    found = regressor(hidden_layer_sizes=(units,), **how).fit(X, truth + noise)
+    assert found.get_support().all()
+    assert found.network_.num_gates - 10 <= 10
+    assert np.sqrt(((found.predict(new) - expected) ** 2).mean()) < 0.06  # of a standard deviation near 1
