@@ -80,7 +80,7 @@ def heavy(rows: int, generator: Generator, law: Generator) -> Rows:
 
 
 def teacher(rows: int, generator: Generator, law: Generator) -> Rows:
-    """A network of ten columns and five units, standard deviation near 1, noise 0.1."""
+    """A network of ten columns and five units, noise 0.1."""
     X, inner, outer = generator.standard_normal((rows, 10)), law.standard_normal((10, 5)), law.choice([-1.0, 1.0], 5)
     return X, np.maximum(X @ inner / 3, 0) @ outer, 0.1 * generator.standard_normal(rows)
 
