@@ -34,8 +34,9 @@ from bayesprune.sklearn.table import check_examples, counted, weights_of_classes
 class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
     """A Bayesian multilayer perceptron that prunes its inputs and hidden units while it trains, for reals and counts.
 
-    Inputs and real targets are standardised within. The scale of the noise is learned. Every input and every hidden
-    unit has a gate, whose posterior inclusion probability says whether the data need it; columns that are constant have
+    Inputs and real targets are standardised within. The scale of the noise is learned, and with 20 columns and more and
+    less than five rows for each the scale of the weights' prior too, by layer. Every input and every hidden unit has a
+    gate, whose posterior inclusion probability says whether the data need it; columns that are constant have
     probability 0. It works in a ``Pipeline``, in ``GridSearchCV``, and as ``SelectFromModel(BayesPruneRegressor(),
     importance_getter="inclusion_probabilities_", threshold=0.5)``.
 

@@ -32,7 +32,10 @@ SMALLEST, LARGEST = 16, 512
 PASSES, STEPS = 150, 2000
 """How many epochs there are at least where their number is to be chosen, and steps in all of them."""
 SLAB_SCALE = 1.0
-"""Standard deviation of the prior of all weights, for standardised inputs and targets."""
+"""Standard deviation of the prior of all weights, for standardised inputs and targets, where it is not learned."""
+FEW_ROWS, MANY_COLUMNS = 5, 20
+"""Rows are few where there are less than so many for each column. Then an effect that the data can tell from none is
+not small beside one that a slab of scale 1 makes dear, so the scale is learned, if columns are enough to learn it."""
 PHASES: dict[str, float] = {"slab_by": 0.5, "checks_per_epoch": 1}
 """Fields of the schedule: with few rows the weights must have learnt something before their divergence counts in full,
 and an epoch is short."""
@@ -115,7 +118,7 @@ class Training:
             likelihood: What its outputs say about the targets.
             x: Inputs, shape ``(n, d)``.
         """
-        normal = self.posterior == "normal"
+        normal, varying = self.posterior == "normal", int((x != x[:1]).any(0).sum())
         return BayesianNet(
             net,
             likelihood,
@@ -123,7 +126,7 @@ class Training:
             prior=self.prior(net, len(x)),
             weight_precision=SLAB_SCALE**-2,
             weights=self.posterior,
-            slab_scale=SLAB_SCALE if normal else None,
+            slab_scale=SLAB_SCALE if normal and not learns_slab(len(x), varying) else None,
             example_input=x[:1],
         )
 
@@ -144,6 +147,16 @@ class Training:
             for name, gate in gates_of(net).items()
         ]
         return FixedInclusion(log_gamma=torch.cat(each))
+
+
+def learns_slab(rows: int, columns: int) -> bool:
+    """Whether the standard deviation of the weights' prior is learned, by layer, instead of being 1.
+
+    Args:
+        rows: Number of examples.
+        columns: Number of inputs that vary.
+    """
+    return columns >= MANY_COLUMNS and rows < FEW_ROWS * columns
 
 
 def chosen_batch_size(rows: int) -> int:

@@ -20,10 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import bayesprune as bp
-from bayesprune.selection import enumerate_models
+from bayesprune.selection import enumerate_models, mean_field
 from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, base
 from bayesprune.sklearn.network import gated_mlp
-from bayesprune.sklearn.training import SLAB_SCALE, chosen_batch_size, chosen_epochs
+from bayesprune.sklearn.training import SLAB_SCALE, chosen_batch_size, chosen_epochs, learns_slab
 from bayesprune.training import evidence_bound
 from tests.sklearn.problems import NOISE, RELEVANT, brief, classifier, linear_table, regressor, three_classes
 
@@ -58,6 +58,24 @@ def test_inclusion_probabilities_are_those_of_the_exact_posterior(fitted: BayesP
     assert exact[RELEVANT].min() > 0.99 and np.delete(exact, RELEVANT).max() < 0.5
     np.testing.assert_allclose(fitted.inclusion_probabilities_, exact, atol=0.05)
     assert fitted.get_support().nonzero()[0].tolist() == fitted.get_support(indices=True).tolist() == RELEVANT
+
+
+def test_the_slab_is_learned_where_a_linear_model_has_many_columns_and_few_rows() -> None:
+    """Inclusion is that of the mean field at the noise and the slab that were learned, by coordinate ascent."""
+    generator = np.random.default_rng(0)
+    X = generator.standard_normal((90, 24))
+    y = X[:, :12] @ (0.3 * generator.standard_normal(12)) + generator.standard_normal(90)
+    found = regressor(epochs=120, batch_size=45, learning_rate=0.04).fit(X, y)
+    slab, noise = found.network_.weights_posterior.scales[0], found.network_.likelihood.noise_scale.detach()
+    assert 0.05 < slab < 0.5
+    x, t = torch.tensor((X - X.mean(0)) / X.std(0)), torch.tensor((y - y.mean()) / y.std())
+    exact = mean_field(x, t, inclusion=0.5, slab_scale=float(slab), noise_scale=float(noise / y.std()))
+    assert np.abs(found.inclusion_probabilities_ - exact.inclusion.numpy()).mean() < 0.05
+
+
+@pytest.mark.parametrize(("rows", "columns", "learned"), [(99, 20, True), (100, 20, False), (40, 19, False)])
+def test_when_rows_are_few(rows: int, columns: int, learned: bool) -> None:
+    assert learns_slab(rows, columns) is learned
 
 
 @pytest.mark.statistical

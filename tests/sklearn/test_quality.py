@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bayesprune.selection import friedman_regression
 from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor
+from tests.sklearn.problems import regressor
 
 pytestmark = pytest.mark.slow
 
@@ -46,3 +47,47 @@ def test_at_temperature_one_a_curve_is_fitted_and_its_only_input_kept() -> None:
     assert found.inclusion_probabilities_[0] >= 0.99
     assert found.score(new, np.sin(2 * new[:, 0])) >= 0.9
     assert found.network_.num_gates <= 1 + 15
+
+
+def test_noise_among_many_weak_effects_in_few_rows() -> None:
+    """128 columns, 64 weak effects, 250 rows: the noise is that of the rows within 5 %, intervals hold within 3 points.
+
+    A slab of scale 1 takes weak effects for none and calls their variance noise.
+    """
+    generator = np.random.default_rng(0)
+    effects = 0.15 * np.random.default_rng([0, 1]).standard_normal(64)
+    X, noise = generator.standard_normal((250, 128)), generator.standard_normal(250)
+    found = regressor(epochs=250, batch_size=125, learning_rate=0.02).fit(X, X[:, :64] @ effects + noise)
+    assert float(found.network_.likelihood.noise_scale.detach()) == pytest.approx(noise.std(), rel=0.05)
+    Z = generator.standard_normal((2000, 128))
+    y = Z[:, :64] @ effects + generator.standard_normal(2000)
+    for level in (0.5, 0.8, 0.95):
+        low, high = found.predict_interval(Z, level).T
+        assert ((low < y) & (y < high)).mean() == pytest.approx(level, abs=0.03)
+
+
+def test_intervals_hold_where_the_noise_has_heavy_tails() -> None:
+    """Student's noise of five degrees of freedom. A normal law of the same variance holds 57.6 % in its middle half."""
+    generator = np.random.default_rng(0)
+    X, Z = generator.standard_normal((500, 3)), generator.standard_normal((2000, 3))
+    weights = np.array([1.0, -1.0, 0.5])
+    y, new = X @ weights + generator.standard_t(5, 500), Z @ weights + generator.standard_t(5, 2000)
+    found = regressor(likelihood="student_t", epochs=250, batch_size=125, learning_rate=0.02).fit(X, y)
+    for level in (0.5, 0.8, 0.95):
+        low, high = found.predict_interval(Z, level).T
+        assert ((low < new) & (new < high)).mean() == pytest.approx(level, abs=0.03)
+
+
+@pytest.mark.parametrize("units", [50, 200])
+def test_ten_times_too_many_units_do_not_stay(units: int) -> None:
+    """A teacher of five units, from starts of 50 and 200: at most ten stay, and both predict what the teacher does."""
+    generator, law = np.random.default_rng(0), np.random.default_rng([0, 1])
+    inner, outer = law.standard_normal((10, 5)), law.choice([-1.0, 1.0], 5)
+    X, noise = generator.standard_normal((500, 10)), 0.1 * generator.standard_normal(500)
+    new = generator.standard_normal((2000, 10))
+    truth, expected = (np.maximum(rows @ inner / 3, 0) @ outer for rows in (X, new))
+    how = {"epochs": 250, "batch_size": 125, "learning_rate": 0.02}
+    found = regressor(hidden_layer_sizes=(units,), **how).fit(X, truth + noise)
+    assert found.get_support().all()
+    assert found.network_.num_gates - 10 <= 10
+    assert np.sqrt(((found.predict(new) - expected) ** 2).mean()) < 0.06  # of a standard deviation of 1.2
