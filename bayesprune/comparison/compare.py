@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bayesprune.comparison.plan import Plan
 from bayesprune.comparison.result import ComparisonResult
 from bayesprune.comparison.rows import Row
 from bayesprune.comparison.runs import TEST
-from bayesprune.comparison.stages import MACHINE, Workshop
+from bayesprune.comparison.stages import Workshop
 from bayesprune.data import Splits
 
 PAGE = "comparison.html"
@@ -68,8 +68,8 @@ def compare(
     material = Material(str(data_dir), dict(networks or {}), dict(data or {}))
     workers = whole("compare: workers", workers)
     shop = Workshop(plan, material, Path(out), workers, on_row or _nothing)
-    chosen = shop.compare()
-    result = ComparisonResult(plan, shop.rows(TEST), chosen, json.loads((shop.folder / MACHINE).read_text()))
+    shop.compare()
+    result = replace(ComparisonResult.read(shop.folder), rows=shop.rows(TEST))
     result.html(shop.folder / PAGE)
     return result
 

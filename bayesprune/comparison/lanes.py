@@ -6,12 +6,12 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bayesprune.comparison.goals import DENSE, SMALL, exact
+from bayesprune.comparison.goals import DENSE, SMALL
 from bayesprune.comparison.pacing import best_length, first_length, next_length
 from bayesprune.comparison.plan import Plan, Task
 from bayesprune.comparison.rows import Row
 from bayesprune.comparison.runs import PACING, RETRAINED, UNTUNED, Found, Run, test_runs, tuning_runs
-from bayesprune.comparison.tuning import choose, freeze, frozen
+from bayesprune.comparison.tuning import choose, file_of, freeze, frozen
 
 Lane = Generator[list[Run], list[Row], None]
 """Gives runs to be made and takes their rows, until all is done."""
@@ -50,7 +50,7 @@ class Place:
         yield test_runs(self.plan, self.task, method + RETRAINED, self.compute, *self.frozen(SMALL))
 
     def _path(self, method: str) -> Path:
-        return self.folder / "frozen" / self.task.name / method / f"x{exact(self.compute)}.json"
+        return file_of(self.folder, self.task, method, self.compute)
 
     def _tuned(self, method: str) -> Lane:
         """Choose options by trials and the lengths of runs, and freeze them."""

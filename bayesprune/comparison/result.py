@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bayesprune.arguments import checked_arguments
 from bayesprune.atomic import file_errors
 from bayesprune.comparison.curves import as_svg, draw_curves
 from bayesprune.comparison.goals import FREE
 from bayesprune.comparison.plan import Plan
-from bayesprune.comparison.rows import PLAN, ROW, Row, failures, read_row
+from bayesprune.comparison.rows import MACHINE, PLAN, ROW, Row, failures, read_row
 from bayesprune.comparison.runs import TEST, labels
 from bayesprune.comparison.statistics import Interval, Line, lines
+from bayesprune.comparison.tuning import all_frozen
 from bayesprune.errors import CheckpointError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Read = TypeVar("Read")
 HEADER = (
     *("network, data", "compute", "goal", "method", "accuracy %", "behind ours, points", "NLL", "ECE %"),
     *("multiply-adds left %", "weights left %", "ms of 1", "ms of 256"),
@@ -62,16 +64,12 @@ class ComparisonResult:
 
         Raises:
             FileError: if no comparison is there.
-            CheckpointError: if a file in it is damaged.
+            CheckpointError: if a file in it was changed or is damaged.
         """
-        path = Path(folder) / PLAN
-        with file_errors("read", path):
-            text = path.read_text()
-        try:
-            plan = Plan.of_text(text)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is damaged ({error})") from error
-        return cls(plan, [read_row(row) for row in sorted(Path(folder, TEST).rglob(ROW))])
+        place = Path(folder)
+        plan = _read(place / PLAN, Plan.of_text)
+        rows = [read_row(row) for row in sorted((place / TEST).rglob(ROW))]
+        return cls(plan, rows, all_frozen(place, plan), _read(place / MACHINE, json.loads))
 
     def __repr__(self) -> str:
         """How many runs, and how many came to nothing."""
@@ -205,3 +203,18 @@ def ending(rows: Sequence[Row]) -> str:
         said = f"{row.task}, {row.method}: {row.error}"
         counted[said] = counted.get(said, 0) + 1
     return "\n".join(f"{count} × {said}" for said, count in sorted(counted.items(), key=lambda pair: -pair[1]))
+
+
+def _read(path: Path, meaning: Callable[[str], Read]) -> Read:
+    """What a file of a comparison says.
+
+    Args:
+        path: The file.
+        meaning: Gives it for the text.
+    """
+    with file_errors("read", path):
+        text = path.read_text()
+    try:
+        return meaning(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from error

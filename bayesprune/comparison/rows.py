@@ -15,8 +15,8 @@ from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.comparison.runs import Run
 from bayesprune.errors import CheckpointError
 
-PLAN, ROW = "plan.json", "row.json"
-"""What is compared, in the folder of a comparison, and what came of a run, in its own."""
+PLAN, MACHINE, ROW = "plan.json", "machine.json", "row.json"
+"""What is compared and where, in the folder of a comparison, and what came of a run, in its own."""
 MEASURED = ("cpu_seconds", "peak_mib", "ms_of_1", "ms_of_256")
 """What differs between two times that the same run is made."""
 

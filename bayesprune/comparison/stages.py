@@ -8,22 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from bayesprune.atomic import file_errors, write_atomically
 from bayesprune.comparison.crew import Crew
-from bayesprune.comparison.goals import FREE, MACS, WEIGHTS, exact
+from bayesprune.comparison.goals import FREE, MACS, WEIGHTS
 from bayesprune.comparison.identity import digest_of, identities
 from bayesprune.comparison.lanes import Lane, Place
 from bayesprune.comparison.machine import facts
 from bayesprune.comparison.material import Material
 from bayesprune.comparison.plan import Plan
-from bayesprune.comparison.rows import PLAN, Row, write_csv
+from bayesprune.comparison.rows import MACHINE, PLAN, Row, write_csv
 from bayesprune.comparison.runs import PACING, TEST, TUNING, UNTUNED, Run, all_runs, names_of
 from bayesprune.errors import CheckpointError, ConfigError
 from bayesprune.training.lock import only_process
 
-MATERIAL, MACHINE = "material.json", "machine.json"
+MATERIAL = "material.json"
 FILES = {TUNING: "tuning.csv", PACING: "pacing.csv", TEST: "rows.csv"}
 """Where the rows of each stage are."""
 MEASURES = MACS, WEIGHTS, FREE
@@ -53,11 +52,8 @@ class Workshop:
         self._made: dict[str, dict[Path, tuple[Run, Row]]] = {stage: {} for stage in FILES}
         self._expected = Counter(run.stage for run in all_runs(self.plan))
 
-    def compare(self) -> dict[str, dict[str, Any]]:
+    def compare(self) -> None:
         """All stages, as far as they are not done, network by network, and first with the least to compute.
-
-        Returns:
-            By task and method, what was chosen.
 
         Raises:
             ConfigError: if the folder is that of another comparison, or of another process.
@@ -68,19 +64,12 @@ class Workshop:
         with only_process(self.folder):
             settings = self._begin()
             crew = Crew(self.folder, self.material, self.plan.tuning.held_out, self.workers)
-            chosen: dict[str, dict[str, Any]] = {task.name: {} for task in self.plan.tasks}
             for compute, task in product(self.plan.compute, self.plan.tasks):
                 place = Place(self.plan, self.folder, task, compute, settings)
                 self._work(crew, [place.lane(method) for method in self.plan.methods])
-                self._work(
-                    crew, [place.lane(method + UNTUNED) for method in self.plan.untuned]
-                )  # by trials that are made
+                by_defaults = [place.lane(method + UNTUNED) for method in self.plan.untuned]
+                self._work(crew, by_defaults)  # after the trials of the same method
                 self._work(crew, [place.retrained(method) for method in self.plan.retrained])
-                for method in self.plan.methods:
-                    found = place.frozen(method)[0]
-                    its = chosen[task.name].setdefault(method, {**found, "epochs": {}})
-                    its["epochs"][f"x{exact(compute)}"] = found["epochs"]
-        return chosen
 
     def _work(self, crew: Crew, lanes: list[Lane]) -> None:
         """Make all runs of some lanes, and write their rows as they are done."""
@@ -108,11 +97,11 @@ class Workshop:
         path = self.folder / PLAN
         if path.exists() and path.read_text() != self.plan.text():
             raise ConfigError(f"{self.folder} holds a comparison by other settings; give those, or another folder")
+        if not (self.folder / MACHINE).exists():
+            write_atomically(self.folder / MACHINE, json.dumps(facts(), indent=1).encode())
         write_atomically(path, self.plan.text().encode())
         found = identities(self.plan, self.material)
         self._same_material(found)
-        if not (self.folder / MACHINE).exists():
-            write_atomically(self.folder / MACHINE, json.dumps(facts(), indent=1).encode())
         return digest_of([self.plan.digest, found])
 
     def _same_material(self, found: dict[str, dict[str, str]]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bayesprune.atomic import file_errors, write_atomically
+from bayesprune.comparison.goals import exact
 from bayesprune.comparison.identity import digest_of
+from bayesprune.comparison.plan import Plan, Task
 from bayesprune.comparison.rows import Row
 from bayesprune.errors import CheckpointError, ConfigError
 
@@ -51,12 +54,44 @@ def freeze(path: Path, settings: str, chosen: dict[str, Any]) -> None:
     write_atomically(path, json.dumps({"digest": digest_of(content), **content}, indent=1).encode())
 
 
-def frozen(path: Path, settings: str) -> tuple[dict[str, Any], str]:
+def file_of(folder: Path, task: Task, method: str, compute: float) -> Path:
+    """Where `freeze` writes what was chosen.
+
+    Args:
+        folder: That of the comparison.
+        task: On what the method is compared.
+        method: Its name.
+        compute: What each run may take.
+    """
+    return folder / "frozen" / task.name / method / f"x{exact(compute)}.json"
+
+
+def all_frozen(folder: Path, plan: Plan) -> dict[str, dict[str, Any]]:
+    """By task and method, what was chosen so far, with the ``epochs`` for each multiple of compute.
+
+    Args:
+        folder: That of the comparison.
+        plan: What is compared.
+
+    Raises:
+        CheckpointError: if a file was changed since, or is damaged.
+    """
+    chosen: dict[str, dict[str, Any]] = {task.name: {} for task in plan.tasks}
+    for compute, task, method in product(plan.compute, plan.tasks, plan.methods):
+        path = file_of(folder, task, method, compute)
+        if path.exists():
+            found = frozen(path)[0]
+            its = chosen[task.name].setdefault(method, {**found, "epochs": {}})
+            its["epochs"][f"x{exact(compute)}"] = found["epochs"]
+    return chosen
+
+
+def frozen(path: Path, settings: str | None = None) -> tuple[dict[str, Any], str]:
     """What `freeze` wrote, and its digest.
 
     Args:
         path: The file.
-        settings: As for `freeze`.
+        settings: As for `freeze`; ``None`` for whatever they are.
 
     Raises:
         CheckpointError: if the file was changed since, or is damaged.
@@ -75,6 +110,6 @@ def frozen(path: Path, settings: str) -> tuple[dict[str, Any], str]:
             f"{path} was changed after the options were chosen: test images are not looked at with other ones; bring "
             "back the file as it was, or tune anew in another folder"
         )
-    if made_for != settings:
+    if settings is not None and made_for != settings:
         raise ConfigError(f"{path} is that of other settings, data or networks; give those, or another folder")
     return chosen, digest

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bayesprune.cli import commands
+from bayesprune.comparison import ComparisonResult
 from bayesprune.comparison.material import Material
 from bayesprune.comparison.plan import Task
 from bayesprune.data import Splits
@@ -95,6 +96,9 @@ def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str)
     assert [row.method for row in read_csv(Path("out/rows.csv"))] == ["none"]
     table = run("--out", "out", "--so-far")
     assert table.exit_code == 0 and table.output.strip() in done.output and "| dense |" in table.output
+    ComparisonResult.read("out").html("again.html")
+    assert Path("again.html").read_text() == Path("out/comparison.html").read_text()
+    assert ComparisonResult.read("out").chosen["lenet300-digits"]["none"]["options"] == {}
     again = run(settings, "--methods", "none", "--out", "out")
     assert again.exit_code == 2 and "exists and is not empty" in again.output
     assert "with the same command and --resume" in " ".join(again.output.split())
