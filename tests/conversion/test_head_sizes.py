@@ -213,6 +213,16 @@ def test_spellings_that_tell_little(mix: Any, kinds: set[str]) -> None:
     assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-12
 
 
+def test_what_is_made_and_not_used_keeps_a_size_that_its_views_can_do_with() -> None:
+    torch.manual_seed(0)
+    model = Spelled(lambda q, k, v: F.scaled_dot_product_attention(q, q, v)).double().eval()
+    x = torch.randn(2, 5, 8).double()
+    net = bp.convert(model, example_input=x, head_sizes=True)  # nothing reads the view of k
+    off(net, "values_gate", 1.0, 0.0, 0.0, 1.0)
+    small = bp.compact(net, example_input=x)
+    assert small.get_submodule("out").in_features == 4 and distance(small(x), net(x)) < 1e-12
+
+
 def test_features_that_a_norm_mixes_are_left_and_the_table_says_why() -> None:
     model, x = Scaled("normalised").double().eval(), torch.randn(2, 5, 12).double()
     net = bp.convert(model, example_input=x, head_sizes=True)
