@@ -88,7 +88,7 @@ def _part(traced: Traced, base: fx.Node, chain: Sequence[fx.Node]) -> tuple[int,
         chain: The calls, the last one first.
     """
     shape = traced.shapes[base]
-    picked = _run(traced, base, chain, torch.arange(float(shape[-1])).expand(shape), {})
+    picked = run_moves(traced, base, chain, torch.arange(float(shape[-1])).expand(shape), {})
     if picked is None or not picked.numel():
         return None
     first, last = int(picked.min()), int(picked.max())
@@ -97,7 +97,7 @@ def _part(traced: Traced, base: fx.Node, chain: Sequence[fx.Node]) -> tuple[int,
         return None
     alone = torch.arange(float(first), float(first + length)).expand(*shape[:-1], length)
     for changes in _changes(chain, shape[-1] // length, first // length):
-        found = _run(traced, base, chain, alone, changes)
+        found = run_moves(traced, base, chain, alone, changes)
         if found is not None and torch.equal(found, picked):
             return first // length, length, changes
     return None
@@ -141,8 +141,10 @@ def _changed(node: fx.Node, changes: Changes) -> tuple[Any, ...]:
     return tuple(args)
 
 
-def _run(traced: Traced, base: fx.Node, chain: Sequence[fx.Node], given: Tensor, changes: Changes) -> Tensor | None:
-    """What a chain of calls gives; ``None`` if it fails.
+def run_moves(
+    traced: Traced, base: fx.Node, chain: Sequence[fx.Node], given: Tensor, changes: Changes
+) -> Tensor | None:
+    """What a chain of calls gives, that move entries; ``None`` if it fails.
 
     Args:
         traced: The network.

@@ -23,12 +23,14 @@ class Operands(NamedTuple):
     Attributes:
         query, key, value: The tensors.
         dim: The dimension of queries along which they are multiplied with keys and summed, counted from the last.
+        key_dim: That of keys.
     """
 
     query: fx.Node
     key: fx.Node
     value: fx.Node
     dim: int
+    key_dim: int
 
 
 def operands_of(traced: Traced, node: fx.Node) -> Operands | None:
@@ -40,21 +42,22 @@ def operands_of(traced: Traced, node: fx.Node) -> Operands | None:
     """
     if operation_of(node).kind == "attention":
         given: list[Any] = [argument(node, name, place) for place, name in enumerate(("query", "key", "value"))]
-        dim = -1
+        dims: tuple[int, int] | None = (-1, -1)
     else:
         weights, *values = node.all_input_nodes
         product = _product_before(traced, weights)
         if product is None:
             return None
-        given, dim = [*product.all_input_nodes, *values], _summed_dim(product)
+        given, dims = [*product.all_input_nodes, *values], _summed_dims(product)
     if (
-        len(given) != 3
+        dims is None
+        or len(given) != 3
         or len(set(given)) < 3
         or not all(isinstance(each, fx.Node) and each in traced.shapes for each in given)
     ):
         return None
     query, key, value = given
-    return Operands(query, key, value, dim)
+    return Operands(query, key, value, *dims)
 
 
 def _product_before(traced: Traced, weights: fx.Node) -> fx.Node | None:
@@ -77,16 +80,21 @@ def _product_before(traced: Traced, weights: fx.Node) -> fx.Node | None:
     return None
 
 
-def _summed_dim(product: fx.Node) -> int:
-    """The dimension of its first factor that a product of matrices sums over, counted from the last.
+def _summed_dims(product: fx.Node) -> tuple[int, int] | None:
+    """The dimensions of its factors that a product of matrices sums over, counted from the last; none if not known.
 
     Args:
         product: The product.
     """
     equation = product.args[0]
     if not isinstance(equation, str):
-        return -1
-    left, out = equation.replace(" ", "").split("->")
-    first, second = left.split(",")
+        return (-1, -2) if operation_of(product).name == "matrix product" else None
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow or len(terms) != 2 or "." in left:
+        return None
+    first, second = terms
     summed = [letter for letter in first if letter in second and letter not in out]
-    return first.index(summed[0]) - len(first) if summed else -1
+    if len(summed) != 1:
+        return None
+    return first.index(summed[0]) - len(first), second.index(summed[0]) - len(second)

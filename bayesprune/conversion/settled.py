@@ -5,8 +5,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
+from bayesprune.conversion.fused import run_moves
 from bayesprune.conversion.operands import Operands
 from bayesprune.graph import Traced
 from bayesprune.ops import operation_of
@@ -20,30 +22,62 @@ def settle_sizes(traced: Traced, given: Operands) -> None:
         traced: The network.
         given: What attention is given.
     """
-    for tensor in dict.fromkeys([*_made_of(traced, given.query), *_made_of(traced, given.key)]):
+    made_of = [*_made_of(traced, given.query, given.dim), *_made_of(traced, given.key, given.key_dim)]
+    for tensor, place in dict.fromkeys(made_of):
         shape = traced.shapes[tensor]
         for node, dim in list(_sizes_read(tensor)):
-            if dim % len(shape) == len(shape) - 1:
-                _settle(traced, node, shape[-1])
+            if dim % len(shape) == place:
+                _settle(traced, node, shape[place])
 
 
-def _made_of(traced: Traced, tensor: fx.Node) -> Iterator[fx.Node]:
-    """A tensor, and those before it with the same features along the last dimension.
+def _made_of(traced: Traced, tensor: fx.Node, dim: int) -> Iterator[tuple[fx.Node, int]]:
+    """A tensor, and those before it with the same features along one dimension, with the place of that.
 
     Args:
         traced: The network.
         tensor: The tensor.
+        dim: The dimension of features, counted from the last.
     """
-    size = traced.shapes[tensor][-1]
-    while tensor in traced.shapes and traced.shapes[tensor][-1:] == (size,):
-        yield tensor
+    size, place = traced.shapes[tensor][dim], len(traced.shapes[tensor]) + dim
+    while True:
+        yield tensor, place
         operation = operation_of(tensor, traced.module(tensor))
         first = tensor.args[0] if tensor.args else None
-        if not isinstance(first, fx.Node) or not (
-            operation.moves or operation.pointwise or operation.kind == "product"
-        ):
-            break
-        tensor = first
+        if not isinstance(first, fx.Node) or first not in traced.shapes:
+            return
+        if operation.moves:
+            before = _place_before(traced, tensor, first, place)
+        elif operation.pointwise or operation.kind == "product":
+            before = place - len(traced.shapes[tensor]) + len(traced.shapes[first])
+        else:
+            return
+        if before is None or before < 0 or traced.shapes[first][before] != size:
+            return
+        tensor, place = first, before
+
+
+def _place_before(traced: Traced, node: fx.Node, source: fx.Node, place: int) -> int | None:
+    """The dimension of a tensor that becomes one of what a call makes of it, in the same order; ``None`` if none does.
+
+    Args:
+        traced: The network.
+        node: The call, which moves entries.
+        source: The tensor.
+        place: The dimension of the result.
+    """
+    wanted = _counted(traced.shapes[node], place)
+    for dim, size in enumerate(traced.shapes[source]):
+        if size == traced.shapes[node][place]:
+            found = run_moves(traced, source, [node], _counted(traced.shapes[source], dim), {})
+            if found is not None and torch.equal(found, wanted):
+                return dim
+    return None
+
+
+def _counted(shape: torch.Size, dim: int) -> Tensor:
+    """A tensor that holds at every position the place along a dimension."""
+    counted = torch.arange(float(shape[dim]))
+    return counted.view(-1, *[1] * (len(shape) - 1 - dim)).expand(shape)
 
 
 def _sizes_read(tensor: fx.Node) -> Iterator[tuple[fx.Node, int]]:

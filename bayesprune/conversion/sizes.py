@@ -43,8 +43,8 @@ def written_apart(traced: Traced, allowed: Callable[[str], bool]) -> Traced:
                 settle_sizes(traced, given)
             split_fused(traced, node)
             if node.target is F.scaled_dot_product_attention and given is not None:
-                size = traced.shapes[given.query][-1]
-                node.kwargs = {**node.kwargs, "scale": node.kwargs.get("scale", None) or size**-0.5}
+                size, scale = traced.shapes[given.query][-1], node.kwargs.get("scale", None)
+                node.kwargs = {**node.kwargs, "scale": size**-0.5 if scale is None else scale}
     again = Traced(traced.net, traced.graph, fixed_modules(traced.net, traced.graph))
     again.learn_shapes(traced.example)
     again.written = {node: node for node in traced.graph.nodes if node.op in ("call_function", "call_method")}

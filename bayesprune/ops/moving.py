@@ -62,7 +62,7 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
 
 def _read_by_moves(node: fx.Node) -> bool:
     """Whether nothing but calls that move entries reads what a call gives."""
-    return all(operation_of(user).moves and not is_shape(user) for user in node.users)
+    return bool(node.users) and all(operation_of(user).moves and not is_shape(user) for user in node.users)
 
 
 def _written_out(step: Step, shape: torch.Size) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,71 @@ def test_spellings_of_attention(spelling: str) -> None:
     small = bp.compact(net, example_input=x)
     assert [small.get_submodule(name).out_features for name in "qkv"] == [8, 8, 4]
     assert distance(small(x), net(x)) < 1e-12
+
+
+class Spelled(nn.Module):
+    """Attention of two heads, whose mixing is given."""
+
+    def __init__(self, mix: Callable[[Tensor, Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.mix = mix
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (each(x).unflatten(-1, (2, -1)).transpose(1, 2) for each in (self.q, self.k, self.v))
+        return self.out(self.mix(q, k, v).transpose(1, 2).flatten(2))
+
+
+def of_length(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    turned = k.transpose(-2, -1)
+    return (q @ turned / turned.shape[-1]).softmax(-1) @ v
+
+
+def of_length_and_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    turned = k.mT
+    return (q @ turned / (turned.shape[-1] * turned.shape[-2])).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("mix", [of_length, of_length_and_size])
+@pytest.mark.parametrize("length", [4, pytest.param(5, marks=pytest.mark.slow)])  # heads have four features, too
+def test_a_length_that_keys_are_asked_for_stays_that_of_the_inputs(mix: Any, length: int) -> None:
+    torch.manual_seed(0)
+    model, x = Spelled(mix).double().eval(), torch.randn(2, length, 8).double()
+    longer = torch.randn(2, 7, 8).double()
+    net = bp.convert(model, example_input=x, head_sizes=True)
+    assert distance(net(longer), model(longer)) < 1e-12
+    off(net, "keys_gate", 1.0, 0.0, 1.0, 0.0)
+    small = bp.compact(net, example_input=x)
+    assert small.get_submodule("k").out_features == 4 and distance(small(longer), net(longer)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("mix", "kinds"),
+    [
+        (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=0.0), {"keys", "values"}),
+        (lambda q, k, v: torch.einsum("abij,abkj", q, k).softmax(-1) @ v, {"values"}),
+        (lambda q, k, v: torch.einsum("bhid,bhjd,h->bhij", q, k, torch.ones(2).to(q)).softmax(-1) @ v, {"values"}),
+        (lambda q, k, v: torch.einsum("...id,...jd->...ij", q, k).softmax(-1) @ v, {"values"}),
+    ],
+)
+def test_spellings_that_tell_little(mix: Any, kinds: set[str]) -> None:
+    torch.manual_seed(0)
+    model, x = Spelled(mix).double().eval(), torch.randn(2, 5, 8).double()
+    net = bp.convert(model, example_input=x, head_sizes=True)
+    assert sizes_of(net).keys() == kinds and distance(net(x), model(x)) < 1e-12
+    for name in kinds:
+        off(net, f"{name}_gate", 1.0, 0.0, 1.0, 0.0)
+    assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-12
+
+
+def test_what_is_made_and_not_used_keeps_a_size_that_its_views_can_do_with() -> None:
+    torch.manual_seed(0)
+    model = Spelled(lambda q, k, v: F.scaled_dot_product_attention(q, q, v)).double().eval()
+    x = torch.randn(2, 5, 8).double()
+    net = bp.convert(model, example_input=x, head_sizes=True)  # nothing reads the view of k
+    off(net, "values_gate", 1.0, 0.0, 0.0, 1.0)
+    small = bp.compact(net, example_input=x)
+    assert small.get_submodule("out").in_features == 4 and distance(small(x), net(x)) < 1e-12
 
 
 def test_features_that_a_norm_mixes_are_left_and_the_table_says_why() -> None:
