@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from skorch import NeuralNetClassifier
 from torch import nn
 
 from bayesprune.conversion import convert
+from bayesprune.errors import DataError
 from bayesprune.infer import BayesianNet
 from bayesprune.layers import gates_of
 from bayesprune.methods import get_method
@@ -72,6 +74,23 @@ class PruningClassifier(NeuralNetClassifier):
         super().__init__(module, *args, criterion=criterion, **kwargs)
         self.settings, self.prune = settings, prune
         self._run: HandedRun | None = None
+
+    def check_data(self, X: Any, y: Any = None) -> None:
+        """Look at labels before training.
+
+        Args:
+            X: Inputs, as skorch takes them.
+            y: Labels, as skorch takes them.
+
+        Raises:
+            DataError: for labels that are no numbers.
+        """
+        super().check_data(X, y)
+        if y is not None and not isinstance(y, torch.Tensor) and np.asarray(y).dtype.kind in "OUS":
+            raise DataError(
+                "PruningClassifier: labels must be whole numbers from 0, got text or objects; make them so with "
+                "sklearn.preprocessing.LabelEncoder().fit_transform(y)"
+            )
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> PruningClassifier:
         """None: the run makes its own."""

@@ -83,5 +83,7 @@ def test_a_run_that_is_stopped_early_leaves_a_network_that_predicts() -> None:
 def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(DataError, match=r"first training batch: .* labels run from 5 to 14"):
         PruningClassifier(bayesian(), **QUICK, train_split=None).fit(X, Y + 5)
+    with pytest.raises(DataError, match=r"whole numbers from 0, got text or objects; .*LabelEncoder"):
+        PruningClassifier(network, **QUICK).fit(X, Y.astype(str))
     with pytest.raises(GateError, match="no place for a gate"):
         PruningClassifier(nn.Sequential(nn.Linear(64, 10)), **QUICK).fit(X, Y)
