@@ -97,12 +97,12 @@ class Workshop:
         path = self.folder / PLAN
         if path.exists() and (before := path.read_text()) != self.plan.text():
             try:
-                found = "; ".join(self.plan.differences(before))
+                differing = "; ".join(self.plan.differences(before))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(f"{path} is damaged ({error}); compare anew in another folder") from error
             raise ConfigError(
                 f"{self.folder} holds a comparison by other settings; give those, or another folder. They differ in "
-                f"{found}"
+                f"{differing}"
             )
         if not (self.folder / MACHINE).exists():
             write_atomically(self.folder / MACHINE, json.dumps(facts(), indent=1).encode())
