@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bayesprune.cli.comparing import compare_and_show, planned, say_estimate, say_so_far
+from bayesprune.cli.comparing import check_alone, compare_and_show, planned, say_estimate, say_so_far
 from bayesprune.cli.config import RunConfig, resolve
 from bayesprune.cli.encoding import write
 from bayesprune.cli.errors import Commands, first, interrupted
@@ -204,6 +204,7 @@ def compare(
 ) -> None:
     """Compare methods of pruning on the same networks, data, batches, compute and number of trials."""
     if so_far:
+        check_alone(settings, quick=quick, methods=methods, tasks=tasks, resume=resume, dry_run=dry_run)
         say_so_far(out, as_json)
         return
     plan = planned(settings, quick, methods, tasks)

@@ -77,6 +77,24 @@ def say_estimate(plan: Plan, data_dir: str, as_json: bool = False) -> None:
         write(f"refused: {task}, {method}: {why}")
 
 
+def check_alone(settings: str | None, **options: object) -> None:
+    """Refuse what ``--so-far`` would not look at.
+
+    Args:
+        settings: A settings file.
+        **options: By name, options of what is compared and how, as they were given.
+
+    Raises:
+        ConfigError: if any is given.
+    """
+    named = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    given = named if settings is None else [settings, *named]
+    if given:
+        raise ConfigError(
+            f"--so-far prints all that is done in --out, whatever the settings; leave out {' and '.join(given)}"
+        )
+
+
 def say_so_far(out: Path, as_json: bool = False) -> None:
     """Write the table of what is done of a comparison, which may go on meanwhile.
 
@@ -85,10 +103,22 @@ def say_so_far(out: Path, as_json: bool = False) -> None:
         as_json: Whether as one line of JSON.
     """
     result = ComparisonResult.read(out)
-    if as_json:
-        write(json.dumps(result.record))
-        return
-    write(result.table() if result.rows else "no run that is compared is done yet; trials come first")
+    if result.rows or as_json:
+        _show(result, as_json)
+    else:
+        write("no run that is compared is done yet; trials come first")
+
+
+def _show(result: ComparisonResult, as_json: bool) -> None:
+    """Write the table, and which runs came to nothing.
+
+    Args:
+        result: What the comparison came to, so far or at the end.
+        as_json: Whether as one line of JSON, and the runs to standard error.
+    """
+    write(json.dumps(result.record) if as_json else result.table())
+    if said := ending(result.rows):
+        write(f"\nruns that came to nothing:\n{said}", aside=as_json)
 
 
 def _estimated(plan: Plan, material: Material, trials: int, test: int) -> dict[str, Any]:
@@ -145,9 +175,7 @@ def compare_and_show(
     with ExitStack() as held:
         show = held.enter_context(_Bars(console)) if console.is_terminal else partial(_say, aside=as_json)
         result = compare(plan, out=out, workers=workers, data_dir=data_dir, networks=_own(plan), on_row=show)
-    write(json.dumps(result.record) if as_json else result.table())
-    if said := ending(result.rows):
-        write(f"\nruns that came to nothing:\n{said}", aside=as_json)
+    _show(result, as_json)
     write(f"\nresults: {out / PAGE}", aside=as_json)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from bayesprune.checked import real, whole
+from bayesprune.cli.datasets import named_data
 from bayesprune.cli.network import ANY_IMAGES, network_like
 from bayesprune.cli.options import defaults, name_of, option
 from bayesprune.cli.own import is_own
 from bayesprune.conversion.zoos import is_foreign
-from bayesprune.data import load
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.posterior import WEIGHTS
@@ -202,7 +202,7 @@ def _like(options: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
     """
     if not is_own(options["net"]):
         return ANY_IMAGES, 10
-    splits = load(options["data"], data_dir=options["data_dir"], limit=options["limit"])
+    splits = named_data("--data", options["data"], options["data_dir"], options["limit"])
     return splits.input_shape, options["num_classes"] or splits.num_classes
 
 

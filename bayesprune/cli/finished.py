@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
 from bayesprune.cli.config import MOST, RunConfig, short_name
+from bayesprune.cli.datasets import named_data
 from bayesprune.cli.folder import CHECKPOINT, MODEL, RELIABILITY
 from bayesprune.cli.posterior import read_posterior, read_rounded
 from bayesprune.cli.record import CONFIG, check_run, read_config
@@ -27,7 +28,7 @@ from bayesprune.cli.scoring import (
     figures,
     other_images,
 )
-from bayesprune.data import Splits, load, loaders
+from bayesprune.data import Splits, loaders
 from bayesprune.errors import CheckpointError, ConfigError, FileError
 from bayesprune.metrics import Calibration
 from bayesprune.pruning import cost, export_onnx, export_torch, read_run, save
@@ -144,7 +145,7 @@ def score(
     network = _network(folder, run)
     name, where = data or config.data, data_dir or config.data_dir
     # Pixels are normalised by the training examples, so a limit matters for the data set that it was set for.
-    splits = load(name, data_dir=where, limit=config.limit if name == config.data else None)
+    splits = named_data("--data", name, where, config.limit if name == config.data else None)
     outputs = _check_fit(network, splits, shape, folder)
     posterior = read_posterior(folder, outputs, run_code) if config.slab == "normal" else None
     predictor = Predictor(network, posterior, num_samples or DRAWS)

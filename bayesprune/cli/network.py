@@ -8,7 +8,7 @@ from bayesprune.cli.own import OwnNetwork, is_own
 from bayesprune.conversion.weights import TrainedWeights
 from bayesprune.conversion.zoos import converted, foreign_names, is_foreign, plain_network
 from bayesprune.errors import ConfigError
-from bayesprune.networks import NETWORKS, build
+from bayesprune.networks import FAMILIES, NETWORKS, build
 
 ANY_IMAGES = (3, 32, 32)
 """Examples that every network by name takes."""
@@ -64,13 +64,16 @@ def _built(net: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Modul
     Raises:
         ConfigError: for an unknown name, with those that it has elsewhere, or inputs that do not fit it.
     """
+    if net.endswith(".py"):
+        raise ConfigError(f"--net {net}: a file alone names no network; write {net}:NAME, the NAME of what makes it")
     try:
         return build(net, input_shape, num_classes)
     except ConfigError as error:
-        others = [] if net in NETWORKS else foreign_names(net)
-        if not others:
+        if net in NETWORKS or net.rstrip("0123456789") in FAMILIES:
             raise
-        raise ConfigError(f"{error}; for another library's write {' or '.join(others)}") from error
+        others = foreign_names(net)
+        hint = f"; for another library's write {' or '.join(others)}" if others else ""
+        raise ConfigError(f"{error}, torchvision:NAME, timm:NAME, MODULE:NAME, FILE.py:NAME{hint}") from error
 
 
 def read_weights(path: str, sha256: str | None) -> TrainedWeights:

@@ -157,9 +157,9 @@ def read_config(folder: Path) -> Recorded:
                     "network with bp.save(bp.compact(bnn), 'small.safetensors'), or for other tools with "
                     "bp.pruning.export_onnx(bp.compact(bnn), x, 'small.onnx')"
                 )
+            lack = f"has no {CONFIG}" if folder.exists() else "does not exist"
             raise ConfigError(
-                f"{folder} is not the folder of a run: it has no {CONFIG}; give the folder that 'bayesprune train "
-                "--out' made"
+                f"{folder} is not the folder of a run: it {lack}; give the folder that 'bayesprune train --out' made"
             )
     record = read_json(path, CONTENTS)
     config, shape, run = RunConfig(**record["options"]), tuple(record["input_shape"]), record.get("run")

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from bayesprune.atomic import write_atomically
 from bayesprune.cli.config import CROP_FLIP, RunConfig
+from bayesprune.cli.datasets import named_data
 from bayesprune.cli.folder import MODEL, RELIABILITY, RESULT
 from bayesprune.cli.network import read_weights
 from bayesprune.cli.posterior import compact_posterior, new_net
 from bayesprune.cli.record import versions, write_json
 from bayesprune.cli.scoring import DRAWS, POSTERIOR, Predictor, draw_diagram, figures
-from bayesprune.data import Augment, EpochLoader, Splits, load, loaders
+from bayesprune.data import Augment, EpochLoader, Splits, loaders
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.metrics import Calibration
@@ -78,7 +79,7 @@ def prepare(config: RunConfig, *, begun: bool = False) -> Run:
     """
     config.check()
     engine = _engine(config)
-    splits = load(config.data, data_dir=config.data_dir, limit=config.limit)
+    splits = named_data("--data", config.data, config.data_dir, config.limit)
     num_data = len(splits.train)
     decay = 1 / num_data if config.weight_decay is None else config.weight_decay
     weights = None if config.weights is None or begun else read_weights(config.weights, config.weights_sha256)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.cli.config import RunConfig, short_name
-from bayesprune.data import Images, Splits, load, loaders
+from bayesprune.cli.datasets import named_data
+from bayesprune.data import Images, Splits, loaders
 from bayesprune.data.images import Raw
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, ClassPrediction, RandomState
@@ -162,7 +163,7 @@ def _others(name: str, splits: Splits, data_dir: str) -> Raw:
         generator = torch.Generator().manual_seed(0)
         levels = int(own.images.max()) + 1
         return Raw(torch.randint(levels, own.images.shape, generator=generator, dtype=torch.uint8), own.labels)
-    other = load(name, data_dir=data_dir)
+    other = named_data("--against", name, data_dir)
     if other.input_shape != splits.input_shape:
         raise ConfigError(
             f"--against {name}: its images have shape {other.input_shape}, those of {splits.name} have "

@@ -55,7 +55,13 @@ class Goal:
         """
         if self.measure == FREE:
             return False
-        return not self.share - min(LESS[self.measure], self.share / 2) <= left <= self.share * (1 + MORE)
+        least, most = self.allowed
+        return not least <= left <= most
+
+    @property
+    def allowed(self) -> tuple[float, float]:
+        """The least and the most that may be left for a goal that is not free."""
+        return self.share - min(LESS[self.measure], self.share / 2), self.share * (1 + MORE)
 
     def __str__(self) -> str:
         return FREE if self.measure == FREE else f"{self.measure}={exact(self.share)}"

@@ -23,6 +23,8 @@ RATE = "lr"
 """The option that every method has: the learning rate, in units of what is recommended for the network."""
 OF_OURS = (*Settings.__dataclass_fields__, *FRACTIONS)
 """What may be tuned of variational inference."""
+LONGEST = 100
+"""Letters of a setting in a message."""
 
 
 @checked_arguments
@@ -240,10 +242,49 @@ class Plan:
         """The plan as JSON, always the same for the same plan."""
         return json.dumps(asdict(self), sort_keys=True, indent=1)
 
+    def differences(self, text: str) -> list[str]:
+        """What another plan has otherwise, setting by setting: ``"seeds: 0, 1 there, 0 here"``.
+
+        Args:
+            text: The `text` of the other one.
+
+        Raises:
+            ValueError: if that is no plan; also TypeError, KeyError or AttributeError.
+        """
+        there, here = (_by_name(json.loads(each)) for each in (text, self.text()))
+        keys = sorted(there.keys() | here.keys())
+        return [said for key in keys for said in _differing(key, there.get(key), here.get(key))]
+
     @property
     def digest(self) -> str:
         """What tells it from every other plan."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
+
+
+def _by_name(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a plan's text, with tasks by their names."""
+    return settings | {"tasks": {Task(**task).name: task for task in settings["tasks"]}}
+
+
+def _differing(where: str, there: object, here: object) -> list[str]:
+    """Where two settings differ, with both values; of tables that hold other names, these names.
+
+    Args:
+        where: What they are called.
+        there: That of one plan.
+        here: That of the other.
+    """
+    if isinstance(there, dict) and isinstance(here, dict):
+        if list(there) == list(here):
+            return [said for key in here for said in _differing(f"{where}.{key}", there[key], here[key])]
+        there, here = list(there), list(here)
+    return [] if there == here else [f"{where}: {_brief(there)} there, {_brief(here)} here"]
+
+
+def _brief(setting: object) -> str:
+    """A setting in few words."""
+    text = (", ".join(map(str, setting)) or "none") if isinstance(setting, list) else str(setting)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _numbers(name: str, values: object) -> tuple[Any, ...]:

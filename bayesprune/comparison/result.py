@@ -94,7 +94,8 @@ class ComparisonResult:
         """All lines as a Markdown table: means over seeds with their 95 % intervals.
 
         How far a method is behind ours is paired by seed; *tie* where the interval holds 0. A mean that leaves out runs
-        without an accuracy says so. NLL and ECE are there where all runs came to something.
+        without an accuracy says so, and one of runs that all came to nothing is marked *guessing*. NLL and ECE are
+        there where all runs came to something.
         """
         cells = [_cells(line) for line in self.lines()]
         return "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *cells))
@@ -173,13 +174,16 @@ def _cells(line: Line) -> list[str]:
 
 
 def _accuracy(line: Line) -> str:
-    """A mean in percent, what it may be off by, and whether it is that of some of the runs alone."""
+    """A mean in percent, what it may be off by, and whether it is that of some of the runs alone, or of guessing."""
     found = line.accuracy
     if found.count == 0:
         return "–"
-    half = f" ± {100 * found.half:.2f}" if math.isfinite(found.half) else ""
-    part = "" if line.comparable else f" ({found.count} of {len(line.rows)}, not comparable)"
-    return f"{100 * found.mean:.2f}{half}{part}"
+    guessing = line.failed == len(line.rows)
+    half = f" ± {100 * found.half:.2f}" if math.isfinite(found.half) and not guessing else ""
+    notes = ["guessing"] * guessing
+    if not line.comparable:
+        notes = [f"{found.count} of {len(line.rows)}", *notes, "not comparable"]
+    return f"{100 * found.mean:.2f}{half}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _behind(found: Interval | None) -> str:

@@ -123,7 +123,11 @@ def _unfair(run: Run, left: float, charged: float) -> str:
         charged: What it took to compute, in units of a dense run.
     """
     if run.goal.missed(left):
-        return f"left {left:.4f} of the {run.goal.measure}, asked for {run.goal.share:g}"
+        least, most = run.goal.allowed
+        return (
+            f"left {left:.4f} of the {run.goal.measure}, asked for {run.goal.share:g}; allowed are {least:.4g} to "
+            f"{most:.4g}"
+        )
     if run.stage == TEST and charged > SLACK * run.compute:
         return f"took {charged:.3f} times what a dense run computes, allowed are {run.compute:g}"
     return ""

@@ -95,8 +95,15 @@ class Workshop:
     def _begin(self) -> str:
         """Write what is compared and where, or see that it is the same as before; returns what tells it from others."""
         path = self.folder / PLAN
-        if path.exists() and path.read_text() != self.plan.text():
-            raise ConfigError(f"{self.folder} holds a comparison by other settings; give those, or another folder")
+        if path.exists() and (before := path.read_text()) != self.plan.text():
+            try:
+                differing = "; ".join(self.plan.differences(before))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(f"{path} is damaged ({error}); compare anew in another folder") from error
+            raise ConfigError(
+                f"{self.folder} holds a comparison by other settings; give those, or another folder. They differ in "
+                f"{differing}"
+            )
         if not (self.folder / MACHINE).exists():
             write_atomically(self.folder / MACHINE, json.dumps(facts(), indent=1).encode())
         write_atomically(path, self.plan.text().encode())

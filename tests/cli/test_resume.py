@@ -85,7 +85,8 @@ def test_options_that_contradict_the_run_are_refused(finished: Path, options: tu
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
-    verify_refused("train", "--resume", tmp_path / "nowhere", says=("is not the folder of a run", "config.json"))
+    verify_refused("train", "--resume", tmp_path / "nowhere", says=("is not the folder of a run: it does not exist",))
+    verify_refused("train", "--resume", tmp_path, says=("is not the folder of a run: it has no config.json",))
     assert listing(tmp_path) == []
 
 

@@ -105,8 +105,9 @@ def test_without_out_the_folder_is_named_after_the_run(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--net", "lenet9"), ("unknown network 'lenet9'", "lenet300")),
-        (("--data", "digit"), ("data set", "digits", "'digit'")),
+        (("--net", "lenet9"), ("unknown network 'lenet9'", "lenet300", "timm:NAME", "FILE.py:NAME")),
+        (("--net", "my_net.py"), ("--net my_net.py: a file alone names no network", "my_net.py:NAME")),
+        (("--data", "digit"), ("error: --data: expected the name of a data set", "digits", "'digit'")),
         (("--data", "imagefolder:nowhere"), ("nowhere", "train")),
         (("--estimator", "guess"), ("unknown estimator 'guess'", "second_order")),
         (("--slab", "gaussian"), ("--slab gaussian", "point, normal")),

@@ -105,6 +105,17 @@ def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str)
     assert run(settings, "--methods", "none", "--out", "out", "--resume").exit_code == 0
     other = run(settings, "--out", "out", "--resume")
     assert other.exit_code == 2 and "a comparison by other settings" in other.output
+    assert "methods: none there, l1_filters, none here" in " ".join(other.output.split())
+
+
+def test_runs_that_came_to_nothing_are_listed_also_so_far(settings: str) -> None:
+    assert run(settings, "--methods", "none", "--out", "out").exit_code == 0
+    path = next(Path("out/test").rglob("row.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"error": "left 0.6", "accuracy": 0.1}))
+    said = run("--out", "out", "--so-far")
+    assert said.exit_code == 0 and "10.00 (guessing)" in said.output
+    assert said.output.endswith("runs that came to nothing:\n1 × lenet300-digits, none: left 0.6\n")
+    assert len(json.loads(run("--out", "out", "--so-far", "--json").stdout)["failures"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,6 +125,8 @@ def test_one_method_is_compared_and_the_folder_is_not_taken_twice(settings: str)
         (["b.toml"], "cannot read the settings b.toml"),
         (["a.toml", "--methods", "lottery"], "have no method 'lottery'"),
         (["a.toml", "--tasks", "lenet5"], "have no task 'lenet5'"),
+        (["a.toml", "--so-far", "--tasks", "lenet300-digits"], "leave out a.toml and --tasks"),
+        (["--so-far", "--quick"], "leave out --quick"),
         (["--so-far"], "cannot read comparison/plan.json"),
         (["a.toml", "--workers", "0"], "workers must be a whole number"),
     ],

@@ -131,6 +131,15 @@ def test_a_mean_that_leaves_runs_out_is_marked_and_not_compared() -> None:
     assert "| 85.00 (1 of 2, not comparable) |  |" in last
 
 
+def test_a_mean_of_runs_that_all_came_to_nothing_is_marked() -> None:
+    rows = [row("svi", seed, 0.9) for seed in (0, 1)]
+    rows += [row("taylor", seed, 0.1, error="left 0.6") for seed in (0, 1)]
+    rows += [row("hrank", 0, 0.1, error="left 0.6"), row("hrank", 1, math.nan, error="no")]
+    ours, taylor, hrank = ComparisonResult(Plan.read("quick"), rows).table().splitlines()[2:]
+    assert "| 90.00 ± 0.00 |" in ours and "0 of 2" in taylor
+    assert "| 10.00 (guessing) | +80.00" in taylor and "| 10.00 (1 of 2, guessing, not comparable) |  |" in hrank
+
+
 def test_a_run_that_has_no_accuracy_of_ours_compares_nothing() -> None:
     found = lines(
         [row("svi", 0, 0.9), row("svi", 1, math.nan, error="no"), row("taylor", 0, 0.8), row("taylor", 1, 0.8)]

@@ -108,8 +108,11 @@ def test_rows_that_other_options_led_to_are_refused(copied: Path) -> None:
 
 
 def test_a_folder_holds_one_comparison(copied: Path) -> None:
-    with pytest.raises(ConfigError, match="a comparison by other settings"):
+    with pytest.raises(ConfigError, match=r"a comparison by other settings.*differ in seeds: 0, 1 there, 0, 3 here$"):
         compared(copied, PLAN | {"seeds": [0, 3]})
+    (copied / "plan.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"plan\.json is damaged"):
+        compared(copied, PLAN)
 
 
 def wider(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -178,7 +181,10 @@ def test_a_run_that_misses_its_goal_or_takes_too_much_counts_as_guessing(
     )
     rows = compared(copied, PLAN).rows
     assert [(row.accuracy, row.nll) for row in rows] == [(0.25, math.log(4))] * 2
-    assert "asked for 0.5" in rows[0].error and "took 2.000 times what a dense run computes" in rows[1].error
+    assert (
+        "asked for 0.5; allowed are 0.45 to 0.505" in rows[0].error
+        and "took 2.000 times what a dense run computes" in rows[1].error
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bayesprune import layers
 from bayesprune.distributions import FixedInclusion
 from bayesprune.infer import BayesianNet
+from bayesprune.layers import Residual
 from bayesprune.methods.svi.allowance import LEAST, Allowance
 from bayesprune.methods.svi.exact import ExactSteps
 from bayesprune.methods.svi.gates import GateUpdates
@@ -73,10 +75,22 @@ def test_some_gates_are_measured_where_not_all_can_be(size: int, monkeypatch: py
 def test_at_rest_theta_is_at_the_nearer_end_and_no_layer_is_empty() -> None:
     patient = off(Patient(units), g0=[0.2, 0.6, 1.0, 0.0, 0.5, 0.9, 0.51, 0.49], g1=[0.1, 0.2, 0.3, 0.0, 0.2, 0.4])
     patient.updates.sampled.net_cost[8 + 3] = -1.0  # the best of a layer that its gates would empty
-    with pytest.warns(UserWarning, match="every structure of '1' was due for removal"):
+    with pytest.warns(UserWarning, match="every structure of '1' was due for removal.*needs a Residual around it$"):
         patient.removal.rest()
     ends = [parts.tolist() for parts in patient.net.by_gate(patient.net.theta.detach()).values()]
     assert ends == [[0, 1, 1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]]
+
+
+def within() -> nn.Module:
+    """Units of a branch, which has a gate of its own."""
+    body = nn.Sequential(layers.Linear(8, 6, gate="unit"), nn.ReLU(), nn.Linear(6, 8))
+    return nn.Sequential(Residual(body), nn.Linear(8, 2))
+
+
+def test_of_a_layer_in_a_branch_it_is_not_said_that_it_has_no_by_pass() -> None:
+    patient = off(Patient(within), g0=[1.0], g0__body__0=[0.0] * 6)
+    with pytest.warns(UserWarning, match=r"is kept, because only the gate of the Residual around it .* run$"):
+        patient.removal.rest()
 
 
 def test_probabilities_stay_what_they_are() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayesprune.errors import GateError
 from bayesprune.infer import BayesianNet
+from bayesprune.layers import Residual
 from bayesprune.methods.protocol import Run
 from bayesprune.methods.svi.gates import GateUpdates
 from bayesprune.methods.svi.penalties.base import PRICE
@@ -112,15 +113,24 @@ class GateRemoval:
                 self._spare(name, mask)
 
     def _spare(self, name: str, mask: Tensor) -> None:
-        """Keep the last structure of a layer without a by-pass."""
+        """Keep the last structure of a layer that cannot be left empty, whatever its by-pass."""
         net_cost = self.net.by_gate(self.updates.net_cost)[name]
         best = int(net_cost.argmin())
         mask[best] = False
         with torch.no_grad():
             self.net.by_gate(self.net.theta)[name][best] = 1.0
+        inside = self._is_in_branch(name)
+        why = "only the gate of the Residual around it can remove all of it" if inside else "the layer has no by-pass"
+        hint = "" if inside else ", or the layer needs a Residual around it"
         warnings.warn(
             f"every structure of {name!r} was due for removal; the last one "
-            f"(index {int(self.run.origin[name][best])}) is kept, because the layer has no by-pass. "
-            f"{self._blame} for this network or so short a run, or the layer needs a Residual around it",
+            f"(index {int(self.run.origin[name][best])}) is kept, because {why}. "
+            f"{self._blame} for this network or so short a run{hint}",
             stacklevel=3,
         )
+
+    def _is_in_branch(self, name: str) -> bool:
+        """Whether a gate is within the body of a residual block, which has a by-pass and a gate of its own."""
+        gate = self.net.gates()[self.net.gate_names.index(name)]
+        blocks = (block for block in self.net.modules() if isinstance(block, Residual))
+        return any(gate is inner for block in blocks for inner in block.body.modules())
