@@ -256,7 +256,7 @@ def mixes_values(traced: Traced, node: fx.Node) -> bool:
         own = operation_of(weights, traced.module(weights))
         if own.kind == "softmax":
             return True
-        if not (own.pointwise or own.kind == "format") or len(weights.all_input_nodes) != 1:
-            break
+        if own.kind != "format" and not (own.pointwise and len(weights.all_input_nodes) == 1):
+            break  # a format may be that of another tensor, which is read besides
         weights = weights.all_input_nodes[0]
     return False

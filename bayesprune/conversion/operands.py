@@ -48,13 +48,10 @@ def operands_of(traced: Traced, node: fx.Node) -> Operands | None:
         product = _product_before(traced, weights)
         if product is None:
             return None
-        given, dims = [*product.all_input_nodes, *values], _summed_dims(product)
-    if (
-        dims is None
-        or len(given) != 3
-        or len(set(given)) < 3
-        or not all(isinstance(each, fx.Node) and each in traced.shapes for each in given)
-    ):
+        factors = [each for each in product.args if isinstance(each, fx.Node)]  # one tensor may be both
+        given, dims = [*factors, *values], _summed_dims(product)
+    known = all(isinstance(each, fx.Node) and each in traced.shapes for each in given)
+    if dims is None or len(given) != 3 or not known:
         return None
     query, key, value = given
     return Operands(query, key, value, *dims)

@@ -36,21 +36,23 @@ def _einsum(call: Call) -> Step:
     nodes: list[Any] = list(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else list(given)
     if not all(isinstance(node, fx.Node) and node in call.shapes for node in (*nodes, call.node)):
         return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
-    letters = _letters(call, nodes) if len(set(nodes)) == len(nodes) else None
+    letters = _letters(call, nodes)
     if letters is None:
         return call.wall()
     terms, out = letters
-    found: dict[str, dict[fx.Node, Features]] = {}
+    found: dict[str, list[fx.Node]] = {}
     for node, term in zip(nodes, terms, strict=True):
         x = call.known[node]
         if x is not None and x.layout != "plain":
             return call.wall()
         if x is not None:
-            found.setdefault(term[x.axis % len(term)], {})[node] = x
-    whole = {
-        letter: parts
-        for letter, parts in found.items()
-        if len(parts) == sum(letter in term for term in terms) and len({len(x) for x in parts.values()}) == 1
+            found.setdefault(term[x.axis % len(term)], []).append(node)
+    whole: dict[str, dict[fx.Node, Any]] = {
+        letter: {node: call.known[node] for node in own}
+        for letter, own in found.items()
+        if len(own) == sum(letter in term for term in terms)
+        and all(own.count(node) == nodes.count(node) for node in own)  # the same letter wherever a tensor is given
+        and len({len(call.known[node] or ()) for node in own}) == 1
     }
     if not whole:
         return call.wall()

@@ -113,7 +113,7 @@ def _attention(call: Call) -> Step:
     tensors = [call.node, *given, call.option("attn_mask", 3)]
     if any(node not in call.shapes for node in tensors if isinstance(node, fx.Node)):
         return call.wall(f"reaches {call.name}; {NEEDS_SHAPES}")
-    if not all(isinstance(node, fx.Node) for node in given) or len(set(given)) < 3:
+    if not all(isinstance(node, fx.Node) for node in given):
         return call.wall()
     query, key, value = given
     places, x, mask = [_place(call, node) for node in given], call.known[value], call.option("attn_mask", 3)

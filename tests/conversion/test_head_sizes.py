@@ -15,7 +15,7 @@ import bayesprune as bp
 from bayesprune.layers import gates_of
 from bayesprune.pruning import ExpectedCost
 from tests.conversion.small import distance, images, switch_off
-from tests.conversion.test_heads import Groups, Torchs, Transformer, Written
+from tests.conversion.test_heads import Groups, Shared, Torchs, Transformer, Written
 
 
 def off(net: nn.Module, name: str, *values: float) -> None:
@@ -285,3 +285,20 @@ def test_vision_transformers() -> None:
             for gate in gates_of(net).values():
                 gate.theta[0] = 1.0  # branches stay
         assert distance(bp.compact(net, example_input=x)(x), net(x)) < 1e-9
+
+
+@pytest.mark.parametrize("spelling", ["fused", "written"])
+@pytest.mark.parametrize("operands, key, value", [("qqv", "q", "v"), ("qkk", "", ""), ("qkq", "qk", "")])
+def test_one_tensor_for_two_of_queries_keys_and_values(operands: str, key: str, value: str, spelling: str) -> None:
+    """A feature of a tensor that is keys and values goes where both gates are off, or where queries go with it."""
+    torch.manual_seed(0)
+    model, x = Shared(operands, spelling).double().eval(), torch.randn(2, 5, 12).double()
+    net = bp.convert(model, example_input=x, head_sizes=True)
+    assert sizes_of(net) == {"keys": 3, "values": 3}
+    for name, shrinking in (("keys_gate", key), ("values_gate", value), ("both", set(operands))):
+        for each in ("keys_gate", "values_gate"):
+            off(net, each, *((0.0, 1.0, 1.0) if name in (each, "both") else (1.0, 1.0, 1.0)))
+        small = bp.compact(net, example_input=x)
+        rows = {each: small.get_submodule(f"maps.{each}").out_features for each in model.maps}
+        assert rows == {each: 8 if each in shrinking else 12 for each in model.maps}
+        assert distance(small(x), net(x)) < 1e-12

@@ -229,3 +229,38 @@ def test_parts_of_heads_of_several_sizes(spelling: str, sizes: bool) -> None:
     assert small.get_submodule("qkv").out_features == 2 * (2 * key + value)
     assert small.get_submodule("proj").in_features == 2 * value
     assert distance(small(x), net(x)) < 1e-12
+
+
+class Shared(nn.Module):
+    """Attention that is given one tensor for several of queries, keys and values, in one of its spellings."""
+
+    def __init__(self, operands: str, spelling: str):
+        super().__init__()
+        self.operands, self.spelling = operands, spelling
+        self.maps = nn.ModuleDict({name: nn.Linear(12, 12) for name in sorted(set(operands))})
+        self.out = nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = {name: each(x).unflatten(-1, (4, 3)).transpose(1, 2) for name, each in self.maps.items()}
+        q, k, v = (made[name] for name in self.operands)
+        if self.spelling == "fused":
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = torch.einsum("bhtd,bhsd->bhts", q, k).mul(0.5).softmax(-1).to(x.dtype) @ v
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("spelling", ["fused", "written"])
+@pytest.mark.parametrize("operands", ["qqv", "qkk", "qkq", "qqq"])
+def test_heads_of_attention_that_is_given_one_tensor_twice(operands: str, spelling: str) -> None:
+    torch.manual_seed(0)
+    model, x = Shared(operands, spelling).double().eval(), torch.randn(2, 5, 12).double()
+    net = bp.convert(model, example_input=x)
+    assert {name: gate.size for name, gate in gates_of(net).items()} == {"heads_gate": 4}
+    with torch.no_grad():
+        net.get_submodule("heads_gate").theta[:] = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    small = bp.compact(net, example_input=x)
+    for name, layer in model.maps.items():
+        left = layer.weight.view(4, 3, 12)[[1, 3]].flatten(0, 1)
+        assert torch.equal(small.get_parameter(f"maps.{name}.weight"), left)
+    assert small.get_submodule("out").in_features == 6 and distance(small(x), net(x)) < 1e-12
