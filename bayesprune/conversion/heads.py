@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,9 +25,7 @@ GIVEN = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask
 """What torch's attention is given, by place."""
 
 
-def put_heads(
-    traced: Traced, allowed: Callable[[str], bool], theta: float, refused: Collection[str]
-) -> dict[Gate, str]:
+def put_heads(traced: Traced, allowed: Callable[[str], bool], theta: float, refused: dict[str, str]) -> dict[Gate, str]:
     """Put a gate on the heads of every attention whose shapes are known; gives the gates, with the call of each.
 
     Where examples share a dimension with others, as windows of all of them do, one draw serves a whole batch.
@@ -39,15 +37,18 @@ def put_heads(
         traced: The network.
         allowed: Whether the module of this name may get a gate.
         theta: Initial inclusion probability.
-        refused: Calls that stay what they are.
+        refused: Calls that stay what they are, with the reason; torch's modules that have to are added.
     """
     gates: dict[Gate, str] = {}
     examples, same = of_examples(traced), _Same(traced)
     for node in list(traced.graph.nodes):
         if node.name in refused or not allowed(owner_of(node)):
             continue
-        calls = [each for each in traced.graph.nodes if node.op == "call_module" and each.target == node.target]
-        if calls and all(_is_plain(traced, call) for call in calls):
+        calls = _calls_of_torchs(traced, node)
+        reasons = [reason for call in calls if (reason := _why_torchs(traced, call))]
+        if reasons:
+            refused.setdefault(str(node.target), f"it {reasons[0]}")
+        elif calls:
             made = MultiheadAttention.of(traced.module(node), theta)  # type: ignore[arg-type]
             traced.net.set_submodule(str(node.target), made)
             for call in calls:
@@ -119,21 +120,38 @@ def _values_of_groups(traced: Traced, node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _is_plain(traced: Traced, node: fx.Node) -> bool:
-    """Whether a call is one of torch's attention that `layers.MultiheadAttention` can stand for.
+def _calls_of_torchs(traced: Traced, node: fx.Node) -> list[fx.Node]:
+    """All calls of the module that a node calls, if that is torch's attention.
+
+    Args:
+        traced: The network.
+        node: The node.
+    """
+    if type(traced.module(node)) is not nn.MultiheadAttention:
+        return []
+    return [each for each in traced.graph.nodes if each.op == "call_module" and each.target == node.target]
+
+
+def _why_torchs(traced: Traced, node: fx.Node) -> str:
+    """Why `layers.MultiheadAttention` cannot stand for a call of torch's; empty if it can.
 
     Args:
         traced: The network.
         node: The call.
     """
-    module = traced.module(node)
-    if type(module) is not nn.MultiheadAttention or module.bias_k is not None or module.add_zero_attn:
-        return False
-    given = _given(node)
+    module, given, fixed = traced.module(node), _given(node), traced.fixed.get(str(node.target))
+    added = {"add_bias_kv": module.bias_k is not None, "add_zero_attn": module.add_zero_attn}  # type: ignore[union-attr]
+    if any(added.values()):
+        names = " and ".join(name for name, there in added.items() if there)
+        return f"is a MultiheadAttention with {names}, a step of keys that no head can be cut of; build it without"
+    if {traced.rank(given[name]) for name in GIVEN[:3]} != {3}:
+        return "is a MultiheadAttention that is not known to be given (B, T, features); pass such an example_input="
+    if not all(user.target is operator.getitem and user.args[1] == 0 for user in node.users):
+        return "is a MultiheadAttention whose weights are read; read its outputs alone, as attention(...)[0]"
     masks = can_mask(traced, given.get("attn_mask"), 2, 3) and can_mask(traced, given.get("key_padding_mask"), 2)
-    reads = all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
-    ranks = {traced.rank(given[name]) for name in GIVEN[:3]}
-    return masks and reads and ranks == {3} and traced.fixed.get(str(node.target)) in (None, TWICE)
+    if not masks:
+        return "is a MultiheadAttention whose masks are not tensors that a graph can add"
+    return "" if fixed in (None, TWICE) else f"is a MultiheadAttention that {fixed}"
 
 
 def _given(node: fx.Node) -> dict[str, Any]:
@@ -172,8 +190,8 @@ def write_attention(traced: Traced, node: fx.Node) -> bool:
     Returns:
         Whether it was one.
     """
-    calls = [each for each in traced.graph.nodes if node.op == "call_module" and each.target == node.target]
-    if not calls or not all(_is_plain(traced, call) for call in calls):
+    calls = _calls_of_torchs(traced, node)
+    if not calls or any(_why_torchs(traced, call) for call in calls):
         return False
     made = MultiheadAttention.of(traced.module(node))  # type: ignore[arg-type]
     heads, parts = made.gate.size, nn.Module()

@@ -28,6 +28,9 @@ from bayesprune.graph.coupling import coupled
 from bayesprune.layers import Gate
 from bayesprune.layers.gate import INITIAL_THETA
 
+REASONS = 3
+"""How many of the places that were tried a message names."""
+
 
 @checked_arguments
 def convert(
@@ -205,8 +208,8 @@ def _nothing_found(model: nn.Module, refused: Mapping[str, str]) -> str:
         model: The network.
         refused: Places that were tried, with the reason.
     """
-    tried = [f"{place!r}: {reason}" for place, reason in refused.items()]
-    why = (tried or ["no layer has units that others read, or the options leave none"])[0]
+    tried = [f"{place!r}: {reason}" for place, reason in refused.items()][:REASONS]
+    why = "; ".join(tried) or "no layer has units that others read, or the options leave none"
     return f"convert: found no place for a gate in {type(model).__name__}; {why}. Put gates by hand (layers)"
 
 

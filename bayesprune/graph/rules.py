@@ -107,7 +107,8 @@ class Rules:
         if node.op == "call_module" and str(node.target) in self.traced.fixed:
             return barrier(node, f"reaches {node.target}, which {self.traced.fixed[str(node.target)]}")
         if node.op == "call_module" and (len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node)):
-            return barrier(node, f"reaches {node.target}, which is not called with one tensor")
+            kind = type(self._modules[node]).__name__
+            return barrier(node, f"reaches {node.target}, a {kind} that is not called with one tensor alone")
         if node.kwargs.get("out") is not None:
             return barrier(node, f"reaches {name_of(node)} with out=, which writes over another tensor")
         operation = operation_of(node, self._modules.get(node))

@@ -15,6 +15,11 @@ from bayesprune.ops.features import Features, Step
 from bayesprune.ops.registry import Operation, operation_of, register
 from bayesprune.ops.sizes import is_batch_size, is_shape, read_sizes
 
+EXAMPLES_DROPPED = (
+    "which drops the dimension of examples where there is one alone, and a batch of one is not assumed (name another "
+    "dimension, as x.squeeze(-1), or take the first example, as x[0])"
+)
+
 
 def _moved(call: Call, x: Features, axis: int, rank: int | None) -> Step:
     """Every entry stays what it is.
@@ -113,6 +118,8 @@ def _ordered(call: Call, x: Features, order: list[int]) -> Step | None:
 def _squeeze(call: Call) -> Step | None:
     """A dimension of size 1 is dropped."""
     x, dim, shape = call.x, call.option("dim", 1), call.shapes.get(call.source)
+    if dim is None or dim == 0:
+        return call.wall(f"reaches squeeze{'()' if dim is None else '(0)'}, {EXAMPLES_DROPPED}")
     if not isinstance(dim, int) or x.layout != "plain":
         return None
     if x.rank is None or shape is None:

@@ -121,6 +121,29 @@ def vision() -> nn.Module:
     return VisionTransformer(16, 8, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=4, num_classes=2)
 
 
+class Extended(nn.Module):
+    """Attention to a step besides those that it is given."""
+
+    def __init__(self, **step: bool):
+        super().__init__()
+        self.map, self.at = nn.Linear(2, 2), nn.MultiheadAttention(2, 2, batch_first=True, **step)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.map(x).unsqueeze(1)
+        return self.at(x, x, x)[0]
+
+
+class Squeezed(nn.Module):
+    """A layer whose outputs are squeezed."""
+
+    def __init__(self, dims: tuple[int, ...]):
+        super().__init__()
+        self.first, self.last, self.dims = nn.Linear(2, 3), nn.Linear(3, 1), dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)).squeeze(*self.dims))
+
+
 @pytest.mark.parametrize(
     "model, options, error, says",
     [
@@ -136,6 +159,30 @@ def vision() -> nn.Module:
         (lambda: bp.convert(two_layers()), {}, ConfigError, "has gates already"),
         (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2), {}, ConfigError, "has gates already"),
         (lambda: bp.BayesianNet(bp.convert(two_layers()), num_data=2).net, {}, ConfigError, "has gates already"),
+        (
+            lambda: Extended(add_bias_kv=True),
+            {},
+            GateError,
+            "'at': it is a MultiheadAttention with add_bias_kv, a step",
+        ),
+        (
+            lambda: Extended(add_zero_attn=True),
+            {"example_input": torch.ones(2, 2)},
+            GateError,
+            "reaches at, a Multihead",
+        ),
+        (
+            lambda: Squeezed((0,)),
+            {},
+            GateError,
+            "'first': it reaches squeeze(0), which drops the dimension of examples",
+        ),
+        (
+            lambda: Squeezed(()),
+            {},
+            GateError,
+            "a batch of one is not assumed (name another dimension, as x.squeeze(-1)",
+        ),
         (quantised, {}, TraceError, "quantised"),
         (kept, {}, TraceError, "module '0' keeps a tensor that it computed of its parameters or inputs, in 'kept'"),
         (nine_features, {"example_input": torch.zeros(2, 5, 9)}, TraceError, "shape '[1, 5, 3, 4, 2]' is invalid for"),
