@@ -66,7 +66,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], int, str]] = {
     "unflatten, written out": (lambda h: h.unflatten(1, (2, 4)).flatten(1), 288, "reaches unflatten, which mixes"),
     "a part, written out": (lambda h: h[:, 2:6].flatten(1), 144, "reaches getitem, which mixes entries, or"),
     "narrow": (lambda h: h.narrow(1, 0, 4).flatten(1), 144, "reaches narrow, which mixes entries, or would"),
-    "squeeze of whatever is 1": (lambda h: h.mean((2, 3), keepdim=True).squeeze(), 8, r"reaches squeeze\(\), which drops"),
+    "squeeze of whatever is 1": (lambda h: h.mean((2, 3), keepdim=True).squeeze(), 8, r"reaches squeeze\(\), which"),
     "select": (lambda h: h.select(1, 0).flatten(1), 36, "reaches select, which mixes"),
     "one channel": (lambda h: h[:, 0].flatten(1), 36, "reaches getitem"),
     "split, written out": (lambda h: h.split(4, 1)[0].flatten(1), 144, "reaches getitem"),
