@@ -121,7 +121,7 @@ def convert(
         if not origins and (sizes or not head_sizes):
             raise GateError(_nothing_found(model, refused))
         net = fx.GraphModule(traced.net, traced.graph, class_name=type(model).__name__)
-        more = _refused(net, example_input, bool(parts))
+        more = _refused(net, example_input, bool(parts), source.forms)
         if not more and head_sizes and not sizes:
             sizes = True
         elif not more:
@@ -159,15 +159,17 @@ def _put_gates(
     return gates
 
 
-def _refused(net: fx.GraphModule, example_input: Any, parts: bool) -> dict[Gate, str]:
+def _refused(net: fx.GraphModule, example_input: Any, parts: bool, forms: dict[Any, Any]) -> dict[Gate, str]:
     """The gates that do not mean removal, with the reason.
 
     Args:
         net: The gated network.
         example_input: Tells the shapes.
         parts: Whether some gates are of heads, whose entries then need no gate of their own.
+        forms: What is known of calls that move entries, see `graph.Traced`.
     """
     traced = trace(net, example_input)
+    traced.forms = forms
     refused = {gate: str(error) for gate, error in refused_gates(traced).items()}
     if refused and not parts:
         return refused

@@ -120,9 +120,11 @@ class _Axis:
         Args:
             names: Those of the gates.
         """
-        lying = list(self._lying())
-        roots = self.group.unique().tolist()
-        found = [self._group(root, lying, names) for root in roots]
+        lying: dict[int, list[Lying]] = {}
+        for part in self._lying():
+            for root in self.group[part[-1]].unique().tolist():
+                lying.setdefault(root, []).append(part)
+        found = [self._group(root, lying[root], names) for root in sorted(lying)]
         return [group for group in found if group.slices and (self.only is None or group.gates)]
 
     def _group(self, root: int, lying: Sequence[Lying], names: Mapping[Gate, str]) -> Group:
@@ -130,14 +132,13 @@ class _Axis:
 
         Args:
             root: Its first id.
-            lying: All dimensions of tensors that structures lie along.
+            lying: The dimensions of tensors that its structures lie along.
             names: Those of the gates.
         """
         ids = (self.group == root).nonzero()[:, 0]
         structures = self.one[ids].unique()
         gates = tuple(names[gate] for gate, own in self.gates.items() if bool((self.group[own] == root).any()))
         mine = [(*part, self.group[part[-1]] == root) for part in lying]
-        mine = [part for part in mine if bool(part[-1].any())]
         slices = [
             Slice(tensor, dim, torch.where(here, torch.searchsorted(structures, self.one[own]), -1))
             for _, _, tensor, dim, own, here in mine

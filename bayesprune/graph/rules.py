@@ -51,7 +51,7 @@ class Rules:
         several = [gate for gate, uses in traced.uses.items() if len(uses) > 1 and gate.size > 1 and only is None]
         self._shared_at = {node: gate for gate in several for node in traced.uses[gate]}
         moved, waiting = traced.moved.setdefault(None if only is None else frozenset(only.items()), ({}, set()))
-        self._start(Following(off, only, moved=moved, waiting=waiting))
+        self._start(Following(off, only, moved=moved, forms=traced.forms, waiting=waiting))
 
     def _start(self, following: Following) -> None:
         self.following = following
@@ -64,7 +64,8 @@ class Rules:
     def with_off(self, off: Mapping[Gate, Tensor]) -> Rules:
         """The same rules with other gates switched off; what was found out by running calls is used again."""
         rules = copy(self)
-        rules._start(Following(off, self.following.only, moved=self.following.moved, waiting=self.following.waiting))
+        found, forms, waiting = self.following.moved, self.following.forms, self.following.waiting
+        rules._start(Following(off, self.following.only, moved=found, forms=forms, waiting=waiting))
         return rules
 
     def step(self, node: fx.Node, known: Known) -> Step:

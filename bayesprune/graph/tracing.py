@@ -39,8 +39,9 @@ class Traced:
         shapes: The shapes of tensors, with one example, as far as they are known from an example input.
         example: That example, if there is one.
         macs: Multiply-adds of operations with one example, if they were counted, see `pruning.meter.count_macs`.
-        moved: By the gates that are followed, what running calls gave, by call and by what it depends on, and which
-            are made with those that read them, see `ops.call.Following`; as long as the graph stays as it is.
+        moved: By the gates that are followed, what running calls gave, and which are made with those that read them,
+            see `ops.call.Following`; as long as the graph stays as it is.
+        forms: What running calls gave, by all that it depends on. Networks made of one another may share it.
 
     Examples:
         >>> traced = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))
@@ -55,6 +56,7 @@ class Traced:
     example: Inputs | None = None
     macs: dict[fx.Node, int] = field(default_factory=dict)
     moved: dict[frozenset[tuple[Gate, int]] | None, tuple[dict[Any, Any], set[fx.Node]]] = field(default_factory=dict)
+    forms: dict[Any, Any] = field(default_factory=dict)
 
     def copied(self) -> tuple[Traced, dict[fx.Node, fx.Node]]:
         """A copy with a network of its own, and its calls by those that they are copies of."""
@@ -62,7 +64,7 @@ class Traced:
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, nodes))
         shapes = {nodes[node]: shape for node, shape in self.shapes.items() if node in nodes}
-        copied = Traced(copy.deepcopy(self.net), graph, self.fixed, shapes, self.example)
+        copied = Traced(copy.deepcopy(self.net), graph, self.fixed, shapes, self.example, forms=self.forms)
         copied.written = {nodes[node]: nodes[place] for node, place in self.written.items() if node in nodes}
         return copied, nodes
 

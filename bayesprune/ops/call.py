@@ -33,6 +33,7 @@ class Following:
         num_ids: How many physical entries have an id.
         ties: Pairs of ids that go together, found so far.
         moved: What running calls that move entries gave, see `ops.moving`; it is the same whatever is off.
+        forms: The same by all that it depends on, whatever the call.
         waiting: Calls that are made with those that read them, see `ops.moving`; they are the same whatever is off.
 
     Examples:
@@ -47,6 +48,7 @@ class Following:
     num_ids: int = 0
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     moved: dict[Any, Any] = field(default_factory=dict)
+    forms: dict[Any, Any] = field(default_factory=dict)
     waiting: set[fx.Node] = field(default_factory=set)
 
     _one: Tensor = field(default_factory=lambda: torch.arange(0))

@@ -47,10 +47,10 @@ def follow(call: Call, rule: Callable[[], Step]) -> Step:
         call.following.waiting.add(call.node)
         return Step()
     if call.node not in moved:
-        form = numbers.form()
-        if form not in moved:
-            moved[form] = numbers.with_fewer() or numbers.wanted()
-        moved[call.node] = moved[form]
+        form, forms = numbers.form(), call.following.forms
+        if form not in forms:
+            forms[form] = numbers.with_fewer() or numbers.wanted()
+        moved[call.node] = forms[form]
     found = moved[call.node]
     if not isinstance(found, list):
         return numbers.step(*found)

@@ -113,7 +113,8 @@ class Numbered:
         ]  # fmt: skip
         sources = [(tuple(self.shapes[node]), s.axis, s.length, _data(s.index)) for node, s in self.sources.items()]
         together = self.call.following.one[self.ids].unique(return_inverse=True)[1]
-        return str(calls), str(tensors), str(sources), _data(together), tuple(self.call.shapes[self.call.node])
+        alone, parts = tuple(self.call.shapes[self.call.node]), self.call.following.parts
+        return str(calls), str(tensors), str(sources), _data(together), alone, parts
 
     def _picks(self, node: fx.Node) -> bool:
         """Whether a call picks one of several tensors, whose place among them stays what it is."""

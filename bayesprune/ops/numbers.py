@@ -247,5 +247,6 @@ def _flows(source: Source, joint: Joint) -> Iterator[Flow]:
     pairs = (place * size + entry).unique()
     place, entry = pairs // size, pairs % size
     turn = torch.arange(len(place)) - torch.searchsorted(place, place)
-    for k in range(int(turn.max()) + 1 if len(turn) else 0):
-        yield Flow(source.node, entry[turn == k], place[turn == k])
+    order, counts = turn.argsort(stable=True), turn.bincount().tolist()
+    for src, dst in zip(entry[order].split(counts), place[order].split(counts), strict=True):
+        yield Flow(source.node, src, dst)
