@@ -15,8 +15,8 @@ ROUNDS = 5
 LEAST_GROWTH = 0.25
 """In a longer run a method may prune earlier; that what it computes grows by less than this power is not believed."""
 FAR, NEXT_TO = 2.0, 1.3
-"""From how many times the length of a dense run on a shorter one is tried too, and by less than which factor two lengths
-are one."""
+"""From how many times the length of a dense run on shorter ones are tried too, and up to which factor two lengths are
+much the same."""
 
 
 def first_length(epochs: int, compute: float) -> int:
