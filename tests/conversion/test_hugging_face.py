@@ -18,6 +18,7 @@ SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 TEXT = {**SIZES, "vocab_size": 30, "max_position_embeddings": 16}
 IMAGE = {**SIZES, "image_size": 8, "patch_size": 4}
 LLAMA = {**TEXT, "hidden_size": 16, "num_key_value_heads": 2, "use_cache": False}
+DISTILLED = {"dim": 12, "n_layers": 2, "n_heads": 4, "hidden_dim": 20, "vocab_size": 30, "max_position_embeddings": 16}
 GPT = {"vocab_size": 30, "n_embd": 12, "n_layer": 2, "n_head": 4, "n_inner": 20, "n_positions": 16, "use_cache": False}
 
 
@@ -49,6 +50,8 @@ def given(output: Any) -> Tensor:
         ("GPT2Model", "GPT2Config", GPT, of_text, 4),
         ("LlamaModel", "LlamaConfig", LLAMA, of_text, 2),
         ("ViTModel", "ViTConfig", IMAGE, of_image, 4),
+        pytest.param("DistilBertModel", "DistilBertConfig", DISTILLED, of_text, 4, marks=pytest.mark.slow),
+        pytest.param("CLIPVisionModel", "CLIPVisionConfig", IMAGE, of_image, 4, marks=pytest.mark.slow),
     ],
 )
 def test_an_encoder(
