@@ -20,6 +20,7 @@ from bayesprune.cli.events import check_tensorboard, events_in
 from bayesprune.cli.finished import draw_inspected, draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
 from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
+from bayesprune.cli.gated import said_of_gates
 from bayesprune.cli.options import takes_options_of
 from bayesprune.cli.own import is_own
 from bayesprune.cli.progress import Display
@@ -27,6 +28,8 @@ from bayesprune.cli.record import check_run, read_config, read_json, resumed, wr
 from bayesprune.cli.reporting import PAGE, read_runs
 from bayesprune.cli.run import Run, perform, prepare
 from bayesprune.cli.version import version_line
+from bayesprune.conversion import structures
+from bayesprune.conversion.zoos import is_foreign
 from bayesprune.errors import ConfigError, FileError
 from bayesprune.reports import gate_table, result_table, score_table, write_report
 from bayesprune.schema import optional, record, text
@@ -268,6 +271,8 @@ def _train_and_show(run: Run, folder: Path, identity: str | None, new: bool, ten
     with new_folder(folder) if new else only_process(folder):
         if new:
             identity = write_config(folder, run.config, tuple(run.example.shape[1:]))
+            if is_own(run.config.net) or is_foreign(run.config.net):  # docs say it of the library's own
+                write(said_of_gates(structures(run.net, example_input=run.example)), aside=as_json)
         with Display(run.config.epochs, console, aside=as_json) as display:
             result = perform(run, folder, display, identity, loggers)
     assert result is not None

@@ -58,6 +58,16 @@ def line():
 def breaks(input_shape):
     raise ValueError(f"no {input_shape}")
 
+class Added(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 1), nn.Linear(6, 4)
+        self.last = nn.Linear(4, 10)
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = x + self.second(x).relu()
+        return self.last(self.third(x.mean((2, 3))).relu())
+
 def number():
     return 3
 
@@ -137,6 +147,19 @@ def test_a_recipe_and_a_folder_of_results_go_by_the_network(folder: Path):
 def test_weights_that_the_code_brings_along_can_be_frozen(folder: Path):
     ready = prepare(resolve({"net": "parts/mine.py:gated", "freeze_weights": True}))
     assert not any(p.requires_grad for p in ready.net.weights().values()) and ready.net.num_gates == 5
+
+
+def test_the_start_says_what_has_gates_and_what_was_left_and_why(folder: Path):
+    short = ("--epochs", "1", "--limit", "40")
+    lines = verify_done("train", "parts/mine.py:Added", *short, "--out", "run").splitlines()
+    assert lines[0] == (
+        "gates: 1 branch, 4 units; they rule 40.7% of the multiply-adds. Left without a gate: 6 in first, "
+        "residual.body.second (several layers write it (streams=True)). bp.structures(net, example_input=x) lists them "
+        "all"
+    )
+    assert lines[1].startswith("epoch 1/1")
+    told = run("train", "parts/mine.py:make_net", *short, "--json", "--out", "other")
+    assert told.stderr.splitlines()[0] == "gates: 12 units; they rule 100.0% of the multiply-adds"
 
 
 def test_what_cannot_work_is_one_line(folder: Path):
