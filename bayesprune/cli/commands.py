@@ -116,7 +116,8 @@ def train(
 def inspect(folder: Folder, as_json: Json = False) -> None:
     """Show the posterior gate probabilities of a run, finished or not: a table, and a picture in its folder."""
     found = inspect_gates(folder)
-    _show(gate_table(found.summaries, f"gates after epoch {found.epoch}"), found.record, as_json)
+    title = f"gates after epoch {found.epoch}; lowest and highest θ of those not removed"
+    _show(gate_table(found.summaries, title), found.record, as_json)
     draw_inspected(found)
     if not as_json:
         write(f"picture: {found.picture}")
@@ -217,7 +218,7 @@ def compare(
     try:
         compare_and_show(plan, out, workers, data_dir, resume, _console(as_json), as_json)
     except KeyboardInterrupt:
-        interrupted("interrupted; go on with the same command and --resume")
+        interrupted("Interrupted; go on with the same command and --resume")
 
 
 def _resume(folder: Path, given: Mapping[str, Any], out: Path | None, tensorboard: bool, as_json: bool) -> None:
@@ -258,7 +259,7 @@ def _train(
             perform(run, folder, identity=identity)
     except KeyboardInterrupt:
         where = f"from {folder / CHECKPOINT}" if (folder / CHECKPOINT).exists() else "from the start"
-        interrupted(f"interrupted; go on {where} with: bayesprune train --resume {folder}")
+        interrupted(f"Interrupted; go on {where} with: bayesprune train --resume {folder}")
     except FileError as error:
         if not (folder / CHECKPOINT).exists():
             raise

@@ -1,4 +1,4 @@
-"""What a run says at its start of a network that is not the library's own: which gates it has, what was left and why."""
+"""What a run says at its start of a network that is not the library's own: its gates, and what was left and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAYERS = 3
 
 
 def said_of_gates(found: Structures) -> str:
-    """What carries gates, and what was left and why, in one line; outputs of the network, which always stay, are left out.
+    """What carries gates, and what was left and why, in one line that leaves out the outputs of the network.
 
     Args:
         found: The structures of the network.

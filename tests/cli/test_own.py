@@ -178,7 +178,15 @@ def test_what_cannot_work_is_one_line(folder: Path):
         (f"{there}:QUICK", ("has no 'QUICK'",)),
         (f"{there}:number", ("expected a torch.nn.Module from number, got 3",)),
         (f"{there}:breaks", ("breaks failed for input_shape=(1, 8, 8)", "ValueError: no (1, 8, 8) (mine.py, line")),
-        (f"{there}:wide", ("cannot be applied to inputs of shape (2, 1, 8, 8)", "mat1 and mat2")),
+        (
+            f"{there}:wide",
+            (
+                "does not take inputs of shape (2, 1, 8, 8)",
+                "layer '1', Linear(in_features=100",
+                "got shape (2, 64)",
+                "the examples of --data have shape (1, 8, 8)",
+            ),
+        ),
         (f"{there}:few", ("expected logits of shape (2, 10)", "got shape (2, 3)")),
         (f"{there}:pair", ("expected logits of shape (2, 10)", "got a tuple")),
         (f"{there}:line", ("found no place for a gate",)),
