@@ -25,7 +25,7 @@ from bayesprune.cli.options import takes_options_of
 from bayesprune.cli.own import is_own
 from bayesprune.cli.progress import Display
 from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
-from bayesprune.cli.reporting import PAGE, read_runs
+from bayesprune.cli.reporting import PAGE, read_runs, record_of
 from bayesprune.cli.run import Run, perform, prepare
 from bayesprune.cli.version import version_line
 from bayesprune.conversion import structures
@@ -158,6 +158,7 @@ def report(
         Path | None, typer.Option(help="File to write.", show_default="DIR/report.html, or report.html for several")
     ] = None,
     run_code: RunCode = False,
+    as_json: Json = False,
 ) -> None:
     """Write a page about a run, or about several side by side: what was removed and why, how good, how to use it."""
     page = out or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
@@ -165,8 +166,9 @@ def report(
     write_report(told, page)
     for net in {str(each.settings.get("net")) for each in told if not run_code}:
         if is_own(net):
-            write(f"costs of single structures and latency are left out: they take the code {net}; --run-code runs it")
-    write(f"page: {page}")
+            said = f"costs of single structures and latency are left out: they take the code {net}; --run-code runs it"
+            write(said, aside=as_json)
+    write(json.dumps({"page": str(page), "runs": list(map(record_of, told))}) if as_json else f"page: {page}")
 
 
 @app.command(short_help="Write the small network in another format.")
