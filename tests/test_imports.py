@@ -16,6 +16,12 @@ VERSION = (
     "import sys, runpy; sys.argv = ['bayesprune', '--version']; runpy.run_module('bayesprune', run_name='__main__')"
 )
 
+COMPLETION = (
+    "import os, sys; from bayesprune.cli import main; sys.argv = ['bayesprune']\n"
+    "os.environ.update(_BAYESPRUNE_COMPLETE='complete_bash', COMP_WORDS='bayesprune tr', COMP_CWORD='1')\n"
+    "try: main()\nexcept SystemExit as end: assert end.code == 0"
+)
+
 
 def run(code: str) -> float:
     """Seconds of a process of its own that does ``code``, which must end well."""
@@ -30,10 +36,11 @@ def run(code: str) -> float:
     [
         ("import bayesprune", ("torch", "pyro", "numpy", "rich", "typer", *SLOW)),
         (VERSION, ("torch", "pyro", "numpy", "rich", "typer", *SLOW)),
+        (COMPLETION, ("torch", "pyro", "numpy", *SLOW)),
         (FRONT_DOOR, ("rich", "typer", *SLOW)),
         ("import bayesprune.cli.commands, bayesprune.reports", SLOW),
     ],
-    ids=["import", "--version", "every public name", "the commands"],
+    ids=["import", "--version", "completion", "every public name", "the commands"],
 )
 def test_what_is_not_imported(code: str, without: tuple[str, ...]) -> None:
     run(f"{code}\nimport sys; found = set(sys.modules) & set({without!r}); assert not found, found")

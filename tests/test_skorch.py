@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import bayesprune as bp
@@ -70,6 +73,33 @@ def test_a_plain_network_is_gated_trained_scored_and_left_small() -> None:
     assert net.history[-1]["valid_acc"] > 0.6
     again = pickle.loads(pickle.dumps(net))
     np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+
+class Units(nn.Module):
+    """One hidden layer, whose width is searched for."""
+
+    def __init__(self, hidden: int = 8):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, hidden), nn.Linear(hidden, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu())
+
+
+def test_a_pipeline_is_searched_and_the_best_one_is_left_small() -> None:
+    net = PruningClassifier(Units, **(QUICK | {"batch_size": 20}), train_split=None, iterator_train__shuffle=True)
+    settings = bp.training.Settings(lr=0.02)
+    grid = {"pruningclassifier__settings": [settings], "pruningclassifier__module__hidden": [2, 24]}
+    torch.manual_seed(0)
+    search = GridSearchCV(make_pipeline(StandardScaler(), net), grid, cv=2).fit(X, Y)
+    assert search.best_params_ == {"pruningclassifier__settings": settings, "pruningclassifier__module__hidden": 24}
+    worse, better = search.cv_results_["mean_test_score"]
+    assert worse < 0.6 < 0.7 < better  # two units cannot tell ten digits
+    scaler, best = search.best_estimator_
+    small = bp.compact(best.module_)
+    assert small.first.out_features <= 24 and not [m for m in small.modules() if isinstance(m, bp.layers.Gate)]
+    given = small(torch.from_numpy(scaler.transform(X))).argmax(1).numpy()
+    np.testing.assert_array_equal(given, search.predict(X))
 
 
 def test_a_run_that_is_stopped_early_leaves_a_network_that_predicts() -> None:

@@ -20,13 +20,16 @@ from bayesprune.cli.events import check_tensorboard, events_in
 from bayesprune.cli.finished import draw_inspected, draw_score, inspect_gates, score
 from bayesprune.cli.finished import export as export_network
 from bayesprune.cli.folder import CHECKPOINT, RESULT, check_new, free_folder, new_folder
+from bayesprune.cli.gated import said_of_gates
 from bayesprune.cli.options import takes_options_of
 from bayesprune.cli.own import is_own
 from bayesprune.cli.progress import Display
 from bayesprune.cli.record import check_run, read_config, read_json, resumed, write_config
-from bayesprune.cli.reporting import PAGE, read_runs
+from bayesprune.cli.reporting import PAGE, read_runs, record_of
 from bayesprune.cli.run import Run, perform, prepare
 from bayesprune.cli.version import version_line
+from bayesprune.conversion import structures
+from bayesprune.conversion.zoos import is_foreign
 from bayesprune.errors import ConfigError, FileError
 from bayesprune.reports import gate_table, result_table, score_table, write_report
 from bayesprune.schema import optional, record, text
@@ -113,7 +116,8 @@ def train(
 def inspect(folder: Folder, as_json: Json = False) -> None:
     """Show the posterior gate probabilities of a run, finished or not: a table, and a picture in its folder."""
     found = inspect_gates(folder)
-    _show(gate_table(found.summaries, f"gates after epoch {found.epoch}"), found.record, as_json)
+    title = f"gates after epoch {found.epoch}; lowest and highest θ of those not removed"
+    _show(gate_table(found.summaries, title), found.record, as_json)
     draw_inspected(found)
     if not as_json:
         write(f"picture: {found.picture}")
@@ -154,6 +158,7 @@ def report(
         Path | None, typer.Option(help="File to write.", show_default="DIR/report.html, or report.html for several")
     ] = None,
     run_code: RunCode = False,
+    as_json: Json = False,
 ) -> None:
     """Write a page about a run, or about several side by side: what was removed and why, how good, how to use it."""
     page = out or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
@@ -161,8 +166,9 @@ def report(
     write_report(told, page)
     for net in {str(each.settings.get("net")) for each in told if not run_code}:
         if is_own(net):
-            write(f"costs of single structures and latency are left out: they take the code {net}; --run-code runs it")
-    write(f"page: {page}")
+            said = f"costs of single structures and latency are left out: they take the code {net}; --run-code runs it"
+            write(said, aside=as_json)
+    write(json.dumps({"page": str(page), "runs": list(map(record_of, told))}) if as_json else f"page: {page}")
 
 
 @app.command(short_help="Write the small network in another format.")
@@ -214,7 +220,7 @@ def compare(
     try:
         compare_and_show(plan, out, workers, data_dir, resume, _console(as_json), as_json)
     except KeyboardInterrupt:
-        interrupted("interrupted; go on with the same command and --resume")
+        interrupted("Interrupted; go on with the same command and --resume")
 
 
 def _resume(folder: Path, given: Mapping[str, Any], out: Path | None, tensorboard: bool, as_json: bool) -> None:
@@ -255,7 +261,7 @@ def _train(
             perform(run, folder, identity=identity)
     except KeyboardInterrupt:
         where = f"from {folder / CHECKPOINT}" if (folder / CHECKPOINT).exists() else "from the start"
-        interrupted(f"interrupted; go on {where} with: bayesprune train --resume {folder}")
+        interrupted(f"Interrupted; go on {where} with: bayesprune train --resume {folder}")
     except FileError as error:
         if not (folder / CHECKPOINT).exists():
             raise
@@ -268,6 +274,8 @@ def _train_and_show(run: Run, folder: Path, identity: str | None, new: bool, ten
     with new_folder(folder) if new else only_process(folder):
         if new:
             identity = write_config(folder, run.config, tuple(run.example.shape[1:]))
+            if is_own(run.config.net) or is_foreign(run.config.net):  # docs say it of the library's own
+                write(said_of_gates(structures(run.net, example_input=run.example)), aside=as_json)
         with Display(run.config.epochs, console, aside=as_json) as display:
             result = perform(run, folder, display, identity, loggers)
     assert result is not None

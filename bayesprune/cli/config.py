@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from bayesprune.checked import real, whole
-from bayesprune.cli.datasets import named_data
 from bayesprune.cli.network import ANY_IMAGES, network_like
 from bayesprune.cli.options import defaults, name_of, option
 from bayesprune.cli.own import is_own
 from bayesprune.conversion.zoos import is_foreign
+from bayesprune.data.sources import named_data
 from bayesprune.errors import ConfigError
 from bayesprune.infer import get_estimator
 from bayesprune.infer.posterior import WEIGHTS

@@ -1,5 +1,6 @@
 """Where the command line starts: what can be answered, and stopped, before anything slow is imported."""
 
+import os
 import sys
 
 from bayesprune.cli.encoding import write_what_can_be_written
@@ -14,6 +15,11 @@ def main() -> None:
         print(version_line())
         return
     with interrupts_end_the_process():
-        from bayesprune.cli.commands import app  # slow to import: torch
+        if "_BAYESPRUNE_COMPLETE" in os.environ:  # Tab was pressed in a shell
+            from bayesprune.cli.completing import completing_app
+
+            app = completing_app()
+        else:
+            from bayesprune.cli.commands import app  # slow to import: torch
 
         app(prog_name="bayesprune")

@@ -36,7 +36,7 @@ class Commands(TyperGroup):
         except BayesPruneError as error:
             refuse(str(error), FAILED if isinstance(error, NonFiniteLossError) else REFUSED, error)
         except KeyboardInterrupt:
-            interrupted("interrupted")
+            interrupted("Interrupted.")
         except BrokenPipeError:  # whoever read the output has enough, which Typer knows
             raise
         except OSError as error:
@@ -77,9 +77,9 @@ def _await_first() -> None:
 
 
 def interrupted(message: str) -> NoReturn:
-    """End with the exit code of Ctrl-C, which all processes get; the first one says ``message``."""
+    """End with the exit code of Ctrl-C, which all processes get; the first one says ``message``, which is no error."""
     if first():
-        say("error", message)
+        print(message, file=sys.stderr, flush=True)
     raise typer.Exit(INTERRUPTED) from None
 
 

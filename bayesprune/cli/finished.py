@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from bayesprune.atomic import file_errors
 from bayesprune.checked import whole
 from bayesprune.cli.config import MOST, RunConfig, short_name
-from bayesprune.cli.datasets import named_data
 from bayesprune.cli.folder import CHECKPOINT, MODEL, RELIABILITY
 from bayesprune.cli.posterior import read_posterior, read_rounded
 from bayesprune.cli.record import CONFIG, check_run, read_config
@@ -29,6 +28,7 @@ from bayesprune.cli.scoring import (
     other_images,
 )
 from bayesprune.data import Splits, loaders
+from bayesprune.data.sources import named_data
 from bayesprune.errors import CheckpointError, ConfigError, FileError
 from bayesprune.metrics import Calibration
 from bayesprune.pruning import cost, export_onnx, export_torch, read_run, save

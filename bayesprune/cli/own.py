@@ -21,12 +21,15 @@ from torch import nn
 from bayesprune.checked import meant, shown
 from bayesprune.conversion.network import convert
 from bayesprune.conversion.zoos import ZOOS, is_foreign
-from bayesprune.errors import BayesPruneError, ConfigError
+from bayesprune.errors import BayesPruneError, ConfigError, DataError
 from bayesprune.graph import gates_of
+from bayesprune.graph.misfit import misfits_named
 from bayesprune.pruning.meter import eval_mode
 
 EXPECTED = "expected MODULE:NAME or path/to/FILE.py:NAME"
 _FILE = ".py"
+_NOT_THE_USERS = os.path.join(os.path.dirname(torch.__file__), ""), os.path.join(str(Path(__file__).parents[1]), "")
+"""Folders of code that says nothing of where a user's mistake is."""
 
 
 def is_own(net: str) -> bool:
@@ -110,14 +113,19 @@ class OwnNetwork:
             raise ConfigError(f"--net {self.net}: {error}") from error
 
     def _check_outputs(self, net: nn.Module, example: torch.Tensor, num_classes: int) -> None:
-        shape = tuple(example.shape)
+        shape, where = tuple(example.shape), f"--net {self.net}"
         try:
-            with eval_mode(net), torch.random.fork_rng(devices=[]):
+            with eval_mode(net), torch.random.fork_rng(devices=[]), misfits_named(net, example, where):
                 given: Any = net(example)
+        except DataError as error:
+            raise ConfigError(
+                f"{error}{_place(error.__cause__)}; the examples of --data have shape {shape[1:]}, of which it was "
+                f"given {shape[0]}"
+            ) from error
         except Exception as error:
             raise ConfigError(
-                f"--net {self.net}: the network cannot be applied to inputs of shape {shape}, two examples of the "
-                f"data: {_said(error)}"
+                f"{where}: the network cannot be applied to inputs of shape {shape}, two examples of --data: "
+                f"{_said(error)}"
             ) from error
         expected = (len(example), num_classes)
         if not isinstance(given, torch.Tensor) or tuple(given.shape) != expected or not given.is_floating_point():
@@ -213,6 +221,11 @@ def _arguments(
 
 def _said(error: BaseException) -> str:
     """An error with the place that it comes from, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{_place(error)}"
+
+
+def _place(error: BaseException | None) -> str:
+    """The innermost line of code that an error comes from and that is neither torch's nor the library's, if any is."""
+    frames = traceback.extract_tb(None if error is None else error.__traceback__)
+    found = next((f for f in reversed(frames) if not f.filename.startswith(_NOT_THE_USERS)), None)
+    return "" if found is None else f" ({Path(found.filename).name}, line {found.lineno})"

@@ -97,6 +97,29 @@ def _read(folder: Path, name: str, run_code: bool) -> RunReport:
     )
 
 
+def record_of(run: RunReport) -> dict[str, Any]:
+    """What ``report --json`` prints of a run: the figures and the table of its page; null for what is not known.
+
+    Args:
+        run: The run.
+    """
+    (_, gates, gates_left, _), (_, params, params_left, _), (_, macs, macs_left, _) = run.figures
+    rows = [asdict(layer.summary()) for layer in run.layers]
+    return {
+        "name": run.name,
+        "epoch": len(run.history.rows),
+        "epochs": run.epochs,
+        "accuracy": run.accuracy,
+        **{"gates": gates, "gates_left": gates_left, "dense_params": params, "params": params_left},
+        **{"dense_macs": macs, "macs": macs_left},
+        "budget": run.settings.get("budget"),
+        "budget_met": run.budget_met,
+        "forced": run.forced,
+        "latency": run.latency,
+        "layers": [{name: None if value != value else value for name, value in row.items()} for row in rows],
+    }
+
+
 def _budget(settings: Sequence[Any]) -> dict[str, str]:
     """The budget of a run of `fit` as settings have it by name; without one, nothing.
 

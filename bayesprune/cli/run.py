@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from bayesprune.atomic import write_atomically
 from bayesprune.cli.config import CROP_FLIP, RunConfig
-from bayesprune.cli.datasets import named_data
 from bayesprune.cli.folder import MODEL, RELIABILITY, RESULT
 from bayesprune.cli.network import read_weights
 from bayesprune.cli.posterior import compact_posterior, new_net
 from bayesprune.cli.record import versions, write_json
 from bayesprune.cli.scoring import DRAWS, POSTERIOR, Predictor, draw_diagram, figures
 from bayesprune.data import Augment, EpochLoader, Splits, loaders
+from bayesprune.data.sources import named_data
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet
 from bayesprune.metrics import Calibration

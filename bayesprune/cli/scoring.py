@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.cli.config import RunConfig, short_name
-from bayesprune.cli.datasets import named_data
 from bayesprune.data import Images, Splits, loaders
 from bayesprune.data.images import Raw
+from bayesprune.data.sources import named_data
 from bayesprune.errors import ConfigError
 from bayesprune.infer import BayesianNet, ClassPrediction, RandomState
 from bayesprune.metrics import Calibration, auroc, calibration, entropy

@@ -40,6 +40,24 @@ def load(name: str, *, data_dir: str | Path = "data", limit: int | None = None, 
         DataError: if files are missing or damaged and cannot be downloaded, or hold what a classifier cannot be
             trained on.
     """
+    return named_data("load", name, data_dir, limit, download=download)
+
+
+def named_data(
+    where: str, name: str, data_dir: str | Path, limit: int | None = None, *, download: bool = True
+) -> Splits:
+    """What `load` gives; a name that is none is refused in the words of who asks for it.
+
+    Args:
+        where: Who asks, such as ``--data``: what the message begins with.
+        name: As for `load`.
+        data_dir: As for `load`.
+        limit: As for `load`.
+        download: As for `load`.
+
+    Raises:
+        BayesPruneError: as `load`.
+    """
     if name == "digits":
         parts = _digits()
     elif name in _TORCHVISION:
@@ -50,7 +68,7 @@ def load(name: str, *, data_dir: str | Path = "data", limit: int | None = None, 
         known = ["digits", *_TORCHVISION, f"{_FOLDER_PREFIX}PATH"]
         folder = f"; for the folder of that name write {_FOLDER_PREFIX}{name}" if isdir(expanduser(name)) else ""
         raise ConfigError(
-            f"load: expected the name of a data set, one of {', '.join(known)}; got {name!r}{meant(name, known)}"
+            f"{where}: expected the name of a data set, one of {', '.join(known)}; got {name!r}{meant(name, known)}"
             f"{folder}"
         )
     train, test, num_classes = parts

@@ -18,13 +18,13 @@ CONFIG: dict[str, Any] = {
             "labelOverlap": True,
             "labelSeparation": 6,
             "titleFontWeight": "normal",
-            "labelFontSize": 11,
-            "titleFontSize": 11,
+            "labelFontSize": 12,
+            "titleFontSize": 12,
         },
     },
     "axisX": {"grid": False},
     "axisY": {"domain": False, "ticks": False},
-    "legend": {"labelColor": TEXT, "title": None, "orient": "top", "labelFontSize": 11, "symbolStrokeWidth": 2},
+    "legend": {"labelColor": TEXT, "title": None, "orient": "top", "labelFontSize": 12, "symbolStrokeWidth": 2},
     "text": {"fill": GREY},
 }
 """How all charts look."""

@@ -18,12 +18,17 @@ PART, LEAST = 2.0, 0.01
 ends are as far apart as a third of it, or so much of it is."""
 
 
-def learning(rows: Sequence[EpochRow]) -> Chart:
-    """Accuracy after every epoch, or the loss where there is none."""
+def learning(rows: Sequence[EpochRow], split: str) -> Chart:
+    """Accuracy after every epoch, or the loss where there is none.
+
+    Args:
+        rows: The epochs.
+        split: Which examples the accuracy is of, ``test`` or ``validation``.
+    """
     known = any(math.isfinite(row.val_accuracy) for row in rows)
     name, title = ("val_accuracy", "accuracy") if known else ("nll", "negative log-likelihood, nats")
     values = [{"epoch": row.epoch, "value": plain(getattr(row, name)), "phase": row.phase} for row in rows]
-    what = "Accuracy on the validation examples" if known else "Negative log-likelihood of the training batches"
+    what = f"Accuracy on the {split} examples" if known else "Negative log-likelihood of the training batches"
     first, last = (getattr(row, name) for row in (rows[0], rows[-1]))
     text = f"{what} after every epoch: {_figure(first, known)} after the first, {_figure(last, known)} after the last."
     y = quantity("value", title, zero=False, form=".3~p" if known else ".3~f")

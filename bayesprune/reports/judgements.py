@@ -76,8 +76,8 @@ def _said_of(layer: Layer, shown: int, known: int) -> str:
     row = layer.summary()
     part = f" {shown} of {known} are shown." if shown < known else ""
     return (
-        f"{row.left} of {row.start} stay; of {row.measured} that went and were measured, {row.clear} are clearly not "
-        f"worth their price.{part}"
+        f"{row.left} of {row.start} stay; of {row.measured} that went and were measured, {row.clear} have a price "
+        f"clearly above their worth.{part}"
     )
 
 

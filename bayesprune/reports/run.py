@@ -129,7 +129,8 @@ class RunReport:
     def curves(self) -> list[Chart]:
         """How it went over the epochs."""
         rows = self.history.rows
-        found = courses.learning(rows), courses.shrinking(self.history, self.start, self.budget)
+        split = "test" if self.folder else "validation"  # a command scores the test split while it trains
+        found = courses.learning(rows, split), courses.shrinking(self.history, self.start, self.budget)
         return [chart for chart in (*found, courses.pricing(rows, self.budget is not None)) if chart is not None]
 
     def evidence(self) -> list[Chart]:

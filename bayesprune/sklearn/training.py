@@ -101,10 +101,11 @@ class Training:
         if arrival(SLAB_SCALE, self.learning_rate, steps) is not None:
             return PHASES
         enough = 1.5 * SLAB_SCALE / reach(1.0, steps)
+        epochs = math.ceil(self.epochs * enough / self.learning_rate)
         warnings.warn(
             f"fit: epochs={self.epochs} ({steps} steps) at learning_rate={self.learning_rate:g} are too few for "
-            "weights to arrive where the data want them, so inclusion probabilities stay where they began; give more "
-            f"epochs, or learning_rate={enough:.1g} or more",
+            "weights to arrive where the data want them, so inclusion probabilities stay where they began; give "
+            f"epochs={epochs} or more, or learning_rate={enough:.1g} or more",
             ConvergenceWarning,
             stacklevel=5,
         )

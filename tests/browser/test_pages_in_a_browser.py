@@ -198,6 +198,34 @@ def test_no_table_is_cut_off_in_print(browser: Browser, page: Path, comparison: 
             browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
+def test_paper_has_the_settings_and_nothing_to_point_at(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.verify_drawn()
+    settings = "return document.querySelector('#run-0 .settings').checkVisibility()"
+    pointed = "return document.querySelector('#pointed-0').checkVisibility()"
+    assert (browser.js(settings), browser.js(pointed)) == (False, True)
+    try:
+        browser.js("dispatchEvent(new Event('beforeprint'))")
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert (browser.js(settings), browser.js(pointed)) == (True, False)
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    browser.js("dispatchEvent(new Event('afterprint'))")
+    assert (browser.js(settings), browser.js(pointed)) == (False, True)
+
+
+def test_the_results_of_a_comparison_fit_into_a_laptop_window(browser: Browser, comparison: Path) -> None:
+    browser.open(comparison, width=1280)
+    wide = browser.js("return document.querySelector('[aria-label=Results]').scrollWidth")
+    assert wide == browser.js("return document.querySelector('[aria-label=Results]').clientWidth") > 1100
+
+
+def test_the_picture_of_a_comparison_stays_legible_in_a_narrow_window(browser: Browser, comparison: Path) -> None:
+    browser.open(comparison, width=NARROW)
+    labels = "return [...document.querySelectorAll('.picture text')].map((text) => text.getBoundingClientRect().height)"
+    assert min(browser.js(labels)) > 8
+
+
 def test_the_slider_shows_the_network_as_it_was(browser: Browser, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 

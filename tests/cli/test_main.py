@@ -1,5 +1,6 @@
 """The entry: quick answers, and Ctrl-C before the commands are there."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from typer.testing import CliRunner
 
 from bayesprune.cli import main
 from bayesprune.cli.commands import app
+from bayesprune.cli.completing import WORDS, completing_app
 from tests.cli.verify import run, verify_done
+from tests.cli.words import words
 
 INTERRUPTED = """
 import os, signal, sys
@@ -59,10 +62,20 @@ def test_the_command_alone_says_what_can_be_done():
 @pytest.mark.parametrize(("words", "completed"), [("bayesprune tr", "train"), ("bayesprune train --wei", "--wei")])
 def test_the_shell_completes_commands_and_options(words: str, completed: str):
     count = len(words.split()) - 1
-    environment = {"_BAYESPRUNE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
-    said = CliRunner().invoke(app, [], prog_name="bayesprune", env=environment)
-    assert said.output.split() and all(word.startswith(completed) for word in said.output.split())
+    environment = {"COMP_WORDS": words, "COMP_CWORD": str(count), "_TYPER_COMPLETE_ARGS": words}
+    for shell in ("bash", "zsh", "fish"):
+        asked = environment | {"_BAYESPRUNE_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        quick, real = (
+            CliRunner().invoke(each, [], prog_name="bayesprune", env=asked).output for each in (completing_app(), app)
+        )
+        assert quick == real and completed in quick
+        if shell == "bash":
+            assert quick.split() and all(word.startswith(completed) for word in quick.split())
     assert "--show-completion" in run("--help").output
+
+
+def test_what_a_shell_completes_are_the_commands_and_options_there_are():
+    assert json.loads(WORDS.read_text(encoding="utf-8")) == words(), "write them by python -m tests.cli.words"
 
 
 def test_the_version_is_the_same_by_the_quick_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

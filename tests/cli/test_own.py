@@ -58,6 +58,16 @@ def line():
 def breaks(input_shape):
     raise ValueError(f"no {input_shape}")
 
+class Added(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 1), nn.Linear(6, 4)
+        self.last = nn.Linear(4, 10)
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = x + self.second(x).relu()
+        return self.last(self.third(x.mean((2, 3))).relu())
+
 def number():
     return 3
 
@@ -139,6 +149,19 @@ def test_weights_that_the_code_brings_along_can_be_frozen(folder: Path):
     assert not any(p.requires_grad for p in ready.net.weights().values()) and ready.net.num_gates == 5
 
 
+def test_the_start_says_what_has_gates_and_what_was_left_and_why(folder: Path):
+    short = ("--epochs", "1", "--limit", "40")
+    lines = verify_done("train", "parts/mine.py:Added", *short, "--out", "run").splitlines()
+    assert lines[0] == (
+        "gates: 1 branch, 4 units; they rule 40.7% of the multiply-adds. Left without a gate: 6 in first, "
+        "residual.body.second (several layers write it (streams=True)). bp.structures(net, example_input=x) lists them "
+        "all"
+    )
+    assert lines[1].startswith("epoch 1/1")
+    told = run("train", "parts/mine.py:make_net", *short, "--json", "--out", "other")
+    assert told.stderr.splitlines()[0] == "gates: 12 units; they rule 100.0% of the multiply-adds"
+
+
 def test_what_cannot_work_is_one_line(folder: Path):
     (folder / "broken_code.py").write_text("import math\nimport not_installed_at_all\n")
     (folder / "leaves.py").write_text("raise SystemExit('usage')\n")
@@ -155,7 +178,15 @@ def test_what_cannot_work_is_one_line(folder: Path):
         (f"{there}:QUICK", ("has no 'QUICK'",)),
         (f"{there}:number", ("expected a torch.nn.Module from number, got 3",)),
         (f"{there}:breaks", ("breaks failed for input_shape=(1, 8, 8)", "ValueError: no (1, 8, 8) (mine.py, line")),
-        (f"{there}:wide", ("cannot be applied to inputs of shape (2, 1, 8, 8)", "mat1 and mat2")),
+        (
+            f"{there}:wide",
+            (
+                "does not take inputs of shape (2, 1, 8, 8)",
+                "layer '1', Linear(in_features=100",
+                "got shape (2, 64)",
+                "the examples of --data have shape (1, 8, 8)",
+            ),
+        ),
         (f"{there}:few", ("expected logits of shape (2, 10)", "got shape (2, 3)")),
         (f"{there}:pair", ("expected logits of shape (2, 10)", "got a tuple")),
         (f"{there}:line", ("found no place for a gate",)),

@@ -46,6 +46,20 @@ def test_the_page_of_a_finished_run_is_what_its_files_say(finished: Path) -> Non
     assert count == 360 and "0-reliability" in told(finished / PAGE)["charts"]
 
 
+def test_the_table_of_a_page_is_printed_as_json(finished: Path) -> None:
+    record = json.loads(verify_done("report", finished, "--json"))
+    result = json.loads((finished / "result.json").read_text())
+    assert record["page"] == str(finished / PAGE) and (finished / PAGE).is_file()
+    (run,) = record["runs"]
+    same = "accuracy", "gates", "gates_left", "params", "macs", "dense_params", "dense_macs", "budget", "budget_met"
+    assert {name: run[name] for name in same} == {name: pytest.approx(result[name], abs=1e-4) for name in same}
+    assert (run["epoch"], run["epochs"], run["forced"]) == (6, 6, 0) and min(run["latency"]) > 0
+    assert [(row["title"], row["start"]) for row in run["layers"]] == [
+        ("inputs", 64), ("module 2", 300), ("module 4", 100)
+    ]  # fmt: skip
+    assert sum(row["left"] for row in run["layers"]) == result["gates_left"]
+
+
 def test_a_run_that_is_not_finished_is_told_as_far_as_it_is(finished: Path, tmp_path: Path) -> None:
     for name in ("result.json", "model.safetensors", "history.csv", "removals.csv"):
         (finished / name).unlink()

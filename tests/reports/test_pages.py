@@ -75,6 +75,12 @@ def test_a_page_on_tens_of_thousands_of_structures_is_not_too_large(tmp_path: Pa
     assert (tmp_path / "report.html").stat().st_size < LARGEST
 
 
+def test_the_accuracy_of_a_command_is_that_of_the_test_split() -> None:
+    of_a_command, of_fit = told(), RunReport(name="a", history=history())
+    assert of_a_command.curves()[0].text.startswith("Accuracy on the test examples after every epoch: 58.00 %")
+    assert of_fit.curves()[0].text.startswith("Accuracy on the validation examples after every epoch: 58.00 %")
+
+
 def test_every_chart_has_a_place_and_says_what_it_shows(page: str) -> None:
     drawn = set(data(page)["charts"])
     assert drawn == set(re.findall(r'role="img" aria-label="[^"]+"><div id="chart-([^"]+)"', page))
@@ -156,7 +162,7 @@ def test_what_is_not_set_and_the_unit_of_prices_are_told_side_by_side(tmp_path: 
 
 def test_short_runs_have_whole_epochs_and_one_structure_has_a_scale() -> None:
     known = history()
-    for chart, first in ((learning(known.rows[:3]), 1), (path_of(3), 0)):
+    for chart, first in ((learning(known.rows[:3], "test"), 1), (path_of(3), 0)):
         assert chart.spec["layer"][0]["encoding"]["x"]["axis"]["values"] == list(range(first, 4))
     layer = Layer(
         title="x", kind="branches", names=["a"], theta=torch.zeros(2, 1), saved=None, removals={},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor
@@ -18,6 +19,10 @@ def linear_table(rows: int, seed: int = 0, columns: int = 10) -> tuple[NDArray, 
     generator = np.random.default_rng(seed)
     X = generator.standard_normal((rows, columns))
     return X, X[:, RELEVANT] @ [1.0, -0.7, 0.5] + NOISE * generator.standard_normal(rows)
+
+
+TABLE, NEW = linear_table(120, seed=1), linear_table(2000, seed=9)
+"""What the regressor of the fixture is trained on, and rows that it has not seen."""
 
 
 def three_classes(rows: int, seed: int = 0) -> tuple[NDArray, NDArray]:
@@ -53,3 +58,9 @@ def brief(**changes: Any) -> BayesPruneRegressor:
             **changes,
         }
     )
+
+
+def plain(estimator: BayesPruneRegressor | BayesPruneClassifier, X: np.ndarray) -> np.ndarray:
+    """Outputs of the plain small network for the table as it is."""
+    with torch.no_grad():
+        return estimator.compact_(torch.tensor(X, dtype=torch.float32)).double().numpy()

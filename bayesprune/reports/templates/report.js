@@ -207,6 +207,15 @@
     }
   }
 
+  // Paper ------------------------------------------------------------------------------------------------------------
+  const folded = [...document.querySelectorAll("details.printed")];
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = folded.filter((each) => !each.open);
+    opened.forEach((each) => (each.open = true));
+  });
+  addEventListener("afterprint", () => opened.forEach((each) => (each.open = false)));
+
   const networks = page.runs.map((run, number) => new Network(run, number));
   page.runs.forEach(drawFilters);
   Promise.all(networks.map(({ ready }) => ready)).then(() => {
