@@ -86,6 +86,7 @@ def _draw_pairs(axes: Axes, shares: Tensor, names: list[str]) -> None:
         names: Of the inputs.
     """
     from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.ticker import PercentFormatter
 
     count = len(names)
     below = torch.ones(count, count, dtype=torch.bool).tril(-1)
@@ -107,7 +108,7 @@ def _draw_pairs(axes: Axes, shares: Tensor, names: list[str]) -> None:
     axes.tick_params(length=0)
     axes.spines[["top", "right", "bottom", "left"]].set_visible(False)
     if count > MOST_NUMBERS:
-        bar = axes.figure.colorbar(mesh, ax=axes, location="left", pad=0.02, aspect=30)
+        bar = axes.figure.colorbar(mesh, ax=axes, location="left", pad=0.02, aspect=30, format=PercentFormatter(1.0))
         bar.ax.tick_params(labelsize=7, length=2)
 
 

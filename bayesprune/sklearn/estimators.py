@@ -71,7 +71,9 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
             at another temperature than 1 the objective, no evidence. Empty for one start without trials of fewer units.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,
             float32, shape ``(B, n_features_in_)``, to predictions in those of the targets, shape ``(B, 1)`` or
-            ``(B, k)``. It can be saved with `bayesprune.save`.
+            ``(B, k)``; of counts to the logarithm of their mean, and of ``"heteroscedastic"`` to k numbers more for
+            the noise. ``network_.likelihood.distribution`` makes the law of a target of what it gives. It can be saved
+            with `bayesprune.save` and exported with `bayesprune.pruning.export_onnx`.
         network_: The `BayesianNet`, of inputs and targets in their own units, float64; ``network_.likelihood`` has the
             noise.
         history_: Record of the run: one row an epoch, and the path of every gate.

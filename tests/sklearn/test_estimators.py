@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import bayesprune as bp
+from bayesprune.pruning import export_onnx
 from bayesprune.selection import enumerate_models, mean_field
 from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, base
 from bayesprune.sklearn.network import gated_mlp
@@ -245,6 +247,32 @@ def test_the_plain_network_gives_logits(sorter: BayesPruneClassifier) -> None:
     X, _ = three_classes(100, seed=2)
     mode = copy.deepcopy(sorter).set_params(num_samples=0).predict_proba(X)
     np.testing.assert_allclose(torch.tensor(plain(sorter, X)).softmax(1).numpy(), mode, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["heteroscedastic", "negative_binomial", "groups", "two targets", "ordered"])
+def test_the_plain_network_is_exported_in_the_units_of_the_table(kind: str, tmp_path: Path) -> None:
+    """Columns of sizes from 1e-3 to 1e6, one of them constant: what ONNX Runtime gives is the mode's prediction."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    X, y = linear_table(60)
+    y, X = 1000 + 50 * y, X * 10.0 ** np.arange(-3, 7) + 100 * np.arange(10)
+    X[:, 4] = 7.0
+    settings: dict[str, Any] = {"num_samples": 0, "epochs": 15, "learning_rate": 0.06}
+    if kind == "ordered":
+        found = classifier(ordered=True, **settings).fit(X, np.digitize(y, [980, 1020]))
+    elif kind == "groups":
+        found = brief(groups=[[0, 1], [5, 4]], **settings).fit(X, y)
+    elif kind == "two targets":
+        found = brief(**settings).fit(X, np.stack([y, y / -1e4], 1))
+    else:
+        found = brief(likelihood=kind, **settings).fit(X, np.round(y))
+    x, path = torch.tensor(X, dtype=torch.float32), tmp_path / "small.onnx"
+    export_onnx(found.compact_, x[:2], path)
+    outputs = runtime.InferenceSession(path).run(None, {"input": x.numpy()})[0]
+    given = found.network_.likelihood.mean(torch.from_numpy(outputs).double()).detach().numpy()
+    expected = found.predict_proba(X) if kind == "ordered" else found.predict(X).reshape(given.shape)
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
 
 
 # scikit-learn's ways -------------------------------------------------------------------------------------------------
