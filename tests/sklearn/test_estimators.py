@@ -23,10 +23,10 @@ from sklearn.preprocessing import StandardScaler
 import bayesprune as bp
 from bayesprune.pruning import export_onnx
 from bayesprune.selection import enumerate_models, mean_field
-from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, base
+from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, base, training
 from bayesprune.sklearn.network import gated_mlp
 from bayesprune.sklearn.training import SLAB_SCALE, chosen_batch_size, chosen_epochs, learns_slab
-from bayesprune.training import evidence_bound
+from bayesprune.training import evidence_bound, fit_best
 from tests.sklearn.problems import NOISE, RELEVANT, brief, classifier, linear_table, regressor, three_classes
 
 TABLE, NEW = linear_table(120, seed=1), linear_table(2000, seed=9)
@@ -179,6 +179,26 @@ def test_of_several_starts_the_one_with_the_highest_bound_is_kept(fitted: BayesP
     np.testing.assert_allclose(thousand, bounds - len(y) * np.log(1000), rtol=1e-4)
     assert fitted.evidence_bounds_.shape == (0,)  # nothing was compared
     assert classifier(restarts=2, epochs=2, learning_rate=0.3).fit(*three_classes(40)).evidence_bounds_.max() < 0
+
+
+def test_every_second_start_begins_where_the_data_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noise is kept at a fifth while the weights follow the data, and is learned after."""
+    X, y = linear_table(60)
+    begun: list[tuple[float, float, bool]] = []
+
+    def noted(nets: Any, loader: Any, **how: Any) -> Any:
+        x, t = torch.tensor((X - X.mean(0)) / X.std(0)).float(), torch.tensor((y - y.mean()) / y.std())[:, None]
+        for net in nets:
+            off = float((net.eval().net(x) - t).detach().square().mean())
+            begun.append((float(net.likelihood.learned_noise), off, net.likelihood.log_scale.requires_grad))
+            net.train()
+        return fit_best(nets, loader, **how)
+
+    monkeypatch.setattr(training, "fit_best", noted)
+    found = brief(hidden_layer_sizes=(), restarts=3, temperature=1.0, epochs=20, learning_rate=0.1).fit(X, y)
+    assert [(round(noise, 6), learned) for noise, _, learned in begun] == [(1, True), (0.2, True), (1, True)]
+    assert begun[1][1] < 0.3 < min(begun[0][1], begun[2][1])
+    assert found.evidence_bounds_.shape == (3,)
 
 
 def test_a_run_that_is_too_short_warns_once_in_the_words_of_the_estimator() -> None:
