@@ -58,6 +58,8 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         groups: Columns that go together, by name or index: ``[["red", "green", "blue"]]`` for the one-hot columns of a
             category. They have one gate and one inclusion probability; other columns have each their own.
         restarts: How many networks are trained from different weights; the one with the highest evidence bound is kept.
+            Every second one begins with noise that stays small for a while, and finds what acts by a curve alone: worth
+            its time where columns are many. 2 take about two and a half times as long as 1.
             At temperature 1 hidden units are left out on trial as well, and stay out where the bound prefers it.
         likelihood: Of real targets ``"learned_gaussian"``, ``"student_t"`` (heavy tails) or ``"heteroscedastic"``
             (noise that depends on the inputs), of counts ``"poisson"`` or ``"negative_binomial"``, see
