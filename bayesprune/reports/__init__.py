@@ -1,6 +1,7 @@
 """Pictures, tables and pages from plain records."""
 
 from bayesprune.reports.inclusion import draw_inclusion
+from bayesprune.reports.interactions import draw_interactions
 from bayesprune.reports.picture import draw_gates
 from bayesprune.reports.probabilities import draw_probabilities
 from bayesprune.reports.reliability import draw_reliability
@@ -13,6 +14,7 @@ __all__ = [
     "RunReport",
     "draw_gates",
     "draw_inclusion",
+    "draw_interactions",
     "draw_probabilities",
     "draw_reliability",
     "gate_table",

@@ -22,7 +22,7 @@ def interactions(
     predict: Callable[[Tensor], Any],
     x: Tensor | np.ndarray,
     *,
-    inputs: Sequence[int] | None = None,
+    inputs: Sequence[int | Sequence[int]] | None = None,
     num_rows: int = 512,
     seed: int = 0,
 ) -> Tensor:
@@ -38,8 +38,9 @@ def interactions(
         predict: The mean prediction of a table, shape ``(n, d)`` to ``(n,)`` or ``(n, 1)``: an estimator's ``predict``,
             for instance; a tensor or an array. It is given a tensor.
         x: Rows from which values are taken, shape ``(N, d)``.
-        inputs: Which columns to look at, k of them: those that were selected, say; ``None`` for all. It takes
-            1 + k(k + 1)/2 predictions.
+        inputs: Which columns to look at, k of them: those that were selected, say; ``None`` for all. A list in place
+            of a column, ``[[0, 1, 2], 3]``, holds columns that change together, such as the one-hot columns of a
+            category. It takes 1 + k(k + 1)/2 predictions.
         num_rows: How many pairs of rows are compared; the standard error falls with its root.
         seed: Seeds their choice.
 
@@ -47,7 +48,7 @@ def interactions(
         Symmetric, float64, shape ``(k, k)``, in the order of ``inputs``.
 
     Raises:
-        ConfigError: for columns that do not exist.
+        ConfigError: for columns that do not exist, or are named twice.
         DataError: for tables of another shape, and predictions that are not one finite number a row or all the same.
 
     Examples:
@@ -61,27 +62,39 @@ def interactions(
         raise DataError(f"interactions: expected a table of 2 rows or more, got shape {tuple(x.shape)}")
     num_rows = whole("interactions: num_rows", num_rows, 2)
     seed = whole("interactions: seed", seed, 0, LARGEST_SEED)
-    last = x.shape[1] - 1
-    columns = [whole("interactions: an input", c, 0, last) for c in (range(last + 1) if inputs is None else inputs)]
-    if not columns or len(set(columns)) < len(columns):
-        raise ConfigError("interactions: inputs must name one column or more, each once")
+    parts = _parts(range(x.shape[1]) if inputs is None else inputs, x.shape[1])
     generator = torch.Generator().manual_seed(seed)
     first, second = (x[torch.randint(len(x), (num_rows,), generator=generator)] for _ in range(2))
 
-    def changed(*which: int) -> Tensor:
+    def changed(columns: list[int]) -> Tensor:
         mixed = first.clone()
-        mixed[:, list(which)] = second[:, list(which)]
+        mixed[:, columns] = second[:, columns]
         return _numbers(predict(mixed), num_rows)
 
-    base, single = changed(), {column: changed(column) for column in columns}
+    base, single = changed([]), [changed(part) for part in parts]
     variance = float(base.var())
     if not variance > 0:
         raise DataError("interactions: all predictions are the same, so that no input has a share of their variance")
-    found = torch.diag(torch.stack([0.5 * (base - single[column]).square().mean() for column in columns]))
-    for (a, j), (b, k) in combinations(enumerate(columns), 2):
-        mixed = base - single[j] - single[k] + changed(j, k)
+    found = torch.diag(torch.stack([0.5 * (base - each).square().mean() for each in single]))
+    for a, b in combinations(range(len(parts)), 2):
+        mixed = base - single[a] - single[b] + changed(parts[a] + parts[b])
         found[a, b] = found[b, a] = 0.25 * mixed.square().mean()
     return found / variance
+
+
+def _parts(inputs: Sequence[int | Sequence[int]], columns: int) -> list[list[int]]:
+    """The columns of each input.
+
+    Args:
+        inputs: Columns, or lists of those that change together.
+        columns: How many there are.
+    """
+    each = [list(part) if isinstance(part, Sequence) else [part] for part in inputs]
+    parts = [[whole("interactions: an input", column, 0, columns - 1) for column in part] for part in each]
+    named = [column for part in parts for column in part]
+    if not parts or not all(parts) or len(set(named)) < len(named):
+        raise ConfigError("interactions: inputs must name one column or more, each once")
+    return parts
 
 
 def _numbers(predicted: Any, rows: int) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from bayesprune.checked import real, whole
 
 FRIEDMAN_INPUTS = 5
-LARGEST_SEED = 2**32 - 1
 """Inputs that Friedman's function depends on, the first ones."""
+LARGEST_SEED = 2**32 - 1
+"""What generators of random numbers take at most."""
 
 
 @dataclass(frozen=True)

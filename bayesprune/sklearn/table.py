@@ -15,6 +15,9 @@ from bayesprune.checked import meant, shown, whole
 from bayesprune.errors import ConfigError, DataError
 from bayesprune.sklearn.refusals import dates, explanation
 
+LARGEST = 1e150
+"""Size of a number whose square float64 holds, and the sum of many such squares."""
+
 
 def check_inputs(estimator: BaseEstimator, X: Any) -> NDArray[np.float64]:
     """``X`` as numbers, shape ``(n, d)``, its columns those that the estimator was fitted with.
@@ -50,12 +53,19 @@ def check_examples(
         ValueError: by scikit-learn, for wrong shapes, NaN or infinite targets, sparse matrices.
         TypeError: for cells that are objects of other kinds.
         DataError: for columns or targets of a regressor that are not numbers, NaN or infinite values in ``X``, by name
-            and row, and weights that are negative or all zero.
+            and row, numbers whose squares are too large for float64, labels of several kinds, and weights that are
+            negative or all zero.
     """
     numeric = is_regressor(estimator)
     X, y = _as_numbers(estimator, X, y=y, y_numeric=numeric, multi_output=numeric, ensure_min_samples=2)
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
+    names = getattr(estimator, "feature_names_in_", range(X.shape[1]))
+    _check_sizes({f"column {name!r}": column for name, column in zip(names, X.T, strict=True)})
+    if numeric:
+        _check_sizes({"y": y})
+    else:
+        _check_labels(y)
     return counted(X, y, _check_weights(sample_weight, len(X)))
 
 
@@ -137,6 +147,36 @@ def weights_of_classes(class_weight: Mapping[Any, float] | str, y: NDArray) -> N
         row = int(np.argmax(wrong))
         raise DataError(f"fit: class_weight must be finite and not negative, got {weights[row]} for class {y[row]!r}")
     return weights
+
+
+def _check_sizes(columns: Mapping[str, NDArray[np.float64]]) -> None:
+    """Refuse numbers that cannot be standardised.
+
+    Args:
+        columns: By name, numbers that are finite.
+    """
+    for name, column in columns.items():
+        largest = float(np.abs(column).max())
+        if largest > LARGEST:
+            raise DataError(
+                f"fit: {name} has numbers as large as {largest:.0e}, whose squares overflow; expected at most "
+                f"{LARGEST:.0e}, give it in other units"
+            )
+
+
+def _check_labels(y: NDArray) -> None:
+    """Refuse labels that cannot be sorted, such as text where some rows have none.
+
+    Args:
+        y: Labels, shape ``(n,)``.
+    """
+    kinds = [type(label).__name__ for label in y] if y.dtype == object else []
+    row = next((row for row, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if row is not None and ("str" in kinds or "NoneType" in kinds):
+        raise DataError(
+            f"fit: expected labels of one kind, found {shown(y[0])} in row 0 and {shown(y[row])} in row {row}; give "
+            "all as text or all as numbers, and leave rows without a label out"
+        )
 
 
 def _check_weights(sample_weight: ArrayLike | None, rows: int) -> NDArray[np.float64]:

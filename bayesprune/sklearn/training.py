@@ -23,7 +23,7 @@ from bayesprune.infer import BayesianNet, Likelihood
 from bayesprune.layers import gates_of
 from bayesprune.optim.rates import arrival, reach
 from bayesprune.sklearn.network import INPUTS
-from bayesprune.training import BestFit, Settings, fit_best
+from bayesprune.training import BestFit, Settings, fit, fit_best
 
 BATCHES = 20
 """How many batches an epoch has, if their size is to be chosen and stays within its bounds."""
@@ -39,6 +39,10 @@ not small beside one that a slab of scale 1 makes dear, so the scale is learned,
 PHASES: dict[str, float] = {"slab_by": 0.5, "checks_per_epoch": 1}
 """Fields of the schedule: with few rows the weights must have learnt something before their divergence counts in full,
 and an epoch is short."""
+
+LITTLE_NOISE = 0.2
+"""Noise that every second start begins with, relative to what a likelihood begins with otherwise: the spread of the
+targets."""
 
 _RANDOM_STATE = threading.RLock()
 
@@ -89,8 +93,33 @@ class Training:
         phases = self._phases(self.epochs * len(batches)) if normal else PHASES
         settings = Settings(lr=self.learning_rate, temperature=temperature, schedule=phases)
         fewer = normal and temperature >= 1 and len(nets[0].gate_names) > 1
+        for net in nets[1::2]:
+            self._begin_with_little_noise(net, loader, settings, len(batches))
         # Under a fixed prior gates end between 0 and 1: they stay, but for units, and predictions average over them.
         return fit_best(nets, loader, epochs=self.epochs, settings=settings, fewer=fewer)
+
+    def _begin_with_little_noise(self, net: BayesianNet, loader: DataLoader, settings: Settings, steps: int) -> None:
+        """Fit a start with noise that stays small, where the scale of the noise is learned: for half of a run, or all.
+
+        Noise that is learned from the first step explains what the weights have not learnt yet, and a column that acts
+        by a curve alone may then have no evidence before its weights follow it.
+
+        Args:
+            net: The start.
+            loader: Batches of all rows.
+            settings: How to train.
+            steps: How many batches an epoch has.
+        """
+        scale = getattr(net.likelihood, "log_scale", None)
+        if scale is None:
+            return
+        scale.detach().add_(math.log(LITTLE_NOISE))
+        scale.requires_grad_(False)
+        half = self.epochs // 2
+        arrives = arrival(SLAB_SCALE, self.learning_rate, half * steps) is not None
+        epochs = half if half and arrives else self.epochs
+        fit(net, loader, epochs=epochs, prune=False, settings=settings, progress=False)
+        scale.requires_grad_(True)
 
     def _phases(self, steps: int) -> dict[str, float]:
         """Fields of the schedule; in a run so short that weights cannot arrive gates rest, and a warning says so.

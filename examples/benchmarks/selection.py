@@ -4,8 +4,8 @@
 
 Every method takes a regression and the model behind it and gives inclusion probabilities; each is a column. The first
 table is on problems so small that all models can be enumerated, with coefficients of three standard errors; the second
-on the p > n setting of sparse recovery; the third on Friedman's regression, which is not linear, with many inputs that
-say nothing, beside the lasso, stepwise regression and the importances of a random forest.
+on the p > n setting of sparse recovery. `friedman.py` goes on with a function that is not linear and the methods of
+others.
 """
 
 from __future__ import annotations
@@ -14,13 +14,9 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from report import machine, table
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.feature_selection import SelectFromModel, SelectorMixin, SequentialFeatureSelector
-from sklearn.linear_model import LassoCV, LinearRegression
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
@@ -32,10 +28,8 @@ from bayesprune.training import Settings
 
 CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
 WIDE = ((200, 0.0), (200, 0.6), (1000, 0.0), (1000, 0.6))
-FRIEDMAN = (50, 200)
-WIDE_SEEDS, FRIEDMAN_SEEDS = 5, 3
-"""Data sets of the second and the third table at most, where networks take longer."""
-HIDDEN = 20
+WIDE_SEEDS = 5
+"""Data sets of the second table at most, where networks take longer."""
 PHASES = {"settle_from": 0.3}
 """No sampled gradients: with so few examples exact differences cost no more than a step."""
 
@@ -70,20 +64,6 @@ def network(problem: SelectionProblem, setting: Setting) -> Tensor:
     return trained(nn.Sequential(gate, nn.Linear(inputs, 1)), x, y, setting, 600, settings)
 
 
-def hidden_network(problem: SelectionProblem, setting: Setting) -> Tensor:
-    """Inclusion probabilities of the inputs of a network with one hidden layer, all standardised.
-
-    Gates start at ½: with nearly all inputs on, a hidden layer fits the noise with those that say nothing, and each
-    then has evidence of its own.
-    """
-    torch.manual_seed(0)
-    inputs, spread = problem.x.shape[1], float(problem.y.std())
-    net = nn.Sequential(layers.Gate(inputs, theta=0.5), nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
-    x, y = (problem.x - problem.x.mean(0)) / problem.x.std(0), (problem.y - problem.y.mean()) / spread
-    scaled = Setting(setting.inclusion, setting.slab_scale, setting.noise_scale / spread)
-    return trained(net, x, y, scaled, 1000, Settings(lr=5e-3, every=1, schedule=PHASES))
-
-
 def trained(net: nn.Module, x: Tensor, y: Tensor, setting: Setting, epochs: int, settings: Settings) -> Tensor:
     """Train a network whose first layer is a gate on the inputs, on full batches; its θ."""
     bnn = bp.BayesianNet(
@@ -100,48 +80,7 @@ def trained(net: nn.Module, x: Tensor, y: Tensor, setting: Setting, epochs: int,
     return bnn.gate_probs()["0"]
 
 
-def chosen_by(selector: SelectorMixin, problem: SelectionProblem) -> Tensor:
-    """1 for the inputs that a selector of scikit-learn keeps and 0 for others."""
-    x = (problem.x - problem.x.mean(0)) / problem.x.std(0)
-    return torch.from_numpy(selector.fit(x.numpy(), problem.y.numpy()).get_support()).float()
-
-
-def lasso(problem: SelectionProblem, setting: Setting) -> Tensor:
-    """Coefficients that are not 0, the penalty by cross-validation."""
-    return chosen_by(SelectFromModel(LassoCV(random_state=0)), problem)
-
-
-def stepwise(problem: SelectionProblem, setting: Setting) -> Tensor:
-    """Forward selection while the cross-validated R² of a linear model rises by a hundredth."""
-    return chosen_by(SequentialFeatureSelector(LinearRegression(), tol=0.01), problem)
-
-
-def importances(x: Tensor, y: Tensor) -> Any:
-    """Those of a random forest, by impurity."""
-    forest = RandomForestRegressor(100, max_features=0.3, min_samples_leaf=5, random_state=0)
-    return forest.fit(x.numpy(), y.numpy()).feature_importances_
-
-
-def forest(problem: SelectionProblem, setting: Setting) -> Tensor:
-    """Importances above the mean one, scikit-learn's default rule."""
-    found = torch.from_numpy(importances(problem.x, problem.y))
-    return (found > found.mean()).float()
-
-
-def knockoffs(problem: SelectionProblem, setting: Setting) -> Tensor:
-    """The same importances against those of knock-offs, at a false discovery rate of 20 %, the least for five."""
-    return selection.knockoff_filter(problem.x, problem.y, importances, fdr=0.2).selected.float()
-
-
 METHODS: dict[str, Method] = {"mean field": mean_field, "network": network}
-CURVED: dict[str, Method] = {
-    "linear mean field": mean_field,
-    "network": hidden_network,
-    "lasso": lasso,
-    "stepwise": stepwise,
-    "forest": forest,
-    "forest, knock-offs": knockoffs,
-}
 
 
 def orthogonal(num_data: int, num_inputs: int, num_active: int, *, effect: float, seed: int) -> SelectionProblem:
@@ -201,19 +140,6 @@ def recovery_table(methods: dict[str, Method], seeds: range) -> str:
     return table(["p", "AR(1)", *(f"{name}: {figure}" for name in methods for figure in ("power", "FDR"))], rows)
 
 
-def friedman_table(methods: dict[str, Method], seeds: range) -> str:
-    """Mean power and false discovery rate on Friedman's function of five inputs, n = 300.
-
-    Probabilities are selected at 10 %; the methods of others choose by their own rules.
-    """
-    rows = []
-    for inputs in FRIEDMAN:
-        problems = [selection.friedman_regression(300, inputs, seed=seed) for seed in seeds[:FRIEDMAN_SEEDS]]
-        found = recoveries(problems, methods, Setting(inclusion=5 / inputs)).values()
-        rows.append([str(inputs), *(f"{value:.2f}" for each in found for value in each.mean(0).tolist())])
-    return table(["inputs", *(f"{name}: {figure}" for name in methods for figure in ("power", "FDR"))], rows)
-
-
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -224,8 +150,6 @@ def main() -> None:
     print(deviation_table(METHODS, seeds), flush=True)
     print(f"\nSelection at an expected false discovery rate of 10 %, {len(seeds[:WIDE_SEEDS])} data sets a row\n")
     print(recovery_table(METHODS, seeds), flush=True)
-    print(f"\nThe same on Friedman's regression, {len(seeds[:FRIEDMAN_SEEDS])} data sets a row\n")
-    print(friedman_table(CURVED, seeds))
 
 
 if __name__ == "__main__":

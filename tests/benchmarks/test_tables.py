@@ -122,8 +122,29 @@ def test_selection_tables_hold_every_method(bench: Any, monkeypatch: pytest.Monk
     assert bench.selection.recovery_table(oracle, range(2)).splitlines()[2:] == [
         "| 120 | 0.0 | 1.00 | 0.00 | 0.00 | 0.00 |"
     ]
-    monkeypatch.setattr(bench.selection, "FRIEDMAN", (6,))
-    assert bench.selection.friedman_table(oracle, range(2)).splitlines()[2:] == ["| 6 | 1.00 | 0.00 | 0.00 | 0.00 |"]
+
+
+def test_methods_that_select_columns_are_measured_once_and_shown_with_intervals(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+
+    def first(problem: Any) -> torch.Tensor:
+        calls.append("first")
+        return torch.arange(6) < 4 + 2 * (len(calls) % 2)  # six of six, then four
+
+    methods = {"truth": lambda problem: problem.support, "first": first}
+    monkeypatch.setattr(bench.friedman, "METHODS", methods)
+    for seeds in ("1", "2"):
+        monkeypatch.setattr("sys.argv", ["friedman.py", "--inputs", "6", "--seeds", seeds, "--out", str(tmp_path)])
+        bench.friedman.main()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert len(calls) == 2
+    # Of two shares the standard error is half their difference, and Student's quantile for one degree is 12.7.
+    assert lines[0][:5] == ["6", "truth", "2", "1.00 (1.00 to 1.00)", "0.00 (0.00 to 0.00)"]
+    assert lines[1][:5] == ["6", "first", "2", "0.90 (0.00 to 1.00)", "0.08 (0.00 to 1.00)"]
+    four = bench.friedman.interval([0.5, 0.6, 0.7, 0.6])
+    assert four == "0.60 (0.47 to 0.73)"  # 3.182 standard errors of 0.0816 / 2
 
 
 def test_orthogonal_inputs_are_standardised(bench: Any) -> None:

@@ -357,6 +357,10 @@ CALLS: dict[str, Callable[[], Call]] = {
         reports.draw_inclusion,
         {"probabilities": half(3), "path": "a.png", "names": ["a", "b", "c"], "truth": None, "errors": None},
     ),
+    "draw_interactions": lambda: (
+        reports.draw_interactions,
+        {"shares": torch.eye(2), "path": "a.png", "names": ["a", "b"], "title": "t"},
+    ),
     "draw_probabilities": lambda: (
         reports.draw_probabilities,
         {"thetas": {"a": half(4)}, "path": "a.png", "title": "t", "inputs": None},

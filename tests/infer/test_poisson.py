@@ -76,7 +76,7 @@ def test_bounds_of_one_rate_are_those_of_scipy(rate: float) -> None:
 
 def test_of_rate_zero_there_is_nothing_to_count() -> None:
     low, high = CountPrediction(torch.zeros(1), torch.zeros(2, 1)).interval()
-    assert (low.item(), high.item()) == (0.0, 0.0)
+    assert (low.item(), high.item()) == (0.0, 0.0) and not low.signbit().any()  # -0.0 would be printed as such
 
 
 def test_the_log_probability_is_that_of_the_mixture() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 import bayesprune as bp
+from bayesprune.pruning import export_onnx
 from bayesprune.selection import enumerate_models, mean_field
-from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor
+from bayesprune.sklearn import BayesPruneClassifier, BayesPruneRegressor, training
 from bayesprune.sklearn.network import gated_mlp
 from bayesprune.sklearn.training import SLAB_SCALE, chosen_batch_size, chosen_epochs, learns_slab
-from bayesprune.training import evidence_bound
+from bayesprune.training import evidence_bound, fit_best
 from tests.sklearn.problems import (
     NEW,
     NOISE,
@@ -163,6 +165,26 @@ def test_of_several_starts_the_one_with_the_highest_bound_is_kept(fitted: BayesP
     assert classifier(restarts=2, epochs=2, learning_rate=0.3).fit(*three_classes(40)).evidence_bounds_.max() < 0
 
 
+def test_every_second_start_begins_where_the_data_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noise is kept at a fifth while the weights follow the data, and is learned after."""
+    X, y = linear_table(60)
+    begun: list[tuple[float, float, bool]] = []
+
+    def noted(nets: Any, loader: Any, **how: Any) -> Any:
+        x, t = torch.tensor((X - X.mean(0)) / X.std(0)).float(), torch.tensor((y - y.mean()) / y.std())[:, None]
+        for net in nets:
+            off = float((net.eval().net(x) - t).detach().square().mean())
+            begun.append((float(net.likelihood.learned_noise), off, net.likelihood.log_scale.requires_grad))
+            net.train()
+        return fit_best(nets, loader, **how)
+
+    monkeypatch.setattr(training, "fit_best", noted)
+    found = brief(hidden_layer_sizes=(), restarts=3, temperature=1.0, epochs=20, learning_rate=0.1).fit(X, y)
+    assert [(round(noise, 6), learned) for noise, _, learned in begun] == [(1, True), (0.2, True), (1, True)]
+    assert begun[1][1] < 0.3 < min(begun[0][1], begun[2][1])
+    assert found.evidence_bounds_.shape == (3,)
+
+
 def test_a_run_that_is_too_short_warns_once_in_the_words_of_the_estimator() -> None:
     X, y = linear_table(60)
     says = (
@@ -233,3 +255,29 @@ def test_the_plain_network_gives_logits(sorter: BayesPruneClassifier) -> None:
     X, _ = three_classes(100, seed=2)
     mode = copy.deepcopy(sorter).set_params(num_samples=0).predict_proba(X)
     np.testing.assert_allclose(torch.tensor(plain(sorter, X)).softmax(1).numpy(), mode, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["heteroscedastic", "negative_binomial", "groups", "two targets", "ordered"])
+def test_the_plain_network_is_exported_in_the_units_of_the_table(kind: str, tmp_path: Path) -> None:
+    """Columns of sizes from 1e-3 to 1e6, one of them constant: what ONNX Runtime gives is the mode's prediction."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    X, y = linear_table(60)
+    y, X = 1000 + 50 * y, X * 10.0 ** np.arange(-3, 7) + 100 * np.arange(10)
+    X[:, 4] = 7.0
+    settings: dict[str, Any] = {"num_samples": 0, "epochs": 15, "learning_rate": 0.06}
+    if kind == "ordered":
+        found = classifier(ordered=True, **settings).fit(X, np.digitize(y, [980, 1020]))
+    elif kind == "groups":
+        found = brief(groups=[[0, 1], [5, 4]], **settings).fit(X, y)
+    elif kind == "two targets":
+        found = brief(**settings).fit(X, np.stack([y, y / -1e4], 1))
+    else:
+        found = brief(likelihood=kind, **settings).fit(X, np.round(y))
+    x, path = torch.tensor(X, dtype=torch.float32), tmp_path / "small.onnx"
+    export_onnx(found.compact_, x[:2], path)
+    outputs = runtime.InferenceSession(path).run(None, {"input": x.numpy()})[0]
+    given = found.network_.likelihood.mean(torch.from_numpy(outputs).double()).detach().numpy()
+    expected = found.predict_proba(X) if kind == "ordered" else found.predict(X).reshape(given.shape)
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)

@@ -38,6 +38,15 @@ def test_the_inputs_of_a_curved_function_are_found() -> None:
     assert found.score(again.x.numpy(), again.y.numpy()) > 0.8
 
 
+def test_a_start_with_little_noise_finds_what_acts_by_a_curve_alone() -> None:
+    """Friedman's five among fifty columns, 300 rows: noise learned from the first step explains the square away."""
+    problem = friedman_regression(300, 50, seed=0)
+    how = {"temperature": 1.0, "prior_inclusion": 0.1, "restarts": 2, "epochs": 120}
+    found = BayesPruneRegressor((20,), random_state=0, **how).fit(problem.x.numpy(), problem.y.numpy())
+    np.testing.assert_array_equal(found.get_support(), problem.support.numpy())
+    assert found.evidence_bounds_[1] > found.evidence_bounds_[0] + 20
+
+
 def test_at_temperature_one_a_curve_is_fitted_and_its_only_input_kept() -> None:
     """y = sin 2x with noise of 0.1, 150 rows and 50 units, of which few stay."""
     generator = np.random.default_rng(0)

@@ -150,6 +150,16 @@ def test_targets_that_are_no_counts_are_refused(likelihood: str, y: NDArray) -> 
         brief(likelihood=likelihood).fit(X, y)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("likelihood", "off"), [("student_t", 0.05), ("poisson", 0.01), ("negative_binomial", 0.2)])
+def test_targets_without_variance_are_predicted(likelihood: str, off: float) -> None:
+    X = np.random.default_rng(0).standard_normal((40, 10))
+    found = BayesPruneRegressor(likelihood=likelihood, random_state=0).fit(X, np.zeros(40))
+    assert np.abs(found.predict(X)).max() < off
+    low, high = found.predict_interval(X, 0.5).T
+    assert ((low <= 0) & (high >= 0)).all()
+
+
 @pytest.mark.parametrize("likelihood", ["student_t", "heteroscedastic", "poisson", "negative_binomial"])
 def test_every_likelihood_predicts_in_the_units_of_its_targets(likelihood: str) -> None:
     X, y = linear_table(60)

@@ -123,6 +123,27 @@ def test_targets_that_are_no_numbers(targets: Any, says: str) -> None:
         brief().fit(X, targets)
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["a", "b", None] * 20, "labels of one kind, found 'a' in row 0 and None in row 2; give all as text"),
+        ([1, "b"] * 30, "found 1 in row 0 and 'b' in row 1"),
+    ],
+)
+def test_labels_of_two_kinds(labels: list[Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        classifier().fit(X, np.array(labels, dtype=object))
+
+
+def test_numbers_that_cannot_be_standardised() -> None:
+    with pytest.raises(DataError, match=r"fit: column 'a' has numbers as large as 1e[+]200, whose squares overflow"):
+        brief().fit(FRAME.assign(a=[1e200, 0.0] * 30), Y)
+    with pytest.raises(DataError, match=r"fit: column 1 has numbers as large as 2e[+]160, .* at most 1e[+]150"):
+        classifier().fit(np.where(np.arange(10) == 1, 2e160, X), ODD)
+    with pytest.raises(DataError, match=r"fit: y has numbers as large as 1e[+]200"):
+        brief().fit(X, np.where(ODD, -1e200, Y))
+
+
 def test_text_that_is_numbers_is_read_as_such() -> None:
     found = brief().fit(X.astype(str), Y.astype(str))
     np.testing.assert_array_equal(found.predict(X), brief().fit(X, Y).predict(X))

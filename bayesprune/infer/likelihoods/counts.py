@@ -81,7 +81,7 @@ class CountPrediction(Prediction):
         high = self._bound(rates, p)
         low = torch.full_like(high, -1)
         for _ in range(math.frexp(float(high.max()) + 1)[1]):
-            middle = ((low + high) / 2).ceil()
+            middle = ((low + high) / 2).ceil() + 0.0  # of -1/2 that is -0
             below = self._below(middle.expand_as(rates), rates).mean(0) < p
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return high
