@@ -16,7 +16,18 @@ import bayesprune as bp
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "benchmarks"
 MODULES = (
     *("comparison", "controls", "hesso", "peer", "pipelines", "running", "experiment", "report", "selection", "step"),
-    *("timing", "breakdown", "cases", "clock", "defaults", "plain", "roles", "run_tables"),
+    *(
+        "timing",
+        "breakdown",
+        "cases",
+        "clock",
+        "defaults",
+        "plain",
+        "roles",
+        "run_tables",
+        "tempering",
+        "believe_inputs",
+    ),
 )
 
 
