@@ -6,7 +6,8 @@ The truth is drawn from the prior that the regressor states of standardised numb
 Then what a right posterior says of the truth is right on average (Talts et al. 2018): of inputs with an inclusion
 probability of 0.7 seven of ten are in, and truths have uniform ranks among draws from the posterior. The regressor's
 own training is called on the numbers as they are, since it would otherwise divide targets by their standard deviation,
-under which no prior of their law remains. A fit that is done leaves a line in DIR/rows.jsonl and is not made again.
+under which no prior of their law remains; its prior of the noise is narrowed for the same reason. A fit that is done
+leaves a line in DIR/rows.jsonl and is not made again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from bayesprune.sklearn.training import Training, own_random_state
 ROWS, COLUMNS = 50, 6
 DRAWS = 200
 BINS = 10
-TRAINING = Training("normal", 1.0, 0.5, epochs=250, batch_size=ROWS, learning_rate=0.04)
+TRAINING = Training("normal", 1.0, 0.5, epochs=200, batch_size=ROWS, learning_rate=0.05)
+COUNT = 5.0
+"""ν: the guess of the noise counts for five residuals instead of one, so that no truth has noise far beyond 1. The
+regressor standardises, and what learns the noise begins at 1."""
 RANKS = {"mean": "mean of a new target", "target": "new target", "noise": "scale of the noise"}
 """What has a rank, by its name in a row."""
 
@@ -45,7 +49,7 @@ class Truth:
         included: Which inputs are in, bool, shape ``(d,)``.
         weights: Their coefficients, shape ``(d,)``, 0 for those that are out.
         intercept: The intercept.
-        noise: Scale of the noise: σ⁻² ~ Gamma(1/2, 1/2).
+        noise: Scale of the noise: σ⁻² ~ Gamma(ν/2, ν/2) with ν = `COUNT`.
         x: Inputs, shape ``(n + 1, d)``; the last row is new.
         y: Targets, shape ``(n + 1, 1)``.
     """
@@ -68,7 +72,7 @@ def draw(seed: int) -> Truth:
     generator = np.random.default_rng(seed)
     included = torch.from_numpy(generator.random(COLUMNS) < 0.5)
     weights = included * torch.from_numpy(generator.standard_normal(COLUMNS))
-    intercept, noise = float(generator.standard_normal()), float(1 / abs(generator.standard_normal()))
+    intercept, noise = float(generator.standard_normal()), float(generator.chisquare(COUNT) / COUNT) ** -0.5
     x = torch.from_numpy(generator.standard_normal((ROWS + 1, COLUMNS)))
     y = (x @ weights + intercept)[:, None] + noise * torch.from_numpy(generator.standard_normal((ROWS + 1, 1)))
     return Truth(included, weights, intercept, noise, x, y)
@@ -78,13 +82,17 @@ def measure(seed: int) -> dict[str, Any]:
     """Inclusion probabilities, what is in, and ranks in [0, 1] of the truth, of one fit.
 
     The noise is a point estimate; its rank is that in the Normal law of log σ around it, whose variance is that of
-    n + 1 residuals, 1/(2(n + 1)).
+    n + ν residuals, 1/(2(n + ν)).
     """
     truth = draw(seed)
     x, y = truth.x.float(), truth.y.float()
     with own_random_state(seed):
         found = TRAINING.train(
-            lambda: gated_mlp(ROWS, (), 1, np.zeros(COLUMNS, bool)), LearnedGaussian(), x[:-1], y[:-1], torch.ones(ROWS)
+            lambda: gated_mlp(ROWS, (), 1, np.zeros(COLUMNS, bool)),
+            LearnedGaussian(prior_count=COUNT),
+            x[:-1],
+            y[:-1],
+            torch.ones(ROWS),
         )
         net = found.net.eval()
         means = net.predict(x[-1:], DRAWS).samples.flatten().double().numpy()
@@ -94,7 +102,7 @@ def measure(seed: int) -> dict[str, Any]:
         "included": truth.included.tolist(),
         "mean": float((means < truth.mean).mean()),
         "target": float(norm.cdf((float(truth.y[-1]) - means) / noise).mean()),
-        "noise": float(norm.cdf(math.log(truth.noise / noise) * math.sqrt(2 * (ROWS + 1)))),
+        "noise": float(norm.cdf(math.log(truth.noise / noise) * math.sqrt(2 * (ROWS + COUNT)))),
     }
 
 

@@ -16,18 +16,8 @@ import bayesprune as bp
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "benchmarks"
 MODULES = (
     *("comparison", "controls", "hesso", "peer", "pipelines", "running", "experiment", "report", "selection", "step"),
-    *(
-        "timing",
-        "breakdown",
-        "cases",
-        "clock",
-        "defaults",
-        "plain",
-        "roles",
-        "run_tables",
-        "tempering",
-        "believe_inputs",
-    ),
+    *("timing", "breakdown", "cases", "clock", "defaults", "plain", "roles", "run_tables"),
+    *("tempering", "believe_inputs", "calibration"),
 )
 
 
