@@ -1,7 +1,10 @@
-"""The picture on README's first screen: a network that shrinks while it learns, and accuracy over what is left of it.
+r"""The picture on README's first screen: a network that shrinks while it learns, and accuracy over what is left of it.
 
     python examples/front_page.py
-    python examples/front_page.py --history runs/DIR/history.csv --rows comparison/rows.csv --out docs/pictures
+    bayesprune train --out digits
+    bayesprune compare examples/benchmarks/reduced.toml --tasks lenet300-mnist --out reduced --data-dir DIR
+    python examples/front_page.py --history digits/history.csv --rows reduced/rows.csv --out docs/pictures \
+        --methods svi,small,none,random_structures,l1_filters,taylor,group_lasso
 
 The left half is drawn from the history of a run, epoch by epoch: validation accuracy, and multiply-adds relative to the
 first epoch. The right half is drawn from the rows of a comparison (`bayesprune compare`): for each method means over
@@ -117,7 +120,7 @@ def draw_methods(axes: Axes, found: Sequence[Line], colours: Mapping[str, str]) 
     axes.invert_xaxis()
     axes.set_xlabel("multiply-adds left %")
     axes.set_ylabel("test accuracy %")
-    axes.set_title("Beside other methods, at equal compute", loc="left", fontsize=11)
+    axes.set_title("Beside other methods, within a dense run's compute", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=8, labelcolor=colours["ink"], loc="upper left", bbox_to_anchor=(1, 1))
 
 
@@ -143,13 +146,14 @@ def draw(epochs: Sequence[Mapping[str, str]], found: Sequence[Line], colours: Ma
     return figure
 
 
-def write(history: Path, rows: Path, task: str | None, out: Path) -> list[Path]:
+def write(history: Path, rows: Path, task: str | None, methods: Sequence[str], out: Path) -> list[Path]:
     """Draw the pictures.
 
     Args:
         history: ``history.csv`` of a run.
         rows: ``rows.csv`` of a comparison.
         task: The task, where the comparison has several.
+        methods: Those that are drawn; all if none is named.
         out: Folder for the pictures.
 
     Returns:
@@ -161,7 +165,8 @@ def write(history: Path, rows: Path, task: str | None, out: Path) -> list[Path]:
         every = [row for row in map(typed, csv.DictReader(file)) if row.stage == "test"]
     task = task or every[0].task
     compute = min(row.compute for row in every if row.task == task)
-    found = lines([row for row in every if (row.task, row.compute) == (task, compute)])
+    drawn = methods or {row.method for row in every}
+    found = lines([row for row in every if (row.task, row.compute) == (task, compute) and row.method in drawn])
     written = []
     for name, colours in PALETTES.items():
         written.append(out / f"front-{name}.png")
@@ -202,12 +207,15 @@ def main() -> None:
     parser.add_argument("--history", type=Path, help="history.csv of a run")
     parser.add_argument("--rows", type=Path, help="rows.csv of a comparison")
     parser.add_argument("--task", help="which task of the comparison; its first one by default")
+    parser.add_argument("--methods", default="", help="which methods of it, as a,b,c; all by default")
     parser.add_argument("--out", type=Path, help="folder for front-light.png and front-dark.png")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         assert (given.history is None) == (given.rows is None), "--history and --rows go together"
         history, rows = (given.history, given.rows) if given.rows else small_run(Path(folder))
-        pictures = write(history, rows, given.task, given.out or Path(folder))
+        pictures = write(
+            history, rows, given.task, [*filter(None, given.methods.split(","))], given.out or Path(folder)
+        )
         for picture in pictures:
             print(f"{picture.name}: {picture.stat().st_size / 1024:.0f} KiB")
         assert [picture.name for picture in pictures] == ["front-light.png", "front-dark.png"]
