@@ -150,7 +150,11 @@ class GatedNet(nn.Module):
         return list(self._gates.values())
 
     def gate_probs(self) -> dict[str, Tensor]:
-        """Posterior inclusion probabilities by name of the gated module, in the order of the network's modules."""
+        """Posterior inclusion probabilities θ by name of the gated module, in the order of the network's modules.
+
+        Under a fixed prior, at temperature 1, they approximate probabilities under the model, in the mean field. The
+        flattening prior drives each θ to 0 or 1: it says there what is kept, a decision, not how sure it is.
+        """
         self._synchronize()
         return {name: self._gates[name].theta.detach().clone() for name in self._module_order}
 

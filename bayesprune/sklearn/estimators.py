@@ -70,8 +70,10 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
 
     Attributes:
         inclusion_probabilities_: Posterior inclusion probability of every input, shape ``(n_features_in_,)``. Those of
-            temperature 1 approximate probabilities under the model, in the mean field of one mode; at a lower one they
-            are too high, and say by ½ which inputs the fit uses. After too short a run (`fit` warns) they say nothing.
+            temperature 1 approximate probabilities under the model, in the mean field of one mode (the prior is fixed,
+            not the flattening one, whose θ would be decisions); at a lower one, such as the default, they are too high,
+            and are a decision: by ½ they say which inputs the fit uses. After too short a run (`fit` warns) they say
+            nothing.
         evidence_bounds_: The evidence lower bound of each start, nats, in the units of targets, shape ``(restarts,)``;
             at another temperature than 1 the objective, no evidence. Empty for one start without trials of fewer units.
         compact_: The plain small network at the posterior mode, a ``torch.nn.Module``: from inputs in their own units,

@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent.parent.parent / "examples" / "benchmarks"
 MODULES = (
     *("comparison", "controls", "hesso", "peer", "pipelines", "running", "experiment", "report", "selection", "step"),
     *("timing", "breakdown", "cases", "clock", "defaults", "friedman", "plain", "roles", "run_tables"),
+    *("tempering", "believe_inputs", "calibration"),
 )
 
 
