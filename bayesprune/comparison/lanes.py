@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayesprune.comparison.goals import DENSE, SMALL
-from bayesprune.comparison.pacing import best_length, first_length, next_length
+from bayesprune.comparison.pacing import best_length, first_length, next_length, shorter_length
 from bayesprune.comparison.plan import Plan, Task
 from bayesprune.comparison.rows import Row
 from bayesprune.comparison.runs import PACING, RETRAINED, UNTUNED, Found, Run, test_runs, tuning_runs
@@ -59,25 +59,26 @@ class Place:
         rows = yield offered if by == method else offered[:1]
         found = choose(rows)
         best = offered[found["trial"]]
-        taken: dict[str, dict[int, float]] = {str(goal): {} for goal in self.plan.goals(by)}
-        if by not in (DENSE, SMALL):
-            if self.compute == 1 and str(best.goal) in taken:  # the trial was such a run
-                taken[str(best.goal)][self.task.epochs] = rows[best.trial].charged
-            yield from self._paced(best, taken)
+        tried: dict[str, dict[int, Row]] = {str(goal): {} for goal in self.plan.goals(by)}
+        if by != DENSE:
+            if self.compute == 1 and str(best.goal) in tried:  # the trial was such a run
+                row = rows[best.trial]
+                tried[str(best.goal)][row.epochs or self.task.epochs] = row
+            yield from self._paced(best, tried)
         first = first_length(self.task.epochs, self.compute)
-        found["epochs"] = {goal: best_length(its, self.compute) or first for goal, its in taken.items() if its}
+        found["epochs"] = {goal: self._best(its) or first for goal, its in tried.items() if its}
         freeze(self._path(method), self.settings, found)
 
-    def _paced(self, chosen: Run, taken: dict[str, dict[int, float]]) -> Lane:
-        """Find how long a method's runs may be.
+    def _paced(self, chosen: Run, tried: dict[str, dict[int, Row]]) -> Lane:
+        """Find how long a method's runs may be, and try shorter ones.
 
         Args:
             chosen: The trial that was chosen.
-            taken: By goal and length, what a run took to compute; what is found is added.
+            tried: By goal and length, what came of it; what is found is added.
         """
         goals = {str(goal): goal for goal in self.plan.goals(chosen.method)}
         while True:
-            lengths = {goal: next_length(taken[goal], self.task.epochs, self.compute) for goal in goals}
+            lengths = {goal: self._next(tried[goal]) for goal in goals}
             runs = [
                 replace(chosen, stage=PACING, goal=goals[goal], compute=self.compute, epochs=length)
                 for goal, length in lengths.items()
@@ -86,4 +87,23 @@ class Place:
             if not runs:
                 return
             for run, row in zip(runs, (yield runs), strict=True):
-                taken[str(run.goal)][run.epochs or 0] = row.charged
+                tried[str(run.goal)][run.epochs or 0] = row
+
+    def _next(self, tried: dict[int, Row]) -> int | None:
+        """The length that is to be tried next; ``None`` if those that were are enough.
+
+        Args:
+            tried: By length, what came of it.
+        """
+        taken = {length: row.charged for length, row in tried.items()}
+        longer = next_length(taken, self.task.epochs, self.compute)
+        return longer or shorter_length(taken, self.task.epochs, self.compute)
+
+    def _best(self, tried: dict[int, Row]) -> int:
+        """The length that is best on held-out data; 0 if each took too much.
+
+        Args:
+            tried: By length, what came of it.
+        """
+        taken = {length: row.charged for length, row in tried.items()}
+        return best_length(taken, {length: row.nll for length, row in tried.items()}, self.compute)

@@ -35,8 +35,8 @@ class Run:
         trial: Which trial of its options it is, from 0; of the test stage the one that was chosen.
         options: What it is trained with besides the defaults.
         settings: What tells how it came to its options from every other way.
-        epochs: Its length; ``None`` for that of a dense run which computes as much, or for as long as a network may be
-            trained that is small from the start on.
+        epochs: Its length, at most as long as a network may be trained that is small from the start on; ``None`` for
+            that, and else for that of a dense run which computes as much.
 
     Examples:
         >>> run = Run("test", Task("lenet300", "digits", 20), "magnitude", Goal("weights", 0.1), 1.0, seed=3)
@@ -120,7 +120,7 @@ def all_runs(plan: Plan) -> list[Run]:
     for task, compute, method in product(plan.tasks, plan.compute, names_of(plan)):
         tested = test_runs(plan, task, method, float(compute), nothing, "")
         found += tested
-        if method.removesuffix(UNTUNED) in {*plan.methods} - {DENSE, SMALL}:
+        if method.removesuffix(UNTUNED) in {*plan.methods} - {DENSE}:
             found += [
                 replace(run, stage=PACING, epochs=task.epochs)
                 for run in tested[:: len(plan.seeds)]

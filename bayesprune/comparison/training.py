@@ -85,15 +85,16 @@ class Begun:
         return TRAINING * self.dense[0] * len(self.splits.train) * self.run.task.epochs * self.run.compute
 
     def epochs(self, net: nn.Module | None = None) -> int:
-        """The length of the run: as many epochs as it may take to compute.
+        """The length of the run.
 
         Args:
-            net: A network that is small from the start on; ``None`` for one whose length was found before.
+            net: A network that is small from the start on, which is trained no longer than it may; ``None`` for others.
         """
         epochs, compute = self.run.task.epochs, self.run.compute
         if net is None:
             return self.run.epochs or first_length(epochs, compute)
-        return length_of((cost(net, example(self.splits)).macs or 1) / self.dense[0], epochs, compute)
+        longest = length_of((cost(net, example(self.splits)).macs or 1) / self.dense[0], epochs, compute)
+        return min(self.run.epochs or longest, longest)
 
     def fit(self, net: nn.Module, epochs: int, **given: Any) -> History:
         """Train a network, or go on with it.

@@ -16,7 +16,7 @@ import torch
 
 from bayesprune.comparison import ComparisonResult, Plan, Row, Task
 from bayesprune.comparison.material import Material
-from bayesprune.comparison.pacing import next_length
+from bayesprune.comparison.pacing import best_length, next_length, shorter_length
 from bayesprune.comparison.refusals import refusals
 from bayesprune.layers import gates_of
 from bayesprune.pruning import compact
@@ -96,6 +96,42 @@ def test_runs_become_longer_until_they_take_what_they_may(grows: Callable[[int],
     while (length := next_length(taken, 20, 1.0)) is not None:
         taken[length] = grows(length)
     assert [*taken] == lengths
+
+
+@pytest.mark.parametrize(
+    ("taken", "lengths"),
+    [
+        ({20: 1.0}, []),
+        ({20: 0.6, 33: 0.98}, []),  # hardly longer than a dense run
+        ({20: 0.1, 200: 1.0}, [63]),
+        ({20: 0.1, 70: 0.5, 200: 1.0}, []),  # one between was tried
+        ({180: 0.98}, [20, 60]),  # a trial of a network that is small from the start on
+        ({20: 0.4, 60: 1.2, 49: 0.99}, [31]),  # what took too much was tried, and is not the longest
+        ({20: math.nan}, []),
+    ],
+)
+def test_shorter_runs_are_tried_where_long_ones_fit(taken: dict[int, float], lengths: list[int]) -> None:
+    tried = dict(taken)
+    while (length := shorter_length(tried, 20, 1.0)) is not None:
+        tried[length] = length / 200
+    assert [*tried][len(taken) :] == lengths
+
+
+def test_the_length_with_the_lowest_loss_on_held_out_data_is_taken_of_those_that_fit() -> None:
+    taken = {20: 0.3, 40: 0.6, 60: 1.0, 80: 1.3, 90: math.nan}
+    assert best_length(taken, {20: 0.3, 40: 0.2, 60: 0.25, 80: 0.1, 90: 0.0}, 1.0) == 40
+    assert best_length(taken, {20: 0.2, 40: 0.2, 60: 0.25, 80: 0.1, 90: 0.0}, 1.0) == 20
+    assert best_length({80: 1.3}, {80: 0.1}, 1.0) == 0
+
+
+def test_a_small_network_is_trained_as_long_as_held_out_data_say(tmp_path: Path) -> None:
+    """From the start on at half the size: twice the epochs of a dense run fit, and half of them are tried too."""
+    plan = settings(seeds=[0], methods={"svi": {}, "small": {}}, retrained=["svi"])
+    result = compared(tmp_path, plan)
+    tried = {row.epochs: row.nll for row in read_csv(tmp_path / "pacing.csv") if row.method == "small"}
+    best = min(tried, key=lambda epochs: (tried[epochs], epochs))
+    lengths = {row.method: row.epochs for row in result.rows if row.measure == "macs"}
+    assert {*tried} == {2, 3, 4} and lengths["small"] == best and lengths["svi-retrained"] <= best
 
 
 def test_a_method_that_cannot_act_leaves_rows_that_say_why(told: dict[str, Any]) -> None:
