@@ -8,7 +8,8 @@ DIR holds a folder for each set (``concrete``, ``energy``, ``yacht``, ``wine-qua
 index files of the 20 splits that are in use in the literature on Bayesian deep learning. Inputs and targets are
 standardised by the training part; log-likelihoods and errors are in the targets' own units. With several components a
 prediction is the equal mixture of those of as many posteriors, trained from different starts. ``--ensemble`` takes
-plain networks of the same width instead, whose noise depends on the inputs (deep ensembles, Lakshminarayanan et al. 2017).
+plain networks of the same width instead, whose noise depends on the inputs (deep ensembles, Lakshminarayanan et al.
+2017).
 """
 
 from __future__ import annotations
