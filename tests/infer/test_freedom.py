@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def ridge_trace(x: Tensor, scales: Tensor, noise: float, ridge: float) -> float:
     return float(torch.trace(design @ torch.linalg.solve(design.T @ design + penalty, design.T)))
 
 
-def taken(*args: object, **kwargs: object) -> float:
+def taken(*args: Any, **kwargs: Any) -> float:
     """The trace alone."""
     return degrees_of_freedom(*args, **kwargs)[0]
 
