@@ -36,11 +36,12 @@ def degrees_of_freedom(
     num_data: int | None = None,
     weights: Tensor | None = None,
     loss_on: LossOn = None,
-) -> float:
+) -> tuple[float, float]:
     """The trace of the map from targets to fit, tr K(K + ρI)⁻¹, K = J diag(s²) Jᵀ, of a network linearised where it is.
 
     For a linear model it is that of ridge regression, exactly (Hastie, Tibshirani & Friedman 2009, section 7.6). Unlike
-    the number of parameters that are well determined one by one, it counts those once that do the same.
+    the number of parameters that are well determined one by one, Σ k/(k + ρ) over the diagonal k of diag(s) Jᵀ J
+    diag(s), it counts those once that do the same.
 
     Args:
         net: The network, in eval mode, inputs ``(B, ...)``.
@@ -54,7 +55,8 @@ def degrees_of_freedom(
         loss_on: Which of several outputs is fitted to targets.
 
     Returns:
-        At most B times the number of outputs, so of a sample a lower bound.
+        The trace, at most B times the number of outputs, so of a sample a lower bound; and the sum over parameters one
+        by one, which is not below it for all examples.
     """
     parameters = dict(net.named_parameters())
     free = {name: parameters[name].detach() for name in scales}
@@ -71,15 +73,15 @@ def degrees_of_freedom(
     table = torch.cat(columns, 2)
     if weights is not None:
         table = table * weights.to(table).sqrt()[:, None, None]
-    table = table.flatten(0, 1).to("cpu", torch.float64)
+    table = table.flatten(0, 1).to("cpu", torch.float64) * ((num_data or len(x)) / len(x)) ** 0.5
     gram = table @ table.T if len(table) <= table.shape[1] else table.T @ table
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0) * ((num_data or len(x)) / len(x))
-    return float((eigenvalues / (eigenvalues + ridge)).sum())
+    eigenvalues, alone = torch.linalg.eigvalsh(gram).clamp(min=0), table.square().sum(0)
+    return float((eigenvalues / (eigenvalues + ridge)).sum()), float((alone / (alone + ridge)).sum())
 
 
 @torch.no_grad()
 def uncounted_parameters(net: GatedModel, x: Inputs, y: Targets, share: float) -> float:
-    """How many more parameters the fit takes than a cold posterior counts, see `BayesianNet.uncounted_parameters`.
+    """How many more parameters the fit takes than the objective counts, see `BayesianNet.uncounted_parameters`.
 
     Args:
         net: The model.
@@ -88,7 +90,7 @@ def uncounted_parameters(net: GatedModel, x: Inputs, y: Targets, share: float) -
         share: T, how much of the divergence of Normal weights counts.
     """
     noise, posterior = net.likelihood.learned_noise, net.weights_posterior
-    if noise is None or not posterior.means() or share >= 1:
+    if noise is None or not posterior.means():
         return 0.0
     names = {id(p): name for name, p in net.net.named_parameters()}
     theta = net.by_gate(net.theta.detach())
@@ -96,9 +98,12 @@ def uncounted_parameters(net: GatedModel, x: Inputs, y: Targets, share: float) -
     scales = {names[id(p)]: spread for p, spread in zip(posterior.means(), spreads, strict=True)}
     with eval_mode(net):
         outputs = net(x[:1]).numel()
-        rows = fitting_rows(outputs * sum(p.numel() for p in posterior.means()))
+        number = sum(p.numel() for p in posterior.means())
+        rows = fitting_rows(outputs * number)
         if rows < min(len(x), FEWEST_ROWS):
             return 0.0
         weights = weights_of(y[:rows])
-        d = degrees_of_freedom(net.net, x[:rows], scales, noise, share, net.num_data, weights, net.loss_on)
+        d, alone = degrees_of_freedom(net.net, x[:rows], scales, noise, share, net.num_data, weights, net.loss_on)
+    if share >= 1:  # of too few examples d says too little beside all that parameters say alone
+        return min(0.0, d - alone) if 2 * min(rows, len(x)) * outputs >= min(net.num_data * outputs, number) else 0.0
     return min(d, MOST_TAKEN * net.num_data * outputs) - share * posterior.effective_parameters(theta)

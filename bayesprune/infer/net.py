@@ -146,12 +146,13 @@ class BayesianNet(GatedModel):
         return self.weights_posterior.effective_parameters(self.by_gate(self.theta.detach()))
 
     def uncounted_parameters(self, x: Inputs, y: Targets, share: float) -> float:
-        """How many more parameters the fit takes than a cold posterior counts, for `Likelihood.set_fitted_parameters`.
+        """How many more parameters the fit takes than the objective counts, for `Likelihood.set_fitted_parameters`.
 
         Noise that is learned is to be σ² = R/(N − d), R the sum of the squared residuals and d the `degrees_of_freedom`
         of the fit, at most nine tenths of the residuals. With a share T of the divergence the objective itself takes T
-        times `effective_parameters` off N; this is the difference. With all of the divergence (T = 1) the noise is that
-        of the evidence lower bound, and there is none.
+        times `effective_parameters` off N; this is the difference. With all of the divergence (T = 1) it is at most 0:
+        a mean field of weights that do the same calls noise what each of them leaves open, given the others, as often
+        as there are weights. Of that d takes once what they do alike.
 
         Args:
             x: Training inputs, shape ``(B, ...)``, all of them or a sample, for which d is a lower bound.

@@ -237,8 +237,8 @@ class SVI(Method):
 
     def _counts_freedom(self, run: Run, net: BayesianNet) -> bool:
         """Whether this epoch ends with a count of the parameters that the fit has taken."""
-        cold = net.weights_posterior.name == "normal" and self.settings.temperature < 1
-        return cold and net.likelihood.learned_noise is not None and count_due(self.schedule, run.epoch)
+        counted = net.weights_posterior.name == "normal" and net.likelihood.learned_noise is not None
+        return counted and count_due(self.schedule, run.epoch)
 
     def _count_freedom(self, run: Run, net: BayesianNet, examples: list[Batch]) -> None:
         """Count them on those of this process's examples that have one shape; the mean over processes goes on."""
