@@ -30,10 +30,6 @@ from bayesprune.layers import moments
 from bayesprune.sklearn.base import BayesPruneEstimator, gathered
 from bayesprune.sklearn.table import check_examples, counted, weights_of_classes
 
-NOISE_COUNT = 0.01
-"""How many residuals count for the prior's guess that noise is all that standardised targets vary. One residual would
-double the variance that 144 rows tell of where noise is a twelfth of the targets' spread."""
-
 
 class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
     """A Bayesian multilayer perceptron that prunes its inputs and hidden units while it trains, for reals and counts.
@@ -163,7 +159,7 @@ class BayesPruneRegressor(RegressorMixin, BayesPruneEstimator):
         of_scales = {"learned_gaussian": LearnedGaussian, "student_t": StudentT}
         others = {"heteroscedastic": Heteroscedastic, "poisson": Poisson, "negative_binomial": NegativeBinomial}
         if self.likelihood in of_scales:
-            return of_scales[self.likelihood](shape=self._shape, prior_count=NOISE_COUNT).float()
+            return of_scales[self.likelihood](shape=self._shape).float()
         if self.likelihood in others:
             return others[self.likelihood]().float()
         got = shown(self.likelihood) + meant(self.likelihood, of_scales | others)
