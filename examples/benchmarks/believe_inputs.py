@@ -38,7 +38,9 @@ SCREEN, MOST = 16.0, 24
 """How far from the best, in nats, a set may be by the Gaussian process, and how many of them get a second look."""
 NOISES = np.geomspace(0.03, 1.5, 48)
 """Scales of the noise that are summed over, of standardised targets."""
-PARTS = "reference", "fit"
+STARTS = {"one start": 1, "two starts": 2}
+"""What `restarts` is, by the name of what is measured."""
+PARTS = "reference", *STARTS
 Kernel = Callable[[NDArray], NDArray]
 
 
@@ -223,10 +225,10 @@ PROBLEMS = {
 }
 
 
-def fitted(x: NDArray, y: NDArray) -> dict[str, Any]:
+def fitted(x: NDArray, y: NDArray, starts: int) -> dict[str, Any]:
     """Inclusion probabilities of the regressor, its noise, how many units are on, and the seconds it took."""
     began = time.process_time()
-    model = BayesPruneRegressor((UNITS,), temperature=1.0, random_state=0).fit(x, y)
+    model = BayesPruneRegressor((UNITS,), temperature=1.0, restarts=starts, random_state=0).fit(x, y)
     return {
         "found": model.inclusion_probabilities_.tolist(),
         "noise": float(model.network_.likelihood.noise_scale.detach()),
@@ -236,39 +238,32 @@ def fitted(x: NDArray, y: NDArray) -> dict[str, Any]:
 
 
 def measure(problem: Problem, part: str) -> dict[str, Any]:
-    """What one part gives, ``"reference"`` or ``"fit"``, on the standardised problem."""
+    """What one of `PARTS` gives on the standardised problem."""
     X, y = problem.draw()
     x, t = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
     if part == "reference":
         return reference(x, t, np.random.default_rng([problem.seed, 1]))
-    row = fitted(x, t)
+    row = fitted(x, t, STARTS[part])
     return row | {"noise": row["noise"] * float(y.std()) / NOISE}
 
 
 def show(rows: list[dict[str, Any]]) -> str:
-    """A line a problem that has both parts, and the mean of all."""
-    lines, deviations = [], []
-    for name in PROBLEMS:
-        parts = {row["part"]: row for row in rows if row["problem"] == name}
-        if len(parts) == len(PARTS):
-            fit, exact = parts["fit"], np.array(parts["reference"]["reference"])
-            deviations.append(np.abs(np.array(fit["found"]) - exact))
-            process = np.abs(np.array(parts["reference"]["process"]) - exact).max()
-            figures = [deviations[-1].mean(), deviations[-1].max(), process]
-            others = [f"{fit['noise']:.2f}", f"{fit['units']:.1f}", f"{fit['seconds']:.0f}"]
-            lines.append([name, *(f"{value:.3f}" for value in figures), *others])
-    if deviations:
-        lines.append(["all", f"{np.mean(deviations):.3f}", f"{np.max(deviations):.3f}", "", "", "", ""])
-    header = [
-        "problem",
-        "mean deviation",
-        "largest",
-        "largest of the process",
-        "noise / true",
-        "units on",
-        "CPU seconds",
-    ]
-    return table(header, lines)
+    """A line for the fits of a problem by so many starts beside its reference, and the mean of all problems."""
+    lines, by = [], {(row["problem"], row["part"]): row for row in rows}
+    for part in STARTS:
+        deviations = []
+        for name in PROBLEMS:
+            if (name, part) in by and (name, "reference") in by:
+                fit, exact = by[name, part], np.array(by[name, "reference"]["reference"])
+                deviations.append(np.abs(np.array(fit["found"]) - exact))
+                process = np.abs(np.array(by[name, "reference"]["process"]) - exact).max()
+                figures = [deviations[-1].mean(), deviations[-1].max(), process]
+                others = [f"{fit['noise']:.2f}", f"{fit['units']:.1f}", f"{fit['seconds']:.0f}"]
+                lines.append([name, part, *(f"{value:.3f}" for value in figures), *others])
+        if deviations:
+            lines.append(["all", part, f"{np.mean(deviations):.3f}", f"{np.max(deviations):.3f}", "", "", "", ""])
+    header = ["problem", "fit", "mean deviation", "largest"]
+    return table([*header, "largest of the process", "noise / true", "units on", "CPU seconds"], lines)
 
 
 def main() -> None:
