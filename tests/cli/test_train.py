@@ -234,8 +234,11 @@ def test_ctrl_c_says_where_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Display, "__call__", interrupt)
     folder = tmp_path / "run"
-    says = (f"from {folder / 'checkpoint.pt'}", f"bayesprune train --resume {folder}")
-    verify_refused("train", *TINY, "--out", folder, says=says, code=130)
+    result = run("train", *TINY, "--out", folder)
+    assert result.exit_code == 130 and "error: " not in result.stderr
+    *_, line = result.stderr.splitlines()
+    where = f"from {folder / 'checkpoint.pt'}"
+    assert line == f"Interrupted; go on {where} with: bayesprune train --resume {folder}"
     assert not (folder / "result.json").exists()
 
 
