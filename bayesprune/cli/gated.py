@@ -8,8 +8,8 @@ from bayesprune.conversion.structures import Structures
 from bayesprune.graph.coupling import NO_GATE
 
 PLURALS = {"branch": "branches", "head": "heads", "size": "sizes of heads", "unit": "units"}
-LAYERS = 3
-"""How many layers a reason names."""
+NAMED = 3
+"""How many gates of a kind, and layers of a reason, are named."""
 
 
 def said_of_gates(found: Structures) -> str:
@@ -20,23 +20,25 @@ def said_of_gates(found: Structures) -> str:
     """
     sizes: Counter[str] = Counter()
     left: Counter[str] = Counter()
+    names: dict[str, list[str]] = {}
     layers: dict[str, list[str]] = {}
     for row in found:
         if row.kind in PLURALS:
             sizes[row.kind] += row.size
+            names.setdefault(row.kind, []).extend(row.gate.split(", "))
         elif not row.rules.startswith("is an output"):
             why = row.rules.removeprefix(NO_GATE).removeprefix("; ")
             left[why] += row.size
             layers.setdefault(why, []).extend(row.gate.split(", "))
-    gates = ", ".join(f"{size:,} {kind if size == 1 else PLURALS[kind]}" for kind, size in sizes.items())
-    line = f"gates: {gates}; they rule {found.share:.1%} of the multiply-adds"
+    gates = (f"{size:,} {kind if size == 1 else PLURALS[kind]} ({_named(names[kind])})" for kind, size in sizes.items())
+    line = f"gates: {', '.join(gates)}; they rule {found.share:.1%} of the multiply-adds"
     if not left:
         return line
     reasons = (f"{size:,} in {_named(layers[why])}{f' ({why})' if why else ''}" for why, size in left.items())
     return f"{line}. Left without a gate: {'; '.join(reasons)}. bp.structures(net, example_input=x) lists them all"
 
 
-def _named(layers: list[str]) -> str:
-    """The first layers by name, and how many more there are."""
-    more = len(layers) - LAYERS
-    return ", ".join(layers[:LAYERS]) + (f" and {more} more" if more > 0 else "")
+def _named(names: list[str]) -> str:
+    """The first gates or layers by name, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
