@@ -191,9 +191,10 @@ def asked_for(weights: str | None, slab: str | None, default: str) -> str:
     Raises:
         ConfigError: for an unknown one, and if the two differ.
     """
-    if weights is not None and slab is not None and weights != slab:
+    given = [asked for asked in (weights, slab) if asked is not None]
+    for asked in given:
+        if not isinstance(asked, str) or asked not in WEIGHTS:
+            raise ConfigError(f"unknown weights {shown(asked)}{meant(asked, WEIGHTS)}; known are {', '.join(WEIGHTS)}")
+    if len({*given}) > 1:
         raise ConfigError(f"slab is another name of weights, and they differ: {shown(weights)} and {shown(slab)}")
-    asked = weights if weights is not None else slab if slab is not None else default
-    if asked not in WEIGHTS:
-        raise ConfigError(f"unknown weights {shown(asked)}{meant(asked, WEIGHTS)}; known are {', '.join(WEIGHTS)}")
-    return asked
+    return given[0] if given else default
