@@ -154,8 +154,8 @@ def test_the_start_says_what_has_gates_and_what_was_left_and_why(folder: Path):
     lines = verify_done("train", "parts/mine.py:Added", *short, "--out", "run").splitlines()
     assert lines[0] == (
         "gates: 1 branch (residual), 4 units (third_gate); they rule 40.7% of the multiply-adds. "
-        "Left without a gate: 6 in first, residual.body.second (several layers write it (streams=True)). bp.structures(net, example_input=x) lists them "
-        "all"
+        "Left without a gate: 6 in first, residual.body.second (several layers write it (streams=True)). "
+        "bp.structures(net, example_input=x) lists them all"
     )
     assert lines[1].startswith("epoch 1/1")
     told = run("train", "parts/mine.py:make_net", *short, "--json", "--out", "other")
