@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -105,7 +106,7 @@ def record_of(run: RunReport) -> dict[str, Any]:
     """
     (_, gates, gates_left, _), (_, params, params_left, _), (_, macs, macs_left, _) = run.figures
     rows = [asdict(layer.summary()) for layer in run.layers]
-    return {
+    record = {
         "name": run.name,
         "epoch": len(run.history.rows),
         "epochs": run.epochs,
@@ -116,8 +117,15 @@ def record_of(run: RunReport) -> dict[str, Any]:
         "budget_met": run.budget_met,
         "forced": run.forced,
         "latency": run.latency,
-        "layers": [{name: None if value != value else value for name, value in row.items()} for row in rows],
     }
+    return {name: _finite(value) for name, value in record.items()} | {
+        "layers": [{name: _finite(value) for name, value in row.items()} for row in rows]
+    }
+
+
+def _finite(value: Any) -> Any:
+    """A value of a record; ``None`` for a number that JSON has not."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _budget(settings: Sequence[Any]) -> dict[str, str]:

@@ -104,7 +104,7 @@ def best_length(taken: Mapping[int, float], losses: Mapping[int, float], compute
         >>> best_length({20: 0.5, 40: 1.0, 80: 2.0}, {20: 0.2, 40: 0.3, 80: 0.1}, compute=1.0)
         20
     """
-    fit = [length for length, took in taken.items() if _fits(took, compute)]
+    fit = [length for length, took in taken.items() if _fits(took, compute) and not math.isnan(losses[length])]
     return min(fit, key=lambda length: (losses[length], length), default=0)
 
 

@@ -90,8 +90,8 @@ def uncounted_parameters(net: GatedModel, x: Inputs, y: Targets, share: float) -
         share: T, how much of the divergence of Normal weights counts.
     """
     noise, posterior = net.likelihood.learned_noise, net.weights_posterior
-    if noise is None or not posterior.means():
-        return 0.0
+    if noise is None or not posterior.means() or (share >= 1 and noise.numel() > 1):
+        return 0.0  # at T = 1 a count of all targets is not that of each, which may have another noise
     names = {id(p): name for name, p in net.net.named_parameters()}
     theta = net.by_gate(net.theta.detach())
     spreads = posterior.prior_spreads(theta)
@@ -104,6 +104,7 @@ def uncounted_parameters(net: GatedModel, x: Inputs, y: Targets, share: float) -
             return 0.0
         weights = weights_of(y[:rows])
         d, alone = degrees_of_freedom(net.net, x[:rows], scales, noise, share, net.num_data, weights, net.loss_on)
-    if share >= 1:  # of too few examples d says too little beside all that parameters say alone
-        return min(0.0, d - alone) if 2 * min(rows, len(x)) * outputs >= min(net.num_data * outputs, number) else 0.0
+    if share >= 1:
+        seen = min(rows, len(x)) * outputs  # of too few residuals d says too little beside what parameters say alone
+        return min(0.0, d - alone) if seen >= min(net.num_data * outputs, 2 * number) else 0.0
     return min(d, MOST_TAKEN * net.num_data * outputs) - share * posterior.effective_parameters(theta)

@@ -122,6 +122,7 @@ def test_the_length_with_the_lowest_loss_on_held_out_data_is_taken_of_those_that
     assert best_length(taken, {20: 0.3, 40: 0.2, 60: 0.25, 80: 0.1, 90: 0.0}, 1.0) == 40
     assert best_length(taken, {20: 0.2, 40: 0.2, 60: 0.25, 80: 0.1, 90: 0.0}, 1.0) == 20
     assert best_length({80: 1.3}, {80: 0.1}, 1.0) == 0
+    assert best_length({20: 0.5, 40: 1.0}, {20: math.nan, 40: 0.3}, 1.0) == 40
 
 
 def test_a_small_network_is_trained_as_long_as_held_out_data_say(tmp_path: Path) -> None:

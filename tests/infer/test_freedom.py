@@ -170,10 +170,24 @@ def test_noise_at_temperature_1_is_that_of_the_exact_posterior() -> None:
 
 
 def test_at_temperature_1_too_few_examples_say_nothing() -> None:
-    """One of six examples, where three parameters could be alike."""
-    bnn, x = learner(LearnedGaussian(0.5), num_data=6), torch.ones(2, 3)
-    assert bnn.uncounted_parameters(x, torch.zeros(2, 1), 1.0) < -0.5
-    assert bnn.uncounted_parameters(x[:1], torch.zeros(1, 1), 1.0) == 0
+    """Fewer than twice the three parameters, which could be alike; all there are, and twice as many, say what is so."""
+    x = torch.ones(6, 3)
+    for number, rows in ((6, 6), (40, 6), (2, 2)):
+        bnn = learner(LearnedGaussian(0.5), num_data=number)
+        assert bnn.uncounted_parameters(x[:rows], torch.zeros(rows, 1), 1.0) < -0.5
+    assert learner(LearnedGaussian(0.5)).uncounted_parameters(x[:5], torch.zeros(5, 1), 1.0) == 0
+
+
+def test_a_count_of_several_targets_is_no_count_of_each() -> None:
+    """So at temperature 1 noise stays that of the mean field where every target has its own."""
+    x, y = torch.ones(40, 3), torch.zeros(40, 2)
+    counts = []
+    for shape in ((), (2,)):
+        net = nn.Sequential(layers.Gate(3, theta=1.0), nn.Linear(3, 2, bias=False))
+        bnn = BayesianNet(net, LearnedGaussian(0.5, shape), num_data=40, slab="normal", slab_scale=2.0)
+        torch.nn.init.zeros_(net[1].weight_log_scale)
+        counts.append((bnn.uncounted_parameters(x, y, 1.0), bnn.uncounted_parameters(x, y, 0.5)))
+    assert counts[0][0] < -0.5 and counts[1][0] == 0 and counts[0][1] == pytest.approx(counts[1][1]) != 0
 
 
 def test_a_fit_takes_nine_tenths_of_the_residuals_at_most() -> None:

@@ -94,7 +94,8 @@ class Settling:
         if self._waiting and shapes_of(self._waiting[0][0].x) != shapes_of(batch.x):
             self._measure_waiting(run)
         self._waiting.append((batch, drawn))
-        if self.net.num_shared or sum(waiting.part.size for waiting, _ in self._waiting) >= TOGETHER:
+        enough = sum(waiting.part.size for waiting, _ in self._waiting) >= TOGETHER
+        if enough or self.net.num_shared or run.engine.world_size > 1:  # all processes measure in the same steps
             self._measure_waiting(run)
 
     def _measure_waiting(self, run: Run) -> None:
