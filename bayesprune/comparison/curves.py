@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from bayesprune.comparison.goals import FREE, MACS, OURS
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEFT = {MACS: "multiply-adds left", "weights": "weights left"}
+FAR, LEAST_SPAN = 4.0, 3.0
+"""How far below the best line a panel begins: so many times as far as the median is, and so many points at least."""
 
 
 def draw_curves(lines: Sequence[Line]) -> Figure:
@@ -84,6 +87,21 @@ def _draw_panel(axes: Axes, panel: tuple[str, str, float], lines: Sequence[Line]
     axes.spines[["top", "right"]].set_visible(False)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -2.0), min(high, 102.0))  # intervals of few seeds go beyond what accuracies can be
+    _leave_out_the_far([100 * line.accuracy.mean for line in lines if line.measure in (measure, FREE)], axes)
+
+
+def _leave_out_the_far(means: Sequence[float], axes: Axes) -> None:
+    """Let the panel begin where half of the methods can still be told apart, and say so if some lie below.
+
+    Args:
+        means: Of all lines, in per cent.
+        axes: The panel.
+    """
+    span = max(FAR * (max(means) - median(means)), LEAST_SPAN)
+    lowest = max(means) - span
+    if min(means) < lowest:
+        axes.set_ylim(lowest, min(axes.get_ylim()[1], max(means) + span / 5))
+        axes.set_ylabel(f"accuracy %, from {lowest:.0f} on")
 
 
 def as_svg(figure: Figure) -> str:

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from bayesprune.comparison import ComparisonResult, Plan, Row
+from bayesprune.comparison.curves import draw_curves
 from bayesprune.comparison.goals import Aimed, Goal, aim, least
 from bayesprune.comparison.measuring import nonzero
 from bayesprune.comparison.ranges import Choice, Range, trials
@@ -115,6 +116,16 @@ def test_what_cannot_be_reached_is_refused_with_the_closest() -> None:
     at = Aimed(lenet300((1, 8, 8)), torch.zeros(1, 1, 8, 8), 5)
     with pytest.raises(ConfigError, match=r"targeted_dropout cannot leave 0.02; the closest reachable are 0\.0279"):
         aim("targeted_dropout", Goal("weights", 0.02), {}, at)
+
+
+def test_a_panel_begins_where_half_of_the_methods_can_be_told_apart() -> None:
+    """Best 97, median 96: it begins four times as far below the best, and says that it leaves something out."""
+    accuracies = {"a": 0.97, "b": 0.965, "c": 0.96, "d": 0.95, "e": 0.2}
+    rows = [row(name, 0, value, macs_left=0.5) for name, value in accuracies.items()]
+    (axes,) = draw_curves(lines(rows)).axes
+    assert axes.get_ylim()[0] == pytest.approx(93) and axes.get_ylabel() == "accuracy %, from 93 on"
+    (whole,) = draw_curves(lines(rows[:4])).axes
+    assert whole.get_ylabel() == "accuracy %" and whole.get_ylim()[0] < 95
 
 
 def test_a_mean_that_leaves_runs_out_is_marked_and_not_compared() -> None:
