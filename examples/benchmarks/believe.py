@@ -10,7 +10,6 @@ known too. A fit that is done leaves a line in DIR/rows.jsonl and is not made ag
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from report import machine, table
+from report import keep_row, kept_rows, machine, table
 from sklearn.linear_model import BayesianRidge
 
 from bayesprune.sklearn import BayesPruneRegressor
@@ -172,17 +171,14 @@ def main() -> None:
     unknown = [name for name in options.cases if name not in CASES]
     if unknown:
         parser.error(f"{unknown[0]!r} is no case; there are {', '.join(CASES)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "rows.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = kept_rows(options.out)
     print(machine(), flush=True)
     for name in options.cases:
         for seed in range(options.seeds):
             if any(row["case"] == name and row["seed"] == seed for row in rows):
                 continue
             rows.append({"case": name, "seed": seed, **measure(CASES[name], seed)})
-            with path.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            keep_row(options.out, rows[-1])
             print(rows[-1], flush=True)
     print(show(rows))
 

@@ -15,7 +15,6 @@ chance. What is done leaves a line in DIR/rows.jsonl and is not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from report import machine, table
+from report import keep_row, kept_rows, machine, table
 from scipy.special import gammaln, logsumexp
 from scipy.stats import binom
 from tempering import tempered_evidence
@@ -275,16 +274,13 @@ def main() -> None:
     unknown = [name for name in options.problems if name not in PROBLEMS]
     if unknown:
         parser.error(f"{unknown[0]!r} is no problem; there are {', '.join(PROBLEMS)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "rows.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = kept_rows(options.out)
     print(machine(), flush=True)
     for name, part in product(options.problems, PARTS):
         if any(row["problem"] == name and row["part"] == part for row in rows):
             continue
         rows.append({"problem": name, "part": part, **measure(PROBLEMS[name], part)})
-        with path.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+        keep_row(options.out, rows[-1])
         print(rows[-1], flush=True)
     print(show(rows))
 

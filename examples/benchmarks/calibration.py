@@ -13,7 +13,6 @@ leaves a line in DIR/rows.jsonl and is not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from report import machine, table
+from report import keep_row, kept_rows, machine, table
 from scipy.stats import chi2, kstest, norm
 from torch import Tensor
 
@@ -188,14 +187,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/calibration"))
     parser.add_argument("--picture", type=Path, help="where to draw the ranks, an svg or png")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "rows.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = kept_rows(options.out)
     print(machine(), flush=True)
     for seed in range(len(rows), options.fits):
         rows.append({"seed": seed, **measure(seed)})
-        with path.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+        keep_row(options.out, rows[-1])
     print(show(rows[: options.fits]))
     if options.picture is not None:
         draw_picture(rows[: options.fits], options.picture)

@@ -11,7 +11,6 @@ interval of Student's t. A data set that is done leaves a line in DIR/rows.jsonl
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from report import machine, table
+from report import keep_row, kept_rows, machine, table
 from scipy.stats import t as student
 from selection import Setting, trained
 from sklearn.ensemble import RandomForestRegressor
@@ -178,9 +177,7 @@ def main() -> None:
     unknown = [name for name in options.methods if name not in METHODS]
     if unknown:
         parser.error(f"{unknown[0]!r} is no method; there are {', '.join(METHODS)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "rows.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = kept_rows(options.out)
     done = {(row["method"], row["inputs"], row["seed"]) for row in rows}
     print(machine(), flush=True)
     for seed in range(options.seeds):
@@ -189,8 +186,7 @@ def main() -> None:
                 if (name, inputs, seed) in done:
                     continue
                 rows.append(measure(name, inputs, seed))
-                with path.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+                keep_row(options.out, rows[-1])
                 print(rows[-1], flush=True)
     print(show(rows))
 

@@ -10,6 +10,9 @@ from bayesprune.atomic import write_atomically
 from bayesprune.comparison.machine import facts as machine_facts
 from bayesprune.comparison.machine import installed
 
+ROWS = "rows.jsonl"
+"""The file of the rows that a benchmark keeps, so that it goes on where it stopped."""
+
 
 def machine() -> str:
     """One line on processor, cores and versions."""
@@ -47,6 +50,19 @@ def same_as_before(path: Path, now: dict[str, Any]) -> None:
         raise SystemExit(f"{path.parent} holds another run: {'; '.join(changed)}; give another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, now)
+
+
+def kept_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows that a benchmark has kept in a folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ROWS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep_row(folder: Path, row: dict[str, Any]) -> None:
+    """Add a row to those of a folder."""
+    with (folder / ROWS).open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
